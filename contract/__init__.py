@@ -1,0 +1,6 @@
+"""What a model is: the one package that training and serving share.
+
+The manifest, the decoder (bytes to RGB), the preprocessing (RGB to tensor) and the scores (logits to
+predictions) live here and nowhere else, so that the accuracy training prints is measured through the
+very functions the service runs. Depends on the standard library, numpy, Pillow and pydantic only.
+"""

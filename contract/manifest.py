@@ -1,0 +1,280 @@
+"""manifest.json: everything the service must know about a version, in one strict document.
+
+Field names follow timm's PretrainedCfg where one exists. Unknown fields, missing labels and
+contradictions are errors. The JSON schema is committed as `contract/manifest.schema.json`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import datetime
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from contract.errors import ManifestInvalid
+
+SCHEMA_VERSION: Final = 1
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+MANIFEST_FILE: Final = "manifest.json"
+
+
+def _relative_path(path: str) -> str:
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\x00-\x1f]", path):
+        raise ValueError("must be a relative path inside the version's folder")
+    return path
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+RelativePath = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_relative_path)]
+Rgb = tuple[float, float, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GraphInput(_Strict):
+    """The one input of the graph: a batch of pictures."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    layout: Literal["NHWC", "NCHW"]
+    shape: tuple[int | None, int, int, int] = Field(
+        description="null or 1 as the first entry: any batch size, or one picture a run only"
+    )
+
+
+class GraphOutput(_Strict):
+    """One output; exactly one of kind `probabilities` or, failing that, `logits` is required."""
+
+    name: str
+    kind: Literal["probabilities", "logits", "embedding", "feature_map"]
+
+
+class Graph(_Strict):
+    """The ONNX file and its signature."""
+
+    file: RelativePath
+    sha256: Sha256
+    opset: int = Field(ge=7)
+    input: GraphInput
+    outputs: tuple[GraphOutput, ...] = Field(min_length=1)
+
+    @property
+    def scores(self) -> GraphOutput:
+        """The output that predictions are made from: probabilities if there are any."""
+        by_kind = {output.kind: output for output in self.outputs}
+        return by_kind.get("probabilities") or by_kind["logits"]
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """1 where the graph takes one picture a run, None where it takes any number."""
+        return self.input.shape[0]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = Counter(output.kind for output in self.outputs)
+        if not kinds["probabilities"] and not kinds["logits"]:
+            raise ValueError("outputs: one of kind probabilities or logits is required")
+        if max(kinds.values()) > 1 or len({o.name for o in self.outputs}) < len(self.outputs):
+            raise ValueError("outputs: names and kinds must be unique")
+        if self.fixed_batch_size not in (None, 1):
+            raise ValueError("input.shape: the first entry must be null (any batch size) or 1")
+        return self
+
+
+class Preprocessing(_Strict):
+    """From upright RGB pixels to the input tensor; see `contract.preprocessing`."""
+
+    resize_mode: Literal["shortest_side", "squash"] = "shortest_side"
+    resize_size_px: int = Field(ge=1, le=8192)
+    crop_size_px: int = Field(ge=1, le=8192)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    mean: Rgb = Field(description="per channel, for values scaled to 0..1")
+    std: Rgb = Field(description="per channel, for values scaled to 0..1")
+    in_graph: bool = Field(description="the graph takes uint8 pixels and normalises by itself")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_size_px > self.resize_size_px:
+            raise ValueError("crop_size_px must not exceed resize_size_px")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class Label(_Strict):
+    """The human name of one class."""
+
+    index: int = Field(ge=0)
+    name: str = Field(min_length=1, max_length=200)
+    synset: str | None = Field(default=None, pattern=r"^n[0-9]{8}$")
+
+
+class Calibration(_Strict):
+    """How the probabilities were adjusted to what they claim."""
+
+    temperature: float = Field(default=1.0, gt=0, description="logits are divided by it")
+    ece_percent: Percent | None = Field(default=None, description="expected calibration error")
+
+
+class Metrics(_Strict):
+    """Accuracy of the published graph, measured from image bytes."""
+
+    top1_percent: Percent
+    top5_percent: Percent
+    n_images: int = Field(ge=1)
+    standard_error: Percent = Field(description="of top1_percent, binomial")
+    dataset: str
+    evaluated_on: Literal["onnx-bytes"] = "onnx-bytes"
+
+
+class Parity(_Strict):
+    """Agreement of the published graph with the network it was exported from, from image bytes."""
+
+    reference: str = Field(description="what it was compared with")
+    max_abs_difference: float = Field(ge=0, description="largest difference of a probability")
+    top1_agreement_percent: Percent
+    n_images: int = Field(ge=1)
+    batch_sizes: tuple[int, ...]
+
+
+class Quantization(_Strict):
+    """How an int8 graph was made and what it cost."""
+
+    weights: Literal["int8"] = "int8"
+    activations: Literal["uint8"] = "uint8"
+    method: str
+    calibration_data: str
+    n_calibration_images: int = Field(ge=1)
+    accuracy_drop_percent: float | None = Field(
+        default=None, description="top-1 of the float graph minus top-1 of this one, in points"
+    )
+    top1_agreement_percent: Percent = Field(description="with the float graph")
+
+
+class GoldenPrediction(_Strict):
+    """One expected prediction of a golden example."""
+
+    index: int = Field(ge=0)
+    label: str
+    probability: Probability
+
+
+class GoldenExample(_Strict):
+    """A picture and the answer that every loaded copy of this version must give."""
+
+    file: RelativePath
+    sha256: Sha256
+    top5: tuple[GoldenPrediction, ...] = Field(min_length=1, max_length=5)
+    tolerance: float = Field(
+        gt=0,
+        le=0.2,
+        description="a probability may differ by this much: processors sum in different orders",
+    )
+
+
+class Provenance(_Strict):
+    """Where the version came from."""
+
+    license: str
+    weights_source: str
+    command: str | None = None
+    git_revision: str | None = None
+    config_sha256: Sha256 | None = None
+    seed: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Manifest(_Strict):
+    """The metadata of one published version."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=NAME_PATTERN)
+    version: int = Field(ge=1)
+    created_at: datetime
+    architecture: str
+    graph: Graph
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...] = Field(min_length=1)
+    calibration: Calibration = Calibration()
+    metrics: Metrics | None = None
+    parity: Parity | None = None
+    quantization: Quantization | None = None
+    golden: tuple[GoldenExample, ...] = Field(min_length=1)
+    files: dict[RelativePath, Sha256] = Field(
+        description="every file of the version's folder but manifest.json itself"
+    )
+    provenance: Provenance
+
+    @property
+    def n_classes(self) -> int:
+        """C, the length of a row of probabilities."""
+        return len(self.labels)
+
+    @model_validator(mode="after")
+    def _check_input(self) -> Self:
+        size, tensor = self.preprocessing.crop_size_px, self.graph.input
+        expected = (size, size, 3) if tensor.layout == "NHWC" else (3, size, size)
+        if tensor.shape[1:] != expected:
+            raise ValueError(f"graph.input.shape must be (null or 1, {expected}) for the crop size")
+        if self.preprocessing.in_graph != (tensor.dtype == "uint8"):
+            raise ValueError("graph.input.dtype is uint8 exactly where preprocessing is in_graph")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if [label.index for label in self.labels] != list(range(len(self.labels))):
+            raise ValueError("labels: one for each class index, 0 upwards, in order")
+        # ImageNet has two cranes and two maillots; their synsets tell them apart.
+        keys = Counter((label.name, label.synset) for label in self.labels)
+        twice = [name for (name, _), count in keys.items() if count > 1]
+        if twice:
+            raise ValueError(f"labels: {twice[0]!r} occurs more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        listed = {self.graph.file: self.graph.sha256}
+        listed.update({example.file: example.sha256 for example in self.golden})
+        for path, digest in listed.items():
+            if self.files.get(path) != digest:
+                raise ValueError(f"files: {path} is missing or has another digest there")
+        if MANIFEST_FILE in self.files:
+            raise ValueError(f"files: {MANIFEST_FILE} cannot list itself")
+        for example in self.golden:
+            for prediction in example.top5:
+                if prediction.index >= self.n_classes:
+                    raise ValueError(f"golden: {example.file} names class {prediction.index}")
+        return self
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Parses and checks the text of a manifest.
+
+    Raises:
+        ManifestInvalid: naming the first field that is wrong.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ManifestInvalid(f"manifest.json: {where}: {first['msg']}") from error
+
+
+def dump_manifest(manifest: Manifest) -> str:
+    """Returns the manifest as indented JSON text that `parse_manifest` reads back."""
+    return manifest.model_dump_json(indent=1, exclude_none=True) + "\n"

@@ -1,0 +1,114 @@
+"""From one row of a graph's outputs to labelled predictions, and the golden comparison.
+
+This is the last step of every answer, of every evaluation and of every golden example, so that all
+three mean the same by a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import GoldenMismatch
+from contract.manifest import GoldenExample, Manifest
+from contract.scores import softmax, top_k
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class a picture may show.
+
+    Attributes:
+        label: human name of the class.
+        index: position in the output vector.
+        synset: WordNet id, where the model's labels have one.
+        probability: 0..1.
+    """
+
+    label: str
+    index: int
+    synset: str | None
+    probability: float
+
+
+def to_probabilities(scores: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
+    """Turns the graph's score output into probabilities.
+
+    Args:
+        scores: float32, shape (..., C): the output `manifest.graph.scores`.
+        manifest: says whether these are probabilities already; a graph that answers logits gets
+            softmax with the calibration's temperature.
+
+    Returns:
+        float32, shape (..., C), each row summing to 1.
+    """
+    if manifest.graph.scores.kind == "probabilities":
+        return scores
+    return softmax(scores, manifest.calibration.temperature)
+
+
+def to_predictions(
+    probabilities: NDArray[np.float32], manifest: Manifest, k: int, min_probability: float = 0.0
+) -> list[Prediction]:
+    """Names the k most probable classes of one picture.
+
+    Args:
+        probabilities: float32, shape (C,).
+        manifest: whose labels name the classes.
+        k: how many at most.
+        min_probability: classes below it are left out.
+
+    Returns:
+        Most probable first.
+    """
+    return [
+        Prediction(manifest.labels[index].name, index, manifest.labels[index].synset, probability)
+        for index, probability in top_k(probabilities, k, min_probability)
+    ]
+
+
+def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.float32]) -> float:
+    """Compares an answer with a golden example.
+
+    Args:
+        example: the expected predictions and how far a probability may be off.
+        answer: float32, shape (C,): the probabilities of the example's picture.
+
+    Returns:
+        The largest difference of an expected probability.
+
+    Raises:
+        GoldenMismatch: a probability is off by more than the tolerance, or another class is first
+            although the expected first one was ahead by more than twice the tolerance.
+    """
+    values = np.asarray(answer)
+    differences = {p.index: abs(float(values[p.index]) - p.probability) for p in example.top5}
+    worst = max(differences.values())
+    if not worst <= example.tolerance:  # also true for NaN
+        raise GoldenMismatch(
+            f"{example.file}: a probability differs by {worst:.4f}, "
+            f"the tolerance is {example.tolerance:g}"
+        )
+    first = example.top5[0]
+    best = int(values.argmax())
+    if best != first.index and float(values[best]) - first.probability > example.tolerance:
+        raise GoldenMismatch(f"{example.file}: class {best} is first, {first.label!r} was expected")
+    return worst
+
+
+def score_rows(
+    outputs: Mapping[str, NDArray[np.float32]], manifest: Manifest
+) -> NDArray[np.float32]:
+    """Returns the probabilities of a batch from the graph's named outputs.
+
+    Args:
+        outputs: by output name; the score output has shape (N, C).
+        manifest: names the score output and its kind.
+
+    Returns:
+        float32, shape (N, C).
+    """
+    return to_probabilities(outputs[manifest.graph.scores.name], manifest)

@@ -1,0 +1,109 @@
+"""The model repository on disk: `<models>/<name>/<version>/` with a manifest and the files it lists.
+
+A version is immutable. Reading one checks every digest and hands out the very bytes that were
+hashed, so that nothing can be swapped between check and use. Links, special files and anything the
+manifest does not list are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from contract.errors import ManifestInvalid, VersionCorrupt
+from contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version whose files all match its manifest.
+
+    Attributes:
+        manifest: the parsed manifest.
+        manifest_sha256: digest of the manifest file, which through its `files` covers everything.
+        contents: the bytes of every listed file, by its path relative to the version's folder.
+    """
+
+    manifest: Manifest
+    manifest_sha256: str
+    contents: Mapping[str, bytes]
+
+    @property
+    def graph(self) -> bytes:
+        """The bytes of the ONNX file."""
+        return self.contents[self.manifest.graph.file]
+
+
+def find_versions(models_dir: Path) -> dict[str, list[int]]:
+    """Returns the version numbers of each model name, ascending, without reading any of them.
+
+    Names that begin with a dot (publishing in progress) and folders without a manifest are not
+    versions.
+    """
+    found: dict[str, list[int]] = {}
+    for manifest in sorted(models_dir.glob(f"*/*/{MANIFEST_FILE}")):
+        name, number = manifest.parent.parent.name, manifest.parent.name
+        if not name.startswith(".") and number.isascii() and number.isdecimal():
+            found.setdefault(name, []).append(int(number))
+    return {name: sorted(numbers) for name, numbers in found.items()}
+
+
+def read_version(models_dir: Path, name: str, version: int) -> Version:
+    """Reads one version completely and checks it against its manifest.
+
+    Raises:
+        ManifestInvalid: the manifest is missing or wrong, or describes another name or version.
+        VersionCorrupt: a file is missing, extra, not a regular file, or has another digest.
+    """
+    folder = models_dir / name / str(version)
+    where = f"{name}/{version}"
+    present = _regular_files(folder, where)
+    if MANIFEST_FILE not in present:
+        raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")
+    text = (folder / MANIFEST_FILE).read_bytes()
+    try:
+        manifest = parse_manifest(text)
+    except ManifestInvalid as error:
+        raise ManifestInvalid(f"{where}: {error}") from error
+    if (manifest.name, manifest.version) != (name, version):
+        described = f"{manifest.name}/{manifest.version}"
+        raise ManifestInvalid(f"{where}: the manifest describes {described}")
+    extra = present - manifest.files.keys() - {MANIFEST_FILE}
+    if extra:
+        raise VersionCorrupt(f"{where}: {min(extra)} is not listed in the manifest")
+    contents = {
+        path: _read_checked(folder, path, digest, where) for path, digest in manifest.files.items()
+    }
+    return Version(manifest, sha256(text), MappingProxyType(contents))
+
+
+def sha256(data: bytes) -> str:
+    """Returns the SHA-256 of the data as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _regular_files(folder: Path, where: str) -> set[str]:
+    """Lists the folder's files, refusing links and anything that is neither file nor folder."""
+    found: set[str] = set()
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        relative = path.relative_to(folder).as_posix()
+        if stat.S_ISREG(mode):
+            found.add(relative)
+        elif not stat.S_ISDIR(mode):
+            raise VersionCorrupt(f"{where}: {relative} is a link or a special file")
+    return found
+
+
+def _read_checked(folder: Path, path: str, digest: str, where: str) -> bytes:
+    try:
+        data = (folder / path).read_bytes()
+    except OSError as error:
+        raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
+    if sha256(data) != digest:
+        raise VersionCorrupt(f"{where}: {path} is not the file that was published (SHA-256)")
+    return data
