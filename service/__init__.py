@@ -1,0 +1,1 @@
+"""The REST service: loads published versions and answers pictures with labelled probabilities."""

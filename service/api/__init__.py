@@ -1,0 +1,1 @@
+"""HTTP: the only part of the service, with `app` and the entry point, that knows it."""

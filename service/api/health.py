@@ -1,0 +1,39 @@
+"""Health checks and metrics.
+
+Liveness says whether restarting would help; readiness says whether to send requests. They read the
+state of the batchers and run no inference, so they answer under any load.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from service.api.classify import ERRORS
+from service.api.schemas import HealthDocument
+from service.api.state import PartsDep
+from service.errors import ModelNotReady
+
+router = APIRouter(tags=["health"], responses={503: ERRORS[503]})
+
+
+@router.get("/livez", summary="Liveness")
+async def livez(parts: PartsDep) -> HealthDocument:
+    """Passes while every lane of every model runs and none is stuck."""
+    if not parts.is_alive():
+        raise ModelNotReady("a lane is dead or stuck; the process should be restarted")
+    return HealthDocument(status="alive")
+
+
+@router.get("/readyz", summary="Readiness")
+async def readyz(parts: PartsDep) -> HealthDocument:
+    """Passes once every model is loaded, checked and warm, until the process is told to stop."""
+    reason = parts.not_ready()
+    if reason is not None:
+        raise reason
+    return HealthDocument(status="ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(parts: PartsDep) -> Response:
+    """Answers all metrics in the Prometheus text format."""
+    return Response(parts.metrics.render(), media_type=parts.metrics.content_type)

@@ -1,0 +1,114 @@
+"""The outermost layer: request id, headers on every answer, the last catch, one log line, metrics."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem_response
+from service.metrics import Metrics
+
+log = logging.getLogger("service.access")
+
+_ACCEPTABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_UNMATCHED: Final = "unmatched"
+_QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ON_EVERY_ANSWER: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class Edge:
+    """Wraps an application; answers every exception that gets this far as a problem."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, closing: Callable[[], bool]) -> None:
+        """Wraps.
+
+        Args:
+            app: what is wrapped.
+            metrics: where requests are counted.
+            closing: whether clients should take their next request elsewhere.
+        """
+        self._app = app
+        self._metrics = metrics
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope["headers"])
+        scope["convserve.request_id"] = request_id
+        started_s = time.monotonic()
+        status = 0
+        complete = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = list(message.get("headers", ()))
+                headers.append((b"x-request-id", request_id.encode()))
+                headers.extend(_ON_EVERY_ANSWER)
+                if self._closing():
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            elif not message.get("more_body", False):
+                complete = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            log.debug("client disconnected", extra={"request_id": request_id})
+            status = 499  # what nginx logs for the same; nobody is left to receive it
+        except Exception as error:
+            log.exception("unhandled error", extra={"request_id": request_id})
+            if not status:
+                response = problem_response(error, request_id)
+                await response(scope, receive, send_with_headers)
+            elif not complete:
+                raise
+        finally:
+            self._record(scope, request_id, status, time.monotonic() - started_s)
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = _route_template(scope)
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
+        log.log(
+            level,
+            "request",
+            extra={
+                "request_id": request_id,
+                "method": scope["method"][:16],
+                "route": route,
+                "status": status,
+                "duration_ms": round(seconds * 1e3, 2),
+                "client": (scope.get("client") or ("-",))[0],
+            },
+        )
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Returns the client's id if it is harmless, a new one otherwise."""
+    for name, value in headers:
+        if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
+            return value.decode("ascii")
+    return secrets.token_hex(8)
+
+
+def _route_template(scope: Scope) -> str:
+    """Returns the path template that matched, so that clients cannot create metric series."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else _UNMATCHED

@@ -1,0 +1,235 @@
+"""From an HTTP body to pictures: reads it under the limits and picks a reader by Content-Type.
+
+The raw body is the picture; multipart carries one or many files under any field name; JSON carries
+base64. The magic bytes decide what a picture is, the declared type only how the body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from service.admission import Slot
+from service.api.multipart import Part, parse_multipart
+from service.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    MalformedRequest,
+    MediaTypeRefused,
+    RequestTimeout,
+    ServiceError,
+)
+
+Image = bytes | ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How large a body may be and how long it may take.
+
+    Attributes:
+        max_bytes: of the whole body.
+        max_images: pictures in one body.
+        timeout_s: seconds a body may take, plus one for each `min_rate_bytes_per_s` bytes of it.
+        min_rate_bytes_per_s: slowest upload in the long run.
+    """
+
+    max_bytes: int
+    max_images: int
+    timeout_s: float
+    min_rate_bytes_per_s: int
+
+
+class Options(BaseModel):
+    """What a client may ask for beside the pictures, in the query, in form fields or in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int | None = Field(
+        None, ge=1, description="Predictions at most, 1 to the number of classes; 5 if not given."
+    )
+    min_probability: float = Field(
+        0.0, ge=0.0, le=1.0, description="Leaves out predictions that are less probable."
+    )
+
+
+@dataclass(slots=True)
+class Upload:
+    """What a body held.
+
+    Attributes:
+        images: each picture's bytes, or the error that kept one from being read.
+        options: the options given inside the body.
+        many: the answer must be a list even for one picture, because a list was sent.
+    """
+
+    images: list[Image]
+    options: dict[str, Any] = field(default_factory=dict)
+    many: bool = False
+
+
+async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
+    """Reads the body while counting, so that no more than the limit is ever held.
+
+    Raises:
+        BodyTooLarge: declared or counted; the rest is not read.
+        RequestTimeout: it did not arrive in time.
+        Overloaded: the bytes in flight of all requests exceed their bound.
+        MalformedRequest: it ended before its declared length.
+    """
+    declared = request.headers.get("content-length", "")
+    expected = int(declared) if declared.isascii() and declared.isdecimal() else None
+    too_large = BodyTooLarge(f"the body exceeds the limit of {limits.max_bytes} bytes")
+    if expected is not None and expected > limits.max_bytes:
+        raise too_large
+    body = bytearray()
+    clock = asyncio.get_running_loop().time
+    started_s = clock()
+    try:
+        async with asyncio.timeout(limits.timeout_s) as timeout:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.max_bytes:
+                    raise too_large
+                slot.add_bytes(len(chunk))
+                allowed_s = limits.timeout_s + len(body) / limits.min_rate_bytes_per_s
+                timeout.reschedule(started_s + allowed_s)
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"the body was incomplete after {clock() - started_s:.0f} s"
+        ) from error
+    if expected is not None and len(body) != expected:
+        raise MalformedRequest("the body is shorter than its declared length")
+    return bytes(body)
+
+
+def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
+    """Finds the pictures in a body.
+
+    Args:
+        body: the whole body.
+        content_type: the header as sent, empty if none was.
+        limits: for the number of pictures.
+
+    Raises:
+        MediaTypeRefused: the declared type is neither an image nor a way to send one.
+        MalformedRequest, InvalidParameter: the body is not what its type says.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    upload = _reader_for(media_type)(body, content_type, limits)
+    if not upload.images:
+        raise InvalidParameter("the request holds no picture")
+    if len(upload.images) > limits.max_images:
+        raise InvalidParameter(
+            f"{len(upload.images)} pictures in one request, the limit is {limits.max_images}"
+        )
+    return upload
+
+
+def check_headers(request: Request) -> None:
+    """Refuses what cannot be read before any of the body is.
+
+    Raises:
+        MediaTypeRefused: an unknown media type, or a compressed body.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise MediaTypeRefused("compressed request bodies are not accepted")
+    _reader_for(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+
+
+def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
+    """Returns the options of the query, overridden by those given inside the body.
+
+    Raises:
+        InvalidParameter: an option of the body is unknown or out of its range.
+    """
+    if not in_body:
+        return query
+    try:
+        return Options.model_validate({**query.model_dump(exclude_unset=True), **in_body})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise InvalidParameter(f"{first['loc'][0]}: {first['msg']}") from error
+
+
+def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
+    return Upload([body])
+
+
+def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
+    options: dict[str, Any] = {}
+    images: list[Image] = []
+    fields = Options.model_fields
+    for part in parse_multipart(body, content_type, limits.max_images + len(fields)):
+        if part.name in fields and not part.is_file:
+            options[part.name] = _text(part)
+        else:
+            images.append(bytes(part.data))
+    return Upload(images, options, many=len(images) > 1)
+
+
+def _read_json(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
+    try:
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedRequest("the body is not valid JSON") from error
+    if not isinstance(document, dict):
+        raise InvalidParameter('the JSON must be an object such as {"image": "<base64>"}')
+    options = {key: document.pop(key) for key in Options.model_fields if key in document}
+    if document.keys() == {"image"}:
+        image = _from_base64(document["image"])
+        if isinstance(image, ServiceError):
+            raise image
+        return Upload([image], options)
+    if document.keys() == {"images"} and isinstance(document["images"], list):
+        return Upload([_from_base64(text) for text in document["images"]], options, many=True)
+    known = ", ".join(Options.model_fields)
+    raise InvalidParameter(f"the JSON must have image or images (a list), and may have {known}")
+
+
+def _from_base64(text: object) -> Image:
+    if not isinstance(text, str):
+        return InvalidParameter("an image must be a string of base64")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return MalformedRequest("an image is not valid base64")
+
+
+def _text(part: Part) -> str:
+    return bytes(part.data).decode("utf-8", "replace")
+
+
+Reader = Callable[[bytes, str, BodyLimits], Upload]
+
+READERS: Final[dict[str, Reader]] = {
+    "multipart/form-data": _read_multipart,
+    "application/json": _read_json,
+    "": _read_raw,
+    "application/octet-stream": _read_raw,
+    "binary/octet-stream": _read_raw,
+    # What curl --data-binary declares when it is told nothing.
+    "application/x-www-form-urlencoded": _read_raw,
+    "image/*": _read_raw,
+}
+"""How each media type is read; a new way to send a picture is a new row."""
+
+
+def _reader_for(media_type: str) -> Reader:
+    key = "image/*" if media_type.startswith("image/") else media_type
+    reader = READERS.get(key)
+    if reader is None:
+        accepted = ", ".join(name for name in READERS if name)
+        raise MediaTypeRefused(f"the declared Content-Type is not accepted; accepted: {accepted}")
+    return reader

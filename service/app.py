@@ -1,0 +1,233 @@
+"""Wires the parts of the service together; the only place where that happens.
+
+`create_app` loads, checks and warms up every model before it returns, so that an application that
+exists can answer. Start and stop of its threads and lanes follow ASGI's lifespan.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from contract.errors import ContractError
+from contract.images import ImageLimits
+from service import __name__ as package
+from service.admission import Admission
+from service.api import classify, docs, health, models
+from service.api.middleware import Edge
+from service.api.payload import BodyLimits
+from service.api.problems import problem_response
+from service.api.state import Parts
+from service.batcher import Batcher, BatchLimits
+from service.classifier import Classifier, Serving
+from service.cpus import usable_cpus
+from service.errors import Draining, ModelNotReady, ServiceError
+from service.metrics import Metrics
+from service.providers import PROVIDERS
+from service.repository import (
+    LoadedVersion,
+    Repository,
+    RunPlan,
+    load_repository,
+    resolve_models_dir,
+)
+from service.settings import Settings
+from service.version import package_version
+
+log = logging.getLogger(package)
+
+ROUTERS = (classify.router, models.router, health.router)
+"""Every endpoint; a new dialect is a new row."""
+
+
+class Service:
+    """The running parts behind an application: what has to be started, watched and stopped."""
+
+    def __init__(self, settings: Settings, repository: Repository) -> None:
+        """Builds the parts; nothing runs yet."""
+        self.metrics = Metrics()
+        self._cpus = usable_cpus()
+        self._settings = settings
+        self._started = False
+        self.draining = False
+        self._pool = ThreadPoolExecutor(settings.prepare_threads or self._cpus, "prepare")
+        self._batchers = {
+            version.key: Batcher(
+                version.engine,
+                self._batch_limits(version),
+                on_run=partial(self._observe_run, version.manifest.name),
+            )
+            for version in repository.versions()
+        }
+        self._admission = Admission(
+            max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
+        )
+        serving = Serving(repository, dict(self._batchers))
+        self.parts = Parts(
+            classifier=Classifier(serving, self._pool, _image_limits(settings)),
+            admission=self._admission,
+            metrics=self.metrics,
+            prepare_pool=self._pool,
+            body_limits=_body_limits(settings),
+            request_timeout_s=settings.request_timeout_s,
+            clock=time.monotonic,
+            not_ready=self.not_ready,
+            is_alive=self.is_alive,
+        )
+        self._watch(repository)
+
+    def start(self) -> None:
+        """Starts the lanes on the running event loop."""
+        for batcher in self._batchers.values():
+            batcher.start()
+        self._started = True
+
+    def begin_drain(self) -> None:
+        """Makes /readyz say no; everything else goes on as before."""
+        self.draining = True
+
+    async def stop(self) -> None:
+        """Finishes what was accepted, within the grace period, and ends the threads."""
+        self.draining = True
+        self._admission.closed = True
+        for (name, _), batcher in self._batchers.items():
+            if not await batcher.stop(self._settings.grace_s):
+                log.error("a model did not finish in time", extra={"model": name})
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def is_alive(self) -> bool:
+        """True while every lane of every model runs and none is stuck."""
+        return not self._started or all(batcher.alive for batcher in self._batchers.values())
+
+    def not_ready(self) -> Exception | None:
+        """Returns why requests should not be sent here, or None."""
+        if self.draining:
+            return Draining("the service is shutting down")
+        if not self._started:
+            return ModelNotReady("the service is starting")
+        if not self.is_alive():
+            return ModelNotReady("a lane is dead or stuck")
+        return None
+
+    def _batch_limits(self, version: LoadedVersion) -> BatchLimits:
+        settings = self._settings
+        default_lanes = PROVIDERS[version.provider].default_lanes or max(
+            1, self._cpus // settings.threads_per_lane
+        )
+        return BatchLimits(
+            max_batch_size=version.max_batch_size,
+            max_wait_s=settings.max_wait_ms / 1e3,
+            max_queue=settings.max_in_flight,
+            lanes=settings.lanes or default_lanes,
+            stuck_after_s=settings.stuck_after_s,
+        )
+
+    def _observe_run(self, name: str, size: int, _run_s: float) -> None:
+        self.metrics.batch_size.labels(name).observe(size)
+
+    def _watch(self, repository: Repository) -> None:
+        admission = self._admission
+        self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
+        for name, versions in repository.models.items():
+            batchers = [self._batchers[name, number] for number in versions]
+            self.metrics.watch_queue(name, partial(_total_waiting, batchers))
+        for version in repository.versions():
+            fallback = str(version.fallback_reason is not None).lower()
+            name, number = version.key
+            self.metrics.model_info.labels(name, str(number), version.provider, fallback).set(1)
+
+
+def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
+    """Loads the models and returns the application that serves them.
+
+    Args:
+        settings: all of them.
+        working_dir: where `models` is looked for if no repository is configured.
+
+    Returns:
+        An ASGI application; `app.state.service` is its `Service`.
+
+    Raises:
+        ModelError: a version cannot be served, and why.
+        ProviderUnavailable: the provider asked for cannot be used here.
+    """
+    plan = RunPlan(settings.provider, settings.threads_per_lane, settings.max_batch_size)
+    repository = load_repository(
+        resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
+        plan,
+        versions_per_model=settings.versions_per_model,
+        default_model=settings.default_model,
+    )
+    service = Service(settings, repository)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="convserve",
+        summary="A picture in, labelled probabilities out.",
+        version=package_version(),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redirect_slashes=False,  # the redirect's target would be built from the Host header
+    )
+    app.state.service = service
+    app.state.parts = service.parts
+    for router in ROUTERS:
+        app.include_router(router)
+    if settings.docs:
+        app.include_router(docs.router)
+        app.mount(docs.ASSETS_PATH, docs.docs_assets())
+    for kind in (ServiceError, ContractError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_problem)
+    app.add_middleware(Edge, metrics=service.metrics, closing=lambda: service.draining)
+    return app
+
+
+def _answer_problem(request: Request, error: Exception) -> Response:
+    response = problem_response(error, request.scope["convserve.request_id"])
+    if response.status_code == 503:
+        code = getattr(error, "code", "internal_error")
+        request.app.state.parts.metrics.refused.labels(code).inc()
+    return response
+
+
+def _total_waiting(batchers: list[Batcher]) -> float:
+    return sum(batcher.waiting for batcher in batchers)
+
+
+def _image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_pixels=settings.max_image_pixels,
+        max_webp_pixels=settings.max_webp_pixels,
+        min_side_px=settings.min_side_px,
+        max_aspect=settings.max_aspect,
+        max_jpeg_scans=settings.max_jpeg_scans,
+    )
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        max_bytes=settings.max_body_bytes,
+        max_images=settings.max_images_per_request,
+        timeout_s=settings.body_timeout_s,
+        min_rate_bytes_per_s=settings.min_body_rate_bytes_per_s,
+    )

@@ -1,0 +1,88 @@
+"""Runs a graph: the one thing that can be replaced by a fake, and the one user of a session.
+
+Shapes: N pictures, C classes; a batch is what `contract.preprocessing.to_input` rows stack to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import GraphMismatch
+from contract.manifest import Manifest
+from contract.predictions import score_rows
+from service.providers import ProviderSession
+
+Batch = NDArray[Any]
+
+
+class Engine(Protocol):
+    """Answers a batch of prepared pictures with probabilities."""
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Runs the network once; blocks; safe to call from several threads.
+
+        Args:
+            batch: shape (N, ...), dtype and layout as the manifest's `graph.input`.
+
+        Returns:
+            Probabilities, float32, shape (N, C), row i for picture i.
+        """
+        ...
+
+
+class OnnxEngine:
+    """An onnxruntime session that answers as its manifest says."""
+
+    def __init__(self, opened: ProviderSession, manifest: Manifest) -> None:
+        """Checks the graph's signature against the manifest.
+
+        Raises:
+            GraphMismatch: the input, the outputs or the number of classes differ.
+        """
+        self._session = opened.session
+        self._manifest = manifest
+        self.provider = opened.provider
+        self.fallback_reason = opened.fallback_reason
+        _check_input(self._session, manifest)
+        _check_outputs(self._session, manifest)
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Runs the network once; see `Engine.run`."""
+        name = self._manifest.graph.scores.name
+        (scores,) = self._session.run([name], {self._manifest.graph.input.name: batch})
+        return score_rows({name: scores}, self._manifest)
+
+
+def _check_input(session: Any, manifest: Manifest) -> None:
+    declared = manifest.graph.input
+    inputs = session.get_inputs()
+    if [node.name for node in inputs] != [declared.name]:
+        found = ", ".join(node.name for node in inputs)
+        raise GraphMismatch(f"the graph's inputs are {found}, the manifest says {declared.name}")
+    element = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}.get(inputs[0].type)
+    if element != declared.dtype:
+        raise GraphMismatch(f"the input is {inputs[0].type}, the manifest says {declared.dtype}")
+    shape = inputs[0].shape
+    agrees = len(shape) == len(declared.shape) and all(
+        # A symbolic side accepts any size; a symbolic batch must be declared as null.
+        actual == expected if isinstance(actual, int) else position > 0 or expected is None
+        for position, (actual, expected) in enumerate(zip(shape, declared.shape, strict=True))
+    )
+    if not agrees:
+        raise GraphMismatch(f"the input's shape is {shape}, the manifest says {declared.shape}")
+
+
+def _check_outputs(session: Any, manifest: Manifest) -> None:
+    outputs = {node.name: node for node in session.get_outputs()}
+    for declared in manifest.graph.outputs:
+        if declared.name not in outputs:
+            raise GraphMismatch(f"the graph has no output {declared.name!r}")
+    scores = outputs[manifest.graph.scores.name]
+    n_classes = scores.shape[-1] if scores.shape else None
+    if isinstance(n_classes, int) and n_classes != manifest.n_classes:
+        raise GraphMismatch(
+            f"the graph answers {n_classes} classes, the manifest has {manifest.n_classes} labels"
+        )

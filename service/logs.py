@@ -1,0 +1,104 @@
+"""Structured logs: one JSON object a line on standard output, written by a thread of their own.
+
+A reader that stops reading must not stop the service: records wait in a bounded queue, and what does
+not fit is counted and dropped. Control characters in any value are escaped by JSON, so a client
+cannot forge a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, TextIO
+
+_QUEUE_RECORDS = 10_000
+_MAX_MESSAGE = 2_000
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON with the time it was made."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the record's time, level, logger, message, extra fields and traceback."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage()[:_MAX_MESSAGE],
+        }
+        line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            line["traceback"] = record.exc_text
+        return json.dumps(line, default=str)
+
+
+class DroppingQueueHandler(QueueHandler):
+    """Hands records to the writing thread, or drops them where it has fallen behind."""
+
+    def __init__(self, records: queue.Queue[Any], on_drop: Callable[[], None]) -> None:
+        super().__init__(records)
+        self._on_drop = on_drop
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Formats the traceback here, where the exception still lives, and keeps the rest."""
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Never blocks."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._on_drop()
+
+
+class LogWriter:
+    """Routes all logging of the process through one writing thread while it is running."""
+
+    def __init__(self, level: str, stream: TextIO | None = None) -> None:
+        """Prepares; `start` begins.
+
+        Args:
+            level: debug, info, warning or error.
+            stream: where the lines go; standard output if not given.
+        """
+        self.on_drop: Callable[[], None] = lambda: None
+        self._level = level.upper()
+        writer = logging.StreamHandler(stream or sys.stdout)
+        writer.setFormatter(JsonFormatter())
+        records: queue.Queue[Any] = queue.Queue(_QUEUE_RECORDS)
+        self._handler = DroppingQueueHandler(records, lambda: self.on_drop())
+        self._listener = QueueListener(records, writer)
+
+    def start(self) -> None:
+        """Takes over the root logger; uvicorn's own loggers are made to pass records up to it."""
+        root = logging.getLogger()
+        root.handlers[:] = [self._handler]
+        root.setLevel(self._level)
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.propagate = True
+            # Its start and stop messages repeat ours; warnings and errors do not.
+            logger.setLevel(logging.WARNING)
+        self._listener.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Writes what is queued, for a limited time: the reader may have stopped reading."""
+        thread = self._listener._thread
+        try:
+            self._listener.enqueue_sentinel()
+        except queue.Full:
+            return
+        if thread is not None:
+            thread.join(timeout_s)

@@ -1,0 +1,100 @@
+"""Every Prometheus metric of the service, in one place.
+
+Label values come from closed sets (route templates, status codes, served models, error codes), so
+that no client can create series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+STAGES = ("prepare", "queue", "infer")
+
+
+class Metrics:
+    """The metrics of one application, with a registry of its own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "convserve_requests_total",
+            "HTTP requests by route template and status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "convserve_request_seconds",
+            "Seconds from the request head to the last byte of the answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.images = Counter(
+            "convserve_images_total",
+            "Pictures by model and outcome: ok, or the code of the picture's error.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "convserve_stage_seconds",
+            "Seconds that a request's slowest picture spent in each stage.",
+            ("model", "stage"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "convserve_batch_size",
+            "Pictures in one run.",
+            ("model",),
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "convserve_refused_total",
+            "Requests refused at the door, by error code.",
+            ("code",),
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "convserve_images_in_flight",
+            "Pictures accepted and not yet answered.",
+            registry=registry,
+        )
+        self._in_flight_bytes = Gauge(
+            "convserve_upload_bytes_in_flight", "Bytes of uploads being held.", registry=registry
+        )
+        self._waiting = Gauge(
+            "convserve_images_waiting", "Pictures waiting for a run.", ("model",), registry=registry
+        )
+        self.model_info = Gauge(
+            "convserve_model_info",
+            "1 for each loaded version; provider_fallback says whether it was not the first choice.",
+            ("model", "version", "provider", "provider_fallback"),
+            registry=registry,
+        )
+        self.log_records_dropped = Counter(
+            "convserve_log_records_dropped_total",
+            "Log records dropped because the log's reader was too slow.",
+            registry=registry,
+        )
+
+    def watch_in_flight(self, images: Callable[[], float], n_bytes: Callable[[], float]) -> None:
+        """Reads the in-flight gauges from these functions whenever metrics are collected."""
+        self._in_flight.set_function(images)
+        self._in_flight_bytes.set_function(n_bytes)
+
+    def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
+        """Reads the queue gauge of a model from this function whenever metrics are collected."""
+        self._waiting.labels(model).set_function(waiting)
+
+    def render(self) -> bytes:
+        """Returns all metrics in the Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,242 @@
+"""Loads published versions, proves each on the provider it will run on, and finds them by name.
+
+A version is served only after its digests, its graph's signature and its golden examples have been
+checked; the golden run on one picture and on a full batch is the warm-up as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import GoldenMismatch, ImageError, ManifestInvalid, ModelError
+from contract.images import decode
+from contract.manifest import Manifest
+from contract.predictions import check_golden
+from contract.preprocessing import to_input
+from contract.versions import Version, find_versions, read_version
+from service.engine import Batch, Engine, OnnxEngine
+from service.errors import ModelNotFound
+from service.providers import open_session
+
+log = logging.getLogger(__name__)
+
+PREFERRED_DEFAULT = "efficientnet_lite0"
+_SOURCE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """How versions are run: the provider choice and the shape of a run.
+
+    Attributes:
+        provider: `auto` or a provider's name.
+        threads: threads inside one run.
+        max_batch_size: pictures in one run at most.
+    """
+
+    provider: str = "auto"
+    threads: int = 1
+    max_batch_size: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version that has passed every check and is ready to run.
+
+    Attributes:
+        manifest: what it is.
+        manifest_sha256: digest of the manifest, which covers every file.
+        engine: runs it.
+        provider: the execution provider it runs on.
+        fallback_reason: why a preferred provider was passed over, None if none was.
+        golden_difference: largest difference of a golden probability in the replay.
+        max_batch_size: pictures in one run at most: 1 where the graph allows no more.
+        load_s: seconds that reading, opening and replaying took.
+    """
+
+    manifest: Manifest
+    manifest_sha256: str
+    engine: Engine
+    provider: str
+    fallback_reason: str | None
+    golden_difference: float
+    max_batch_size: int
+    load_s: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The name and the version number."""
+        return self.manifest.name, self.manifest.version
+
+
+class Repository:
+    """The loaded versions, by name and number; immutable."""
+
+    def __init__(self, versions: list[LoadedVersion], default_model: str | None = None) -> None:
+        """Arranges the versions.
+
+        Raises:
+            ManifestInvalid: there is no version, or `default_model` is not among them.
+        """
+        self._models: dict[str, dict[int, LoadedVersion]] = {}
+        for version in sorted(versions, key=lambda version: version.key):
+            name, number = version.key
+            self._models.setdefault(name, {})[number] = version
+        if not self._models:
+            raise ManifestInvalid("there is no version to serve")
+        preferred = PREFERRED_DEFAULT if PREFERRED_DEFAULT in self._models else min(self._models)
+        self.default_name = default_model or preferred
+        if self.default_name not in self._models:
+            raise ManifestInvalid(f"the default model {self.default_name!r} is not there")
+
+    @property
+    def models(self) -> Mapping[str, Mapping[int, LoadedVersion]]:
+        """Every loaded version, by name and then by number, both ascending."""
+        return self._models
+
+    def versions(self) -> list[LoadedVersion]:
+        """Returns every loaded version."""
+        return [version for versions in self._models.values() for version in versions.values()]
+
+    def get(self, name: str | None = None, number: int | None = None) -> LoadedVersion:
+        """Returns a version: of the default model if no name, the newest if no number is given.
+
+        Raises:
+            ModelNotFound: it is not loaded.
+        """
+        versions = self._models.get(name or self.default_name)
+        if versions is None:
+            raise ModelNotFound("no model of this name is served; GET /v1/models lists them")
+        version = versions[max(versions)] if number is None else versions.get(number)
+        if version is None:
+            served = ", ".join(str(one) for one in versions)
+            raise ModelNotFound(f"this version is not served; served are: {served}")
+        return version
+
+
+def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
+    """Returns the model repository to use.
+
+    The configured one; else `models` in the working directory if it holds a version; else the one
+    inside the installed package; else the one of the source tree.
+    """
+    if configured is not None:
+        return configured
+    candidates = (working_dir / "models", _SOURCE / "bundled_models", _SOURCE.parent / "models")
+    for candidate in candidates:
+        if find_versions(candidate):
+            return candidate
+    return candidates[0]
+
+
+def load_repository(
+    models_dir: Path,
+    plan: RunPlan,
+    *,
+    versions_per_model: int = 1,
+    default_model: str | None = None,
+) -> Repository:
+    """Loads the newest versions of every model.
+
+    Args:
+        models_dir: the model repository.
+        plan: how they will run.
+        versions_per_model: how many of the newest of each; 0 for all.
+        default_model: the model that is used where a request names none.
+
+    Raises:
+        ModelError: any of them cannot be served, and why.
+        ProviderUnavailable: the provider asked for cannot be used here.
+    """
+    chosen = {
+        name: numbers[-versions_per_model:] if versions_per_model else numbers
+        for name, numbers in find_versions(models_dir).items()
+    }
+    if not chosen:
+        raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
+    loaded = [
+        load_version(models_dir, name, number, plan)
+        for name, numbers in chosen.items()
+        for number in numbers
+    ]
+    return Repository(loaded, default_model)
+
+
+def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
+    """Reads, opens and proves one version.
+
+    Raises:
+        ModelError: its files, its graph or its answers are not what was published.
+        ProviderUnavailable: the provider asked for cannot be used here.
+    """
+    started_s = time.monotonic()
+    version = read_version(models_dir, name, number)
+    manifest = version.manifest
+    max_batch_size = manifest.graph.fixed_batch_size or plan.max_batch_size
+    try:
+        opened = open_session(version.graph, plan.provider, threads=plan.threads)
+        engine = OnnxEngine(opened, manifest)
+        difference = replay_golden(version, engine.run, max_batch_size)
+    except ModelError as error:
+        raise type(error)(f"{name}/{number}: {error}") from error
+    loaded = LoadedVersion(
+        manifest=manifest,
+        manifest_sha256=version.manifest_sha256,
+        engine=engine,
+        provider=opened.provider,
+        fallback_reason=opened.fallback_reason,
+        golden_difference=difference,
+        max_batch_size=max_batch_size,
+        load_s=time.monotonic() - started_s,
+    )
+    log.info(
+        "loaded",
+        extra={
+            "model": name,
+            "version": number,
+            "provider": loaded.provider,
+            "provider_fallback": loaded.fallback_reason,
+            "golden_difference": difference,
+            "load_s": round(loaded.load_s, 3),
+        },
+    )
+    return loaded
+
+
+def replay_golden(
+    version: Version,
+    run: Callable[[Batch], NDArray[np.float32]],
+    max_batch_size: int,
+) -> float:
+    """Replays the golden examples one by one and as a full batch.
+
+    Args:
+        version: whose manifest and pictures are used.
+        run: batch (N, ...) to probabilities (N, C).
+        max_batch_size: N of the full batch; the examples are repeated to fill it.
+
+    Returns:
+        The largest difference of an expected probability.
+
+    Raises:
+        GoldenMismatch: an example is not answered as published.
+    """
+    manifest = version.manifest
+    rows = []
+    for example in manifest.golden:
+        try:
+            rows.append(to_input(decode(version.contents[example.file]), manifest))
+        except ImageError as error:
+            raise GoldenMismatch(f"{example.file}: {error}") from error
+    single = [run(np.stack([row]))[0] for row in rows]
+    full = run(np.stack([rows[i % len(rows)] for i in range(max_batch_size)]))
+    pairs = list(zip(manifest.golden, single, strict=True))
+    pairs += [(manifest.golden[i % len(rows)], answer) for i, answer in enumerate(full)]
+    return max(check_golden(example, answer) for example, answer in pairs)

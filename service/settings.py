@@ -1,0 +1,199 @@
+"""All settings of the service: one frozen object, built at the entry point and passed down.
+
+Nothing below `app.create_app` sees it whole, and no other module reads the environment. Every field
+is the variable CONVSERVE_<FIELD> and the flag --<field> of `convserve serve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX: Final = "CONVSERVE_"
+
+
+class SettingsInvalid(Exception):
+    """A setting is unknown or outside its bounds; the message names it."""
+
+
+def _empty_is_unset(value: Any) -> Any:
+    # Compose passes VARIABLE="" for a variable that is not set on the host.
+    return None if value == "" else value
+
+
+OptionalInt = Annotated[int | None, BeforeValidator(_empty_is_unset)]
+OptionalStr = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
+
+
+class Settings(BaseModel):
+    """The service's settings; each has bounds, a unit in its name and its trade-off described."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    models_dir: OptionalPath = Field(
+        None,
+        description="The model repository. Unset: ./models if it holds a version, otherwise the "
+        "models that came with the package.",
+    )
+    default_model: OptionalStr = Field(
+        None,
+        description="The model /v1/classify uses. Unset: efficientnet_lite0 if it is there, "
+        "otherwise the first name in alphabetical order.",
+    )
+    versions_per_model: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="How many of the newest versions of each model are loaded; 0 loads all. Each "
+        "costs the memory of its graph.",
+    )
+
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Execution provider. auto takes CUDA where it works and says so in "
+        "/v1/models where it fell back to the CPU; cuda refuses to start without it.",
+    )
+    lanes: OptionalInt = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Runs of the network at the same time. Unset: one per usable core on the "
+        "CPU, one on a GPU. More lanes raise throughput, fewer shorten a lone request.",
+    )
+    threads_per_lane: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Threads inside one run. With lanes=1 and all cores here, a lone request is "
+        "fastest; one thread a lane gives the most requests a second.",
+    )
+    max_batch_size: int = Field(
+        8, ge=1, le=256, description="Pictures in one run at most. Larger helps GPUs, not CPUs."
+    )
+    max_wait_ms: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="How long a batch may wait for company, from its first entry. 0 takes what "
+        "queued while the engine was busy: no added latency when idle.",
+    )
+    prepare_threads: OptionalInt = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Pictures decoded at the same time. Unset: one per usable core. Each may "
+        "hold a decoded picture, so it bounds memory too.",
+    )
+
+    max_in_flight: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Pictures accepted and not yet answered; more are refused with 503. Larger "
+        "absorbs bursts, smaller keeps the wait short.",
+    )
+    max_in_flight_bytes: int = Field(
+        268_435_456,
+        ge=1_000_000,
+        description="Bytes of all uploads held at the same time; more are refused with 503.",
+    )
+    max_body_bytes: int = Field(
+        20_971_520, ge=1_000, le=1_000_000_000, description="Size of one request body at most."
+    )
+    max_images_per_request: int = Field(
+        32, ge=1, le=1024, description="Pictures in one multipart or JSON request at most."
+    )
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=170_000_000,
+        description="Width x height of one picture at most; 50 million admits 48 MP phones.",
+    )
+    max_webp_pixels: int = Field(
+        16_000_000,
+        ge=1,
+        le=170_000_000,
+        description="The same for WebP, whose decoder blocks the process while it runs.",
+    )
+    min_side_px: int = Field(1, ge=1, le=10_000, description="Shorter side of a picture at least.")
+    max_aspect: float = Field(
+        100.0, ge=1, le=65_535, description="Longer side / shorter side at most."
+    )
+    max_jpeg_scans: int = Field(
+        100, ge=1, le=100_000, description="Scans of a progressive JPEG at most; real ones have 20."
+    )
+
+    request_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Deadline of one request from its complete body to the answer; then 504.",
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="A connection must deliver its request head in this time."
+    )
+    body_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Time a body may take, plus one second for each min_body_rate bytes; then 408.",
+    )
+    min_body_rate_bytes_per_s: int = Field(
+        50_000, ge=1, description="Slowest upload that is accepted in the long run."
+    )
+    keep_alive_s: int = Field(
+        60, ge=1, le=3600, description="An idle connection is closed after this time."
+    )
+    drain_s: float = Field(
+        5.0,
+        ge=0,
+        le=600,
+        description="After SIGTERM: how long to go on serving while /readyz says no. At least "
+        "the interval at which the load balancer probes.",
+    )
+    grace_s: int = Field(
+        30, ge=1, le=3600, description="After that: how long accepted requests may take to finish."
+    )
+    stuck_after_s: float = Field(
+        30.0, gt=0, le=3600, description="A run that takes longer makes /livez fail."
+    )
+
+    docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="info writes one line a request."
+    )
+
+
+def from_environment(
+    environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Builds the settings from CONVSERVE_* variables and, above them, explicit overrides.
+
+    Args:
+        environment: usually `os.environ`.
+        overrides: by field name, for example from the command line.
+
+    Raises:
+        SettingsInvalid: a variable is unknown or a value is out of bounds.
+    """
+    values: dict[str, Any] = {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
+    values.update(overrides or {})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: no such setting") from error
+        raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: {first['msg']}") from error

@@ -1,0 +1,45 @@
+"""A thread that runs calls one after the other and never keeps the process from exiting.
+
+`concurrent.futures` joins its threads at interpreter exit; a native run that hangs would then hang
+the exit too. Lanes run on this instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TypeVar
+
+Result = TypeVar("Result")
+_Call = tuple["Future[object]", Callable[[], object]]
+
+
+class DaemonThread:
+    """Runs submitted calls in order on one daemon thread."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
+        """Queues the call and returns the future of its result."""
+        future: Future[Result] = Future()
+        self._calls.put((future, call))  # type: ignore[arg-type]  # Future is invariant
+        return future
+
+    def close(self) -> None:
+        """Lets the thread end after what is queued; returns at once."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                future.set_exception(error)

@@ -1,0 +1,68 @@
+"""Stand-ins for the slow or unreliable parts, each as real as the tests need it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class FakeEngine:
+    """An engine whose answer for a row is known and whose runs a test can hold, fail or spoil.
+
+    A row is a number v, shape (1,); its probabilities are (v, 1 - v). Rows listed in `poison` make
+    any run that contains them raise; rows in `not_finite` get NaN.
+
+    Attributes:
+        batches: the values of every run that was started, in order.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.poison: set[float] = set()
+        self.not_finite: set[float] = set()
+        self.answer: Callable[[NDArray[Any]], NDArray[np.float32]] = self._answer
+        self.entered = threading.Semaphore(0)
+        self._open = threading.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        """Makes runs wait inside the engine until `release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Lets held and future runs go on."""
+        self._open.set()
+
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Answers a batch of shape (N, 1) with shape (N, 2)."""
+        self.batches.append([float(value) for value in batch[:, 0]])
+        self.entered.release()
+        self._open.wait()
+        return self.answer(batch)
+
+    def _answer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        values = batch[:, 0].astype(np.float32)
+        if self.poison & {float(value) for value in values}:
+            raise RuntimeError("poisoned")
+        scores = np.stack([values, 1 - values], axis=1)
+        for value in self.not_finite:
+            scores[values == np.float32(value)] = np.nan
+        return scores
+
+
+class FakeClock:
+    """Monotonic seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.now_s += seconds

@@ -1,0 +1,162 @@
+"""A complete version whose network is three means: which of red, green and blue prevails.
+
+About a kilobyte of ONNX, so that tests of the service start in milliseconds and their right answers
+are obvious.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from PIL import Image
+
+from contract.manifest import Manifest, dump_manifest, parse_manifest
+from contract.scores import softmax
+from contract.versions import sha256
+
+SIDE_PX = 8
+LABELS = ("red", "green", "blue")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+SHARPNESS = 4.0
+"""Logits are channel means in 0..1 times this."""
+
+Kind = Literal["uint8", "float32"]
+
+
+def picture(
+    colour: str | tuple[int, int, int], side_px: int = 16, file_format: str = "PNG"
+) -> bytes:
+    """Returns an image file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side_px, side_px), COLOURS.get(colour, colour)).save(buffer, file_format)  # type: ignore[arg-type,call-overload]
+    return buffer.getvalue()
+
+
+def expected(colour: tuple[int, int, int]) -> list[float]:
+    """Returns the probabilities of (red, green, blue) for a picture of one colour."""
+    return [float(p) for p in softmax(np.array(colour, np.float64) / 255.0 * SHARPNESS)]
+
+
+def graph(kind: Kind = "uint8", batch: int | None = None) -> bytes:
+    """Returns the ONNX file.
+
+    Args:
+        kind: "uint8": NHWC pixels in, probabilities out; "float32": NCHW values in, logits out, as
+            a foreign graph has them.
+        batch: 1 for a graph that takes one picture a run.
+    """
+    rows: int | str = batch or "N"
+    nodes = [
+        helper.make_node("Cast", ["image"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "scale"], ["logits"]),
+    ]
+    if kind == "uint8":
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+        shape: list[int | str] = [rows, SIDE_PX, SIDE_PX, 3]
+        element, axes, scale, output = TensorProto.UINT8, [1, 2], SHARPNESS / 255, "probabilities"
+    else:
+        shape = [rows, 3, SIDE_PX, SIDE_PX]
+        element, axes, scale, output = TensorProto.FLOAT, [2, 3], SHARPNESS, "logits"
+    built = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", element, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [rows, 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], axes),
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
+        ],
+    )
+    model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def write_version(
+    models_dir: Path,
+    name: str = "tiny",
+    version: int = 1,
+    kind: Kind = "uint8",
+    batch: int | None = None,
+    **changes: Any,
+) -> Manifest:
+    """Writes a version into a model repository.
+
+    Args:
+        models_dir: the repository.
+        name: of the model.
+        version: its number.
+        kind: of the graph.
+        batch: of the graph.
+        changes: top-level manifest members to replace.
+
+    Returns:
+        The manifest that was written.
+    """
+    folder = models_dir / name / str(version)
+    (folder / "golden").mkdir(parents=True)
+    files = {"model.onnx": graph(kind, batch), "MODEL_CARD.md": b"# tiny\n"}
+    golden = []
+    for colour in LABELS:
+        path = f"golden/{colour}.png"
+        files[path] = picture(colour)
+        ranked = sorted(enumerate(expected(COLOURS[colour])), key=lambda pair: -pair[1])
+        golden.append(
+            {
+                "file": path,
+                "sha256": sha256(files[path]),
+                "tolerance": 0.001,
+                "top5": [{"index": i, "label": LABELS[i], "probability": p} for i, p in ranked],
+            }
+        )
+    digests = {path: sha256(data) for path, data in files.items()}
+    uint8 = kind == "uint8"
+    sides = [SIDE_PX, SIDE_PX, 3] if uint8 else [3, SIDE_PX, SIDE_PX]
+    document = {
+        "schema_version": 1,
+        "name": name,
+        "version": version,
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "architecture": "three_means",
+        "graph": {
+            "file": "model.onnx",
+            "sha256": digests["model.onnx"],
+            "opset": 18,
+            "input": {
+                "name": "image",
+                "dtype": kind,
+                "layout": "NHWC" if uint8 else "NCHW",
+                "shape": [batch, *sides],
+            },
+            "outputs": [
+                {"name": "probabilities", "kind": "probabilities"}
+                if uint8
+                else {"name": "logits", "kind": "logits"}
+            ],
+        },
+        "preprocessing": {
+            "resize_size_px": SIDE_PX,
+            "crop_size_px": SIDE_PX,
+            "interpolation": "bilinear",
+            "mean": [0.0, 0.0, 0.0],
+            "std": [1.0, 1.0, 1.0],
+            "in_graph": uint8,
+        },
+        "labels": [{"index": i, "name": label} for i, label in enumerate(LABELS)],
+        "golden": golden,
+        "files": digests,
+        "provenance": {"license": "Apache-2.0", "weights_source": "none"},
+        **changes,
+    }
+    manifest = Manifest.model_validate(document)
+    for path, data in files.items():
+        (folder / path).write_bytes(data)
+    (folder / "manifest.json").write_text(dump_manifest(manifest))
+    return parse_manifest((folder / "manifest.json").read_bytes())
