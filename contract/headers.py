@@ -1,11 +1,11 @@
 """Reads the few header fields of an image file that must be known before any decoder runs.
 
 Each `*_size` function takes the first bytes of a file of its format and returns (width, height) in
-pixels, or None where the header does not say. `count_jpeg_scans` walks a JPEG's markers. None of
-them allocates in proportion to what the header claims.
+pixels, or None where the header does not say. `jpeg_segments` and `png_chunks` walk a file. None of
+them allocates in proportion to what the header claims, and every walk has an end.
 
 Layouts: PNG (W3C, 11.2.2 IHDR), GIF89a (section 18), BMP (BITMAPCOREHEADER, BITMAPINFOHEADER),
-WebP (RFC 9649, section 2), JPEG (ITU-T T.81, annex B).
+WebP (RFC 9649, section 2), JPEG (ITU-T T.81, annex B), EXIF 2.32 (section 4.6).
 """
 
 from __future__ import annotations
@@ -13,16 +13,43 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from typing import Final
+
+from contract.errors import ImageTooComplex
 
 Size = tuple[int, int]
 
+MAX_JPEG_MARKERS: Final = 10_000
+"""Markers walked at most; a progressive picture of 100 scans has about 500."""
+
+MAX_PNG_CHUNKS: Final = 100_000
+"""Chunks walked at most; 20 MB in the 8 kB chunks that libpng writes are 2,500."""
+
 # Inside entropy-coded data 0xFF is followed by 0x00 (stuffing) or a restart marker; anything else
 # but a fill byte starts the next segment (T.81, B.1.1.5).
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = 0xD9
+_NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
+START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+START_OF_SCAN: Final = 0xDA
+_END_OF_IMAGE: Final = 0xD9
+_MAX_JPEG_GAP_BYTES: Final = 1 << 16  # padding between two segments; Pillow reads it byte by byte
+_JPEG_FILL: Final = b"\xff" * 4096
+_SEARCH_STEP_BYTES: Final = 1 << 20
+
+_PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# Adam7 (W3C, 8.1): first column, first row, column step, row step of each pass.
+_PNG_PASSES: Final = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+
+_ORIENTATION_TAG: Final = 0x0112
+_EXIF_FORMATS: Final = {3: "H", 4: "I"}  # SHORT, and LONG, which some programs write
 
 
 def png_size(data: bytes) -> Size | None:
@@ -31,6 +58,54 @@ def png_size(data: bytes) -> Size | None:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
+
+
+def png_is_interlaced(data: bytes) -> bool:
+    """Says whether the IHDR chunk announces Adam7."""
+    return data[28:29] == b"\x01"
+
+
+def png_raw_bytes(data: bytes) -> int:
+    """Returns how long the inflated image data must be, 0 where IHDR is incomplete or unknown."""
+    size = png_size(data)
+    if size is None or len(data) < 29 or data[25] not in _PNG_CHANNELS:
+        return 0
+    (width, height), bits = size, data[24] * _PNG_CHANNELS[data[25]]
+    total = 0
+    for left, top, dx, dy in _PNG_PASSES if png_is_interlaced(data) else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // dx), -(-(height - top) // dy)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)  # each row begins with its filter
+    return total
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (type, offset of the content, declared length) up to IEND or the first damage.
+
+    Raises:
+        ImageTooComplex: there are more than `MAX_PNG_CHUNKS`.
+    """
+    position = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        kind = data[position + 4 : position + 8]
+        if len(kind) < 4 or not kind.isalpha():
+            return
+        length = int.from_bytes(data[position : position + 4], "big")
+        yield kind, position + 8, length
+        if kind == b"IEND":
+            return
+        position += 12 + length
+    raise ImageTooComplex(f"the PNG has more than {MAX_PNG_CHUNKS} chunks")
+
+
+def gif_blocks_start(data: bytes) -> int:
+    """Returns the offset of the first block, behind the global colour table.
+
+    Raises:
+        IndexError: the file is shorter than its header.
+    """
+    flags = data[10]
+    return 13 + (3 * (2 << (flags & 7)) if flags & 0x80 else 0)
 
 
 def gif_size(data: bytes) -> Size | None:
@@ -51,6 +126,11 @@ def bmp_size(data: bytes) -> Size | None:
     else:
         width, height = struct.unpack_from("<ii", data, 18)
     return abs(width), abs(height)
+
+
+def bmp_is_run_length_encoded(data: bytes) -> bool:
+    """Says whether the bitmap header announces RLE8 or RLE4."""
+    return data[14:18] != b"\x0c\0\0\0" and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
 
 
 def webp_size(data: bytes) -> Size | None:
@@ -80,8 +160,8 @@ def webp_declared_bytes(data: bytes) -> int:
 
 def jpeg_size(data: bytes) -> Size | None:
     """Returns the size in the first frame header."""
-    for marker, start in _jpeg_segments(data):
-        if marker in _START_OF_FRAME:
+    for marker, start in jpeg_segments(data):
+        if marker in START_OF_FRAME:
             if start + 7 > len(data):
                 return None
             height, width = struct.unpack_from(">HH", data, start + 3)
@@ -96,27 +176,73 @@ def count_jpeg_scans(data: bytes, stop_after: int) -> int:
     the work before a decoder starts, which could not be stopped.
     """
     scans = 0
-    for marker, _ in _jpeg_segments(data):
-        if marker == _START_OF_SCAN:
+    for marker, _ in jpeg_segments(data):
+        if marker == START_OF_SCAN:
             scans += 1
             if scans > stop_after:
                 break
     return scans
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields (marker, offset of its length field) up to the end of the first picture."""
-    position = 2
-    while True:
-        found = _NEXT_MARKER.search(data, position)
-        if found is None:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields (marker, offset of its length field) up to the end of the first picture.
+
+    Raises:
+        ImageTooComplex: there are more than `MAX_JPEG_MARKERS` markers, or endless padding.
+    """
+    position, reach = 2, _MAX_JPEG_GAP_BYTES
+    for _ in range(MAX_JPEG_MARKERS):
+        after = _find_marker(data, position, position + reach)
+        # A decoder that is fed in pieces starts again at the first fill byte with every piece.
+        if data.find(_JPEG_FILL, position, after) >= 0:
+            raise ImageTooComplex(f"the JPEG has {len(_JPEG_FILL)} fill bytes in a row")
+        if after is None:
             return
-        marker, position = data[found.end() - 1], found.end()
+        marker, position = data[after - 1], after
         if marker == _END_OF_IMAGE:
             return
         if marker in _STANDALONE:
             continue
+        if marker == START_OF_SCAN:
+            reach = len(data)
         yield marker, position
         if position + 2 > len(data):
             return
         position += int.from_bytes(data[position : position + 2], "big")
+    raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_MARKERS} markers")
+
+
+def _find_marker(data: bytes, start: int, end: int) -> int | None:
+    """Returns the offset behind the next marker, searching in steps that let other threads run."""
+    for step in range(start, min(end, len(data)), _SEARCH_STEP_BYTES):
+        found = _NEXT_MARKER.search(data, step, min(step + _SEARCH_STEP_BYTES, end) + 1)
+        if found is not None:
+            return found.end()
+    return None
+
+
+def exif_orientation(exif: bytes) -> int | None:
+    """Returns the orientation in the first directory of an EXIF block.
+
+    Args:
+        exif: the TIFF structure, with or without the "Exif" prefix.
+
+    Returns:
+        The stored number, 1 to 8 if it means anything; None where there is none or the block is
+        malformed, since the pixels are fine without it.
+    """
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return None
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (n_entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * n_entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == _ORIENTATION_TAG and kind in _EXIF_FORMATS:
+                (orientation,) = struct.unpack_from(order + _EXIF_FORMATS[kind], tiff, entry + 8)
+                return int(orientation)
+    except struct.error:
+        return None
+    return None

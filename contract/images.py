@@ -1,9 +1,10 @@
 """Turns the bytes of an image file into upright RGB pixels, or into one of our errors.
 
 The magic bytes decide the format; names and media types are never trusted. Size, aspect and
-complexity are judged from the header, before a decoder allocates anything. Whatever a decoder
-raises becomes an `ImageError`, and an image object that raised is never touched again: a second
-`load()` after a failed one can answer with black pixels and no error.
+complexity are judged from the header, before a decoder allocates anything, and the decoder is given
+only what makes pixels (`contract.essentials`). Whatever it raises becomes an `ImageError`, and an
+image object that raised is never touched again: a second `load()` after a failed one can answer
+with black pixels and no error.
 
 What every picture becomes, whatever it was stored as:
 
@@ -16,7 +17,7 @@ What every picture becomes, whatever it was stored as:
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,11 +34,19 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
+from contract.essentials import (
+    Essentials,
+    png_has_all_rows,
+    strip_gif,
+    strip_jpeg,
+    strip_png,
+    unchanged,
+)
 
 BACKGROUND: Final = (255, 255, 255)
 """Colour behind transparent pixels: white, as product photos and documents assume."""
 
-_ORIENTATION_TAG: Final = 0x0112
+_STRIP_PIXELS: Final = 1 << 20  # converted at once, so that no second full-size copy exists
 # EXIF 2.32, 4.6.4: what undoes each stored orientation.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,23 +65,40 @@ class ImageLimits:
 
     Attributes:
         max_pixels: width x height of the stored picture. 50 million admits 48-megapixel phones.
-        max_webp_pixels: the same for WebP, whose decoder holds the interpreter lock throughout
-            (about 13 ms a megapixel), so that one upload cannot freeze the server.
+        max_webp_pixels: the same for WebP, whose decoder needs 16 bytes a pixel (250 MB for 16
+            megapixels) and holds the interpreter lock for up to 5 ms a megapixel.
+        max_rle_pixels: the same for run-length encoded BMP, which Pillow decodes in Python.
         min_side_px: the shorter side at least.
         max_aspect: longer side / shorter side at most.
         max_jpeg_scans: scans of a progressive JPEG at most; real ones have 10 to 20.
+        max_jpeg_scan_pixels: scans x width x height at most, which is what a JPEG costs (about 2 s
+            for a billion); 48 megapixels in 20 scans are just within.
     """
 
     max_pixels: int = 50_000_000
     max_webp_pixels: int = 16_000_000
+    max_rle_pixels: int = 500_000
     min_side_px: int = 1
     max_aspect: float = 100.0
     max_jpeg_scans: int = 100
+    max_jpeg_scan_pixels: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """One accepted format: how to recognise it, measure it and which Pillow plugins may read it."""
+    """One accepted format: how to recognise it, measure it and which Pillow plugins may read it.
+
+    Attributes:
+        name: as in messages and metrics.
+        media_type: what a client calls it.
+        magic: says whether a file begins as this format does.
+        size: the declared (width, height), from the header alone.
+        plugins: Pillow's names of the readers that may see the file.
+        check: refuses what would cost too much, from the header alone.
+        strip: leaves only what makes pixels.
+        verify: refuses a decoded picture that lost rows without the decoder saying so; gets the
+            stripped file.
+    """
 
     name: str
     media_type: str
@@ -80,19 +106,42 @@ class Decoder:
     size: Callable[[bytes], headers.Size | None]
     plugins: tuple[str, ...]
     check: Callable[[bytes, ImageLimits], None] | None = None
+    strip: Callable[[bytes], Essentials] = unchanged
+    verify: Callable[[bytes, Image.Image], None] | None = None
 
 
 def _check_jpeg(data: bytes, limits: ImageLimits) -> None:
-    if headers.count_jpeg_scans(data, stop_after=limits.max_jpeg_scans) > limits.max_jpeg_scans:
-        raise ImageTooComplex(f"the JPEG has more than {limits.max_jpeg_scans} scans")
+    width, height = headers.jpeg_size(data) or (1, 1)
+    affordable = max(1, limits.max_jpeg_scan_pixels // (width * height))
+    allowed = min(limits.max_jpeg_scans, affordable)
+    if headers.count_jpeg_scans(data, stop_after=allowed) > allowed:
+        raise ImageTooComplex(
+            f"the JPEG has more than {allowed} scans, the limit for {width} x {height} pixels"
+        )
 
 
 def _check_webp(data: bytes, limits: ImageLimits) -> None:
     size = headers.webp_size(data)
     if size is not None:
         _check_pixels(size, limits.max_webp_pixels, "WebP image")
-    if headers.webp_declared_bytes(data) > len(data) + 1:  # the padding byte may be missing
+    if headers.webp_declared_bytes(data) > len(data):
         raise ImageTruncated("the WebP file is shorter than its header declares")
+
+
+def _check_bmp(data: bytes, limits: ImageLimits) -> None:
+    size = headers.bmp_size(data)
+    if size is not None and headers.bmp_is_run_length_encoded(data):
+        _check_pixels(size, limits.max_rle_pixels, "run-length encoded BMP")
+
+
+def _verify_png(data: bytes, image: Image.Image) -> None:
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    # Memory is zeroed before decoding, so a last row with any bit set was in the file; with Adam7
+    # other rows come later in the file. Counting all rows costs too much to do it always.
+    if (headers.png_is_interlaced(data) or not any(last_row.tobytes())) and not png_has_all_rows(
+        data
+    ):
+        raise ImageTruncated("the PNG has fewer rows than its header declares")
 
 
 DECODERS: Final[tuple[Decoder, ...]] = (
@@ -101,8 +150,9 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         "image/jpeg",
         lambda data: data.startswith(b"\xff\xd8\xff"),
         headers.jpeg_size,
-        ("JPEG", "MPO"),  # phones' multi-picture files are JPEGs with an index
+        ("JPEG",),  # also phones' multi-picture files (MPO), whose index is stripped
         _check_jpeg,
+        strip_jpeg,
     ),
     Decoder(
         "png",
@@ -110,6 +160,8 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
         headers.png_size,
         ("PNG",),
+        strip=strip_png,
+        verify=_verify_png,
     ),
     Decoder(
         "webp",
@@ -125,6 +177,7 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         lambda data: data.startswith((b"GIF87a", b"GIF89a")),
         headers.gif_size,
         ("GIF",),
+        strip=strip_gif,
     ),
     Decoder(
         "bmp",
@@ -132,6 +185,7 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         lambda data: data.startswith(b"BM"),
         headers.bmp_size,
         ("BMP",),
+        _check_bmp,
     ),
 )
 
@@ -153,16 +207,19 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """
     limits = limits or ImageLimits()
     decoder = sniff(data)
-    size = decoder.size(data)
-    if size is not None:
-        _check_size(size, limits)
+    _check_declared_size(decoder, data, limits)
     if decoder.check is not None:
         decoder.check(data, limits)
+    essentials = decoder.strip(data)
+    _check_declared_size(decoder, essentials.data, limits)  # a GIF's frame may exceed its screen
     try:
-        with Image.open(io.BytesIO(data), formats=decoder.plugins) as image:
-            _check_size(image.size, limits)  # a GIF's first frame may exceed its screen
+        with Image.open(io.BytesIO(essentials.data), formats=decoder.plugins) as image:
+            _check_size(image.size, limits)
             image.load()
-            return to_rgb(_upright(image))
+            if decoder.verify is not None:
+                decoder.verify(essentials.data, image)
+            exif = essentials.exif or image.info.get("exif", b"")
+            return to_rgb(_upright(image, headers.exif_orientation(exif)))
     except ImageError:
         raise
     except MemoryError:
@@ -195,32 +252,52 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image).convert("RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
-    return image.convert("RGB")
+    if not image.has_transparency_data and not _is_deep_grey(image):
+        return image.convert("RGB")
+    canvas = Image.new("RGB", image.size, BACKGROUND)
+    for top, strip in _strips(image):
+        canvas.paste(_strip_to_rgb(strip), (0, top))
+    return canvas
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _strip_to_rgb(strip: Image.Image) -> Image.Image:
+    if _is_deep_grey(strip):
+        return _from_deep_grey(strip).convert("RGB")
+    if strip.mode in ("La", "RGBa"):  # premultiplied alpha
+        strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
+    background = Image.new("RGBA", strip.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(background, strip.convert("RGBA")).convert("RGB")
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Scales 16-bit (or wider) grey to 8 bits; plain `convert` would clip everything above 255."""
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
-    return Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
+    grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    if "transparency" in image.info:  # one grey value that means the background
+        grey[values == image.info["transparency"]] = BACKGROUND[0]
+    return Image.fromarray(grey)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Undoes the EXIF orientation; broken metadata counts as none, since the pixels are fine."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001 - metadata parsers fail in as many ways as decoders do
-        return image
-    operation = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
+    operation = None if orientation is None else _UPRIGHT.get(orientation)
     return image if operation is None else image.transpose(operation)
+
+
+def _check_declared_size(decoder: Decoder, data: bytes, limits: ImageLimits) -> None:
+    size = decoder.size(data)
+    if size is not None:
+        _check_size(size, limits)
 
 
 def _check_pixels(size: headers.Size, max_pixels: int, what: str) -> None:

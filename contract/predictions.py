@@ -81,13 +81,18 @@ def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.fl
         The largest difference of an expected probability.
 
     Raises:
-        GoldenMismatch: a probability is off by more than the tolerance, or another class is first
-            although the expected first one was ahead by more than twice the tolerance.
+        GoldenMismatch: the answer has too few classes or a number that is not finite, a
+            probability is off by more than the tolerance, or another class is first and ahead of
+            the expected first one by more than the tolerance.
     """
     values = np.asarray(answer)
+    if not np.isfinite(values).all():
+        raise GoldenMismatch(f"{example.file}: the answer is not finite")
+    if max(p.index for p in example.top5) >= len(values):
+        raise GoldenMismatch(f"{example.file}: the answer has {len(values)} classes only")
     differences = {p.index: abs(float(values[p.index]) - p.probability) for p in example.top5}
     worst = max(differences.values())
-    if not worst <= example.tolerance:  # also true for NaN
+    if worst > example.tolerance:
         raise GoldenMismatch(
             f"{example.file}: a probability differs by {worst:.4f}, "
             f"the tolerance is {example.tolerance:g}"

@@ -8,14 +8,18 @@ manifest does not list are refused.
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
+
+_NUMBER: Final = re.compile(r"[1-9][0-9]*")  # "01" would be read from the folder "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def find_versions(models_dir: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for manifest in sorted(models_dir.glob(f"*/*/{MANIFEST_FILE}")):
         name, number = manifest.parent.parent.name, manifest.parent.name
-        if not name.startswith(".") and number.isascii() and number.isdecimal():
+        if not name.startswith(".") and _NUMBER.fullmatch(number):
             found.setdefault(name, []).append(int(number))
     return {name: sorted(numbers) for name, numbers in found.items()}
 
@@ -64,9 +68,11 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     present = _regular_files(folder, where)
     if MANIFEST_FILE not in present:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")
-    text = (folder / MANIFEST_FILE).read_bytes()
     try:
+        text = (folder / MANIFEST_FILE).read_bytes()
         manifest = parse_manifest(text)
+    except OSError as error:
+        raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is unreadable") from error
     except ManifestInvalid as error:
         raise ManifestInvalid(f"{where}: {error}") from error
     if (manifest.name, manifest.version) != (name, version):

@@ -1,0 +1,163 @@
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract import headers
+from contract.errors import ImageTooComplex
+from tests import pictures
+
+SIZES = {
+    "png": (headers.png_size, pictures.png_of(pictures.ihdr(7, 9))),
+    "gif": (headers.gif_size, pictures.gif_of(screen=(7, 9))),
+    "bmp": (headers.bmp_size, pictures.bmp_header(7, 9)),
+    "bmp-top-down": (headers.bmp_size, pictures.bmp_header(7, -9)),
+    "bmp-core": (headers.bmp_size, b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 7, 9, 1, 24)),
+    "webp-lossless": (headers.webp_size, pictures.riff(pictures.vp8l(7, 9))),
+    "webp-extended": (headers.webp_size, pictures.riff(pictures.vp8x(7, 9))),
+    "webp-lossy": (headers.webp_size, pictures.webp(pictures.picture(size=(7, 9)))),
+    "jpeg": (headers.jpeg_size, pictures.jpeg_header(7, 9)),
+}
+
+
+@pytest.mark.parametrize(("size", "data"), SIZES.values(), ids=SIZES)
+def test_size_is_read_from_the_header(size, data):
+    assert size(data) == (7, 9)
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if not name.startswith("webp")])
+def test_size_of_a_cut_header_is_unknown(name):
+    size, data = SIZES[name]
+
+    assert size(data[:9]) is None
+
+
+def test_size_of_a_jpeg_cut_inside_the_frame_header_is_unknown():
+    data = pictures.jpeg_header(7, 9)
+
+    assert headers.jpeg_size(data[: data.index(b"\xff\xc0") + 6]) is None
+
+
+def test_webp_size_of_another_chunk_is_unknown():
+    assert headers.webp_size(pictures.riff((b"ALPH", bytes(30)))) is None
+
+
+def test_webp_size_of_the_largest_picture():
+    assert headers.webp_size(pictures.riff(pictures.vp8l(16384, 16384))) == (16384, 16384)
+    assert headers.webp_size(pictures.riff(pictures.vp8x(2**24, 2**24))) == (2**24, 2**24)
+
+
+@given(st.binary(max_size=200))
+def test_headers_any_bytes_are_walked_to_an_end(data):
+    for size in (headers.png_size, headers.gif_size, headers.bmp_size, headers.webp_size):
+        size(data)
+
+    assert headers.count_jpeg_scans(data, stop_after=10) <= 11
+    assert len(list(headers.png_chunks(data))) <= 17
+    assert headers.exif_orientation(b"II*\0" + data) is None or len(data) >= 12
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_count_jpeg_scans_counts_all(count):
+    assert headers.count_jpeg_scans(pictures.many_scans(count), stop_after=100) == count
+
+
+def test_count_jpeg_scans_stops_behind_the_limit():
+    assert headers.count_jpeg_scans(pictures.many_scans(30), stop_after=5) == 6
+
+
+def test_count_jpeg_scans_of_the_first_picture_only():
+    assert headers.count_jpeg_scans(pictures.jpeg() * 5, stop_after=100) == 1
+
+
+def test_count_jpeg_scans_does_not_look_into_segments():
+    thumbnail = pictures.jpeg_with(pictures.jpeg_segment(0xE1, pictures.many_scans(20)))
+
+    assert headers.count_jpeg_scans(thumbnail, stop_after=100) == 1
+
+
+def test_count_jpeg_scans_passes_restart_markers():
+    data = pictures.jpeg(pictures.photo((200, 200)), restart_marker_blocks=1)
+
+    assert data.count(b"\xff\xd0") > 10
+    assert headers.count_jpeg_scans(data, stop_after=100) == 1
+
+
+def test_jpeg_segments_finds_a_marker_across_two_search_steps(monkeypatch):
+    monkeypatch.setattr(headers, "_SEARCH_STEP_BYTES", 3)
+    data = pictures.many_scans(12)
+
+    assert headers.count_jpeg_scans(data, stop_after=100) == 12
+
+
+def test_jpeg_segments_end_at_a_long_gap():
+    junk = bytes(70_000)
+    data = pictures.jpeg_with(pictures.jpeg_segment(0xFE, b""), junk)
+
+    assert [marker for marker, _ in headers.jpeg_segments(data)] == [0xFE]
+
+
+@pytest.mark.parametrize("filler", [b"\xff\xfe\0\2", b"\xff\x01"], ids=["comments", "standalone"])
+def test_jpeg_segments_has_an_end(filler):
+    with pytest.raises(ImageTooComplex, match="10000 markers"):
+        list(headers.jpeg_segments(pictures.jpeg_with(filler * 10_001)))
+
+
+def test_png_chunks_end_with_the_last_one():
+    data = pictures.small_png() + pictures.small_png()
+
+    assert [kind for kind, _, _ in headers.png_chunks(data)] == [b"IHDR", b"IDAT", b"IEND"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "n_bytes"),
+    [(8, 2, 9 * 22), (8, 6, 9 * 29), (1, 0, 9 * 2), (2, 3, 9 * 3), (16, 4, 9 * 29), (8, 5, 0)],
+    ids=["rgb", "rgba", "bits", "palette", "deep-grey-alpha", "unknown"],
+)
+def test_png_raw_bytes_counts_filters_and_padding(depth, colour, n_bytes):
+    data = pictures.png_of(pictures.ihdr(7, 9, depth, colour))
+
+    assert headers.png_raw_bytes(data) == n_bytes
+
+
+@pytest.mark.parametrize(("size", "n_bytes"), [((1, 1), 4), ((8, 8), 207), ((2, 1), 8)])
+def test_png_raw_bytes_of_interlaced_passes(size, n_bytes):
+    data = pictures.png_of(pictures.ihdr(size[0], size[1], interlace=1))
+
+    assert headers.png_raw_bytes(data) == n_bytes
+
+
+def test_png_raw_bytes_without_header_is_zero():
+    assert headers.png_raw_bytes(b"\x89PNG\r\n\x1a\n") == 0
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("value", [0, 1, 6, 9, 65535])
+def test_exif_orientation_in_both_byte_orders(order, value):
+    block = pictures.exif_block([(0x010F, 2, 1, 0), (0x0112, 3, 1, value)], order)
+
+    assert headers.exif_orientation(block) == value
+    assert headers.exif_orientation(block.removeprefix(b"Exif\0\0")) == value
+
+
+def test_exif_orientation_stored_as_long():
+    assert headers.exif_orientation(pictures.exif_block([(0x0112, 4, 1, 6)])) == 6
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"Exif\0\0",
+        b"XX*\0" + bytes(20),
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\x09\0",
+        pictures.exif_block([(0x0112, 2, 1, 6)]),
+        pictures.exif_block([(0x0100, 3, 1, 6)]),
+    ],
+    ids=["empty", "prefix", "order", "cut", "offset", "cut-entries", "ascii", "other-tag"],
+)
+def test_exif_orientation_of_a_malformed_block_is_none(block):
+    assert headers.exif_orientation(block) is None

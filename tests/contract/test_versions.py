@@ -1,0 +1,280 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import contract.versions
+from contract.errors import ManifestInvalid, VersionCorrupt
+from contract.versions import find_versions, read_version, sha256
+from tests.contract.manifests import GRAPH, PICTURE, fields, sha, write_version
+from tests.pictures import flip_bit
+
+FILES = ("manifest.json", "model.onnx", "golden/red.png")
+
+
+@pytest.fixture
+def models(tmp_path):
+    write_version(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(models):
+    return models / "colours" / "1"
+
+
+def test_read_version_hands_out_the_bytes(models, folder):
+    version = read_version(models, "colours", 1)
+
+    assert version.graph == GRAPH
+    assert dict(version.contents) == {"model.onnx": GRAPH, "golden/red.png": PICTURE}
+    assert version.manifest_sha256 == sha((folder / "manifest.json").read_bytes())
+
+
+def test_read_version_contents_cannot_be_changed(models):
+    version = read_version(models, "colours", 1)
+
+    with pytest.raises(TypeError):
+        version.contents["model.onnx"] = b"other"  # type: ignore[index]
+
+
+def test_read_version_file_swapped_afterwards_changes_nothing(models, folder):
+    version = read_version(models, "colours", 1)
+
+    (folder / "model.onnx").write_bytes(b"swapped")
+
+    assert version.graph == GRAPH
+
+
+def test_read_version_reads_every_file_once(models, monkeypatch):
+    read = []
+    read_bytes = Path.read_bytes
+
+    def record(path):
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", record)
+
+    read_version(models, "colours", 1)
+
+    assert sorted(read) == ["manifest.json", "model.onnx", "red.png"]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_read_version_flipped_bit_is_refused(models, folder, path):
+    """A flipped bit of the manifest may leave another valid manifest, whose digest then differs."""
+    original, digest = (
+        (folder / path).read_bytes(),
+        read_version(models, "colours", 1).manifest_sha256,
+    )
+
+    for position in np.random.default_rng(3).integers(0, len(original) * 8, 60):
+        (folder / path).write_bytes(flip_bit(original, int(position)))
+        try:
+            version = read_version(models, "colours", 1)
+        except (ManifestInvalid, VersionCorrupt):
+            continue
+        assert path == "manifest.json"
+        assert version.manifest_sha256 != digest
+
+
+@pytest.mark.parametrize("path", FILES[1:])
+@pytest.mark.parametrize("change", ["missing", "empty", "longer", "folder"])
+def test_read_version_changed_file_is_refused(models, folder, path, change):
+    file = folder / path
+    content = file.read_bytes()
+    file.unlink()
+    if change == "folder":
+        file.mkdir()
+    elif change != "missing":
+        file.write_bytes(b"" if change == "empty" else content + b"\0")
+
+    with pytest.raises(VersionCorrupt, match=path):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize(
+    "path", ["notes.txt", "golden/more.png", "deep/er/file", ".hidden", "model.onnx~"]
+)
+def test_read_version_unlisted_file_is_refused(models, folder, path):
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(b"")
+
+    with pytest.raises(VersionCorrupt, match=r"not listed"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_renamed_file_is_refused(models, folder):
+    (folder / "model.onnx").rename(folder / "Model.onnx")
+
+    with pytest.raises(VersionCorrupt, match=r"Model\.onnx is not listed"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_exchanged_files_are_refused(models, folder):
+    (folder / "model.onnx").write_bytes(PICTURE)
+    (folder / "golden" / "red.png").write_bytes(GRAPH)
+
+    with pytest.raises(VersionCorrupt, match="SHA-256"):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_read_version_symbolic_link_is_refused(models, folder, path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "file"
+    shutil.move(folder / path, elsewhere)
+    (folder / path).symlink_to(elsewhere)
+
+    with pytest.raises(VersionCorrupt, match="link or a special file"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_linked_subfolder_is_refused(models, folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "golden"
+    shutil.move(folder / "golden", elsewhere)
+    (folder / "golden").symlink_to(elsewhere)
+
+    with pytest.raises(VersionCorrupt, match="golden is a link"):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_read_version_pipe_is_refused_without_waiting(models, folder, path):
+    (folder / path).unlink()
+    os.mkfifo(folder / path)
+
+    with pytest.raises(VersionCorrupt, match="special file"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_hard_link_with_the_right_bytes_is_accepted(models, folder, tmp_path_factory):
+    """Stores that share equal files between versions are fine: the bytes are what was published."""
+    os.link(folder / "model.onnx", tmp_path_factory.mktemp("store") / "model.onnx")
+
+    assert read_version(models, "colours", 1).graph == GRAPH
+
+
+def test_read_version_empty_subfolder_is_accepted(models, folder):
+    (folder / "empty").mkdir()
+
+    assert read_version(models, "colours", 1).graph == GRAPH
+
+
+@pytest.mark.parametrize("name", ["manifest.json", None], ids=["manifest", "version"])
+def test_read_version_missing_is_refused(models, folder, name):
+    if name is None:
+        shutil.rmtree(folder)
+    else:
+        (folder / name).unlink()
+
+    with pytest.raises(ManifestInvalid, match=r"colours/1: manifest\.json is missing"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_manifest_that_is_a_folder_is_refused(models, folder):
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+
+    with pytest.raises(ManifestInvalid, match="is missing"):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "other"}, {"version": 2}], ids=["other-name", "other-version"]
+)
+def test_read_version_manifest_of_another_version_is_refused(tmp_path, change):
+    write_version(tmp_path, fields(**change))
+
+    with pytest.raises(ManifestInvalid, match="describes"):
+        read_version(tmp_path, "colours", 1)
+
+
+def test_read_version_invalid_manifest_names_the_version(models, folder):
+    (folder / "manifest.json").write_text("{}")
+
+    with pytest.raises(ManifestInvalid, match=r"^colours/1: manifest\.json: "):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_read_version_unreadable_file_is_a_model_error(models, path, monkeypatch):
+    read_bytes = Path.read_bytes
+
+    def deny(file):
+        if file.name == Path(path).name:
+            raise PermissionError
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+
+    with pytest.raises((ManifestInvalid, VersionCorrupt), match="unreadable"):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize("content", [GRAPH, b"other"], ids=["same-bytes", "other-bytes"])
+def test_read_version_link_put_in_place_after_the_listing_cannot_change_bytes(
+    models, folder, monkeypatch, content
+):
+    """Listing and reading are two steps; between them only the digest protects."""
+    listing, outside = contract.versions._regular_files, models / "outside"
+    outside.write_bytes(content)
+
+    def list_then_swap(*args):
+        found = listing(*args)
+        (folder / "model.onnx").unlink()
+        (folder / "model.onnx").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(contract.versions, "_regular_files", list_then_swap)
+
+    if content == GRAPH:
+        assert read_version(models, "colours", 1).graph == GRAPH
+    else:
+        with pytest.raises(VersionCorrupt, match="SHA-256"):
+            read_version(models, "colours", 1)
+
+
+def test_find_versions_sorts_by_number(tmp_path):
+    for name, number in (("b", "10"), ("b", "9"), ("a", "1")):
+        (tmp_path / name / number).mkdir(parents=True)
+        (tmp_path / name / number / "manifest.json").write_text("")
+
+    assert find_versions(tmp_path) == {"a": [1], "b": [9, 10]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".publishing/1",
+        "colours/.tmp",
+        "colours/latest",
+        "colours/1a",
+        "colours/-1",
+        "colours/٣",
+        "colours/01",
+        "colours/0",
+        "a/b/1",
+    ],
+)
+def test_find_versions_ignores_what_is_no_version(tmp_path, path):
+    (tmp_path / path).mkdir(parents=True)
+    (tmp_path / path / "manifest.json").write_text("")
+
+    assert find_versions(tmp_path) == {}
+
+
+def test_find_versions_ignores_a_version_without_manifest(models, folder):
+    (folder / "manifest.json").unlink()
+
+    assert find_versions(models) == {}
+
+
+def test_find_versions_of_a_missing_folder_is_empty(tmp_path):
+    assert find_versions(tmp_path / "missing") == {}
+
+
+def test_sha256_is_hexadecimal():
+    assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
