@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,10 @@ class _Lane:
     thread: DaemonThread
     task: asyncio.Task[None] | None = None
     busy_since_s: float | None = None
+
+
+class _LaneDied(BaseException):
+    """Ends a lane: the engine raised what is not an error of a run."""
 
 
 class Batcher:
@@ -170,9 +175,9 @@ class Batcher:
         """Refuses new items and returns when everything accepted has been answered."""
         self._closing = True
         self._wake_all()
-        await asyncio.gather(
-            *(lane.task for lane in self._lanes if lane.task), return_exceptions=True
-        )
+        tasks = [lane.task for lane in self._lanes if lane.task]
+        if tasks:
+            await asyncio.wait(tasks)  # which, unlike gather, does not cancel them when given up
 
     async def stop(self, timeout_s: float = 5.0) -> bool:
         """Drains for a limited time, then fails what is left.
@@ -208,20 +213,22 @@ class Batcher:
     async def _next_batch(self) -> list[_Entry]:
         """Waits for work; an empty list means that the batcher is closed and the queue is empty."""
         batch: list[_Entry] = []
-        while True:
-            self._take(batch)
-            if not batch:
+        try:
+            while True:
+                batch[:] = filter(self._is_live, batch)  # whoever left makes room
+                self._take(batch)
+                wait_s = None
+                if batch:
+                    wait_s = batch[0].submitted_s + self._limits.max_wait_s - self._clock()
+                    if wait_s <= 0 or len(batch) == self._limits.max_batch_size:
+                        return batch
                 if self._closing:
                     return batch
-                await self._wait_for_work()
-                continue
-            wait_s = batch[0].submitted_s + self._limits.max_wait_s - self._clock()
-            if wait_s <= 0 or len(batch) == self._limits.max_batch_size or self._closing:
-                batch = [entry for entry in batch if self._is_live(entry)]
-                if batch:
-                    return batch
-                continue
-            await self._wait_for_work(wait_s)
+                await self._wait_for_work(wait_s)
+        except asyncio.CancelledError:  # stopped within the window: `stop` fails what is queued
+            self._queue.extendleft(reversed(batch))
+            self._waiting += len(batch)
+            raise
 
     def _take(self, batch: list[_Entry]) -> None:
         while self._queue and len(batch) < self._limits.max_batch_size:
@@ -257,9 +264,7 @@ class Batcher:
     async def _run(self, lane: _Lane, batch: list[_Entry]) -> None:
         started_s = lane.busy_since_s = self._clock()
         rows = [entry.row for entry in batch]
-        scores = await asyncio.wrap_future(
-            lane.thread.submit(lambda: self._engine.run(np.stack(rows)))
-        )
+        scores = await asyncio.wrap_future(lane.thread.submit(partial(self._call_engine, rows)))
         run_s = self._clock() - started_s
         if scores.ndim != 2 or len(scores) != len(batch):
             raise EngineFailure(f"{len(batch)} pictures gave scores of shape {scores.shape}")
@@ -271,6 +276,18 @@ class Batcher:
             elif not entry.future.done():
                 queue_s = started_s - entry.submitted_s
                 entry.future.set_result(BatchedRow(row, queue_s, run_s, len(batch)))
+
+    def _call_engine(self, rows: list[Batch]) -> NDArray[np.float32]:
+        # On the lane's thread. What asyncio gives a meaning of its own must not reach the loop:
+        # SystemExit would end it, CancelledError would pass for a lane that was told to stop.
+        try:
+            return self._engine.run(np.stack(rows))
+        except StopIteration as error:
+            raise RuntimeError("the engine raised StopIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _LaneDied(f"the engine raised {type(error).__name__}") from error
 
     async def _wait_for_work(self, timeout_s: float | None = None) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

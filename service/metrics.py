@@ -7,14 +7,24 @@ that no client can create series.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics import MetricWrapperBase
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
-STAGES = ("prepare", "queue", "infer")
+
+@dataclass(frozen=True, slots=True)
+class MetricDescription:
+    """What one metric is: its name as scraped (a histogram adds suffixes), its type, its labels and its meaning."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
 
 
 class Metrics:
@@ -94,6 +104,19 @@ class Metrics:
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Reads the queue gauge of a model from this function whenever metrics are collected."""
         self._waiting.labels(model).set_function(waiting)
+
+    def describe(self) -> list[MetricDescription]:
+        """Describes every metric, for the reference page and the tests."""
+        return [
+            MetricDescription(
+                metric._name + ("_total" if metric._type == "counter" else ""),
+                metric._type,
+                tuple(metric._labelnames),
+                metric._documentation,
+            )
+            for metric in vars(self).values()
+            if isinstance(metric, MetricWrapperBase)
+        ]
 
     def render(self) -> bytes:
         """Returns all metrics in the Prometheus text format."""

@@ -24,6 +24,7 @@ class Provider:
     runtime_name: str
     options: dict[str, str]
     default_lanes: int | None  # None: one lane per usable core
+    preload: bool = False
 
 
 PROVIDERS: Final[dict[str, Provider]] = {
@@ -33,6 +34,7 @@ PROVIDERS: Final[dict[str, Provider]] = {
         "CUDAExecutionProvider",
         {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
         default_lanes=1,
+        preload=True,
     ),
 }
 AUTO_ORDER: Final = ("cuda", "cpu")
@@ -81,6 +83,8 @@ def _open(graph: bytes, name: str, threads: int) -> Any:
     provider = PROVIDERS[name]
     if provider.runtime_name not in runtime.get_available_providers():
         raise ProviderNotInstalled(f"{name}: this onnxruntime has no {provider.runtime_name}")
+    if provider.preload and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # finds the CUDA libraries that PyPI packages carry
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

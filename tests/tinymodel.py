@@ -34,7 +34,7 @@ def picture(
 ) -> bytes:
     """Returns an image file of one colour."""
     buffer = io.BytesIO()
-    Image.new("RGB", (side_px, side_px), COLOURS.get(colour, colour)).save(buffer, file_format)  # type: ignore[arg-type,call-overload]
+    Image.new("RGB", (side_px, side_px), COLOURS.get(colour, colour)).save(buffer, file_format)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

@@ -41,13 +41,19 @@ async def describe_version(name: str, version: VersionPath, parts: PartsDep) -> 
     return _describe(parts.classifier.serving.repository.get(name, version), parts)
 
 
-@router.get("/v1/models/{name}/labels", summary="List a model's labels")
+@router.get(
+    "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
+)
 async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
     """Lists the classes of the newest served version, in the order of its output."""
     return _labels(parts.classifier.serving.repository.get(name))
 
 
-@router.get("/v1/models/{name}/versions/{version}/labels", summary="List a version's labels")
+@router.get(
+    "/v1/models/{name}/versions/{version}/labels",
+    summary="List a version's labels",
+    response_model_exclude_none=True,
+)
 async def list_version_labels(name: str, version: VersionPath, parts: PartsDep) -> LabelsDocument:
     """Lists the classes of one served version, in the order of its output."""
     return _labels(parts.classifier.serving.repository.get(name, version))

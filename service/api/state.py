@@ -42,12 +42,13 @@ class Parts:
     is_alive: Callable[[], bool]
 
 
-def _parts(request: Request) -> Parts:
+# Coroutines, because FastAPI runs plain functions in a thread.
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
 
-def _request_id(request: Request) -> str:
+async def _request_id(request: Request) -> str:
     request_id: str = request.scope["convserve.request_id"]
     return request_id
 

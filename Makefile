@@ -1,0 +1,86 @@
+# Everything this project does, by name. `make` lists the targets.
+#
+# PYTHON  the Python to make the virtual environment from (3.11 or newer)
+# TORCH   how torch is installed for training and tests; on a machine of your own, for the CPU build:
+#         make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+PINNED  := -c requirements/constraints.txt
+CODE    := contract service training tests docs
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
+           --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+export ORT_DISABLE_TELEMETRY = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve models test test-service-only test-e2e test-docker check lint types fix docs lock image clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+$(VENV)/.service: pyproject.toml requirements/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(PINNED) -e .
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.service
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) install --quiet $(PINNED) -e ".[training,models,dev]"
+	@touch $@
+
+install: $(VENV)/.all  ## virtual environment with everything: training, tests, checks
+
+serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
+	$(BIN)/convserve serve
+
+test: install  ## every test, in random order, with coverage and its floors
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/coverage report --include='contract/*,service/*' --fail-under=95
+	$(BIN)/coverage report --include='training/*' --fail-under=85
+
+test-e2e: install  ## real servers, real sockets, and the image where there is a Docker engine
+	$(BIN)/python -m pytest -m "e2e or docker"
+
+test-docker: install  ## build and run the image and the compose file
+	$(BIN)/python -m pytest -m docker
+
+test-service-only:  ## the wheel in a clean environment and an empty folder, without torch
+	PYTHON=$(PYTHON) bash tests/e2e/service_only.sh
+
+check: lint types docs test  ## what CI runs
+
+lint: install  ## formatting, lint, import rules, spelling
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/validate-pyproject pyproject.toml
+
+types: install  ## mypy, strict
+	$(BIN)/mypy
+
+fix: install  ## format and repair what can be repaired
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/python docs/generate.py
+
+docs: install  ## fail if docs/reference or the manifest schema are out of date (make fix renews them)
+	$(BIN)/python docs/generate.py --check
+
+models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and its fp32 sibling
+	$(BIN)/python -m training import tf_efficientnet_lite0
+
+lock: install  ## pin the service's dependencies anew, with hashes
+	$(COMPILE) -o requirements/service.lock pyproject.toml
+	$(COMPILE) --extra gpu --unsafe-package onnxruntime -o requirements/gpu.lock pyproject.toml
+
+image:  ## build the service image and print its size
+	docker build --target service -t convserve:latest .
+	docker image inspect -f '{{.Size}} bytes' convserve:latest
+
+clean:  ## remove the virtual environment and everything generated
+	rm -rf $(VENV) build dist .coverage htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
