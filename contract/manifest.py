@@ -258,6 +258,8 @@ class Manifest(_Strict):
             for prediction in example.top5:
                 if prediction.index >= self.n_classes:
                     raise ValueError(f"golden: {example.file} names class {prediction.index}")
+                if prediction.label != self.labels[prediction.index].name:
+                    raise ValueError(f"golden: {example.file} and labels disagree on a name")
         return self
 
 

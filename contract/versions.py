@@ -65,6 +65,8 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     """
     folder = models_dir / name / str(version)
     where = f"{name}/{version}"
+    if folder.is_symlink():
+        raise VersionCorrupt(f"{where}: the folder is a link")
     present = _regular_files(folder, where)
     if MANIFEST_FILE not in present:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")

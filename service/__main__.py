@@ -22,6 +22,7 @@ from contract.telemetry import disable_runtime_telemetry
 from contract.versions import find_versions
 from service.cpus import usable_cpus
 from service.errors import ModelNotFound, ProviderUnavailable
+from service.providers import PROVIDERS
 from service.repository import (
     RunPlan,
     load_repository,
@@ -120,7 +121,7 @@ _models_option = click.option(
 )
 _provider_option = click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(["auto", *PROVIDERS]),
     default="auto",
     show_default=True,
     help="Execution provider.",

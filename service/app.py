@@ -6,6 +6,7 @@ exists can answer. Start and stop of its threads and lanes follow ASGI's lifespa
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -100,9 +101,11 @@ class Service:
         """Finishes what was accepted, within the grace period, and ends the threads."""
         self.draining = True
         self._admission.closed = True
-        for (name, _), batcher in self._batchers.items():
-            if not await batcher.stop(self._settings.grace_s):
-                log.error("a model did not finish in time", extra={"model": name})
+        finished = await asyncio.gather(
+            *(batcher.stop(self._settings.grace_s) for batcher in self._batchers.values())
+        )
+        if not all(finished):
+            log.error("accepted pictures were not finished in the grace period")
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def is_alive(self) -> bool:
@@ -142,7 +145,7 @@ class Service:
             batchers = [self._batchers[name, number] for number in versions]
             self.metrics.watch_queue(name, partial(_total_waiting, batchers))
         for version in repository.versions():
-            fallback = str(version.fallback_reason is not None).lower()
+            fallback = version.fallback.kind if version.fallback else "none"
             name, number = version.key
             self.metrics.model_info.labels(name, str(number), version.provider, fallback).set(1)
 
@@ -202,7 +205,8 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     return app
 
 
-def _answer_problem(request: Request, error: Exception) -> Response:
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    # A coroutine, because Starlette would run a plain function in a thread.
     response = problem_response(error, request.scope["convserve.request_id"])
     if response.status_code == 503:
         code = getattr(error, "code", "internal_error")

@@ -26,13 +26,18 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
 
 def _quota_v2(cgroup: Path) -> float | None:
     quota, _, period = _read(cgroup / "cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdecimal() and period.strip().isdecimal() else None
+    return _cores(quota, period.strip())
 
 
 def _quota_v1(cgroup: Path) -> float | None:
     quota = _read(cgroup / "cpu" / "cpu.cfs_quota_us").strip()
     period = _read(cgroup / "cpu" / "cpu.cfs_period_us").strip()
-    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else None
+    return _cores(quota, period)
+
+
+def _cores(quota: str, period: str) -> float | None:
+    known = quota.isdecimal() and period.isdecimal() and int(period) > 0
+    return int(quota) / int(period) if known else None
 
 
 def _read(path: Path) -> str:

@@ -44,8 +44,6 @@ class OnnxEngine:
         """
         self._session = opened.session
         self._manifest = manifest
-        self.provider = opened.provider
-        self.fallback_reason = opened.fallback_reason
         _check_input(self._session, manifest)
         _check_outputs(self._session, manifest)
 

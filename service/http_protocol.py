@@ -75,7 +75,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Whatever comes next is a head again."""
         super().on_message_complete()
+        self._stop_head_timer()
         self._in_head = True
+
+    def on_response_complete(self) -> None:
+        """A body nobody reads, since its request was refused, must end soon or the connection does."""
+        super().on_response_complete()
+        unread = not self._in_head and self.cycle.response_complete
+        if unread and not self.transport.is_closing():
+            self._start_head_timer()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words, not ours
         """Answers what the parser refused, in the service's own shape."""

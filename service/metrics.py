@@ -86,7 +86,7 @@ class Metrics:
         )
         self.model_info = Gauge(
             "convserve_model_info",
-            "1 for each loaded version; provider_fallback says whether it was not the first choice.",
+            "1 for each loaded version; provider_fallback is none, not_installed or failed.",
             ("model", "version", "provider", "provider_fallback"),
             registry=registry,
         )
@@ -110,9 +110,9 @@ class Metrics:
         return [
             MetricDescription(
                 metric._name + ("_total" if metric._type == "counter" else ""),
-                metric._type,
+                metric._type or "",
                 tuple(metric._labelnames),
-                metric._documentation,
+                metric._documentation or "",
             )
             for metric in vars(self).values()
             if isinstance(metric, MetricWrapperBase)

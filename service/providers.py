@@ -1,34 +1,41 @@
 """Opens a graph on an execution provider; with `engine`, the only place that knows onnxruntime.
 
-`auto` walks the providers of `AUTO_ORDER` and takes the first that really runs; what it passed over
-and why is kept and shown. A provider asked for by name is used or the service does not start.
+`auto` walks `PROVIDERS` in order and takes the first that really runs; what it passed over and why
+is kept and shown. A provider asked for by name is used or the service does not start.
 """
 
 from __future__ import annotations
 
-import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
 
 from contract.errors import GraphMismatch
 from contract.telemetry import disable_runtime_telemetry
 from service.errors import ProviderNotInstalled, ProviderUnavailable
 
-log = logging.getLogger(__name__)
+Proven = TypeVar("Proven")
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One execution provider: its name in onnxruntime and the options it is opened with."""
+    """One execution provider.
+
+    Attributes:
+        runtime_name: its name in onnxruntime.
+        options: what it is opened with.
+        default_lanes: runs at the same time; None for one on each usable core.
+        preload: its libraries come in packages of their own and are loaded first.
+    """
 
     runtime_name: str
     options: dict[str, str]
-    default_lanes: int | None  # None: one lane per usable core
+    default_lanes: int | None = None
     preload: bool = False
 
 
 PROVIDERS: Final[dict[str, Provider]] = {
-    "cpu": Provider("CPUExecutionProvider", {}, default_lanes=None),
     # Exhaustive search would make every new batch size slow; TF32 would change the answers.
     "cuda": Provider(
         "CUDAExecutionProvider",
@@ -36,46 +43,78 @@ PROVIDERS: Final[dict[str, Provider]] = {
         default_lanes=1,
         preload=True,
     ),
+    "cpu": Provider("CPUExecutionProvider", {}),
 }
-AUTO_ORDER: Final = ("cuda", "cpu")
+"""Every provider, the preferred ones first; the last one runs everywhere."""
+
+_LAST_RESORT: Final = next(reversed(PROVIDERS))
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Why a preferred provider was passed over.
+
+    Attributes:
+        kind: `not_installed` where this onnxruntime was built without it, which nobody needs to be
+            woken for; `failed` where it is installed and does not work.
+        reason: one line for people.
+    """
+
+    kind: Literal["not_installed", "failed"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSession:
-    """An open session, the provider it runs on and why a preferred one was passed over."""
+    """An open session and the name of the provider it runs on."""
 
     session: Any
     provider: str
-    fallback_reason: str | None
 
 
-def open_session(graph: bytes, choice: str, *, threads: int) -> ProviderSession:
-    """Opens a graph on the chosen provider.
+def on_chosen_provider(
+    choice: str, prove: Callable[[str], Proven]
+) -> tuple[Proven, Fallback | None]:
+    """Tries providers as the choice says and returns what the first that works gives.
+
+    Args:
+        choice: `auto` or a key of `PROVIDERS`.
+        prove: opens and proves a version on the named provider.
+
+    Returns:
+        Its result, and why a preferred provider was passed over, if one was.
+
+    Raises:
+        ProviderUnavailable: the provider asked for by name does not work here.
+    """
+    if choice != "auto":
+        return prove(choice), None
+    fallback: Fallback | None = None
+    for name in PROVIDERS:
+        if name == _LAST_RESORT:
+            break
+        try:
+            return prove(name), fallback
+        except ProviderNotInstalled as error:
+            fallback = fallback or Fallback("not_installed", str(error))
+        except ProviderUnavailable as error:
+            fallback = Fallback("failed", str(error))
+    return prove(_LAST_RESORT), fallback
+
+
+def open_session(graph: bytes, name: str, *, threads: int) -> ProviderSession:
+    """Opens a graph on one provider.
 
     Args:
         graph: the ONNX file's bytes, whose digest has been checked.
-        choice: `auto` or a key of `PROVIDERS`.
+        name: a key of `PROVIDERS`.
         threads: threads inside one run.
 
     Raises:
-        ProviderUnavailable: the provider asked for by name cannot be used here.
+        ProviderUnavailable: the provider cannot be used here.
         GraphMismatch: onnxruntime cannot load the graph.
     """
-    if choice != "auto":
-        return ProviderSession(_open(graph, choice, threads), choice, None)
-    passed_over: list[str] = []
-    for name in AUTO_ORDER[:-1]:
-        try:
-            session = _open(graph, name, threads)
-        except ProviderNotInstalled as error:
-            passed_over.append(str(error))  # nobody expects a GPU of a runtime built without it
-        except ProviderUnavailable as error:
-            passed_over.append(str(error))
-            log.warning("execution provider passed over", extra={"reason": str(error)})
-        else:
-            return ProviderSession(session, name, "; ".join(passed_over) or None)
-    last = AUTO_ORDER[-1]
-    return ProviderSession(_open(graph, last, threads), last, "; ".join(passed_over) or None)
+    return ProviderSession(_open(graph, name, threads), name)
 
 
 def _open(graph: bytes, name: str, threads: int) -> Any:
@@ -91,12 +130,16 @@ def _open(graph: bytes, name: str, threads: int) -> Any:
     options.log_severity_level = 3
     # Spinning threads burn a core while idle and fight the decoder for it under load.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Only the bytes that were checked may run: weights in other files are found nowhere.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     try:
         session = runtime.InferenceSession(
             graph, options, providers=[(provider.runtime_name, provider.options)]
         )
     except Exception as error:
-        if name == "cpu":
+        if name == _LAST_RESORT:
             raise GraphMismatch("onnxruntime cannot load the graph") from error
         raise ProviderUnavailable(f"{name}: {_first_line(error)}") from error
     if session.get_providers()[0] != provider.runtime_name:

@@ -22,8 +22,8 @@ from contract.predictions import check_golden
 from contract.preprocessing import to_input
 from contract.versions import Version, find_versions, read_version
 from service.engine import Batch, Engine, OnnxEngine
-from service.errors import ModelNotFound
-from service.providers import open_session
+from service.errors import ModelNotFound, ProviderUnavailable
+from service.providers import Fallback, on_chosen_provider, open_session
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class LoadedVersion:
         manifest_sha256: digest of the manifest, which covers every file.
         engine: runs it.
         provider: the execution provider it runs on.
-        fallback_reason: why a preferred provider was passed over, None if none was.
+        fallback: why a preferred provider was passed over, None if none was.
         golden_difference: largest difference of a golden probability in the replay.
         max_batch_size: pictures in one run at most: 1 where the graph allows no more.
         load_s: seconds that reading, opening and replaying took.
@@ -65,7 +65,7 @@ class LoadedVersion:
     manifest_sha256: str
     engine: Engine
     provider: str
-    fallback_reason: str | None
+    fallback: Fallback | None
     golden_difference: float
     max_batch_size: int
     load_s: float
@@ -180,29 +180,39 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     version = read_version(models_dir, name, number)
     manifest = version.manifest
     max_batch_size = manifest.graph.fixed_batch_size or plan.max_batch_size
+
+    def prove(provider: str) -> tuple[str, OnnxEngine, float]:
+        engine = OnnxEngine(open_session(version.graph, provider, threads=plan.threads), manifest)
+        try:
+            return provider, engine, replay_golden(version, engine.run, max_batch_size)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ProviderUnavailable(f"{provider}: the graph fails when it is run") from error
+
     try:
-        opened = open_session(version.graph, plan.provider, threads=plan.threads)
-        engine = OnnxEngine(opened, manifest)
-        difference = replay_golden(version, engine.run, max_batch_size)
-    except ModelError as error:
+        (provider, engine, difference), fallback = on_chosen_provider(plan.provider, prove)
+    except (ModelError, ProviderUnavailable) as error:
         raise type(error)(f"{name}/{number}: {error}") from error
     loaded = LoadedVersion(
         manifest=manifest,
         manifest_sha256=version.manifest_sha256,
         engine=engine,
-        provider=opened.provider,
-        fallback_reason=opened.fallback_reason,
+        provider=provider,
+        fallback=fallback,
         golden_difference=difference,
         max_batch_size=max_batch_size,
         load_s=time.monotonic() - started_s,
     )
-    log.info(
+    failed = fallback is not None and fallback.kind == "failed"
+    log.log(
+        logging.WARNING if failed else logging.INFO,
         "loaded",
         extra={
             "model": name,
             "version": number,
-            "provider": loaded.provider,
-            "provider_fallback": loaded.fallback_reason,
+            "provider": provider,
+            "provider_fallback": fallback.reason if fallback else None,
             "golden_difference": difference,
             "load_s": round(loaded.load_s, 3),
         },

@@ -120,7 +120,7 @@ class Settings(BaseModel):
         16_000_000,
         ge=1,
         le=170_000_000,
-        description="The same for WebP, whose decoder blocks the process while it runs.",
+        description="The same for WebP, whose decoder needs 16 bytes of memory for each pixel.",
     )
     min_side_px: int = Field(1, ge=1, le=10_000, description="Shorter side of a picture at least.")
     max_aspect: float = Field(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from service.api import problems
 from service.api.payload import (
@@ -63,11 +65,10 @@ _REQUEST_BODY: Final = {
 _STATUSES: Final = (400, 404, 408, 413, 415, 422, 431, 500, 503, 504)
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {
-        "model": ProblemDocument,
         "description": ", ".join(
             code for code, problem in problems.PROBLEMS.items() if problem.status == status
         ),
-        "content": {problems.MEDIA_TYPE: {}},
+        "content": {problems.MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
     }
     for status in _STATUSES
 }
@@ -126,7 +127,8 @@ async def _classify(
         options = merge_options(query, upload.options)
         choice = Choice(which.model, which.version, options.top_k, options.min_probability)
         deadline_s = parts.clock() + parts.request_timeout_s
-        answer = await parts.classifier.classify(upload.images, choice, deadline_s)
+        work = parts.classifier.classify(upload.images, choice, deadline_s)
+        answer = await _while_connected(request, work)
     _count(parts, answer)
     if not upload.many and isinstance(answer.outcomes[0], Exception):
         raise answer.outcomes[0]
@@ -134,8 +136,26 @@ async def _classify(
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer)})
 
 
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Waits for the work, or drops it as soon as nobody is left to receive its answer."""
+    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _parse(parts: Parts, body: bytes, content_type: str) -> Upload:
-    if len(body) < _PARSE_INLINE_BYTES or not content_type.startswith(
+    if len(body) < _PARSE_INLINE_BYTES or not content_type.lower().startswith(
         ("multipart", "application/j")
     ):
         return parse_body(body, content_type, parts.body_limits)

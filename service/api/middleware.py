@@ -59,7 +59,7 @@ class Edge:
                 headers = list(message.get("headers", ()))
                 headers.append((b"x-request-id", request_id.encode()))
                 headers.extend(_ON_EVERY_ANSWER)
-                if self._closing():
+                if self._closing() and all(name != b"connection" for name, _ in headers):
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             elif not message.get("more_body", False):

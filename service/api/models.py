@@ -15,7 +15,7 @@ from service.api.schemas import (
 from service.api.state import Parts, PartsDep
 from service.repository import LoadedVersion
 
-router = APIRouter(tags=["models"], responses={404: ERRORS[404]})
+router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422]})
 
 
 @router.get("/v1/models", summary="List the served models")

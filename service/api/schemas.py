@@ -163,6 +163,6 @@ def model_document(version: LoadedVersion, repository: Repository, *, ready: boo
         sha256=version.manifest_sha256,
         graph_sha256=manifest.graph.sha256,
         provider=version.provider,
-        provider_fallback=version.fallback_reason,
+        provider_fallback=version.fallback.reason if version.fallback else None,
         golden_difference=version.golden_difference,
     )
