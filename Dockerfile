@@ -31,16 +31,6 @@ RUN pip --python /opt/convserve/bin/python install --no-deps /wheels/*.whl \
  && find /opt/convserve -type d -name tests -prune -exec rm -rf {} +
 
 
-FROM base AS environment-gpu
-RUN python -m venv --without-pip /opt/convserve
-COPY requirements/gpu.lock /requirements/
-RUN pip --python /opt/convserve/bin/python install --require-hashes --only-binary :all: \
-        --no-deps -r /requirements/gpu.lock
-COPY --from=wheel /wheels /wheels
-RUN pip --python /opt/convserve/bin/python install --no-deps /wheels/*.whl \
- && find /opt/convserve -type d -name tests -prune -exec rm -rf {} +
-
-
 FROM ${PYTHON_IMAGE} AS runtime
 # The running service installs nothing, so it needs no installer.
 RUN rm -rf /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/site-packages/setuptools* \
@@ -63,12 +53,26 @@ ENTRYPOINT ["convserve"]
 CMD ["serve"]
 
 
+FROM runtime AS service
+COPY --from=environment /opt/convserve /opt/convserve
+
+
+# After `service`, because the classic builder makes every stage in front of its target.
+FROM base AS environment-gpu
+RUN python -m venv --without-pip /opt/convserve
+COPY requirements/gpu.lock /requirements/
+RUN pip --python /opt/convserve/bin/python install --require-hashes --only-binary :all: \
+        --no-deps -r /requirements/gpu.lock
+COPY --from=wheel /wheels /wheels
+RUN pip --python /opt/convserve/bin/python install --no-deps /wheels/*.whl \
+ && find /opt/convserve -type d -name tests -prune -exec rm -rf {} +
+
+
 FROM runtime AS gpu
 # Tells the NVIDIA container runtime what to mount; CUDA and cuDNN themselves come from PyPI.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=environment-gpu /opt/convserve /opt/convserve
 
 
-# Last, so that it is what a plain `docker build .` makes.
-FROM runtime AS service
-COPY --from=environment /opt/convserve /opt/convserve
+# What a plain `docker build .` makes.
+FROM service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import types
@@ -41,6 +42,8 @@ EXIT_NOT_SERVABLE = 3
 def main() -> None:
     """Serve trained CNN image classifiers: a picture in, labelled probabilities out."""
     disable_runtime_telemetry()
+    # Without a handler, logging would print bare messages; commands say what matters themselves.
+    logging.getLogger("service").addHandler(logging.NullHandler())
 
 
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,7 +192,7 @@ def verify(names: tuple[str, ...], models_dir: Path | None, provider: str) -> No
         try:
             version = load_version(directory, name, number, plan)
         except (ContractError, ProviderUnavailable) as error:
-            click.echo(f"FAILED  {name}/{number}: {error}")
+            click.echo(f"FAILED  {error}")
             failed = True
         else:
             click.echo(

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.errors import GoldenMismatch, ImageError, ManifestInvalid, ModelError
+from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ManifestInvalid, ModelError
 from contract.images import decode
 from contract.manifest import Manifest
 from contract.predictions import check_golden
-from contract.preprocessing import to_input
+from contract.preprocessing import Tensor, to_input
 from contract.versions import Version, find_versions, read_version
 from service.engine import Batch, Engine, OnnxEngine
 from service.errors import ModelNotFound, ProviderUnavailable
@@ -237,6 +237,7 @@ def replay_golden(
 
     Raises:
         GoldenMismatch: an example is not answered as published.
+        GraphMismatch: the graph answers with another number of rows or classes.
     """
     manifest = version.manifest
     rows = []
@@ -245,8 +246,18 @@ def replay_golden(
             rows.append(to_input(decode(version.contents[example.file]), manifest))
         except ImageError as error:
             raise GoldenMismatch(f"{example.file}: {error}") from error
-    single = [run(np.stack([row]))[0] for row in rows]
-    full = run(np.stack([rows[i % len(rows)] for i in range(max_batch_size)]))
+
+    def answers(batch: list[Tensor]) -> NDArray[np.float32]:
+        scores = run(np.stack(batch))
+        if scores.shape != (len(batch), manifest.n_classes):
+            raise GraphMismatch(
+                f"{len(batch)} pictures gave scores of shape {scores.shape}, "
+                f"the manifest has {manifest.n_classes} labels"
+            )
+        return scores
+
+    single = [answers([row])[0] for row in rows]
+    full = answers([rows[i % len(rows)] for i in range(max_batch_size)])
     pairs = list(zip(manifest.golden, single, strict=True))
     pairs += [(manifest.golden[i % len(rows)], answer) for i, answer in enumerate(full)]
     return max(check_golden(example, answer) for example, answer in pairs)

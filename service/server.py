@@ -57,7 +57,8 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]
-                log.info("serving", extra={"url": f"http://{host}:{port}"})
+                address = f"[{host}]" if ":" in host else host
+                log.info("serving", extra={"url": f"http://{address}:{port}"})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
