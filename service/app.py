@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +47,9 @@ from service.settings import Settings
 from service.version import package_version
 
 log = logging.getLogger(package)
+
+_STOP_S: Final = 5.0
+"""How long a run that nobody waits for any more may take to end."""
 
 ROUTERS = (classify.router, models.router, health.router)
 """Every endpoint; a new dialect is a new row."""
@@ -98,14 +102,14 @@ class Service:
         self.draining = True
 
     async def stop(self) -> None:
-        """Finishes what was accepted, within the grace period, and ends the threads."""
+        """Ends the lanes and threads; by now the server has finished or given up its requests."""
         self.draining = True
         self._admission.closed = True
         finished = await asyncio.gather(
-            *(batcher.stop(self._settings.grace_s) for batcher in self._batchers.values())
+            *(batcher.stop(_STOP_S) for batcher in self._batchers.values())
         )
         if not all(finished):
-            log.error("accepted pictures were not finished in the grace period")
+            log.error("a run did not end; it is abandoned")
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def is_alive(self) -> bool:
@@ -229,9 +233,10 @@ def _image_limits(settings: Settings) -> ImageLimits:
 
 
 def _body_limits(settings: Settings) -> BodyLimits:
+    # What one request brings must fit while nothing else is in flight, or it could never succeed.
     return BodyLimits(
-        max_bytes=settings.max_body_bytes,
-        max_images=settings.max_images_per_request,
+        max_bytes=min(settings.max_body_bytes, settings.max_in_flight_bytes),
+        max_images=min(settings.max_images_per_request, settings.max_in_flight),
         timeout_s=settings.body_timeout_s,
         min_rate_bytes_per_s=settings.min_body_rate_bytes_per_s,
     )

@@ -7,16 +7,18 @@ cannot forge a line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import queue
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
 
 _QUEUE_RECORDS = 10_000
+_STANDARD_OUTPUT = 1
 _MAX_MESSAGE = 2_000
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 
@@ -62,6 +64,29 @@ class DroppingQueueHandler(QueueHandler):
             self._on_drop()
 
 
+class _LineWriter(QueueListener):
+    """Writes one line for each record.
+
+    Not through a `logging.Handler` or `sys.stdout`: both have a lock that the thread would hold while
+    nobody reads, and that the interpreter waits for when it exits.
+    """
+
+    def __init__(self, records: queue.Queue[Any], write: Callable[[str], object]) -> None:
+        super().__init__(records)
+        self._write = write
+        self._formatter = JsonFormatter()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a bad record or a closed pipe must not end the log
+            self._write(self._formatter.format(record) + "\n")
+
+
+def _write_to_standard_output(text: str) -> None:
+    data = text.encode()
+    while data:
+        data = data[os.write(_STANDARD_OUTPUT, data) :]
+
+
 class LogWriter:
     """Routes all logging of the process through one writing thread while it is running."""
 
@@ -74,11 +99,9 @@ class LogWriter:
         """
         self.on_drop: Callable[[], None] = lambda: None
         self._level = level.upper()
-        writer = logging.StreamHandler(stream or sys.stdout)
-        writer.setFormatter(JsonFormatter())
         records: queue.Queue[Any] = queue.Queue(_QUEUE_RECORDS)
         self._handler = DroppingQueueHandler(records, lambda: self.on_drop())
-        self._listener = QueueListener(records, writer)
+        self._listener = _LineWriter(records, stream.write if stream else _write_to_standard_output)
 
     def start(self) -> None:
         """Takes over the root logger; uvicorn's own loggers are made to pass records up to it."""

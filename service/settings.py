@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ENVIRONMENT_PREFIX: Final = "CONVSERVE_"
 
@@ -170,6 +170,12 @@ class Settings(BaseModel):
         "info", description="info writes one line a request."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_wait_ms >= self.request_timeout_s * 1e3:
+            raise ValueError("max_wait_ms must be less than request_timeout_s")
+        return self
+
 
 def from_environment(
     environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
@@ -193,7 +199,9 @@ def from_environment(
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0])
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if not name:  # two settings contradict each other; the message names both
+            raise SettingsInvalid(str(first["msg"]).removeprefix("Value error, ")) from error
         if first["type"] == "extra_forbidden":
             raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: no such setting") from error
         raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: {first['msg']}") from error

@@ -201,6 +201,8 @@ def _from_base64(text: object) -> Image:
         return InvalidParameter("an image must be a string of base64")
     if text.startswith("data:"):
         text = text.partition(",")[2]
+    if "\n" in text:  # as MIME wraps it
+        text = "".join(text.split())
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

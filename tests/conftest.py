@@ -1,0 +1,87 @@
+"""What the tests share: a model repository, clients of an application, a clean process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from contract.telemetry import disable_runtime_telemetry
+from service.app import create_app
+from service.settings import ENVIRONMENT_PREFIX, Settings
+from tests import tinymodel
+
+MakeClient = Callable[..., TestClient]
+
+disable_runtime_telemetry()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks everything below tests/e2e, so that no test there can forget it."""
+    for item in items:
+        if "e2e" in item.path.parent.parts:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Undoes what the log writer does to the root logger and to uvicorn's."""
+    loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error", "uvicorn.asgi")]
+    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+    yield
+    for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        one.handlers[:], one.level, one.propagate = handlers, level, propagate
+        one.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with the versions 1 and 2 of `tiny`; not to be changed."""
+    directory = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        tinymodel.write_version(directory, version=version)
+    return directory
+
+
+@pytest.fixture
+def make_client(models_dir: Path) -> Iterator[MakeClient]:
+    """Makes clients of started applications; takes settings."""
+    with ExitStack() as stack:
+
+        def make(**settings: object) -> TestClient:
+            defaults = {"models_dir": models_dir, "lanes": 1, "prepare_threads": 1}
+            app = create_app(Settings.model_validate({**defaults, **settings}))
+            return stack.enter_context(TestClient(app, follow_redirects=False))
+
+        yield make
+
+
+@pytest.fixture
+def fresh_client(make_client: MakeClient) -> TestClient:
+    """A client of an application of its own, for tests that count or change something."""
+    return make_client()
+
+
+@pytest.fixture(scope="session")
+def client(models_dir: Path) -> Iterator[TestClient]:
+    """A client of an application that all tests share; not to be changed."""
+    app = create_app(Settings(models_dir=models_dir, lanes=1, prepare_threads=1))
+    with TestClient(app, follow_redirects=False) as shared:
+        yield shared

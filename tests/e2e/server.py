@@ -1,0 +1,211 @@
+"""A server in a process of its own, its log, and raw connections to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from httpx2 import Client, Response
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20
+"""How long anything may take before a test fails."""
+
+
+class Server:
+    """`convserve serve` on a free port, with a home directory that nobody else writes to."""
+
+    def __init__(self, home: Path, **settings: object) -> None:
+        self.home = home
+        self.log: list[dict[str, Any]] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        variables = {f"CONVSERVE_{name.upper()}": str(value) for name, value in settings.items()}
+        self._process = subprocess.Popen(  # noqa: S603
+            [
+                sys.executable,
+                "-m",
+                "service",
+                "serve",
+                *([] if "port" in settings else ["--port", "0"]),
+            ],
+            cwd=home,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)}
+            | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.url = ""
+        self.port = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def start(self) -> Self:
+        """Waits until the server serves."""
+        self._reader.start()
+        self.url = self.wait_for_log("serving")["url"]
+        self.port = int(self.url.rpartition(":")[2])
+        return self
+
+    def start_unread(self) -> Self:
+        """Waits until the server serves, and reads no more of its log."""
+        assert self._process.stdout is not None
+        while not self.url:
+            self.url = json.loads(self._process.stdout.readline()).get("url", "")
+        self.port = int(self.url.rpartition(":")[2])
+        return self
+
+    def wait_for_log(self, message: str) -> dict[str, Any]:
+        """Returns the next line of the log with this message."""
+        while (line := self._lines.get(timeout=PATIENCE_S)) is not None:
+            self.log.append(json.loads(line))
+            if self.log[-1]["message"] == message:
+                return self.log[-1]
+        raise AssertionError(f"no {message!r} before the end; {self._process.stderr.read()}")  # type: ignore[union-attr]
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends the process a signal."""
+        self._process.send_signal(number)
+
+    def exit_code_unread(self) -> int:
+        """Waits for the end without reading the log."""
+        return self._process.wait(PATIENCE_S)
+
+    def exit_code(self) -> int:
+        """Waits for the end and reads the rest of the log."""
+        code = self._process.wait(PATIENCE_S)
+        if not self._reader.ident:
+            self._reader.start()
+        self._reader.join(PATIENCE_S)
+        while (line := self._lines.get(timeout=PATIENCE_S)) is not None:
+            self.log.append(json.loads(line))
+        return code
+
+    def stderr(self) -> str:
+        """What was written to standard error, after the end."""
+        assert self._process.stderr is not None
+        return self._process.stderr.read()
+
+    def stop(self) -> None:
+        """Ends the process whatever its state."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            if stream is self._process.stdout and self._reader.ident:
+                self._reader.join(PATIENCE_S)
+            stream.close()
+
+    def client(self) -> Client:
+        """A well-behaved client that keeps its connection."""
+        return Client(base_url=self.url, timeout=PATIENCE_S)
+
+    def connect(self) -> Connection:
+        """A connection that sends what it is told."""
+        return Connection(self.port)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        with self.client() as client:
+            lines = client.get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+    def wait_for_metric(self, name: str, wanted: Callable[[float], bool]) -> None:
+        """Asks again and again until the metric's value is as wanted; the test's timeout ends it."""
+        while not wanted(self.metric(name)):
+            pass
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+
+@contextmanager
+def running_server(**settings: object) -> Iterator[Server]:
+    """Starts a server and ends it; without settings it serves the committed models."""
+    with TemporaryDirectory() as home:
+        server = Server(Path(home), **settings)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+
+class Connection:
+    """A TCP connection and a reader of the answers on it."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        self._reader = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+        self._socket.close()
+
+    def send(self, *pieces: bytes | str) -> Self:
+        """Sends the pieces, each in a packet of its own where the system lets it."""
+        for piece in pieces:
+            self._socket.sendall(piece.encode() if isinstance(piece, str) else piece)
+        return self
+
+    def finish(self) -> Self:
+        """Sends the end of the stream, but goes on reading."""
+        self._socket.shutdown(socket.SHUT_WR)
+        return self
+
+    def reset(self) -> None:
+        """Goes away as rudely as possible."""
+        linger = b"\1\0\0\0\0\0\0\0"
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._reader.close()
+        self._socket.close()
+
+    def line(self) -> str:
+        """The next line, empty at the end."""
+        return self._reader.readline().decode()
+
+    def response(self) -> Response | None:
+        """The next answer, or None where the connection ends without one."""
+        try:
+            status = self._reader.readline().split(b" ", 2)
+            headers = []
+            while (line := self._reader.readline()) not in (b"\r\n", b""):
+                name, _, value = line.partition(b":")
+                headers.append((name.strip(), value.strip()))
+            length = int(dict(headers).get(b"content-length", 0))
+            content = self._reader.read(length)
+        except ConnectionResetError:
+            return None
+        return (
+            Response(int(status[1]), headers=headers, content=content) if len(status) > 1 else None
+        )
+
+    def closed(self) -> bool:
+        """Waits for the server to close; anything but silence before it is an error."""
+        try:
+            return self._reader.read() == b""
+        except ConnectionResetError:
+            return True
+
+
+def post(body: bytes = b"", *headers: str, path: str = "/v1/classify") -> bytes:
+    """The bytes of a POST; without headers, with the right Content-Length."""
+    lines = headers or (f"Content-Length: {len(body)}",)
+    head = "\r\n".join((f"POST {path} HTTP/1.1", "Host: test", *lines))
+    return head.encode() + b"\r\n\r\n" + body

@@ -1,0 +1,154 @@
+"""The image and the compose file, really built and run; needs a Docker engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CAT = ROOT / "examples" / "cat.jpg"
+MAX_IMAGE_BYTES = 700_000_000
+
+
+def run(*command: str, timeout_s: int = 900) -> str:
+    """Runs a command in the root of the repository and returns what it printed."""
+    environment = {**os.environ, "CONVSERVE_BUILD_NETWORK": "host"}
+    done = subprocess.run(  # noqa: S603
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def engine_is_there() -> bool:
+    """Says whether a Docker engine answers."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0  # noqa: S607
+
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not engine_is_there(), reason="no Docker engine"),
+]
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """Builds the service image once and returns its name."""
+    run("docker", "build", "--network", "host", "--target", "service", "-t", "convserve:test", ".")
+    return "convserve:test"
+
+
+@pytest.fixture(scope="module")
+def compose(image: str) -> Iterator[list[str]]:
+    """Brings the compose file up with the built image; yields the compose command."""
+    program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+    command = [*program, "-p", f"convserve-{uuid.uuid4().hex[:8]}"]
+    os.environ.update(CONVSERVE_TAG=image.partition(":")[2], CONVSERVE_PUBLISHED_PORT="18467")
+    try:
+        run(*command, "up", "-d", "--no-build", "convserve")
+        yield command
+    finally:
+        run(*command, "down", "--timeout", "20")
+
+
+def container(compose: list[str]) -> dict[str, object]:
+    """Returns what the engine says of the running container."""
+    container_id = run(*compose, "ps", "-q", "convserve").strip()
+    inspected: list[dict[str, object]] = json.loads(run("docker", "inspect", container_id))
+    return inspected[0]
+
+
+def wait_healthy(compose: list[str]) -> None:
+    """Returns when the engine's own health check has passed."""
+    container_id = run(*compose, "ps", "-q", "convserve").strip()
+    template = "{{.State.Health.Status}}"
+    script = (
+        f"until [ $(docker inspect -f '{template}' {container_id}) = healthy ]; do sleep 0.2; done"
+    )
+    run("timeout", "60", "sh", "-c", script)
+
+
+def test_image_carries_the_service_and_nothing_else(image: str) -> None:
+    forbidden = "torch torchvision timm onnx onnxscript pip setuptools"
+    probe = (
+        "import importlib.util as u, json, os;"
+        f"print(json.dumps([m for m in '{forbidden}'.split() if u.find_spec(m)]"
+        " + [c for c in ('gcc', 'cc', 'pip', 'pip3') if __import__('shutil').which(c)]))"
+    )
+
+    found = run("docker", "run", "--rm", "--entrypoint", "python", image, "-c", probe)
+
+    assert json.loads(found) == []
+
+
+def test_image_size_stays_within_budget(image: str) -> None:
+    size = int(run("docker", "image", "inspect", "-f", "{{.Size}}", image))
+
+    assert size < MAX_IMAGE_BYTES
+
+
+def test_image_runs_without_any_network_or_writable_path(image: str) -> None:
+    answer = run(
+        *("docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"),
+        *("-v", f"{ROOT}/examples:/examples:ro", image, "classify", "/examples/cat.jpg"),
+    )
+
+    assert "cat" in answer
+
+
+def test_compose_becomes_healthy_and_answers(compose: list[str]) -> None:
+    wait_healthy(compose)
+    request = urllib.request.Request(
+        "http://127.0.0.1:18467/v1/classify", CAT.read_bytes(), {"Content-Type": "image/jpeg"}
+    )
+
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        answer = json.load(response)
+
+    assert any("cat" in prediction["label"] for prediction in answer["predictions"])
+
+
+def test_compose_container_is_confined(compose: list[str]) -> None:
+    state = container(compose)
+    host = state["HostConfig"]
+    assert isinstance(host, dict)
+    identity = run(
+        *compose, "exec", "-T", "convserve", "python", "-c", "import os; print(os.getuid())"
+    )
+    write = (
+        "import pathlib, errno\n"
+        "for path in ('/x', '/srv/x', '/opt/convserve/x', '/models/x'):\n"
+        "    try: pathlib.Path(path).write_text('x')\n"
+        "    except OSError as error: print(errno.errorcode[error.errno])"
+    )
+    refusals = run(*compose, "exec", "-T", "convserve", "python", "-c", write).split()
+
+    assert identity.strip() == "10001"
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert any("no-new-privileges" in option for option in host["SecurityOpt"])
+    assert host["PidsLimit"] == 256
+    assert refusals == ["EROFS"] * 4
+
+
+def test_compose_stop_ends_with_status_zero(compose: list[str]) -> None:
+    wait_healthy(compose)
+    container_id = run(*compose, "ps", "-q", "convserve").strip()
+
+    run(*compose, "stop", "--timeout", "45", "convserve")
+    code = run("docker", "inspect", "-f", "{{.State.ExitCode}}", container_id).strip()
+    run(*compose, "start", "convserve")
+    wait_healthy(compose)
+
+    assert code == "0"

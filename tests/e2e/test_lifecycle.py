@@ -1,0 +1,197 @@
+"""Start, drain and stop of a real process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import tinymodel
+from tests.e2e.server import Server, post
+from tests.problems import MARKER, assert_problem
+
+RED = tinymodel.picture("red")
+LINES_THAT_FILL_A_PIPE = 500
+
+
+def test_lifecycle_server_that_serves_is_ready(start_server):
+    server = start_server()
+
+    with server.client() as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.post("/v1/classify", content=RED).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_lifecycle_idle_server_told_to_stop_exits_with_zero(start_server, number):
+    server = start_server(drain_s=0)
+
+    server.send_signal(number)
+
+    assert (server.exit_code(), server.stderr()) == (0, "")
+    assert [line["signal"] for line in server.log if line["message"] == "stopping"] == [number.name]
+
+
+def test_lifecycle_interrupt_skips_the_drain(start_server):
+    server = start_server(drain_s=600)
+
+    server.send_signal(signal.SIGINT)
+
+    assert server.exit_code() == 0
+
+
+def test_lifecycle_second_signal_ends_at_once(start_server):
+    server = start_server(drain_s=600, grace_s=600)
+    with server.connect() as open_connection:
+        open_connection.send(post(b"half", "Content-Length: 100"))
+        server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 4)
+
+        server.send_signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        server.send_signal(signal.SIGTERM)
+
+        assert (server.exit_code(), server.stderr()) == (0, "")
+
+
+def ask_until_told_to_leave(server: Server, told: threading.Event) -> list[int]:
+    """What a client behind a load balancer sees: it leaves when an answer closes."""
+    statuses = []
+    with server.client() as client:
+        while True:
+            response = client.post("/v1/classify", content=RED)
+            statuses.append(response.status_code)
+            if response.headers.get("connection") == "close":
+                told.set()
+                return statuses
+
+
+def test_lifecycle_terminated_under_load_answers_everything(start_server):
+    server, told = start_server(drain_s=1, lanes=2), threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask_until_told_to_leave, server, told) for _ in range(4)]
+        server.wait_for_log("request")
+        server.send_signal(signal.SIGTERM)
+        statuses = [status for client in clients for status in client.result()]
+
+    assert set(statuses) == {200}
+    assert (server.exit_code(), server.stderr()) == (0, "")
+    assert not [line for line in server.log if line["level"] in ("warning", "error", "critical")]
+
+
+def test_lifecycle_draining_not_ready_but_still_serving_new_connections(start_server):
+    server = start_server(drain_s=600)
+
+    server.send_signal(signal.SIGTERM)
+    server.wait_for_log("stopping")
+
+    with server.client() as client:
+        ready = client.get("/readyz")
+        answer = client.post("/v1/classify", content=RED)
+    assert_problem(ready, 503, "draining")
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def test_lifecycle_body_still_arriving_at_the_end_is_waited_for(start_server):
+    server = start_server(drain_s=0)
+    request = post(RED)
+    with server.connect() as connection:
+        connection.send(request[:-20])
+        server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value > 0)
+        server.send_signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        response = connection.send(request[-20:]).response()
+
+    assert response.json()["predictions"][0]["label"] == "red"
+    assert server.exit_code() == 0
+
+
+def test_lifecycle_grace_is_the_longest_wait(start_server):
+    server = start_server(drain_s=0, grace_s=1, body_timeout_s=600)
+    with server.connect() as connection:
+        connection.send(post(b"half", "Content-Length: 100"))
+        server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 4)
+
+        server.send_signal(signal.SIGTERM)
+
+        assert server.exit_code() == 0
+
+
+def test_lifecycle_port_in_use_exits_with_three(launch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = launch(port=taken.getsockname()[1])
+
+        assert server.exit_code() == 3
+    (error,) = [line for line in server.log if line["level"] == "error"]
+    assert "address already in use" in error["message"]
+
+
+def test_lifecycle_corrupt_model_exits_with_three_and_one_line(launch, tmp_path):
+    tinymodel.write_version(tmp_path / "models")
+    (tmp_path / "models" / "tiny" / "1" / "model.onnx").write_bytes(b"x")
+
+    server = launch(models_dir=tmp_path / "models")
+
+    assert server.exit_code() == 3
+    (line,) = server.stderr().splitlines()
+    assert line.startswith("convserve: not servable: tiny/1: model.onnx")
+
+
+def test_lifecycle_unknown_setting_exits_before_anything_is_loaded(launch):
+    server = launch(max_wait=5)
+
+    assert server.exit_code() == 2
+    assert "CONVSERVE_MAX_WAIT: no such setting" in server.stderr()
+
+
+def test_lifecycle_address_of_ipv6_is_logged_as_url(start_server):
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    server = start_server(host="::1")
+
+    assert server.url == f"http://[::1]:{server.port}"
+    with server.client() as client:
+        assert client.get("/livez").status_code == 200
+
+
+def test_lifecycle_log_is_json_and_without_anything_of_the_upload(start_server):
+    server = start_server(drain_s=0, log_level="debug")
+    with server.client() as client:
+        client.post(f"/v1/classify?{MARKER}=1", content=MARKER, headers={MARKER: MARKER})
+        client.post("/v1/classify", files={MARKER: (MARKER, RED + MARKER.encode())})
+        client.get(f"/{MARKER}")
+
+    server.send_signal(signal.SIGTERM)
+    server.exit_code()
+
+    requests = [line for line in server.log if line["message"] == "request"]
+    assert [line["status"] for line in requests] == [422, 200, 404]
+    assert all({"time", "level", "logger", "request_id", "duration_ms"} <= set(r) for r in requests)
+    assert MARKER not in str(server.log)
+
+
+def test_lifecycle_server_writes_no_file(start_server):
+    server = start_server(drain_s=0)
+    with server.client() as client:
+        for _ in range(20):
+            client.post("/v1/classify", files=[("a", RED), ("b", RED * 1000)])
+
+    server.send_signal(signal.SIGTERM)
+    server.exit_code()
+
+    assert list(server.home.rglob("*")) == []
+
+
+def test_lifecycle_log_nobody_reads_stops_neither_service_nor_exit(launch):
+    server = launch(drain_s=0).start_unread()
+    with server.connect() as connection:
+        connection.send(b"GET /v1/models HTTP/1.1\r\nHost: test\r\n\r\n" * LINES_THAT_FILL_A_PIPE)
+        statuses = {connection.response().status_code for _ in range(LINES_THAT_FILL_A_PIPE)}
+
+    assert statuses == {200}
+    server.send_signal(signal.SIGTERM)
+
+    assert server.exit_code_unread() == 0
+    assert server.stderr() == ""

@@ -1,0 +1,59 @@
+"""What is refused while the service is full, and what still answers."""
+
+from __future__ import annotations
+
+from tests import tinymodel
+from tests.e2e.server import post
+from tests.problems import assert_problem
+
+RED = tinymodel.picture("red")
+HELD_BYTES = 1_000_000
+
+
+def test_overload_uploads_at_their_bound_refuse_more_while_health_answers(start_server):
+    server = start_server(max_in_flight_bytes=HELD_BYTES + 1)
+    with server.connect() as held, server.client() as client:
+        held.send(post(b"x" * HELD_BYTES, f"Content-Length: {HELD_BYTES + 1}"))
+        server.wait_for_metric("convserve_upload_bytes_in_flight", lambda v: v == HELD_BYTES)
+
+        refused, live = client.post("/v1/classify", content=RED), client.get("/livez")
+
+    assert_problem(refused, 503, "overloaded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert live.status_code == 200
+
+
+def test_overload_over_gives_the_room_back(start_server):
+    server = start_server(max_in_flight_bytes=HELD_BYTES + 1)
+    with server.connect() as held:
+        held.send(post(b"x" * HELD_BYTES, f"Content-Length: {HELD_BYTES + 1}"))
+        server.wait_for_metric("convserve_upload_bytes_in_flight", lambda v: v == HELD_BYTES)
+        held.reset()
+
+    server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 0)
+    with server.client() as client:
+        assert client.post("/v1/classify", content=RED).status_code == 200
+
+
+def test_overload_more_pictures_than_fit_refused_and_connection_kept(start_server):
+    server = start_server(max_in_flight=1)
+    with server.connect() as connection:
+        two = b"--b\r\n\r\n1\r\n--b\r\n\r\n2\r\n--b--\r\n"
+        kind = "Content-Type: multipart/form-data; boundary=b"
+        refused = connection.send(post(two, f"Content-Length: {len(two)}", kind)).response()
+        answered = connection.send(post(RED)).response()
+
+    assert_problem(refused, 422, "invalid_parameter")
+    assert answered.status_code == 200
+
+
+def test_overload_open_connections_take_no_room(start_server):
+    server = start_server(max_in_flight=1)
+    idle = [server.connect().send("POST /v1/classify HTTP/1.1\r\n") for _ in range(50)]
+
+    with server.client() as client:
+        answered, live = client.post("/v1/classify", content=RED), client.get("/livez")
+
+    assert (answered.status_code, live.status_code) == (200, 200)
+    for connection in idle:
+        connection.reset()

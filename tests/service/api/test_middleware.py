@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+
+from tests import tinymodel
+from tests.asgi import call
+from tests.problems import MARKER, assert_problem
+
+RED = tinymodel.picture("red")
+
+
+def requests_total(client, route: str, status: int) -> float:
+    registry = client.app.state.service.metrics._registry
+    labels = {"route": route, "status": str(status)}
+    return registry.get_sample_value("convserve_requests_total", labels) or 0.0
+
+
+def access_lines(caplog) -> list[Any]:
+    return [record for record in caplog.records if record.name == "service.access"]
+
+
+@pytest.mark.parametrize("sent", ["a", "A.b_c-9", "x" * 64])
+def test_edge_harmless_request_id_echoed(client, sent):
+    response = client.post("/v1/classify", content=RED, headers={"x-request-id": sent})
+
+    assert (response.headers["x-request-id"], response.json()["request_id"]) == (sent, sent)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "x" * 65,
+        "a b",
+        "a\r\nset-cookie: x=1",
+        "a\x00",
+        "\x1b[31m",
+        "a\tb",
+        "<script>",
+        "\u202e",
+    ],
+    ids=["empty", "long", "space", "crlf", "nul", "escape", "tab", "markup", "right_to_left"],
+)
+def test_edge_request_id_that_could_harm_replaced(client, sent):
+    response = client.get("/livez", headers={"x-request-id": sent.encode()})
+
+    assert re.fullmatch(r"[0-9a-f]{16}", response.headers["x-request-id"])
+    assert "set-cookie" not in response.headers
+
+
+def test_edge_requests_without_id_get_different_ones(client):
+    ids = {client.get("/livez").headers["x-request-id"] for _ in range(3)}
+
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/models", "/metrics", "/docs", "/nothing"])
+def test_edge_every_answer_has_the_safe_headers(client, path):
+    headers = client.get(path).headers
+
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+    assert headers.get_list("cache-control") == ["no-store"]
+
+
+def test_edge_one_line_a_request_without_anything_of_the_upload(fresh_client, caplog):
+    with caplog.at_level(logging.DEBUG):
+        response = fresh_client.post(
+            f"/v1/classify?{MARKER}={MARKER}",
+            files={MARKER: (MARKER, MARKER.encode())},
+            headers={"user-agent": MARKER},
+        )
+
+    (line,) = access_lines(caplog)
+    assert (line.route, line.method, line.status) == ("/v1/classify", "POST", 422)
+    assert line.request_id == response.headers["x-request-id"]
+    everything = [json.dumps(record.__dict__, default=str) for record in caplog.records]
+    ours = [text for text in everything if "httpx" not in text]
+    assert MARKER not in "".join(ours)
+
+
+@pytest.mark.parametrize(
+    ("path", "level"), [("/livez", "DEBUG"), ("/metrics", "DEBUG"), ("/v1/models", "INFO")]
+)
+def test_edge_probes_are_logged_quietly(fresh_client, caplog, path, level):
+    with caplog.at_level(logging.DEBUG):
+        fresh_client.get(path)
+
+    assert [line.levelname for line in access_lines(caplog)] == [level]
+
+
+def test_edge_requests_counted_by_route_template_and_status(fresh_client):
+    fresh_client.post("/v1/models/tiny/classify", content=RED)
+    fresh_client.post("/v1/models/tiny/classify", content=b"x")
+    fresh_client.post("/v1/models/other/classify", content=RED)
+
+    counts = [
+        requests_total(fresh_client, "/v1/models/{name}/classify", status)
+        for status in (200, 415, 404)
+    ]
+    assert counts == [1, 1, 1]
+
+
+def test_edge_random_paths_and_methods_create_no_series(fresh_client):
+    for number in range(20):
+        fresh_client.get(f"/{MARKER}{number}")
+        fresh_client.post(f"/v1/models/{MARKER}{number}/labels")
+        fresh_client.request(f"{MARKER}{number}", "/v1/models")
+        fresh_client.get(f"/v1/models/{MARKER}{number}/versions/{number + 1}")
+
+    page = fresh_client.get("/metrics").text
+
+    lines = [line for line in page.splitlines() if line.startswith("convserve_requests_total{")]
+    assert [line.partition("{")[2] for line in lines] == [
+        'route="unmatched",status="404"} 20.0',
+        'route="/v1/models/{name}/labels",status="405"} 20.0',
+        'route="/v1/models",status="405"} 20.0',
+        'route="/v1/models/{name}/versions/{version}",status="404"} 20.0',
+    ]
+    assert MARKER not in page
+
+
+def test_edge_client_that_leaves_counted_and_not_an_error(fresh_client, caplog):
+    with caplog.at_level(logging.DEBUG):
+        sent = fresh_client.portal.call(
+            call, fresh_client.app, [b"half"], "image/png", "/v1/classify"
+        )
+
+    assert sent == []
+    assert requests_total(fresh_client, "/v1/classify", 499) == 1
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+    assert fresh_client.app.state.parts.admission.n_bytes == 0
+
+
+def test_edge_log_line_of_long_method_is_short(fresh_client, caplog):
+    with caplog.at_level(logging.INFO):
+        response = fresh_client.request("M" * 1000, "/livez")
+
+    assert_problem(response, 405, "method_not_allowed")
+    assert access_lines(caplog)[0].method == "M" * 16

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from contract.versions import sha256
+from tests import tinymodel
+from tests.problems import MARKER, assert_problem
+
+
+def test_models_list_names_default_and_details(make_client, tmp_path):
+    for name in ("zebra", "alpha"):
+        tinymodel.write_version(tmp_path, name)
+
+    document = make_client(models_dir=tmp_path, default_model="zebra").get("/v1/models").json()
+
+    assert (document["models"], document["default"]) == (["alpha", "zebra"], "zebra")
+    assert [one["name"] for one in document["details"]] == ["alpha", "zebra"]
+
+
+def test_models_description_tells_what_it_is_and_where_it_runs(client, models_dir):
+    document = client.get("/v1/models/tiny").json()
+
+    manifest = (models_dir / "tiny" / "2" / "manifest.json").read_bytes()
+    graph = (models_dir / "tiny" / "2" / "model.onnx").read_bytes()
+    assert (document["version"], document["versions"]) == ("2", ["2"])
+    assert (document["ready"], document["n_classes"], document["provider"]) == (True, 3, "cpu")
+    assert document["sha256"] == sha256(manifest)
+    assert document["graph_sha256"] == sha256(graph)
+    assert document["golden_difference"] < 1e-5
+    assert document["input"]["shape"][1:] == [8, 8, 3]
+
+
+def test_models_description_of_foreign_graph_is_complete(make_client, tmp_path):
+    tinymodel.write_version(tmp_path, kind="float32")
+    client = make_client(models_dir=tmp_path)
+
+    document = client.get("/v1/models/tiny").json()
+
+    assert (document["input"]["dtype"], document["metrics"]) == ("float32", None)
+
+
+def test_models_draining_service_is_not_ready(fresh_client):
+    fresh_client.app.state.service.begin_drain()
+
+    assert fresh_client.get("/v1/models/tiny").json()["ready"] is False
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_models_version_described(make_client, version):
+    client = make_client(versions_per_model=0)
+
+    document = client.get(f"/v1/models/tiny/versions/{version}").json()
+
+    assert (document["version"], document["versions"]) == (str(version), ["1", "2"])
+
+
+@pytest.mark.parametrize("path", ["/v1/models/tiny/labels", "/v1/models/tiny/versions/2/labels"])
+def test_models_labels_in_order_of_output(client, path):
+    document = client.get(path).json()
+
+    assert (document["model"], document["version"]) == ("tiny", "2")
+    assert document["labels"] == [
+        {"index": index, "name": name} for index, name in enumerate(tinymodel.LABELS)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["", "/labels", "/versions/2", "/versions/2/labels"])
+def test_models_unknown_name_refused(client, suffix):
+    assert_problem(client.get(f"/v1/models/{MARKER}{suffix}"), 404, "model_not_found")
+
+
+@pytest.mark.parametrize("suffix", ["", "/labels"])
+def test_models_unknown_version_refused_with_the_served_ones(client, suffix):
+    response = client.get(f"/v1/models/tiny/versions/1{suffix}")
+
+    assert_problem(response, 404, "model_not_found")
+    assert response.json()["detail"].endswith("served are: 2")
+
+
+@pytest.mark.parametrize("version", [MARKER, "0"])
+def test_models_version_that_is_no_number_refused(client, version):
+    response = client.get(f"/v1/models/tiny/versions/{version}")
+
+    assert_problem(response, 422, "invalid_parameter")

@@ -1,0 +1,230 @@
+"""What bodies may look like on the wire: limits to the byte, in every framing, and their time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+import pytest
+from httpx2 import Response
+from starlette.requests import Request
+
+from service.admission import Admission
+from service.api.payload import READERS, BodyLimits, Options, merge_options, parse_body, read_body
+from service.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    MalformedRequest,
+    MediaTypeRefused,
+    Overloaded,
+    RequestTimeout,
+)
+from tests import tinymodel
+from tests.asgi import call
+from tests.problems import assert_problem
+
+RED = tinymodel.picture("red")
+LIMITS = BodyLimits(max_bytes=100, max_images=3, timeout_s=5, min_rate_bytes_per_s=1000)
+
+
+def request_of(chunks: Iterable[bytes | None], length: str | None = None) -> Request:
+    """A request whose body arrives in these pieces; None waits for ever."""
+    queue = list(chunks)
+
+    async def receive() -> dict[str, Any]:
+        if queue and queue[0] is None:
+            await asyncio.Event().wait()
+        body = queue.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(queue)}
+
+    headers = [] if length is None else [(b"content-length", length.encode())]
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+def admission(max_bytes: int = 10_000) -> Admission:
+    return Admission(max_images=10, max_bytes=max_bytes)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [99, 100], ids=["below", "at"])
+@pytest.mark.parametrize("declare", [True, False], ids=["declared", "chunked"])
+async def test_read_body_up_to_the_limit_is_whole(size, declare):
+    body = bytes(range(size))
+
+    with admission().slot() as slot:
+        read = await read_body(
+            request_of([body[:30], body[30:], b""], str(size) if declare else None), slot, LIMITS
+        )
+
+    assert read == body
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", [None, "101", "99999999999999999999"])
+async def test_read_body_above_the_limit_refused(length):
+    door = admission()
+
+    with pytest.raises(BodyTooLarge), door.slot() as slot:
+        await read_body(request_of([b"x" * 60, b"x" * 41, None], length), slot, LIMITS)
+
+    assert door.n_bytes == 0
+
+
+@pytest.mark.anyio
+async def test_read_body_declared_too_large_refused_unread():
+    with pytest.raises(BodyTooLarge), admission().slot() as slot:
+        await read_body(request_of([None], "101"), slot, LIMITS)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", ["99", "-5", "1e2", "\N{SUPERSCRIPT TWO}".encode().decode("l1")])
+async def test_read_body_of_odd_declared_length_never_crashes(length):
+    chunks = [b"x" * 60, b"x" * 40]
+
+    with admission().slot() as slot:
+        if length == "99":
+            with pytest.raises(MalformedRequest):
+                await read_body(request_of(chunks, length), slot, LIMITS)
+        else:
+            assert len(await read_body(request_of(chunks, length), slot, LIMITS)) == 100
+
+
+@pytest.mark.anyio
+async def test_read_body_holds_its_bytes_until_the_end():
+    door = admission()
+
+    with door.slot() as slot:
+        await read_body(request_of([b"x" * 60, b"x" * 40]), slot, LIMITS)
+        held = door.n_bytes
+
+    assert (held, door.n_bytes) == (100, 0)
+
+
+@pytest.mark.anyio
+async def test_read_body_beyond_all_uploads_bound_refused():
+    with pytest.raises(Overloaded), admission(max_bytes=80).slot() as slot:
+        await read_body(request_of([b"x" * 60, b"x" * 40]), slot, LIMITS)
+
+
+@pytest.mark.anyio
+async def test_read_body_that_stalls_times_out():
+    limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=10**9)
+
+    with pytest.raises(RequestTimeout), admission().slot() as slot:
+        await read_body(request_of([b"x", None]), slot, limits)
+
+
+@pytest.mark.anyio
+async def test_read_body_deadline_moves_with_the_bytes():
+    limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
+
+    async def late() -> AsyncGenerator[bytes, None]:
+        yield b"x" * 99  # worth 99 s
+        await asyncio.to_thread(lambda: None)
+        yield b"x"
+
+    request = request_of([b""])
+    request.stream = late  # type: ignore[method-assign]
+
+    with admission().slot() as slot:
+        assert len(await read_body(request, slot, limits)) == 100
+
+
+def padded_json(size: int) -> bytes:
+    image = base64.b64encode(RED).decode()
+    return f'{{"image": "{image}"}}'.encode().ljust(size)
+
+
+def padded_multipart(size: int) -> bytes:
+    head = b'--b\r\ncontent-disposition: form-data; name="a"; filename="a"\r\n\r\n'
+    return (head + RED + b"\r\n--b--\r\n").ljust(size)
+
+
+ENCODINGS = {
+    "raw": ("image/png", lambda size: RED.ljust(size, b"\0")),
+    "json": ("application/json", padded_json),
+    "multipart": ("multipart/form-data; boundary=b", padded_multipart),
+}
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001])
+@pytest.mark.parametrize(("kind", "body"), ENCODINGS.values(), ids=ENCODINGS.keys())
+def test_classify_body_limit_is_exact(make_client, kind, body, size):
+    client = make_client(max_body_bytes=1000)
+
+    response = client.post("/v1/classify", content=body(size), headers={"content-type": kind})
+
+    if size <= 1000:
+        assert response.json()["predictions"][0]["label"] == "red"
+    else:
+        assert_problem(response, 413, "body_too_large")
+        assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001])
+@pytest.mark.parametrize(("kind", "body"), ENCODINGS.values(), ids=ENCODINGS.keys())
+def test_classify_chunked_body_limit_is_exact(make_client, kind, body, size):
+    client = make_client(max_body_bytes=1000)
+    data = body(size)
+    chunks = [data[start : start + 100] for start in range(0, size, 100)] + [b""]
+
+    start, *bodies = client.portal.call(call, client.app, chunks, kind, "/v1/classify")
+
+    response = Response(
+        start["status"], headers=start["headers"], content=b"".join(one["body"] for one in bodies)
+    )
+    if size <= 1000:
+        assert response.json()["predictions"][0]["label"] == "red"
+    else:
+        assert_problem(response, 413, "body_too_large")
+
+
+@pytest.mark.parametrize("media_type", READERS)
+def test_parse_body_every_reader_survives_noise(media_type):
+    kind = media_type.replace("*", "png")
+    noise = bytes(range(256)) * 4
+
+    try:
+        upload = parse_body(noise, kind, LIMITS)
+    except (MalformedRequest, InvalidParameter):
+        return
+    assert upload.images == [noise]
+
+
+@pytest.mark.parametrize("media_type", READERS)
+def test_parse_body_every_media_type_found_in_any_case_with_parameters(media_type):
+    kind = f" {media_type.replace('*', 'png').upper()} ; Boundary=b"
+    body = {"application/json": padded_json, "multipart/form-data": padded_multipart}
+
+    upload = parse_body(body.get(media_type, lambda _: RED)(0), kind, LIMITS)
+
+    assert (upload.images, upload.many) == ([RED], False)
+
+
+def test_parse_body_unknown_type_names_the_accepted_ones():
+    with pytest.raises(MediaTypeRefused, match="multipart/form-data, application/json"):
+        parse_body(b"", "text/plain", LIMITS)
+
+
+def test_merge_options_without_options_in_body_keeps_query():
+    query = Options(top_k=2)
+
+    assert merge_options(query, {}) is query
+
+
+def test_merge_options_body_wins_over_query():
+    merged = merge_options(Options(top_k=2, min_probability=0.5), {"top_k": "1"})
+
+    assert merged == Options(top_k=1, min_probability=0.5)
+
+
+def test_parse_body_base64_wrapped_in_lines_is_read():
+    wrapped = base64.encodebytes(RED * 3).decode()
+
+    upload = parse_body(
+        b'{"image": "%s"}' % wrapped.replace("\n", "\\n").encode(), "application/json", LIMITS
+    )
+
+    assert upload.images == [RED * 3]

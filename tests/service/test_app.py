@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from contract.errors import ModelError
+from service.app import ROUTERS, create_app
+from service.errors import ProviderUnavailable
+from service.settings import Settings
+from tests import tinymodel
+from tests.asgi import call_and_leave
+from tests.fakes import FakeEngine
+from tests.problems import assert_problem
+
+ROOT = Path(__file__).parents[2]
+RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
+
+ALLOWED = {
+    "PIL",
+    "annotated_doc",
+    "annotated_types",
+    "anyio",
+    "contract",
+    "fastapi",
+    "fastapi_offline",
+    "idna",
+    "numpy",
+    "onnxruntime",
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_core",
+    "python_multipart",
+    "service",
+    "sniffio",
+    "starlette",
+    "typing_extensions",
+    "typing_inspection",
+}
+
+
+class PictureEngine(FakeEngine):
+    """A fake engine that takes pictures and finds nothing in them."""
+
+    def run(self, batch):
+        return super().run(batch.reshape(len(batch), -1)[:, :1])
+
+    def _answer(self, batch):
+        return np.full((len(batch), 3), 1 / 3, np.float32)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_app_import_stays_light():
+    code = "import sys, service.app; print(*{name.partition('.')[0] for name in sys.modules})"
+
+    loaded = set(run_python(code).split()) - sys.stdlib_module_names
+
+    ours = {name for name in loaded if not name.startswith("_")}
+    assert ours <= ALLOWED
+    assert "onnxruntime" not in ours
+
+
+def test_app_import_has_no_side_effects():
+    code = (
+        "import os, threading, logging; before = dict(os.environ); import service.app, "
+        "service.__main__, service.server; print(threading.active_count(), "
+        "logging.getLogger().handlers, before == dict(os.environ))"
+    )
+
+    assert run_python(code).split() == ["1", "[]", "True"]
+
+
+def test_app_every_router_is_mounted(fresh_client):
+    paths = set(fresh_client.get("/openapi.json").json()["paths"])
+
+    assert paths == {route.path for router in ROUTERS for route in router.routes}  # type: ignore[attr-defined]
+
+
+def test_app_of_models_that_cannot_be_served_is_not_made(tmp_path):
+    tinymodel.write_version(tmp_path)
+    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
+
+    with pytest.raises(ModelError, match="tiny/1"):
+        create_app(Settings(models_dir=tmp_path))
+
+
+def test_app_of_provider_that_is_missing_is_not_made(models_dir):
+    with pytest.raises(ProviderUnavailable, match="cuda"):
+        create_app(Settings(models_dir=models_dir, provider="cuda"))
+
+
+def test_app_looks_for_models_in_the_working_directory(tmp_path):
+    tinymodel.write_version(tmp_path / "models")
+
+    app = create_app(Settings(), working_dir=tmp_path)
+
+    assert app.state.parts.classifier.serving.repository.default_name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("settings", "lanes"),
+    [({"lanes": 3}, 3), ({"threads_per_lane": 256}, 1)],
+    ids=["configured", "all_threads_in_one_lane"],
+)
+def test_app_lanes_follow_the_settings(models_dir, settings, lanes):
+    values = {"models_dir": models_dir, "provider": "cpu", "lanes": None, **settings}
+
+    service = create_app(Settings.model_validate(values)).state.service
+
+    assert service._batchers["tiny", 2]._limits.lanes == lanes
+
+
+def test_app_settings_reach_the_batcher(models_dir):
+    settings = Settings(
+        models_dir=models_dir, max_batch_size=3, max_wait_ms=7, max_in_flight=9, stuck_after_s=5
+    )
+
+    limits = create_app(settings).state.service._batchers["tiny", 2]._limits
+
+    assert (limits.max_batch_size, limits.max_wait_s) == (3, 0.007)
+    assert (limits.max_queue, limits.stuck_after_s) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ({"max_image_pixels": 10}, "image_too_many_pixels"),
+        ({"min_side_px": 100}, "image_bad_dimensions"),
+    ],
+    ids=["pixels", "side"],
+)
+def test_app_image_limits_reach_the_decoder(make_client, setting, code):
+    response = make_client(**setting).post("/v1/classify", content=RED)
+
+    assert_problem(response, 422, code)
+
+
+@pytest.mark.parametrize("batch", [None, 1], ids=["any_batch", "one_a_run"])
+def test_app_concurrent_requests_get_their_own_answers(make_client, tmp_path, batch):
+    tinymodel.write_version(tmp_path, batch=batch)
+    client = make_client(models_dir=tmp_path, lanes=2)
+    pictures = {"red": RED, "green": GREEN, "blue": BLUE}
+
+    def ask(colour: str) -> str:
+        answer = client.post("/v1/classify?top_k=1", content=pictures[colour]).json()
+        label: str = answer["predictions"][0]["label"]
+        return label
+
+    asked = [*pictures] * 20
+    with ThreadPoolExecutor(8) as pool:
+        answered = list(pool.map(ask, asked))
+
+    assert answered == asked
+
+
+def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client, tmp_path):
+    tinymodel.write_version(tmp_path, batch=1)
+    files = [("image", picture) for picture in (RED, GREEN, BLUE) * 10]
+
+    response = make_client(models_dir=tmp_path).post("/v1/classify", files=files)
+
+    tops = [result["predictions"][0]["label"] for result in response.json()["results"]]
+    assert tops == [*tinymodel.LABELS] * 10
+
+
+def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
+    batcher = fresh_client.app.state.service._batchers["tiny", 2]
+    engine = PictureEngine()
+    engine.answer = lambda _batch: 1 / 0  # type: ignore[assignment,return-value]
+    batcher._engine = engine
+
+    response = fresh_client.post("/v1/classify", content=RED)
+
+    assert_problem(response, 500, "internal_error")
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+
+
+def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(fresh_client):
+    batcher, engine = fresh_client.app.state.service._batchers["tiny", 2], PictureEngine()
+    engine.hold()
+    batcher._engine = engine
+    row = np.zeros((8, 8, 3), np.uint8)
+    held = fresh_client.portal.start_task_soon(batcher.submit, row, math.inf)
+    engine.entered.acquire()
+
+    sent = fresh_client.portal.call(call_and_leave, fresh_client.app, RED, lambda: batcher.waiting)
+
+    engine.release()
+    held.result(5)
+    assert (sent, batcher.waiting, len(engine.batches)) == ([], 0, 1)
+    assert fresh_client.app.state.parts.admission.images == 0
+
+
+def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, caplog):
+    app = create_app(Settings(models_dir=models_dir, lanes=1, grace_s=1))
+    engine = FakeEngine()
+    engine.hold()
+    service = app.state.service
+    service._batchers["tiny", 2]._engine = engine
+
+    async def stop_during_a_run() -> object:
+        service.start()
+        batcher = service._batchers["tiny", 2]
+        task = asyncio.create_task(batcher.submit([0.5], float("inf")))
+        await asyncio.to_thread(engine.entered.acquire)
+        await service.stop()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    outcome = asyncio.run(stop_during_a_run())
+
+    engine.release()
+    assert type(outcome).__name__ == "EngineFailure"
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+def test_app_stopped_ends_its_threads(models_dir):
+    app = create_app(Settings(models_dir=models_dir, lanes=2))
+    with TestClient(app) as client:
+        client.post("/v1/classify", content=RED)
+
+    batcher = app.state.service._batchers["tiny", 2]
+    for lane in batcher._lanes:
+        lane.thread._thread.join(5)
+
+    assert not any(lane.thread._thread.is_alive() for lane in batcher._lanes)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from service.__main__ import main
+from service.settings import Settings, SettingsInvalid, from_environment
+
+FIELDS = Settings.model_fields
+OPTIONAL = [name for name, field in FIELDS.items() if field.default is None]
+
+
+def bound(field: FieldInfo, *names: str) -> Any:
+    """The value of the first of these bounds that the field has."""
+    found = [getattr(one, name) for name in names for one in field.metadata if hasattr(one, name)]
+    return found[0] if found else None
+
+
+def kind(field: FieldInfo) -> Any:
+    annotation: Any = field.annotation
+    if isinstance(annotation, types.UnionType):
+        return next(one for one in typing.get_args(annotation) if one is not types.NoneType)
+    return annotation
+
+
+def sample(field: FieldInfo) -> Any:
+    """A valid value that is not the default."""
+    if typing.get_origin(kind(field)) is typing.Literal:
+        return typing.get_args(kind(field))[-1]
+    if kind(field) is bool:
+        return not field.default
+    if kind(field) in (int, float):
+        low, high = bound(field, "ge"), bound(field, "le")
+        value = high if low is None or low == field.default else low
+        return kind(field)(low + 1 if value is None else value)
+    return "somewhere"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_settings_every_field_described_and_bounded(name):
+    field = FIELDS[name]
+
+    assert field.description
+    assert field.description.endswith(".")
+    if kind(field) in (int, float):
+        assert bound(field, "ge", "gt") is not None
+    else:
+        closed = typing.get_origin(kind(field)) is typing.Literal
+        assert closed or kind(field) in (bool, str, Path)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_settings_variable_of_every_field_is_read(name):
+    value = sample(FIELDS[name])
+
+    settings = from_environment({f"CONVSERVE_{name.upper()}": str(value)})
+
+    assert getattr(settings, name) == (Path(value) if name == "models_dir" else value)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_settings_flag_of_every_field_is_read(name):
+    value, flag = sample(FIELDS[name]), "--" + name.replace("_", "-")
+    if kind(FIELDS[name]) is bool:
+        arguments = [flag if value else f"--no-{flag[2:]}"]
+    else:
+        arguments = [flag, str(value)]
+
+    result = CliRunner().invoke(main, ["serve", "--print-settings", *arguments])
+
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed[name] == value
+    assert {k: v for k, v in printed.items() if k != name} == {
+        k: v for k, v in json.loads(Settings().model_dump_json()).items() if k != name
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, limit + step)
+        for name, field in FIELDS.items()
+        for limit, step in (
+            (bound(field, "ge"), -1),
+            (bound(field, "gt"), 0),
+            (bound(field, "le"), 1),
+        )
+        if limit is not None
+    ],
+)
+def test_settings_value_out_of_bounds_refused_by_name(name, value):
+    with pytest.raises(SettingsInvalid, match=f"CONVSERVE_{name.upper()}: "):
+        from_environment({f"CONVSERVE_{name.upper()}": str(value)})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "many", ""])
+@pytest.mark.parametrize("name", ["drain_s", "port"])
+def test_settings_number_that_is_none_refused(name, value):
+    with pytest.raises(SettingsInvalid, match=name.upper()):
+        from_environment({f"CONVSERVE_{name.upper()}": value})
+
+
+def test_settings_unknown_variable_refused_by_name():
+    with pytest.raises(SettingsInvalid, match="CONVSERVE_MAX_WAIT: no such setting"):
+        from_environment({"CONVSERVE_MAX_WAIT": "1"})
+
+
+def test_settings_unknown_provider_refused_with_the_known_ones():
+    with pytest.raises(SettingsInvalid, match="'auto', 'cpu' or 'cuda'"):
+        from_environment({"CONVSERVE_PROVIDER": "tpu"})
+
+
+def test_settings_foreign_variables_are_ignored():
+    assert from_environment({"PATH": "/bin", "CONV": "1"}) == Settings()
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_settings_empty_optional_variable_is_unset(name):
+    assert from_environment({f"CONVSERVE_{name.upper()}": ""}) == Settings()
+
+
+def test_settings_flag_wins_over_variable():
+    assert from_environment({"CONVSERVE_PORT": "1"}, {"port": 2}).port == 2
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_settings_waiting_longer_than_the_deadline_refused():
+    with pytest.raises(SettingsInvalid, match="max_wait_ms must be less"):
+        from_environment({"CONVSERVE_MAX_WAIT_MS": "1000", "CONVSERVE_REQUEST_TIMEOUT_S": "1"})
