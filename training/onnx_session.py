@@ -1,0 +1,89 @@
+"""The training side's one door to onnxruntime, with its usage reporting switched off first.
+
+Shapes: N pictures, S = crop size in pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.telemetry import disable_runtime_telemetry
+
+ERRORS_ONLY: Final = 3
+BATCH_SIZE: Final = 8
+
+
+def runtime() -> Any:
+    """Returns the onnxruntime module."""
+    disable_runtime_telemetry()
+    return importlib.import_module("onnxruntime")
+
+
+def quantization() -> Any:
+    """Returns the module `onnxruntime.quantization`."""
+    disable_runtime_telemetry()
+    return importlib.import_module("onnxruntime.quantization")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """How a graph is run.
+
+    Attributes:
+        threads: for one run; 0 means one for each core.
+        optimise: False runs the graph as written, node by node, which for an int8 graph means
+            exact float arithmetic between the roundings instead of the processor's int8 kernels.
+    """
+
+    threads: int = 0
+    optimise: bool = True
+
+
+def open_session(graph: bytes, plan: SessionPlan | None = None) -> Any:
+    """Loads an ONNX file into a CPU session.
+
+    Args:
+        graph: the file's bytes.
+        plan: threads and optimisation; the defaults of `SessionPlan` if not given.
+    """
+    plan = plan or SessionPlan()
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = plan.threads
+    if not plan.optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run_rows(
+    session: Any, rows: Sequence[NDArray[Any]], output: str, batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """Runs prepared pictures through a session, a batch at a time.
+
+    Args:
+        session: from `open_session`.
+        rows: N input rows, each of the graph's dtype and shape without the batch axis.
+        output: which output to fetch.
+        batch_size: pictures a run; 1 for graphs with a fixed batch.
+
+    Returns:
+        float32, shape (N, C): the output's rows in order.
+    """
+    name = session.get_inputs()[0].name
+    batches = [
+        session.run([output], {name: np.stack(chunk)})[0] for chunk in chunks(rows, batch_size)
+    ]
+    return np.concatenate(batches)  # (N, C)
+
+
+def chunks(rows: Sequence[NDArray[Any]], size: int) -> Iterator[Sequence[NDArray[Any]]]:
+    """Yields the rows in order in pieces of `size`; the last may be shorter."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
