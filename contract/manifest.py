@@ -25,6 +25,8 @@ from contract.errors import ManifestInvalid
 SCHEMA_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MANIFEST_FILE: Final = "manifest.json"
+SEAL_FILE: Final = "manifest.sha256"
+"""Digest of the manifest, in the format of sha256sum; through the manifest it covers every file."""
 
 
 def _relative_path(path: str) -> str:
@@ -215,7 +217,7 @@ class Manifest(_Strict):
     quantization: Quantization | None = None
     golden: tuple[GoldenExample, ...] = Field(min_length=1)
     files: dict[RelativePath, Sha256] = Field(
-        description="every file of the version's folder but manifest.json itself"
+        description="every file of the version's folder but manifest.json and its digest"
     )
     provenance: Provenance
 
@@ -252,8 +254,8 @@ class Manifest(_Strict):
         for path, digest in listed.items():
             if self.files.get(path) != digest:
                 raise ValueError(f"files: {path} is missing or has another digest there")
-        if MANIFEST_FILE in self.files:
-            raise ValueError(f"files: {MANIFEST_FILE} cannot list itself")
+        if self.files.keys() & {MANIFEST_FILE, SEAL_FILE}:
+            raise ValueError("files: the manifest and its digest cannot be listed")
         for example in self.golden:
             for prediction in example.top5:
                 if prediction.index >= self.n_classes:

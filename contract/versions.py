@@ -1,8 +1,9 @@
 """The model repository on disk: `<models>/<name>/<version>/` with a manifest and the files it lists.
 
-A version is immutable. Reading one checks every digest and hands out the very bytes that were
-hashed, so that nothing can be swapped between check and use. Links, special files and anything the
-manifest does not list are refused.
+A version is immutable. `manifest.sha256` holds the digest of `manifest.json`, which holds those of
+every other file. Reading a version checks them all and hands out the very bytes that were hashed, so
+that nothing can be swapped between check and use. Links, special files and anything the manifest
+does not list are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from contract.errors import ManifestInvalid, VersionCorrupt
-from contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from contract.manifest import MANIFEST_FILE, SEAL_FILE, Manifest, dump_manifest, parse_manifest
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]*")  # "01" would be read from the folder "1"
 
@@ -70,17 +71,15 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     present = _regular_files(folder, where)
     if MANIFEST_FILE not in present:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")
+    text = _read_sealed(folder, where)
     try:
-        text = (folder / MANIFEST_FILE).read_bytes()
         manifest = parse_manifest(text)
-    except OSError as error:
-        raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is unreadable") from error
     except ManifestInvalid as error:
         raise ManifestInvalid(f"{where}: {error}") from error
     if (manifest.name, manifest.version) != (name, version):
         described = f"{manifest.name}/{manifest.version}"
         raise ManifestInvalid(f"{where}: the manifest describes {described}")
-    extra = present - manifest.files.keys() - {MANIFEST_FILE}
+    extra = present - manifest.files.keys() - {MANIFEST_FILE, SEAL_FILE}
     if extra:
         raise VersionCorrupt(f"{where}: {min(extra)} is not listed in the manifest")
     contents = {
@@ -89,9 +88,36 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     return Version(manifest, sha256(text), MappingProxyType(contents))
 
 
+def manifest_files(manifest: Manifest) -> dict[str, bytes]:
+    """Returns the manifest and its digest as the two files that a version's folder holds."""
+    text = dump_manifest(manifest).encode()
+    return {MANIFEST_FILE: text, SEAL_FILE: seal(text)}
+
+
+def seal(manifest_text: bytes) -> bytes:
+    """Returns the content of manifest.sha256, as `sha256sum manifest.json` prints it."""
+    return f"{sha256(manifest_text)}  {MANIFEST_FILE}\n".encode()
+
+
 def sha256(data: bytes) -> str:
     """Returns the SHA-256 of the data as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _read_sealed(folder: Path, where: str) -> bytes:
+    try:
+        text = (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is unreadable") from error
+    try:
+        sealed = (folder / SEAL_FILE).read_bytes()
+    except OSError as error:
+        raise VersionCorrupt(f"{where}: {SEAL_FILE} is missing or unreadable") from error
+    if sealed != seal(text):
+        raise VersionCorrupt(
+            f"{where}: {MANIFEST_FILE} is not the file that was published ({SEAL_FILE})"
+        )
+    return text
 
 
 def _regular_files(folder: Path, where: str) -> set[str]:

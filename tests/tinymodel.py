@@ -16,9 +16,9 @@ import onnx
 from onnx import TensorProto, helper
 from PIL import Image
 
-from contract.manifest import Manifest, dump_manifest, parse_manifest
+from contract.manifest import Manifest, parse_manifest
 from contract.scores import softmax
-from contract.versions import sha256
+from contract.versions import manifest_files, sha256
 
 SIDE_PX = 8
 LABELS = ("red", "green", "blue")
@@ -158,5 +158,6 @@ def write_version(
     manifest = Manifest.model_validate(document)
     for path, data in files.items():
         (folder / path).write_bytes(data)
-    (folder / "manifest.json").write_text(dump_manifest(manifest))
+    for path, data in manifest_files(manifest).items():
+        (folder / path).write_bytes(data)
     return parse_manifest((folder / "manifest.json").read_bytes())

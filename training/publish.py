@@ -16,15 +16,13 @@ from typing import Any, Final
 
 from contract.errors import ContractError
 from contract.manifest import (
-    MANIFEST_FILE,
     Graph,
     Label,
     Manifest,
     Preprocessing,
-    dump_manifest,
 )
 from contract.predictions import check_golden
-from contract.versions import Version, find_versions, read_version, sha256
+from contract.versions import Version, find_versions, manifest_files, read_version, sha256
 from training.errors import VersionExists, VersionUnproven
 from training.evaluate import Scorer
 from training.pictures import Picture
@@ -122,7 +120,7 @@ def publish(
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=home))
     try:
         folder = staging / name / number
-        _write(folder, {**files, MANIFEST_FILE: dump_manifest(manifest).encode()})
+        _write(folder, {**files, **manifest_files(manifest)})
         prove(staging, name, manifest.version)
         check_free(models_dir, name, manifest.version, replace=replace)
         _swap_in(folder, target, staging / _REPLACED)

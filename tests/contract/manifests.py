@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from contract.versions import seal
+
 GRAPH = b"the graph"
 PICTURE = b"the picture"
 
@@ -77,7 +79,13 @@ def write_version(models: Path, manifest: dict[str, Any] | None = None) -> Path:
     manifest = manifest or fields()
     folder = models / "colours" / "1"
     (folder / "golden").mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest))
     (folder / "model.onnx").write_bytes(GRAPH)
     (folder / "golden" / "red.png").write_bytes(PICTURE)
     return folder
+
+
+def write_manifest(folder: Path, text: str) -> None:
+    """Writes this text as the manifest, with the digest that belongs to it."""
+    (folder / "manifest.json").write_text(text)
+    (folder / "manifest.sha256").write_bytes(seal(text.encode()))

@@ -65,7 +65,12 @@ def test_manifest_same_name_with_other_synset_is_accepted():
         {"index": 2, "name": "heron"},
     ]
 
-    assert parse(changed("labels", labels)).n_classes == 3
+    assert parse(relabelled(labels)).n_classes == 3
+
+
+def test_manifest_golden_label_that_is_not_the_classs_is_refused():
+    with pytest.raises(ManifestInvalid, match="disagree on a name"):
+        parse(changed("golden.0.top5.0.label", "somebody else"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ REFUSALS = {
     "lists-itself": (
         "files",
         {**fields()["files"], "manifest.json": "0" * 64},
-        "cannot list itself",
+        "cannot be listed",
     ),
 }
 
@@ -218,12 +223,21 @@ def test_parse_manifest_message_never_contains_the_input():
     assert "4711" not in str(caught.value)
 
 
+def relabelled(labels):
+    """A valid manifest with these labels, in its golden examples too."""
+    data = changed("labels", labels)
+    for example in data["golden"]:
+        for prediction in example["top5"]:
+            prediction["label"] = labels[prediction["index"]]["name"]
+    return data
+
+
 @given(
     st.lists(st.text(min_size=1, max_size=9), min_size=3, max_size=6, unique=True),
     st.floats(0.01, 10),
 )
 def test_manifest_round_trip_keeps_any_label_and_temperature(names, temperature):
-    data = changed("labels", labels(*names)) | {"calibration": {"temperature": temperature}}
+    data = relabelled(labels(*names)) | {"calibration": {"temperature": temperature}}
 
     manifest = parse(data)
 

@@ -17,8 +17,8 @@ from contract.errors import (
     ModelError,
     VersionCorrupt,
 )
-from contract.manifest import dump_manifest, parse_manifest
-from contract.versions import read_version, sha256
+from contract.manifest import parse_manifest
+from contract.versions import manifest_files, read_version, sha256
 from service import repository
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.repository import (
@@ -45,7 +45,8 @@ def published(
         (folder / "model.onnx").write_bytes(graph)
         document["graph"]["sha256"] = document["files"]["model.onnx"] = sha256(graph)
     document.update(changes)
-    (folder / "manifest.json").write_text(dump_manifest(parse_manifest(json.dumps(document))))
+    for path, data in manifest_files(parse_manifest(json.dumps(document))).items():
+        (folder / path).write_bytes(data)
 
 
 def fake_version(name: str, number: int) -> Any:
@@ -202,7 +203,8 @@ def test_load_version_with_golden_picture_that_is_none_refused_by_name(tmp_path)
     path.write_bytes(b"no picture")
     document = manifest.model_dump(mode="json")
     document["golden"][0]["sha256"] = document["files"]["golden/red.png"] = sha256(b"no picture")
-    (tmp_path / "tiny" / "1" / "manifest.json").write_text(json.dumps(document))
+    for file, data in manifest_files(parse_manifest(json.dumps(document))).items():
+        (tmp_path / "tiny" / "1" / file).write_bytes(data)
 
     with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/red\.png: the bytes are not"):
         load_version(tmp_path, "tiny", 1, PLAN)
