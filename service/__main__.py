@@ -21,6 +21,7 @@ from contract.predictions import to_predictions
 from contract.preprocessing import to_input
 from contract.telemetry import disable_runtime_telemetry
 from contract.versions import find_versions
+from service import process
 from service.cpus import usable_cpus
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.providers import PROVIDERS
@@ -41,6 +42,7 @@ EXIT_NOT_SERVABLE = 3
 @click.version_option(package_version(), prog_name="convserve")
 def main() -> None:
     """Serve trained CNN image classifiers: a picture in, labelled probabilities out."""
+    process.open_missing_streams()
     disable_runtime_telemetry()
     # Without a handler, logging would print bare messages; commands say what matters themselves.
     logging.getLogger("service").addHandler(logging.NullHandler())
@@ -101,19 +103,31 @@ def _serve(settings: Settings) -> int:
     from service.logs import LogWriter
     from service.server import DrainingServer
 
+    process.return_large_blocks()
     logs = LogWriter(settings.log_level)
     logs.start()
     try:
-        app = create_app(settings)
+        with process.within(settings.load_timeout_s, _give_up_loading):
+            app = create_app(settings)
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
-        server = DrainingServer(app, settings)
-        server.run()
+        with process.bound_socket(settings.host, settings.port) as listener:
+            DrainingServer(app, settings).run(sockets=[listener])
     except (ModelError, ProviderUnavailable) as error:
         click.echo(f"convserve: not servable: {error}", err=True)
         return EXIT_NOT_SERVABLE
+    except process.AddressUnusable as error:
+        click.echo(f"convserve: {error}", err=True)
+        return EXIT_NOT_SERVABLE
     finally:
         logs.stop()
+    if not app.state.service.at_rest:
+        process.leave_at_once(0)
     return 0
+
+
+def _give_up_loading() -> None:
+    click.echo("convserve: not servable: loading the models took too long", err=True)
+    process.leave_at_once(EXIT_NOT_SERVABLE)
 
 
 _models_option = click.option(

@@ -112,6 +112,11 @@ class Service:
             log.error("a run did not end; it is abandoned")
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def at_rest(self) -> bool:
+        """True while no lane is inside the runtime."""
+        return all(batcher.at_rest for batcher in self._batchers.values())
+
     def is_alive(self) -> bool:
         """True while every lane of every model runs and none is stuck."""
         return not self._started or all(batcher.alive for batcher in self._batchers.values())
@@ -202,7 +207,6 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.include_router(router)
     if settings.docs:
         app.include_router(docs.router)
-        app.mount(docs.ASSETS_PATH, docs.docs_assets())
     for kind in (ServiceError, ContractError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_problem)
     app.add_middleware(Edge, metrics=service.metrics, closing=lambda: service.draining)

@@ -133,6 +133,11 @@ class Batcher:
             for lane in self._lanes
         )
 
+    @property
+    def at_rest(self) -> bool:
+        """True while no lane is inside the engine, even one that has been given up."""
+        return not any(lane.thread.busy for lane in self._lanes)
+
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
         for number in range(self._limits.lanes):

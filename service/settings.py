@@ -130,6 +130,12 @@ class Settings(BaseModel):
         100, ge=1, le=100_000, description="Scans of a progressive JPEG at most; real ones have 20."
     )
 
+    load_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="Loading and proving all models may take this time; then the process ends.",
+    )
     request_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -17,9 +17,14 @@ _Call = tuple["Future[object]", Callable[[], object]]
 
 
 class DaemonThread:
-    """Runs submitted calls in order on one daemon thread."""
+    """Runs submitted calls in order on one daemon thread.
+
+    Attributes:
+        busy: a call is being run, whoever may have stopped waiting for it.
+    """
 
     def __init__(self, name: str) -> None:
+        self.busy = False
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -39,7 +44,10 @@ class DaemonThread:
             future, call = item
             if not future.set_running_or_notify_cancel():
                 continue
+            self.busy = True
             try:
                 future.set_result(call())
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits
                 future.set_exception(error)
+            finally:
+                self.busy = False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Final
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.staticfiles import StaticFiles
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-ASSETS_PATH: Final = "/docs/assets"
+_ASSETS: Final = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon.png": "image/png",
+}
 # The page has one inline script, which FastAPI writes; everything else comes from this server.
 _POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -19,9 +24,14 @@ _POLICY: Final = (
 router = APIRouter(include_in_schema=False)
 
 
-def docs_assets() -> StaticFiles:
-    """Returns the application that serves Swagger UI's files out of the fastapi-offline package."""
-    return StaticFiles(packages=[("fastapi_offline", "static")])
+@router.get("/docs/assets/{name}")
+async def asset(name: str) -> Response:
+    """Answers one of Swagger UI's files out of the fastapi-offline package."""
+    media_type = _ASSETS.get(name)
+    if media_type is None:
+        raise HTTPException(404)
+    file = resources.files("fastapi_offline") / "static" / name
+    return Response(file.read_bytes(), media_type=media_type)
 
 
 @router.get("/docs")
@@ -30,9 +40,9 @@ async def docs() -> HTMLResponse:
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="convserve",
-        swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="/docs/assets/favicon.png",
     )
     page.headers["Content-Security-Policy"] = _POLICY
     return page

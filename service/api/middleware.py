@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
+from service.errors import Draining
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
@@ -46,42 +50,25 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope["headers"])
-        scope["convserve.request_id"] = request_id
+        exchange = _Exchange(scope, receive, send, closing=self._closing)
+        scope["convserve.request_id"] = exchange.request_id
         started_s = time.monotonic()
-        status = 0
-        complete = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status, complete
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = list(message.get("headers", ()))
-                headers.append((b"x-request-id", request_id.encode()))
-                headers.extend(_ON_EVERY_ANSWER)
-                if self._closing() and all(name != b"connection" for name, _ in headers):
-                    headers.append((b"connection", b"close"))
-                message = {**message, "headers": headers}
-            elif not message.get("more_body", False):
-                complete = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
-            log.debug("client disconnected", extra={"request_id": request_id})
-            status = 499  # what nginx logs for the same; nobody is left to receive it
+            log.debug("client disconnected", extra={"request_id": exchange.request_id})
+            exchange.status = 499  # what nginx logs for the same; nobody is left to receive it
+        except asyncio.CancelledError:
+            # The server gives up on what outlives the grace period.
+            await exchange.fail(Draining("the service stopped"), linger=False)
         except Exception as error:
-            log.exception("unhandled error", extra={"request_id": request_id})
-            if not status:
-                response = problem_response(error, request_id)
-                await response(scope, receive, send_with_headers)
-            elif not complete:
-                raise
+            log.exception("unhandled error", extra={"request_id": exchange.request_id})
+            await exchange.fail(error)
         finally:
-            self._record(scope, request_id, status, time.monotonic() - started_s)
+            self._record(exchange, time.monotonic() - started_s)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(self, exchange: _Exchange, seconds: float) -> None:
+        scope, status = exchange.scope, exchange.status
         route = _route_template(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
@@ -90,7 +77,7 @@ class Edge:
             level,
             "request",
             extra={
-                "request_id": request_id,
+                "request_id": exchange.request_id,
                 "method": scope["method"][:16],
                 "route": route,
                 "status": status,
@@ -98,6 +85,44 @@ class Edge:
                 "client": (scope.get("client") or ("-",))[0],
             },
         )
+
+
+class _Exchange:
+    """One request and how far its answer has come."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, closing: Callable[[], bool]
+    ) -> None:
+        self.scope = scope
+        self.request_id = _request_id(scope["headers"])
+        self.status = 0
+        self._complete = False
+        self._receive = receive
+        self._send = send
+        self._closing = closing
+
+    async def send(self, message: Message) -> None:
+        """Passes a message on, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            headers.extend(_ON_EVERY_ANSWER)
+            if self._closing() and all(name != b"connection" for name, _ in headers):
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        elif not message.get("more_body", False):
+            self._complete = True
+        await self._send(message)
+
+    async def fail(self, error: Exception, *, linger: bool = True) -> None:
+        """Answers with the problem, unless an answer is under way, which can only be cut."""
+        if self._complete:
+            return
+        if self.status:
+            raise error
+        response = problem_response(error, self.request_id)
+        answer = response if linger else partial(Response.__call__, response)
+        await answer(self.scope, self._receive, self.send)
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

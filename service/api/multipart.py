@@ -52,6 +52,9 @@ def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Part
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise MalformedRequest("multipart: the Content-Type names no boundary")
+    # Each would cost the parser a slow path; RFC 2046, 5.1.1 forbids them inside of a part.
+    if body.count(b"--" + boundary) > max_parts + 2:
+        raise MalformedRequest(f"multipart: more than {max_parts} parts")
     collector = _Collector(max_parts)
     try:
         parser = MultipartParser(

@@ -30,6 +30,8 @@ from service.errors import (
 
 Image = bytes | ServiceError
 
+_MAX_OTHER_COMMAS: Final = 16
+
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
@@ -101,7 +103,9 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
                     raise too_large
                 slot.add_bytes(len(chunk))
                 allowed_s = limits.timeout_s + len(body) / limits.min_rate_bytes_per_s
-                timeout.reschedule(started_s + allowed_s)
+                # A fast start earns time, but not for silence: that would hold the bytes in flight.
+                silent_until_s = clock() + limits.timeout_s
+                timeout.reschedule(min(started_s + allowed_s, silent_until_s))
     except TimeoutError as error:
         raise RequestTimeout(
             f"the body was incomplete after {clock() - started_s:.0f} s"
@@ -127,11 +131,15 @@ def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
     upload = _reader_for(media_type)(body, content_type, limits)
     if not upload.images:
         raise InvalidParameter("the request holds no picture")
-    if len(upload.images) > limits.max_images:
-        raise InvalidParameter(
-            f"{len(upload.images)} pictures in one request, the limit is {limits.max_images}"
-        )
+    _check_count(len(upload.images), limits)
     return upload
+
+
+def _check_count(n_images: int, limits: BodyLimits) -> None:
+    if n_images > limits.max_images:
+        raise InvalidParameter(
+            f"{n_images} pictures in one request, the limit is {limits.max_images}"
+        )
 
 
 def check_headers(request: Request) -> None:
@@ -140,8 +148,8 @@ def check_headers(request: Request) -> None:
     Raises:
         MediaTypeRefused: an unknown media type, or a compressed body.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    encodings = ",".join(request.headers.getlist("content-encoding")).split(",")
+    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
         raise MediaTypeRefused("compressed request bodies are not accepted")
     _reader_for(request.headers.get("content-type", "").partition(";")[0].strip().lower())
 
@@ -177,7 +185,11 @@ def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Uploa
     return Upload(images, options, many=len(images) > 1)
 
 
-def _read_json(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
+def _read_json(body: bytes, _content_type: str, limits: BodyLimits) -> Upload:
+    # Base64 has no comma, so more of them than this are no pictures; millions of small items would
+    # cost a hundred times the body's size to build.
+    if body.count(b",") > 2 * limits.max_images + _MAX_OTHER_COMMAS:
+        raise InvalidParameter(f"the JSON has too many items, the limit is {limits.max_images}")
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -191,6 +203,7 @@ def _read_json(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
             raise image
         return Upload([image], options)
     if document.keys() == {"images"} and isinstance(document["images"], list):
+        _check_count(len(document["images"]), limits)
         return Upload([_from_base64(text) for text in document["images"]], options, many=True)
     known = ", ".join(Options.model_fields)
     raise InvalidParameter(f"the JSON must have image or images (a list), and may have {known}")

@@ -6,11 +6,12 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
 from tests import tinymodel
-from tests.e2e.server import Server, post
+from tests.e2e.server import ROOT, Server, post
 from tests.problems import MARKER, assert_problem
 
 RED = tinymodel.picture("red")
@@ -54,6 +55,34 @@ def test_lifecycle_second_signal_ends_at_once(start_server):
         server.send_signal(signal.SIGTERM)
 
         assert (server.exit_code(), server.stderr()) == (0, "")
+
+
+def test_lifecycle_second_signal_during_runs_answers_and_does_not_abort(start_server):
+    """Native threads that are still running when the interpreter is finalised abort the process."""
+    server = start_server(models_dir=ROOT / "models", drain_s=600)
+    picture = (ROOT / "examples" / "cat.jpg").read_bytes()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(24)]
+        for connection in connections:
+            connection.send(post(picture))
+        server.wait_for_metric("convserve_images_in_flight", lambda value: value > 0)
+
+        server.send_signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        server.send_signal(signal.SIGTERM)
+        answers = [connection.response() for connection in connections]
+
+    assert (server.exit_code(), server.stderr()) == (0, "")
+    for answer in answers:
+        if answer is not None and answer.status_code != 200:
+            assert_problem(answer, 503, "draining")
+
+
+def test_lifecycle_models_that_take_too_long_to_load_exit_with_three(launch):
+    server = launch(models_dir=ROOT / "models", load_timeout_s=0.001)
+
+    assert server.exit_code() == 3
+    assert server.stderr() == "convserve: not servable: loading the models took too long\n"
 
 
 def ask_until_told_to_leave(server: Server, told: threading.Event) -> list[int]:
@@ -115,8 +144,10 @@ def test_lifecycle_grace_is_the_longest_wait(start_server):
         server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 4)
 
         server.send_signal(signal.SIGTERM)
+        response = connection.response()
 
         assert server.exit_code() == 0
+    assert_problem(response, 503, "draining")
 
 
 def test_lifecycle_port_in_use_exits_with_three(launch):
@@ -124,8 +155,9 @@ def test_lifecycle_port_in_use_exits_with_three(launch):
         server = launch(port=taken.getsockname()[1])
 
         assert server.exit_code() == 3
-    (error,) = [line for line in server.log if line["level"] == "error"]
-    assert "address already in use" in error["message"]
+    (line,) = server.stderr().splitlines()
+    assert line.startswith("convserve: cannot listen on 127.0.0.1:")
+    assert "in use" in line
 
 
 def test_lifecycle_corrupt_model_exits_with_three_and_one_line(launch, tmp_path):

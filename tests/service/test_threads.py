@@ -55,3 +55,20 @@ def test_thread_closed_ends_after_what_is_queued():
     thread._thread.join(5)
 
     assert (future.result(0), thread._thread.is_alive()) == (1, False)
+
+
+def test_daemon_thread_is_busy_during_a_call_and_not_after():
+    entered, leave = threading.Event(), threading.Event()
+    thread = DaemonThread("test")
+
+    future = thread.submit(lambda: (entered.set(), leave.wait(20)))
+    assert entered.wait(20)
+    during = thread.busy
+    leave.set()
+    future.result(20)
+    after = thread.submit(lambda: None)
+    after.result(20)
+    thread.close()
+    thread._thread.join(20)
+
+    assert (during, thread.busy) == (True, False)

@@ -124,3 +124,11 @@ def test_multipart_every_cut_is_refused_or_read():
             outcomes.add("refused")
 
     assert outcomes <= {"refused", 2}
+
+
+def test_parse_multipart_flood_of_near_boundaries_refused_unparsed(monkeypatch):
+    monkeypatch.setattr("service.api.multipart.MultipartParser", None)
+    body = b"--x\r\n\r\n" + b"\r\n--xy" * 1_000_000 + b"\r\n--x--"
+
+    with pytest.raises(MalformedRequest, match="more than 3 parts"):
+        parse_multipart(body, "multipart/form-data; boundary=x", 3)

@@ -228,3 +228,35 @@ def test_parse_body_base64_wrapped_in_lines_is_read():
     )
 
     assert upload.images == [RED * 3]
+
+
+def test_parse_body_json_of_countless_items_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr("service.api.payload.from_json", None)
+
+    with pytest.raises(InvalidParameter, match="too many items"):
+        parse_body(b'{"images":[' + b"1," * 1_000_000 + b"1]}", "application/json", LIMITS)
+
+
+def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(monkeypatch):
+    monkeypatch.setattr("service.api.payload._from_base64", None)
+
+    with pytest.raises(InvalidParameter, match="4 pictures in one request, the limit is 3"):
+        parse_body(b'{"images":["","","",""]}', "application/json", LIMITS)
+
+
+@pytest.mark.anyio
+async def test_read_body_silent_after_a_fast_start_is_not_waited_for():
+    """A large part sent at once earns time by its size, but silence after it ends the wait."""
+    limits = BodyLimits(max_bytes=10**6, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
+
+    with pytest.raises(RequestTimeout), admission(10**6).slot() as slot:
+        await read_body(request_of([b"x" * 10**5, None]), slot, limits)
+
+
+@pytest.mark.parametrize("second", ["gzip", "identity, br"])
+def test_check_headers_second_content_encoding_is_seen(client, second):
+    encodings = [("Content-Encoding", "identity"), ("Content-Encoding", second)]
+
+    response = client.post("/v1/classify", content=RED, headers=encodings)
+
+    assert_problem(response, 415, "unsupported_media_type")

@@ -1,0 +1,82 @@
+"""What concerns the process as a whole: its standard streams, its memory and how it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_M_MMAP_THRESHOLD: Final = -3  # malloc.h of glibc
+_LARGE_BLOCK_BYTES: Final = 1 << 20
+
+
+class AddressUnusable(Exception):
+    """The service cannot listen where it was told to."""
+
+
+def open_missing_streams() -> None:
+    """Opens /dev/null for standard streams that were closed by whoever started the process.
+
+    Otherwise the next file or socket would take their number, and be written to as if it were them.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
+def return_large_blocks() -> None:
+    """Makes glibc give decoded pictures back to the system as soon as they are freed.
+
+    By default it learns from the first large block to keep later ones, and several large pictures
+    at once leave the process hundreds of megabytes larger for good. Other C libraries are left
+    alone.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+    except (OSError, AttributeError):
+        return
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket that has the address but does not listen yet.
+
+    Raises:
+        AddressUnusable: the address is taken, not this machine's, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        reason = error.strerror or str(error)
+        raise AddressUnusable(f"cannot listen on {host}:{port}: {reason}") from error
+    return bound
+
+
+@contextmanager
+def within(seconds: float, on_timeout: Callable[[], None]) -> Iterator[None]:
+    """Calls back, on another thread, if the block takes longer: native code cannot be interrupted."""
+    timer = threading.Timer(seconds, on_timeout)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def leave_at_once(status: int) -> None:
+    """Ends the process without finalising it, since native runs may still be going on in it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(status)
