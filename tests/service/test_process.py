@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import subprocess
 import sys
@@ -32,11 +33,11 @@ def test_open_missing_streams_gives_closed_ones_back_their_number(number):
 
 
 def test_open_missing_streams_leaves_open_ones_alone():
-    before = [process.os.fstat(number).st_ino for number in (0, 1, 2)]
+    before = [os.fstat(number).st_ino for number in (0, 1, 2)]
 
     process.open_missing_streams()
 
-    assert [process.os.fstat(number).st_ino for number in (0, 1, 2)] == before
+    assert [os.fstat(number).st_ino for number in (0, 1, 2)] == before
 
 
 def test_return_large_blocks_asks_glibc(monkeypatch):

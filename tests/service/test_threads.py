@@ -61,7 +61,11 @@ def test_daemon_thread_is_busy_during_a_call_and_not_after():
     entered, leave = threading.Event(), threading.Event()
     thread = DaemonThread("test")
 
-    future = thread.submit(lambda: (entered.set(), leave.wait(20)))
+    def call() -> bool:
+        entered.set()
+        return leave.wait(20)
+
+    future = thread.submit(call)
     assert entered.wait(20)
     during = thread.busy
     leave.set()
