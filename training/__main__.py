@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from contract.preprocessing import INTERPOLATIONS
+from training.pictures import example_pictures
 
 if TYPE_CHECKING:
     from contract.manifest import Rgb
@@ -64,8 +65,8 @@ def main() -> None:
     "--golden",
     "golden_dir",
     type=_FOLDER,
-    default=Path("examples"),
-    show_default=True,
+    default=example_pictures,
+    show_default="the example pictures that come with convserve",
     help="Pictures to take golden examples from; undecided ones are left out.",
 )
 @click.option("--evaluate", "evaluate_dir", type=_FOLDER, help="Labelled pictures to measure on.")

@@ -108,6 +108,13 @@ def scan_plain(root: Path) -> PictureFolder:
     return PictureFolder(found)
 
 
+def example_pictures() -> Path:
+    """Returns the folder of free pictures that come with the package or lie in its source tree."""
+    here = Path(__file__).parent
+    packaged = here / "example_pictures"
+    return packaged if packaged.is_dir() else here.parent / "examples"
+
+
 def image_files(root: Path) -> Iterator[Path]:
     """Yields the image files below a folder in a fixed order, following no links out of it."""
     if not root.is_dir():

@@ -3,7 +3,13 @@ import pytest
 from contract.manifest import Label
 from tests.training import networks
 from training.errors import PicturesMissing
-from training.pictures import input_rows, scan_labelled, scan_plain
+from training.pictures import (
+    example_pictures,
+    image_files,
+    input_rows,
+    scan_labelled,
+    scan_plain,
+)
 
 
 def test_scan_labelled_reads_class_folders(colours_dir):
@@ -80,3 +86,11 @@ def test_input_rows_are_what_the_service_makes(tiny_graph, colour_pictures):
     assert len(rows) == len(colour_pictures)
     assert rows[0].shape == (networks.SIDE_PX, networks.SIDE_PX, 3)
     assert rows[0].dtype == "uint8"
+
+
+def test_example_pictures_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    names = [path.name for path in image_files(example_pictures())]
+
+    assert names == ["cat.jpg", "coffee.jpg", "helmet.jpg", "photographer.png", "rocket.jpg"]
