@@ -26,10 +26,9 @@ for module in torch torchvision timm onnx onnxscript; do
   fi
 done
 
-test -f "$("$work/venv/bin/python" -c 'import training; print(training.__path__[0])')/example_pictures/cat.jpg"
-
 mkdir "$work/empty"
 cd "$work/empty"
+test -f "$("$work/venv/bin/python" -c 'import training; print(training.__path__[0])')/example_pictures/cat.jpg"
 "$work/venv/bin/convserve" verify
 touch "$work/log"
 "$work/venv/bin/convserve" serve --port 0 --drain-s 0 >"$work/log" 2>&1 &
