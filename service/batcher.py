@@ -16,6 +16,7 @@ Everything but the runs happens on the event loop, so there are no locks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -190,11 +191,9 @@ class Batcher:
         Returns:
             True if everything accepted was answered in time.
         """
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.drain()
-        except TimeoutError:
-            pass
         tasks = [lane.task for lane in self._lanes if lane.task]
         finished = all(task.done() for task in tasks)
         for task in tasks:

@@ -118,7 +118,9 @@ def test_check_golden_number_that_is_not_finite_is_refused(value, index):
 
 
 def test_check_golden_near_tie_may_change_places():
-    check_golden(golden((0, 0.46), (1, 0.44)), [0.44, 0.46, 0.1])
+    worst = check_golden(golden((0, 0.46), (1, 0.44)), [0.44, 0.46, 0.1])
+
+    assert worst == pytest.approx(0.02)
 
 
 def test_check_golden_other_class_far_ahead_is_refused():

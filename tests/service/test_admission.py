@@ -66,6 +66,8 @@ def test_admission_slot_without_pictures_holds_no_place():
     with admission.slot(), admission.slot() as second:
         second.add_images(1)
 
+        assert admission.images == 1
+
 
 def test_admission_closed_refuses_new_work():
     admission, _ = door()

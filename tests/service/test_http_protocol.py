@@ -395,6 +395,8 @@ async def test_protocol_peer_that_takes_no_answer_is_cut_off(last):
         await peer.until(b"\r\n\r\n")
         await app.protocol.lost.wait()
 
+    assert app.protocol.transport.is_closing()
+
 
 class SlowTransport(asyncio.Transport):
     """A transport with the given numbers of unsent bytes, one each time somebody looks."""

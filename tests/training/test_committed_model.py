@@ -34,7 +34,7 @@ def version():
 
 
 def test_committed_model_is_proven():
-    prove(MODELS, NAME, VERSION)
+    assert prove(MODELS, NAME, VERSION).manifest.architecture == "tf_efficientnet_lite0"
 
 
 def test_committed_model_is_small(version):

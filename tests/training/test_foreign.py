@@ -324,4 +324,7 @@ def test_graph_module_reads_no_file_above_protobufs_limit(tmp_path, monkeypatch)
 
 
 def test_tiny_network_is_onnx_the_checker_accepts(tiny_graph):
-    onnx.checker.check_model(onnx.load_model_from_string(tiny_graph), full_check=True)
+    model = onnx.load_model_from_string(tiny_graph)
+    onnx.checker.check_model(model, full_check=True)
+
+    assert [node.name for node in model.graph.input] == ["image"]

@@ -91,6 +91,8 @@ def test_another_first_class_between_near_ties_is_accepted():
 
     check_parity(stated(), answers, expected)
 
+    assert answers.argmax() != expected.argmax()
+
 
 def test_another_first_class_of_a_decided_picture_is_refused():
     expected = np.array([[0.6, 0.4]], dtype=np.float32)
