@@ -6,7 +6,7 @@ three mean the same by a prediction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,18 +102,3 @@ def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.fl
     if best != first.index and float(values[best]) - first.probability > example.tolerance:
         raise GoldenMismatch(f"{example.file}: class {best} is first, {first.label!r} was expected")
     return worst
-
-
-def score_rows(
-    outputs: Mapping[str, NDArray[np.float32]], manifest: Manifest
-) -> NDArray[np.float32]:
-    """Returns the probabilities of a batch from the graph's named outputs.
-
-    Args:
-        outputs: by output name; the score output has shape (N, C).
-        manifest: names the score output and its kind.
-
-    Returns:
-        float32, shape (N, C).
-    """
-    return to_probabilities(outputs[manifest.graph.scores.name], manifest)

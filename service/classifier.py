@@ -21,7 +21,6 @@ from service.batcher import BatchedRow
 from service.errors import (
     DeadlineExceeded,
     InvalidParameter,
-    ModelNotReady,
     Overloaded,
     ServiceError,
 )
@@ -92,7 +91,7 @@ class Submitter(Protocol):
 
 @dataclass(slots=True)
 class Serving:
-    """The versions being served and the batcher of each; replaced as a whole, never changed."""
+    """The versions being served and the batcher of each."""
 
     repository: Repository
     batchers: dict[tuple[str, int], Submitter]
@@ -165,15 +164,12 @@ class Classifier:
     ) -> Outcome:
         if isinstance(image, ServiceError):
             return image
-        batcher = self.serving.batchers.get(version.key)
-        if batcher is None:
-            return ModelNotReady("the model is being replaced; try again")
         try:
             async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
                 row, prepare_s = await asyncio.get_running_loop().run_in_executor(
                     self._pool, self._prepare, image, version.manifest
                 )
-                answered = await batcher.submit(row, deadline_s)
+                answered = await self.serving.batchers[version.key].submit(row, deadline_s)
         except TimeoutError:
             return DeadlineExceeded("the picture was not answered within the request's deadline")
         except (ImageError, ServiceError) as error:

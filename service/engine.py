@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contract.errors import GraphMismatch
 from contract.manifest import Manifest
-from contract.predictions import score_rows
+from contract.predictions import to_probabilities
 from service.providers import ProviderSession
 
 Batch = NDArray[Any]
@@ -51,7 +51,7 @@ class OnnxEngine:
         """Runs the network once; see `Engine.run`."""
         name = self._manifest.graph.scores.name
         (scores,) = self._session.run([name], {self._manifest.graph.input.name: batch})
-        return score_rows({name: scores}, self._manifest)
+        return to_probabilities(scores, self._manifest)
 
 
 def _check_input(session: Any, manifest: Manifest) -> None:

@@ -16,7 +16,6 @@ from contract.manifest import Label
 from training.errors import LabelsInvalid
 from training.torch_compat import timm_data
 
-IMAGENET_CLASSES: Final = 1000
 _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 

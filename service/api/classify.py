@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
+from contract.images import DECODERS
 from service.api import problems
 from service.api.payload import (
     Options,
@@ -33,9 +34,7 @@ _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: Final = {
     "required": True,
     "content": {
-        "image/jpeg": _BINARY,
-        "image/png": _BINARY,
-        "image/webp": _BINARY,
+        **{decoder.media_type: _BINARY for decoder in DECODERS},
         "application/octet-stream": _BINARY,
         "multipart/form-data": {
             "schema": {

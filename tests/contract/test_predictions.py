@@ -8,7 +8,6 @@ from contract.manifest import GoldenExample, parse_manifest
 from contract.predictions import (
     Prediction,
     check_golden,
-    score_rows,
     to_predictions,
     to_probabilities,
 )
@@ -65,14 +64,6 @@ def test_to_probabilities_applies_softmax_with_temperature():
     probabilities = to_probabilities(logits, logits_manifest(2.0))
 
     np.testing.assert_array_equal(probabilities, softmax(logits, 2.0))
-
-
-def test_score_rows_takes_the_score_output():
-    rows = np.array([[0, 0, 9]], np.float32)
-
-    probabilities = score_rows({"logits": rows, "embedding": rows * 2}, logits_manifest(1.0))
-
-    np.testing.assert_array_equal(probabilities, softmax(rows))
 
 
 def test_check_golden_exact_answer_differs_by_nothing():

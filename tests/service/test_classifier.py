@@ -17,7 +17,6 @@ from service.errors import (
     InvalidParameter,
     MalformedRequest,
     ModelNotFound,
-    ModelNotReady,
     Overloaded,
 )
 from service.repository import RunPlan, load_repository
@@ -128,14 +127,6 @@ async def test_classifier_past_deadline_answers_at_once(classifier, batcher):
 
     assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
     assert batcher.deadlines == []
-
-
-async def test_classifier_version_without_batcher_not_ready(classifier):
-    classifier.serving.batchers.clear()
-
-    answer = await classifier.classify([RED], Choice(), LATER_S)
-
-    assert [type(outcome) for outcome in answer.outcomes] == [ModelNotReady]
 
 
 async def test_classifier_out_of_memory_is_overload(classifier, monkeypatch):
