@@ -125,11 +125,46 @@ class Label(_Strict):
     synset: str | None = Field(default=None, pattern=r"^n[0-9]{8}$")
 
 
+class ConformalSet(_Strict):
+    """Split-conformal prediction sets of one coverage (Sadinle et al. 2019, arXiv:1609.00451).
+
+    The set of a picture holds every class whose probability reaches the threshold, and always the
+    most probable one.
+    """
+
+    coverage_percent: Percent = Field(description="asked: how often the set holds the true class")
+    min_probability: Probability = Field(description="a class of this probability is in the set")
+    achieved_percent: Percent = Field(description="coverage measured on the test pictures")
+    mean_set_size: float = Field(ge=1.0, description="classes in a set, on the test pictures")
+
+
+class Unlike(_Strict):
+    """Tells a picture that is unlike anything seen in training.
+
+    `energy` is T * logsumexp(logits / T) with T the calibration's temperature (the negative free
+    energy of Liu et al. 2020, arXiv:2010.03759); `max_probability` is the largest probability.
+    """
+
+    score: Literal["energy", "max_probability"]
+    threshold: float = Field(description="a picture that scores below it is unlike anything seen")
+    flagged_percent: Percent = Field(description="of the test pictures, wrongly")
+
+
 class Calibration(_Strict):
-    """How the probabilities were adjusted to what they claim."""
+    """How the probabilities were adjusted to what they claim.
+
+    Everything is fitted on validation pictures and measured on test pictures, from image bytes,
+    with the published graph. The temperature is in the graph where that answers probabilities.
+    """
 
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it")
     ece_percent: Percent | None = Field(default=None, description="expected calibration error")
+    ece_before_percent: Percent | None = Field(
+        default=None, description="the same at a temperature of 1"
+    )
+    n_fitted: int | None = Field(default=None, ge=1, description="validation pictures")
+    conformal: tuple[ConformalSet, ...] = ()
+    unlike: Unlike | None = None
 
 
 class Metrics(_Strict):

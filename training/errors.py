@@ -7,11 +7,16 @@ TrainingError
 │   ├── LabelsInvalid             a labels file that does not name every class exactly once
 │   ├── PicturesMissing           a folder or package without usable pictures
 │   ├── GraphRefused              a foreign ONNX file outside of what the service runs
+│   ├── ConfigInvalid             a config with an unknown key or a value out of bounds
+│   ├── DataRefused               pictures that cannot be trained on: empty classes, leaks, CSV
+│   ├── CheckpointRefused         a run folder that belongs to another run, or is damaged
 │   └── VersionExists             a published version would be overwritten
 └── GateFailed                    the model was made but is not good enough (exit code 1)
     ├── ExportFailed              the graph is invalid or differs from the network
     ├── ParityFailed              from image bytes, graph and network disagree
     ├── QuantizationFailed        the int8 graph loses too much
+    ├── LossNotFinite             training diverged; the message names the step
+    ├── AccuracyTooLow            the network is worse than the config allows
     └── VersionUnproven           the finished version fails its own golden examples or digests
 
 Every class has a stable snake_case `code` and the exit code of the command.
@@ -66,6 +71,24 @@ class GraphRefused(InputRefused):
     code = "graph_refused"
 
 
+class ConfigInvalid(InputRefused):
+    """A config has an unknown key, a value out of bounds, or does not exist."""
+
+    code = "config_invalid"
+
+
+class DataRefused(InputRefused):
+    """The pictures cannot be trained on: a class without pictures, leaks, an unreadable list."""
+
+    code = "data_refused"
+
+
+class CheckpointRefused(InputRefused):
+    """The run folder belongs to another run, or its checkpoint is damaged."""
+
+    code = "checkpoint_refused"
+
+
 class VersionExists(InputRefused):
     """The version is published already and versions are immutable."""
 
@@ -94,6 +117,18 @@ class QuantizationFailed(GateFailed):
     """The int8 graph loses too much against the float graph."""
 
     code = "quantization_failed"
+
+
+class LossNotFinite(GateFailed):
+    """The loss stopped being a finite number."""
+
+    code = "loss_not_finite"
+
+
+class AccuracyTooLow(GateFailed):
+    """The trained network is worse than the config allows."""
+
+    code = "accuracy_too_low"
 
 
 class VersionUnproven(GateFailed):
