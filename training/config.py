@@ -198,7 +198,9 @@ class Publish(_Strict):
         default=0.0, ge=0, le=100, description="a worse test accuracy publishes nothing"
     )
     max_batch: int = Field(default=32, ge=1, le=1024)
-    golden_per_class: int = Field(default=1, ge=1, le=10)
+    golden_images: int = Field(
+        default=10, ge=1, le=100, description="test pictures that every loaded copy must answer"
+    )
 
 
 class RunConfig(_Strict):

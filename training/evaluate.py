@@ -6,7 +6,7 @@ Shapes: N pictures, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from contract.manifest import Manifest, Metrics
 from contract.predictions import to_probabilities
-from training.errors import GateFailed, PicturesMissing
-from training.onnx_session import BATCH_SIZE, SessionPlan, open_session, run_rows
+from training.errors import GateFailed, GraphRefused, PicturesMissing
+from training.onnx_session import BATCH_SIZE, SessionPlan, open_session, run_outputs
 from training.pictures import Picture, input_rows
 
 _CHUNK: Final = 64  # pictures prepared at once, so that memory does not grow with the folder
@@ -51,18 +51,44 @@ class Scorer:
             PicturesMissing: there are none.
             GateFailed: an answer is not finite.
         """
+        (scores,) = self._run(pictures, [self.manifest.graph.scores.name], batch_size)
+        return to_probabilities(scores, self.manifest)
+
+    def probabilities_and_logits(
+        self, pictures: Iterable[Picture]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answers pictures with both outputs of the same runs.
+
+        Args:
+            pictures: files that decode.
+
+        Returns:
+            Probabilities, float32, shape (N, C), and logits, float32, shape (N, C).
+
+        Raises:
+            GraphRefused: the graph has no output of kind logits.
+        """
+        named = {output.kind: output.name for output in self.manifest.graph.outputs}
+        if "logits" not in named:
+            raise GraphRefused("the graph answers probabilities only, calibration needs its logits")
+        scores, logits = self._run(pictures, [self.manifest.graph.scores.name, named["logits"]])
+        return to_probabilities(scores, self.manifest), logits
+
+    def _run(
+        self, pictures: Iterable[Picture], outputs: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> list[NDArray[np.float32]]:
+        """Fetches outputs, each float32, shape (N, C), a chunk of pictures in memory at a time."""
         batch_size = self.manifest.graph.fixed_batch_size or batch_size
-        output = self.manifest.graph.scores.name
         parts = [
-            run_rows(self._session, input_rows(chunk, self.manifest), output, batch_size)
+            run_outputs(self._session, input_rows(chunk, self.manifest), outputs, batch_size)
             for chunk in _chunks(pictures, max(_CHUNK // batch_size, 1) * batch_size)
         ]
         if not parts:
             raise PicturesMissing("there are no readable pictures")
-        scores = np.concatenate(parts)  # (N, C)
-        if not np.isfinite(scores).all():
+        found = [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+        if not all(np.isfinite(rows).all() for rows in found):
             raise GateFailed("the graph answers values that are not finite")
-        return to_probabilities(scores, self.manifest)
+        return found
 
 
 def answer_labelled(

@@ -20,11 +20,12 @@ from pydantic import ValidationError
 from contract.manifest import Manifest, Preprocessing, Rgb
 from training import graphs
 from training.errors import GraphRefused, InputRefused
-from training.importing import Candidate, batch_sizes, known_license
+from training.importing import Candidate, known_license
 from training.labels import read_labels
 from training.onnx_session import open_session, run_rows
 from training.pictures import Picture, input_rows, scan_plain
 from training.plan import Destination, Evidence, Report
+from training.proving import batch_sizes
 from training.publish import draft_manifest
 
 MAX_BATCH_DIFFERENCE: Final = 1e-3

@@ -9,13 +9,11 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from contract.manifest import Label, Manifest, Provenance
@@ -23,23 +21,14 @@ from training import architectures, graphs, pretrained
 from training.environment import installed_versions
 from training.errors import InputRefused, PicturesMissing, QuantizationFailed
 from training.evaluate import Scorer, accuracy, answer_labelled
-from training.export import check_batches, export
 from training.free_pictures import picture_files, read_photographs
-from training.golden import FOLDER as GOLDEN
-from training.golden import make_golden
-from training.int8 import Judgement, held_out_pictures, make_int8
+from training.int8 import Judgement, calibration_rows, held_out_pictures, make_int8
 from training.labels import imagenet_labels, read_labels
-from training.model_card import FILE as MODEL_CARD
-from training.model_card import model_card
-from training.parity import (
-    check_parity,
-    measure_parity,
-    reference_probabilities,
-    without_transparency,
-)
+from training.parity import reference_probabilities, without_transparency
 from training.pictures import Picture, scan_labelled, scan_plain
 from training.plan import Destination, Evidence, Int8, Report
-from training.publish import complete_manifest, draft_manifest, publish
+from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
+from training.publish import draft_manifest, publish
 
 _N_PARITY: Final = 64
 _N_PARITY_LABELLED: Final = 300
@@ -62,8 +51,7 @@ class Candidate:
         draft: its manifest so far.
         weights_source: for the manifest.
         license: SPDX identifier.
-        pictures: those the network it was made from has answered; none for a foreign graph.
-        expected: the network's answers to them, float32, shape (N, C).
+        reference: the network's own answers; None for a foreign graph.
         notes: sentences for the model card.
     """
 
@@ -71,14 +59,8 @@ class Candidate:
     draft: Manifest
     weights_source: str
     license: str
-    pictures: tuple[Picture, ...] = ()
-    expected: NDArray[np.float32] | None = None
+    reference: Reference | None = None
     notes: tuple[str, ...] = ()
-
-
-def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """Returns the batch sizes every dynamic graph is tried with: 1, 2, 7 and the largest."""
-    return tuple(sorted({1, 2, min(7, max_batch), max_batch}))
 
 
 def import_timm(
@@ -108,23 +90,26 @@ def import_timm(
     network, weights = _load(architecture, weights_source, len(labels))
     license_id = known_license(to.license, weights.license)
     report(f"weights: {len(network.state_dict())} tensors from {weights.source}")
-    graph = _export(network, evidence, report)
+    spec = architectures.preprocessing_of(network)
+    graph = export_checked(network, spec, max_batch=evidence.max_batch, report=report)
     draft = draft_manifest(
         to,
         architecture,
         graph=graphs.describe_export(graph),
-        preprocessing=architectures.preprocessing_of(network),
+        preprocessing=spec,
         labels=labels,
     )
-    candidate = Candidate(
+    pictures = _parity_pictures(evidence, labels)
+    reference = Reference(pictures, reference_probabilities(network, pictures), evidence.max_batch)
+    draft = prove_parity(graph, draft, reference, report, evidence.max_difference)
+    return Candidate(
         graph,
         draft,
         weights.source,
         license_id,
-        pictures=_parity_pictures(evidence, labels),
+        reference,
         notes=(_PUBLISHED[architecture],) if architecture in _PUBLISHED else (),
     )
-    return _check_parity(candidate, network, evidence, report)
 
 
 def finish(
@@ -149,14 +134,28 @@ def finish(
     graph, draft = candidate.graph, candidate.draft
     if int8 is not None and judgement is not None:
         try:
-            graph, draft = make_int8(graph, draft, int8, judgement, report)
+            graph, draft = make_int8(
+                graph,
+                draft,
+                calibration=calibration_rows(draft, int8),
+                judgement=judgement,
+                plan=int8,
+                report=report,
+            )
         except QuantizationFailed as error:
             if not int8.or_float:
                 raise
             report(f"int8: {error}; the float graph is published instead")
     draft = _measure(graph, draft, candidate, judgement, evidence, report)
     draft = draft.model_copy(update={"provenance": _provenance(candidate, draft, int8, to)})
-    manifest, files = _assemble(graph, draft, candidate.notes, evidence, report)
+    manifest, files = assemble(
+        graph,
+        draft,
+        list(scan_plain(evidence.golden_dir)),
+        max_batch=evidence.max_batch,
+        report=report,
+        notes=candidate.notes,
+    )
     folder = publish(to.models_dir, manifest, files, replace=to.replace)
     report(f"published {manifest.name}/{manifest.version} ({len(graph) / 1e6:.1f} MB)")
     return folder
@@ -186,15 +185,6 @@ def _load(architecture: str, source: str, n_classes: int) -> tuple[nn.Module, pr
     return network, weights
 
 
-def _export(network: nn.Module, evidence: Evidence, report: Report) -> bytes:
-    spec = architectures.preprocessing_of(network)
-    wrapped = architectures.PixelsToProbabilities(network, spec.mean, spec.std).eval()
-    graph = export(wrapped, spec.crop_size_px)
-    worst = check_batches(graph, wrapped, spec.crop_size_px, batch_sizes(evidence.max_batch))
-    report(f"export: {len(graph) / 1e6:.1f} MB, off by {worst:.1g} at most on random pixels")
-    return graph
-
-
 def _parity_pictures(evidence: Evidence, labels: tuple[Label, ...]) -> tuple[Picture, ...]:
     """Takes labelled pictures where there are any, and free ones otherwise."""
     if evidence.evaluate_dir is None:
@@ -204,22 +194,6 @@ def _parity_pictures(evidence: Evidence, labels: tuple[Label, ...]) -> tuple[Pic
     if not pictures:
         raise PicturesMissing(f"{evidence.evaluate_dir.name}: no readable opaque pictures")
     return pictures
-
-
-def _check_parity(
-    candidate: Candidate, network: nn.Module, evidence: Evidence, report: Report
-) -> Candidate:
-    expected = reference_probabilities(network, candidate.pictures)
-    scorer = Scorer(candidate.graph, candidate.draft)
-    sizes = batch_sizes(evidence.max_batch)
-    parity, answers = measure_parity(scorer, expected, candidate.pictures, sizes)
-    report(
-        f"parity: same first class in {parity.top1_agreement_percent:g} % of {parity.n_images} "
-        f"pictures, off by {parity.max_abs_difference:.1g} at most"
-    )
-    check_parity(parity, answers, expected, evidence.max_difference)
-    draft = candidate.draft.model_copy(update={"parity": parity})
-    return replace(candidate, draft=draft, expected=expected)
 
 
 def _judge(candidate: Candidate, int8: Int8 | None, evidence: Evidence) -> Judgement | None:
@@ -245,10 +219,8 @@ def _measure(
     """Adds the accuracy and the parity of the graph that is published."""
     scorer = Scorer(graph, draft)
     changes: dict[str, object] = {}
-    if candidate.expected is not None and draft.quantization is not None:
-        sizes = batch_sizes(evidence.max_batch)
-        parity, _ = measure_parity(scorer, candidate.expected, candidate.pictures, sizes)
-        changes["parity"] = parity
+    if candidate.reference is not None and draft.quantization is not None:
+        changes["parity"] = note_parity(scorer, candidate.reference).parity
     if judgement is not None and judgement.indexes is not None and evidence.evaluate_dir:
         dataset = evidence.dataset or f"the folder {evidence.evaluate_dir.name}"
         answers = scorer.probabilities(judgement.pictures)
@@ -271,26 +243,3 @@ def _provenance(
         seed=int8.seed if int8 is not None and draft.quantization is not None else None,
         versions=installed_versions(),
     )
-
-
-def _assemble(
-    graph: bytes,
-    draft: Manifest,
-    notes: tuple[str, ...],
-    evidence: Evidence,
-    report: Report,
-) -> tuple[Manifest, dict[str, bytes]]:
-    """Adds golden examples and the model card; returns the manifest and every other file."""
-    pictures = list(scan_plain(evidence.golden_dir))
-    golden = make_golden(graph, draft, pictures, evidence.max_batch)
-    tolerances = [example.tolerance for example in golden]
-    report(
-        f"golden: {len(golden)} of {len(pictures)} pictures are decided, tolerance "
-        f"{min(tolerances):g} to {max(tolerances):g}"
-    )
-    by_file = {f"{GOLDEN}/{picture.name}": picture.data for picture in pictures}
-    files = {graphs.GRAPH_FILE: graph}
-    files.update({example.file: by_file[example.file] for example in golden})
-    card = model_card(complete_manifest(draft, files, golden=golden), notes)
-    files[MODEL_CARD] = card.encode()
-    return complete_manifest(draft, files, golden=golden), files

@@ -10,7 +10,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -50,21 +50,41 @@ class Judgement:
     indexes: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """What the ranges of an int8 graph's activations are taken from.
+
+    Attributes:
+        rows: one input row a picture, of the graph's dtype and shape without the batch axis.
+        source: what the pictures are, for the manifest.
+    """
+
+    rows: Sequence[NDArray[Any]]
+    source: str
+
+
 def held_out_pictures() -> list[Picture]:
     """Returns free pictures that no calibration has seen, though of the same photographs."""
     return list(picture_files(read_photographs(), _N_HELD_OUT, seed=_HELD_OUT_SEED))
 
 
 def make_int8(
-    graph: bytes, draft: Manifest, plan: Int8, judgement: Judgement, report: Report
+    graph: bytes,
+    draft: Manifest,
+    *,
+    calibration: CalibrationRows,
+    judgement: Judgement,
+    plan: Int8,
+    report: Report,
 ) -> tuple[bytes, Manifest]:
     """Quantizes a float graph and lets it pass if it is good enough.
 
     Args:
         graph: the float ONNX file.
         draft: its manifest.
-        plan: calibration pictures and limits.
-        judgement: pictures, and the float graph's answers to them.
+        calibration: pictures to take the ranges from.
+        judgement: other pictures, and the float graph's answers to them.
+        plan: the limits.
         report: takes progress lines.
 
     Returns:
@@ -73,9 +93,8 @@ def make_int8(
     Raises:
         QuantizationFailed: it loses more than the plan allows.
     """
-    rows = _calibration_rows(draft, plan)
-    report(f"int8: calibrating on {len(rows)} pictures")
-    quantized = quantize(graph, rows)
+    report(f"int8: calibrating on {len(calibration.rows)} pictures")
+    quantized = quantize(graph, calibration.rows)
     described = draft.graph.model_copy(update={"sha256": sha256(quantized)})
     draft = draft.model_copy(update={"graph": described})
     answers = Scorer(quantized, draft).probabilities(judgement.pictures)
@@ -89,12 +108,27 @@ def make_int8(
     _check(agreement, drop, plan)
     cost = Quantization(
         method=METHOD,
-        calibration_data=_calibration_source(plan),
-        n_calibration_images=len(rows),
+        calibration_data=calibration.source,
+        n_calibration_images=len(calibration.rows),
         accuracy_drop_percent=drop,
         top1_agreement_percent=agreement,
     )
     return quantized, draft.model_copy(update={"quantization": cost})
+
+
+def calibration_rows(draft: Manifest, plan: Int8) -> CalibrationRows:
+    """Returns the plan's pictures as input rows: those of its folder, or else free ones.
+
+    Raises:
+        PicturesMissing: the folder holds no readable picture.
+    """
+    if plan.calibration_dir is None:
+        return CalibrationRows(_free_rows(draft, plan), f"{SOURCE}, seed {plan.seed}")
+    folder = scan_plain(plan.calibration_dir)
+    rows = input_rows(islice(folder, plan.n_calibration), draft)
+    if not rows:
+        raise PicturesMissing(f"{plan.calibration_dir.name}: no readable pictures")
+    return CalibrationRows(rows, f"pictures of the folder {plan.calibration_dir.name}")
 
 
 def _judges(judgement: Judgement) -> NDArray[np.bool_]:
@@ -131,16 +165,6 @@ def _drop(answers: NDArray[np.float32], judgement: Judgement) -> float | None:
     return round(before - after, 3)
 
 
-def _calibration_rows(draft: Manifest, plan: Int8) -> list[NDArray[Any]]:
-    if plan.calibration_dir is None:
-        return _free_rows(draft, plan)
-    folder = scan_plain(plan.calibration_dir)
-    rows = input_rows(islice(folder, plan.n_calibration), draft)
-    if not rows:
-        raise PicturesMissing(f"{plan.calibration_dir.name}: no readable pictures")
-    return rows
-
-
 def _free_rows(draft: Manifest, plan: Int8) -> list[NDArray[Any]]:
     """Makes input rows of free crops, which have the right size and skip the resize."""
     size_px = draft.preprocessing.crop_size_px
@@ -148,9 +172,3 @@ def _free_rows(draft: Manifest, plan: Int8) -> list[NDArray[Any]]:
     spec = draft.model_copy(update={"preprocessing": whole})
     crops = varied_crops(read_photographs(), plan.n_calibration, size_px, seed=plan.seed)
     return [to_input(crop, spec) for crop in crops]
-
-
-def _calibration_source(plan: Int8) -> str:
-    if plan.calibration_dir is None:
-        return f"{SOURCE}, seed {plan.seed}"
-    return f"pictures of the folder {plan.calibration_dir.name}"

@@ -76,11 +76,22 @@ def run_rows(
     Returns:
         float32, shape (N, C): the output's rows in order.
     """
+    return run_outputs(session, rows, [output], batch_size)[0]
+
+
+def run_outputs(
+    session: Any, rows: Sequence[NDArray[Any]], outputs: Sequence[str], batch_size: int = BATCH_SIZE
+) -> list[NDArray[np.float32]]:
+    """Runs prepared pictures as `run_rows` does and fetches several outputs of the same run.
+
+    Returns:
+        One array an output, float32, shape (N, columns of that output).
+    """
     name = session.get_inputs()[0].name
     batches = [
-        session.run([output], {name: np.stack(chunk)})[0] for chunk in chunks(rows, batch_size)
+        session.run(list(outputs), {name: np.stack(chunk)}) for chunk in chunks(rows, batch_size)
     ]
-    return np.concatenate(batches)  # (N, C)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def chunks(rows: Sequence[NDArray[Any]], size: int) -> Iterator[Sequence[NDArray[Any]]]:

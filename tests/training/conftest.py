@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from tests.training import networks
-from training import importing, int8
+from training import importing, int8, proving
 from training.__main__ import main
 from training.pictures import Picture
 
@@ -67,7 +67,7 @@ def run_import(
     back.
     """
     networks.register()
-    monkeypatch.setattr(importing, "export", lambda *_: tiny_graph)
+    monkeypatch.setattr(proving, "export", lambda *_: tiny_graph)
     monkeypatch.setattr(importing, "_N_PARITY", 8)
     monkeypatch.setattr(int8, "_N_HELD_OUT", 16)
 

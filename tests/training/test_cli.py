@@ -8,7 +8,7 @@ from PIL import Image
 from contract.manifest import parse_manifest
 from contract.versions import find_versions, read_version
 from tests.training import networks
-from training import architectures, importing, parity, publish
+from training import architectures, parity, proving, publish
 from training.__main__ import main
 from training.errors import VersionUnproven
 from training.export import export
@@ -21,7 +21,7 @@ def names(tmp_path):
 
 
 def test_import_of_a_network_publishes_a_proven_version(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "export", export)
+    monkeypatch.setattr(proving, "export", export)
 
     result = run_import()
 
@@ -104,7 +104,7 @@ def test_import_whose_mean_is_wrong_fails_parity_and_publishes_nothing(
     run_import, tmp_path, monkeypatch
 ):
     wrong = networks.spec().model_copy(update={"mean": (0.4, 0.4, 0.4)})
-    monkeypatch.setattr(importing, "export", export)
+    monkeypatch.setattr(proving, "export", export)
     monkeypatch.setattr(architectures, "preprocessing_of", lambda _: wrong)
 
     result = run_import()
@@ -273,7 +273,7 @@ def test_evaluate_of_nothing_is_one_line_and_exit_2(tmp_path, model, message):
 
 
 def test_two_imports_give_the_same_graph(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "export", export)
+    monkeypatch.setattr(proving, "export", export)
 
     run_import(int8=True)
     run_import(int8=True)

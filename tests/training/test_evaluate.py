@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from contract.scores import softmax
 from tests.training import networks
-from training.errors import GateFailed, PicturesMissing
+from training.errors import GateFailed, GraphRefused, PicturesMissing
 from training.evaluate import Scorer, accuracy, agreement_percent, answer_labelled
 from training.onnx_session import SessionPlan
 from training.pictures import Picture
@@ -56,11 +57,31 @@ def test_scorer_without_pictures_says_so(tiny_graph):
 
 def test_scorer_whose_graph_answers_nan_fails(tiny_graph, colour_pictures, monkeypatch):
     monkeypatch.setattr(
-        "training.evaluate.run_rows", lambda *_: np.full((9, 3), np.nan, dtype=np.float32)
+        "training.evaluate.run_outputs", lambda *_: [np.full((9, 3), np.nan, dtype=np.float32)]
     )
 
     with pytest.raises(GateFailed, match="not finite"):
         Scorer(tiny_graph, networks.draft(tiny_graph)).probabilities(colour_pictures)
+
+
+def test_scorer_answers_probabilities_that_are_the_softmax_of_its_logits(
+    tiny_graph, colour_pictures
+):
+    scorer = Scorer(tiny_graph, networks.draft(tiny_graph))
+
+    probabilities, logits = scorer.probabilities_and_logits(colour_pictures)
+
+    assert np.abs(softmax(logits) - probabilities).max() < 1e-6
+    assert np.array_equal(probabilities, scorer.probabilities(colour_pictures))
+
+
+def test_scorer_of_a_graph_without_logits_refuses_them(tiny_graph, colour_pictures):
+    draft = networks.draft(tiny_graph)
+    outputs = tuple(output for output in draft.graph.outputs if output.kind != "logits")
+    draft = draft.model_copy(update={"graph": draft.graph.model_copy(update={"outputs": outputs})})
+
+    with pytest.raises(GraphRefused, match="logits"):
+        Scorer(tiny_graph, draft).probabilities_and_logits(colour_pictures)
 
 
 def test_answer_labelled_keeps_answers_and_classes_in_step(tiny_graph, colour_pictures):

@@ -84,7 +84,16 @@ def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_
     said: list[str] = []
     plan = Int8(calibration_dir=colours_dir, n_calibration=5)
 
-    graph, draft = make_int8(tiny_graph, networks.draft(tiny_graph), plan, judgement, said.append)
+    unquantized = networks.draft(tiny_graph)
+
+    graph, draft = make_int8(
+        tiny_graph,
+        unquantized,
+        calibration=int8.calibration_rows(unquantized, plan),
+        judgement=judgement,
+        plan=plan,
+        report=said.append,
+    )
 
     assert draft.graph.sha256 == sha256(graph)
     assert draft.quantization
