@@ -27,6 +27,7 @@ from service.errors import ModelNotFound, ProviderUnavailable
 from service.providers import PROVIDERS
 from service.repository import (
     RunPlan,
+    Shelf,
     load_repository,
     load_version,
     resolve_models_dir,
@@ -157,7 +158,7 @@ def classify(
     """Classify picture files without a server, through the very same code."""
     with _errors_as_messages():
         plan = RunPlan(provider, threads=usable_cpus(), max_batch_size=1)
-        repository = load_repository(_models_dir(models_dir), plan)
+        repository = load_repository(Shelf(_models_dir(models_dir), plan))
         version = repository.get(model)
     failed = False
     for file in files:

@@ -25,6 +25,7 @@ from contract.errors import ContractError
 from contract.images import ImageLimits
 from service import __name__ as package
 from service.admission import Admission
+from service.adoption import Adopter, fingerprint
 from service.api import classify, docs, health, models
 from service.api.middleware import Edge
 from service.api.payload import BodyLimits
@@ -40,6 +41,7 @@ from service.repository import (
     LoadedVersion,
     Repository,
     RunPlan,
+    Shelf,
     load_repository,
     resolve_models_dir,
 )
@@ -66,14 +68,8 @@ class Service:
         self._started = False
         self.draining = False
         self._pool = ThreadPoolExecutor(settings.prepare_threads or self._cpus, "prepare")
-        self._batchers = {
-            version.key: Batcher(
-                version.engine,
-                self._batch_limits(version),
-                on_run=partial(self._observe_run, version.manifest.name),
-            )
-            for version in repository.versions()
-        }
+        self._batchers = {version.key: self._batcher(version) for version in repository.versions()}
+        self._retiring: dict[asyncio.Task[None], list[Batcher]] = {}
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
@@ -91,6 +87,35 @@ class Service:
         )
         self._watch(repository)
 
+    @property
+    def repository(self) -> Repository:
+        """The versions being served."""
+        return self.parts.classifier.serving.repository
+
+    def adopt(self, repository: Repository) -> None:
+        """Serves these versions from now on; requests that are under way keep the ones they have.
+
+        Args:
+            repository: shares the objects of unchanged versions with the present one, whose
+                batchers go on as they are.
+        """
+        old = self.parts.classifier.serving
+        unchanged = {id(version): version.key for version in old.repository.versions()}
+        batchers = {}
+        for version in repository.versions():
+            if id(version) in unchanged:
+                batchers[version.key] = self._batchers[version.key]
+            else:
+                batchers[version.key] = self._batcher(version)
+                batchers[version.key].start()
+        retired = [one for one in self._batchers.values() if one not in batchers.values()]
+        self._batchers = batchers
+        self.parts.classifier.serving = Serving(repository, dict(batchers))
+        self._watch(repository, old.repository)
+        task = asyncio.create_task(_retire(old, retired), name="retire")
+        self._retiring[task] = retired
+        task.add_done_callback(self._retiring.pop)
+
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
         for batcher in self._batchers.values():
@@ -106,7 +131,7 @@ class Service:
         self.draining = True
         self._admission.closed = True
         finished = await asyncio.gather(
-            *(batcher.stop(_STOP_S) for batcher in self._batchers.values())
+            *(batcher.stop(_STOP_S) for batcher in self._all_batchers())
         )
         if not all(finished):
             log.error("a run did not end; it is abandoned")
@@ -115,7 +140,7 @@ class Service:
     @property
     def at_rest(self) -> bool:
         """True while no lane is inside the runtime."""
-        return all(batcher.at_rest for batcher in self._batchers.values())
+        return all(batcher.at_rest for batcher in self._all_batchers())
 
     def is_alive(self) -> bool:
         """True while every lane of every model runs and none is stuck."""
@@ -130,6 +155,17 @@ class Service:
         if not self.is_alive():
             return ModelNotReady("a lane is dead or stuck")
         return None
+
+    def _all_batchers(self) -> list[Batcher]:
+        retiring = [one for batchers in self._retiring.values() for one in batchers]
+        return [*self._batchers.values(), *retiring]
+
+    def _batcher(self, version: LoadedVersion) -> Batcher:
+        return Batcher(
+            version.engine,
+            self._batch_limits(version),
+            on_run=partial(self._observe_run, version.manifest.name),
+        )
 
     def _batch_limits(self, version: LoadedVersion) -> BatchLimits:
         settings = self._settings
@@ -147,16 +183,29 @@ class Service:
     def _observe_run(self, name: str, size: int, _run_s: float) -> None:
         self.metrics.batch_size.labels(name).observe(size)
 
-    def _watch(self, repository: Repository) -> None:
+    def _watch(self, repository: Repository, before: Repository | None = None) -> None:
         admission = self._admission
         self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
+        for name in set(before.models if before else ()) - set(repository.models):
+            self.metrics.forget_queue(name)
         for name, versions in repository.models.items():
             batchers = [self._batchers[name, number] for number in versions]
             self.metrics.watch_queue(name, partial(_total_waiting, batchers))
-        for version in repository.versions():
-            fallback = version.fallback.kind if version.fallback else "none"
-            name, number = version.key
-            self.metrics.model_info.labels(name, str(number), version.provider, fallback).set(1)
+        self.metrics.show_models(
+            (
+                version.manifest.name,
+                str(version.manifest.version),
+                version.provider,
+                version.fallback.kind if version.fallback else "none",
+            )
+            for version in repository.versions()
+        )
+
+
+async def _retire(serving: Serving, batchers: list[Batcher]) -> None:
+    """Stops batchers once the last request that may use them is answered."""
+    await serving.unused()
+    await asyncio.gather(*(batcher.stop(_STOP_S) for batcher in batchers))
 
 
 def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
@@ -174,19 +223,24 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         ProviderUnavailable: the provider asked for cannot be used here.
     """
     plan = RunPlan(settings.provider, settings.threads_per_lane, settings.max_batch_size)
-    repository = load_repository(
+    shelf = Shelf(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
         plan,
-        versions_per_model=settings.versions_per_model,
-        default_model=settings.default_model,
+        settings.versions_per_model,
+        settings.default_model,
     )
-    service = Service(settings, repository)
+    seen = fingerprint(shelf.models_dir)
+    service = Service(settings, load_repository(shelf))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
+        adopter = Adopter(
+            shelf, lambda: service.repository, service.adopt, metrics=service.metrics, seen=seen
+        )
         try:
-            yield
+            async with adopter.looking(settings.models_poll_s):
+                yield
         finally:
             await service.stop()
 

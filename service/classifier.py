@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,12 +90,47 @@ class Submitter(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Serving:
-    """The versions being served and the batcher of each."""
+    """The versions being served and the batcher of each; swapped as a whole.
+
+    Attributes:
+        repository: the versions.
+        batchers: one for each, by name and number.
+        n_users: requests that were given a version of this set and are not answered yet.
+    """
 
     repository: Repository
     batchers: dict[tuple[str, int], Submitter]
+    n_users: int = 0
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps this set's batchers open for the time of a request."""
+        self.n_users += 1
+        try:
+            yield
+        finally:
+            self.n_users -= 1
+            if not self.n_users:
+                self._released.set()
+
+    async def unused(self) -> None:
+        """Returns once nobody uses this set; it must have been swapped out before."""
+        while self.n_users:
+            self._released.clear()
+            await self._released.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the pictures of one request have in common."""
+
+    version: LoadedVersion
+    batcher: Submitter
+    choice: Choice
+    deadline_s: float
 
 
 class Classifier:
@@ -149,34 +185,33 @@ class Classifier:
             ModelNotFound, InvalidParameter: as `find`.
         """
         version = self.find(choice)
+        serving = self.serving
+        task = _Task(version, serving.batchers[version.key], choice, deadline_s)
         answer = Answer(version.manifest, [])
-        jobs = [self._classify_one(image, version, choice, deadline_s, answer) for image in images]
-        answer.outcomes.extend(await asyncio.gather(*jobs))
+        with serving.in_use():
+            jobs = [self._classify_one(image, task, answer) for image in images]
+            answer.outcomes.extend(await asyncio.gather(*jobs))
         return answer
 
     async def _classify_one(
-        self,
-        image: bytes | ServiceError,
-        version: LoadedVersion,
-        choice: Choice,
-        deadline_s: float,
-        answer: Answer,
+        self, image: bytes | ServiceError, task: _Task, answer: Answer
     ) -> Outcome:
         if isinstance(image, ServiceError):
             return image
+        manifest, choice = task.version.manifest, task.choice
         try:
-            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
+            async with asyncio.timeout(max(0.0, task.deadline_s - self._clock())):
                 row, prepare_s = await asyncio.get_running_loop().run_in_executor(
-                    self._pool, self._prepare, image, version.manifest
+                    self._pool, self._prepare, image, manifest
                 )
-                answered = await self.serving.batchers[version.key].submit(row, deadline_s)
+                answered = await task.batcher.submit(row, task.deadline_s)
         except TimeoutError:
             return DeadlineExceeded("the picture was not answered within the request's deadline")
         except (ImageError, ServiceError) as error:
             return error
         answer.times.include(prepare_s, answered)
         k = choice.top_k or DEFAULT_TOP_K
-        return to_predictions(answered.probabilities, version.manifest, k, choice.min_probability)
+        return to_predictions(answered.probabilities, manifest, k, choice.min_probability)
 
     def _prepare(self, image: bytes, manifest: Manifest) -> tuple[Tensor, float]:
         started_s = self._clock()

@@ -6,7 +6,7 @@ that no client can create series.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -90,6 +90,12 @@ class Metrics:
             ("model", "version", "provider", "provider_fallback"),
             registry=registry,
         )
+        self.adoptions = Counter(
+            "convserve_adoptions_total",
+            "Changes of the model repository while serving: adopted, or failed for a version.",
+            ("outcome",),
+            registry=registry,
+        )
         self.log_records_dropped = Counter(
             "convserve_log_records_dropped_total",
             "Log records dropped because the log's reader was too slow.",
@@ -104,6 +110,16 @@ class Metrics:
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Reads the queue gauge of a model from this function whenever metrics are collected."""
         self._waiting.labels(model).set_function(waiting)
+
+    def forget_queue(self, model: str) -> None:
+        """Drops the queue gauge of a model that is not served any more."""
+        self._waiting.remove(model)
+
+    def show_models(self, served: Iterable[tuple[str, str, str, str]]) -> None:
+        """Lists these in the model gauge (model, version, provider, fall-back) and no others."""
+        self.model_info.clear()
+        for labels in served:
+            self.model_info.labels(*labels).set(1)
 
     def describe(self) -> list[MetricDescription]:
         """Describes every metric, for the reference page and the tests."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ManifestInvalid, ModelError
 from contract.images import decode
-from contract.manifest import Manifest
+from contract.manifest import MANIFEST_FILE, Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import Tensor, to_input
-from contract.versions import Version, find_versions, read_version
+from contract.versions import Version, find_versions, read_version, sha256
 from service.engine import Batch, Engine, OnnxEngine
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.providers import Fallback, on_chosen_provider, open_session
@@ -136,37 +136,83 @@ def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
     return candidates[0]
 
 
-def load_repository(
-    models_dir: Path,
-    plan: RunPlan,
-    *,
-    versions_per_model: int = 1,
-    default_model: str | None = None,
-) -> Repository:
-    """Loads the newest versions of every model.
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where versions are, which of them are served and how.
 
-    Args:
+    Attributes:
         models_dir: the model repository.
-        plan: how they will run.
+        plan: how versions will run.
         versions_per_model: how many of the newest of each; 0 for all.
         default_model: the model that is used where a request names none.
+    """
+
+    models_dir: Path
+    plan: RunPlan
+    versions_per_model: int = 1
+    default_model: str | None = None
+
+    def chosen(self) -> list[tuple[str, int]]:
+        """Returns name and number of every version to serve."""
+        return [
+            (name, number)
+            for name, numbers in find_versions(self.models_dir).items()
+            for number in (
+                numbers[-self.versions_per_model :] if self.versions_per_model else numbers
+            )
+        ]
+
+
+def load_repository(shelf: Shelf) -> Repository:
+    """Loads every chosen version.
 
     Raises:
         ModelError: any of them cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    chosen = {
-        name: numbers[-versions_per_model:] if versions_per_model else numbers
-        for name, numbers in find_versions(models_dir).items()
-    }
+    chosen = shelf.chosen()
     if not chosen:
         raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
-    loaded = [
-        load_version(models_dir, name, number, plan)
-        for name, numbers in chosen.items()
-        for number in numbers
-    ]
-    return Repository(loaded, default_model)
+    loaded = [load_version(shelf.models_dir, *key, shelf.plan) for key in chosen]
+    return Repository(loaded, shelf.default_model)
+
+
+def renew(shelf: Shelf, current: Repository) -> tuple[Repository, list[Exception]]:
+    """Loads what has changed since `current` was loaded.
+
+    A model of which a version fails keeps the versions it has, so that a broken new one takes
+    nothing away; so does the whole where nothing usable would be left.
+
+    Returns:
+        The renewed repository, with the very objects of unchanged versions, and the failures.
+    """
+    kept: dict[tuple[str, int], LoadedVersion] = {}
+    failures: list[Exception] = []
+    loaded = {version.key: version for version in current.versions()}
+    for key in shelf.chosen():
+        try:
+            kept[key] = _unchanged(loaded.get(key), shelf.models_dir) or load_version(
+                shelf.models_dir, *key, shelf.plan
+            )
+        except (ModelError, ProviderUnavailable) as error:
+            failures.append(error)
+            kept.update((old, loaded[old]) for old in loaded if old[0] == key[0])
+    try:
+        return Repository(list(kept.values()), shelf.default_model), failures
+    except ManifestInvalid as error:
+        return current, [*failures, error]
+
+
+def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion | None:
+    """Returns the loaded version if its manifest is still the one on the disk."""
+    if version is None:
+        return None
+    name, number = version.key
+    try:
+        text = (models_dir / name / str(number) / MANIFEST_FILE).read_bytes()
+    except OSError:
+        return None
+    return version if sha256(text) == version.manifest_sha256 else None
 
 
 def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:

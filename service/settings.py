@@ -55,6 +55,14 @@ class Settings(BaseModel):
         "costs the memory of its graph.",
     )
 
+    models_poll_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="Seconds between looks for versions published meanwhile, which are proven and "
+        "then adopted without a restart; 0 looks at the start only.",
+    )
+
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Execution provider. auto takes CUDA where it works and says so in "

@@ -24,10 +24,12 @@ def model_card(manifest: Manifest, notes: tuple[str, ...] = ()) -> str:
         _interface(manifest),
         "## Accuracy",
         _accuracy(manifest, notes),
+        "## Calibration",
+        _calibration(manifest),
         "## Origin and licence",
         _origin(manifest),
         "## Limits",
-        _limits(manifest),
+        _limits(),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -93,6 +95,31 @@ def _measured(manifest: Manifest) -> str:
     )
 
 
+def _calibration(manifest: Manifest) -> str:
+    facts = manifest.calibration
+    if facts.ece_percent is None:
+        return "Probabilities are the network's own softmax and were not calibrated."
+    before = facts.ece_before_percent
+    lines = [
+        f"Temperature {facts.temperature:.3g}, fitted on {facts.n_fitted} validation pictures; "
+        f"expected calibration error on the test pictures {facts.ece_percent:.2f} %"
+        + (f" ({before:.2f} % before)." if before is not None else ".")
+    ]
+    lines += [
+        f"Sets of every class with a probability of {row.min_probability:.3g} or more, and the "
+        f"first class always: {row.coverage_percent:g} % coverage asked, "
+        f"{row.achieved_percent:.1f} % achieved, {row.mean_set_size:.2f} classes on average."
+        for row in facts.conformal
+    ]
+    if facts.unlike:
+        lines.append(
+            f"A picture is unlike anything seen where its {facts.unlike.score.replace('_', ' ')} is "
+            f"below {facts.unlike.threshold:.4g}; {facts.unlike.flagged_percent:.1f} % of the test "
+            "pictures are, wrongly."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def _origin(manifest: Manifest) -> str:
     facts = manifest.provenance
     lines = [f"Weights: {facts.weights_source}.", f"Licence of the weights: {facts.license}."]
@@ -101,16 +128,10 @@ def _origin(manifest: Manifest) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _limits(manifest: Manifest) -> str:
+def _limits() -> str:
     return "\n".join(
         (
             "- It always answers one of its labels; a picture of anything else gets one too.",
-            "- Probabilities are "
-            + (
-                "calibrated on held-out pictures."
-                if manifest.calibration.ece_percent is not None
-                else "the network's own softmax and were not calibrated."
-            ),
             "- Pictures unlike those it was trained on are answered less well than the numbers say.",
         )
     )

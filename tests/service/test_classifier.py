@@ -19,7 +19,7 @@ from service.errors import (
     ModelNotFound,
     Overloaded,
 )
-from service.repository import RunPlan, load_repository
+from service.repository import RunPlan, Shelf, load_repository
 from tests import tinymodel
 from tests.fakes import FakeClock
 
@@ -53,7 +53,7 @@ def batcher() -> FakeBatcher:
 
 @pytest.fixture
 def classifier(models_dir: Path, batcher: FakeBatcher):
-    serving = Serving(load_repository(models_dir, RunPlan("cpu")), {("tiny", 2): batcher})
+    serving = Serving(load_repository(Shelf(models_dir, RunPlan("cpu"))), {("tiny", 2): batcher})
     with ThreadPoolExecutor(2) as pool:
         yield Classifier(serving, pool, ImageLimits(), clock=FakeClock())
 
@@ -141,7 +141,7 @@ async def test_classifier_out_of_memory_is_overload(classifier, monkeypatch):
 
 
 async def test_classifier_limits_reach_the_decoder(models_dir, batcher):
-    serving = Serving(load_repository(models_dir, RunPlan("cpu")), {("tiny", 2): batcher})
+    serving = Serving(load_repository(Shelf(models_dir, RunPlan("cpu"))), {("tiny", 2): batcher})
     with ThreadPoolExecutor(1) as pool:
         small = Classifier(serving, pool, ImageLimits(max_pixels=10), clock=FakeClock())
         answer = await small.classify([RED], Choice(), LATER_S)

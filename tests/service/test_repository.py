@@ -24,6 +24,7 @@ from service.errors import ModelNotFound, ProviderUnavailable
 from service.repository import (
     Repository,
     RunPlan,
+    Shelf,
     load_repository,
     load_version,
     replay_golden,
@@ -130,7 +131,7 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
     for version in (2, 9, 10):
         tinymodel.write_version(tmp_path, version=version)
 
-    found = load_repository(tmp_path, PLAN, versions_per_model=count)
+    found = load_repository(Shelf(tmp_path, PLAN, count))
 
     assert list(found.models["tiny"]) == expected
 
@@ -138,7 +139,7 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
 @pytest.mark.parametrize("exists", [True, False])
 def test_load_repository_without_versions_refused(tmp_path, exists):
     with pytest.raises(ManifestInvalid, match="holds no version"):
-        load_repository(tmp_path if exists else tmp_path / "missing", PLAN)
+        load_repository(Shelf(tmp_path if exists else tmp_path / "missing", PLAN))
 
 
 def test_load_version_reports_what_it_proved(tmp_path, caplog):
