@@ -32,7 +32,7 @@ $(VENV)/.service: pyproject.toml requirements/constraints.txt
 
 $(VENV)/.all: $(VENV)/.service
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet $(PINNED) -e ".[training,models,dev]"
+	$(PIP) install --quiet $(PINNED) -e ".[training,dev]"
 	@touch $@
 
 install: $(VENV)/.all  ## virtual environment with everything: training, tests, checks
