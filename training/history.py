@@ -1,0 +1,110 @@
+"""What a run remembers of its steps and epochs, and what follows from that.
+
+Everything here is a pure function of the records, so a resumed run decides as the first one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Metric = Literal["top1", "nll"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step.
+
+    Attributes:
+        epoch: 1 upwards.
+        step: optimizer steps of the run so far, this one included.
+        loss: mean over the pictures of the step, with smoothing, weights and mixing.
+        learning_rate: of the head.
+        gradient_norm: before clipping.
+        n_images: pictures of the step, over all processes.
+        images_per_s: reading, decoding and augmenting included.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    n_images: int
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch and its validation.
+
+    Attributes:
+        epoch: 1 upwards.
+        step: optimizer steps of the run at its end.
+        train_loss: mean over its pictures, as they were seen, with smoothing, weights and mixing.
+        train_top1: share of its pictures whose target's main class was put first.
+        validation_nll: mean negative log-likelihood, natural logarithm, of the weights that are
+            kept: their moving average where there is one.
+        validation_top1: share of the validation pictures whose class was put first.
+        learning_rate: of the head, at its last step.
+        images_per_s: trained pictures, reading, decoding and augmenting included.
+        seconds: of training and validation.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_top1: float
+    validation_nll: float
+    validation_top1: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How long a run is and where it stands when it starts or goes on.
+
+    Attributes:
+        epochs: of the whole run.
+        epoch_steps: optimizer steps of each.
+        step: done already.
+    """
+
+    epochs: int
+    epoch_steps: int
+    step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.epoch_steps
+
+
+def best_of(history: Sequence[EpochRecord], metric: Metric) -> EpochRecord:
+    """Returns the best epoch.
+
+    Args:
+        history: one epoch or more.
+        metric: `top1`, and of equal ones that of lower NLL; `nll`, and of equal ones that of higher
+            top-1. Of epochs equal in both, the first.
+    """
+
+    def merit(record: EpochRecord) -> tuple[float, float]:
+        top1, nll = record.validation_top1, -record.validation_nll
+        return (top1, nll) if metric == "top1" else (nll, top1)
+
+    return max(history, key=merit)
+
+
+def is_over(
+    history: Sequence[EpochRecord], epochs: int, metric: Metric, patience_epochs: int | None
+) -> bool:
+    """Whether all epochs are done, or the last so many were no better than an earlier one."""
+    if len(history) >= epochs:
+        return True
+    if not history or patience_epochs is None:
+        return False
+    return len(history) - best_of(history, metric).epoch >= patience_epochs
