@@ -7,46 +7,128 @@ from __future__ import annotations
 
 import copy
 import difflib
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from contract.manifest import Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
+from training.convnet import DEFAULT_SIZE_PX, ConvNet, Design
 from training.errors import ArchitectureRefused
 from training.torch_compat import timm, timm_data
 
 OUTPUTS: Final = ("probabilities", "logits", "embedding")
 """Outputs of every exported graph, in order; each name is also its kind."""
 
+# What a config says elsewhere, or what would make timm build something else than a classifier.
+_RESERVED: Final = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "exportable",
+        "features_only",
+        "img_size",
+        "in_chans",
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_strict",
+        "scriptable",
+    }
+)
+
 # timm's crop modes and what the contract calls them; "border" pads and is not reproduced.
 _RESIZE_MODES: Final = {"center": "shortest_side", "squash": "squash"}
 
 
-def create(
-    architecture: str, n_classes: int | None = None, *, weights_from_hub: bool = False
-) -> nn.Module:
-    """Builds a timm network in evaluation mode.
+class Builder(Protocol):
+    """Builds a network with the methods and `pretrained_cfg` of timm's networks."""
+
+    def __call__(self, n_classes: int, input_size_px: int | None, **options: Any) -> nn.Module:
+        """Returns a network with random weights.
+
+        Raises:
+            TypeError, ValueError: an option is unknown or has a value that cannot be.
+        """
+        ...
+
+
+BUILDERS: Final[dict[str, Builder]] = {}
+"""Architectures of this package and of its users, by name; they come before timm's."""
+
+
+def register(builder: Builder) -> Builder:
+    """Adds an architecture under its function's name; a decorator.
 
     Args:
-        architecture: timm's name, with an optional tag after a dot.
-        n_classes: C; the architecture's own number if not given.
-        weights_from_hub: download the pretrained weights; otherwise they are random.
+        builder: its name is the architecture's.
 
     Raises:
-        ArchitectureRefused: timm has no such architecture, or the hub no weights for it.
+        ValueError: the name is taken.
     """
-    if not timm().is_model(architecture.split(".")[0]):
-        raise ArchitectureRefused(_unknown(architecture, timm().list_models()))
-    options = {} if n_classes is None else {"num_classes": n_classes}
-    try:
-        network: nn.Module = timm().create_model(
-            architecture, pretrained=weights_from_hub, **options
-        )
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArchitectureRefused(f"timm cannot make {architecture}: {reason}") from error
+    name: str = builder.__name__  # type: ignore[attr-defined] # builders are functions
+    if name in BUILDERS:
+        raise ValueError(f"the architecture {name!r} is registered twice")
+    BUILDERS[name] = builder
+    return builder
+
+
+@register
+def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Module:
+    """Builds the classic network of `training.convnet`."""
+    # TOML has lists where the design has tuples.
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+    }
+    return ConvNet(n_classes, input_size_px or DEFAULT_SIZE_PX, Design(**values))
+
+
+def create(
+    architecture: str,
+    n_classes: int | None = None,
+    *,
+    weights_from_hub: bool = False,
+    input_size_px: int | None = None,
+    crop_fraction: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Builds a network in evaluation mode, of this package or else of timm.
+
+    Random weights come from torch's global generator; seed it before.
+
+    Args:
+        architecture: a name in `BUILDERS`, or timm's with an optional tag after a dot.
+        n_classes: C; timm's own number if not given.
+        weights_from_hub: download timm's pretrained weights; otherwise they are random.
+        input_size_px: S; the architecture's own if not given.
+        crop_fraction: S / resized shorter side at evaluation; likewise.
+        options: of the architecture, such as `drop_rate`.
+
+    Raises:
+        ArchitectureRefused: there is no such architecture, it does not take the size or an option,
+            or the hub has no weights for it.
+    """
+    options = options or {}
+    if architecture in BUILDERS:
+        if n_classes is None or weights_from_hub:
+            what = "weights on the hub" if weights_from_hub else "number of classes of its own"
+            raise ArchitectureRefused(f"{architecture} has no {what}")
+        build: Callable[..., nn.Module] = partial(BUILDERS[architecture], n_classes, input_size_px)
+    elif timm().is_model(architecture.split(".")[0]):
+        _check_options(architecture, options)
+        build = partial(timm().create_model, architecture, pretrained=weights_from_hub)
+        if n_classes is not None:
+            build = partial(build, num_classes=n_classes)
+        if input_size_px is not None and _has_fixed_size(architecture):
+            build = partial(build, img_size=input_size_px)
+    else:
+        raise ArchitectureRefused(_unknown(architecture))
+    network = _build(architecture, build, options)
+    _note_evaluation_size(network, input_size_px, crop_fraction)
     return network.eval()
 
 
@@ -83,6 +165,20 @@ def preprocessing_of(network: nn.Module) -> Preprocessing:
     )
 
 
+def normalise(images: Tensor, spec: Preprocessing) -> Tensor:
+    """Normalises a batch exactly as an exported graph does.
+
+    Args:
+        images: uint8, shape (N, 3, S, S), 0..255, on any device.
+        spec: mean and standard deviation.
+
+    Returns:
+        float32, shape (N, 3, S, S), on the same device.
+    """
+    scale, shift = _scale_and_shift(spec.mean, spec.std)
+    return images.to(torch.float32) * scale.to(images.device) + shift.to(images.device)
+
+
 class PixelsToProbabilities(nn.Module):
     """A network with its normalisation in front and softmax behind.
 
@@ -106,11 +202,9 @@ class PixelsToProbabilities(nn.Module):
         super().__init__()
         self.network = _with_plain_pooling(network)
         self.temperature = temperature
-        deviation = torch.tensor(std, dtype=torch.float64)
-        shift = -torch.tensor(mean, dtype=torch.float64) / deviation
-        # One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift.
-        self.register_buffer("scale", (1 / (255 * deviation)).float().view(1, 3, 1, 1))
-        self.register_buffer("shift", shift.float().view(1, 3, 1, 1))
+        scale, shift = _scale_and_shift(mean, std)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Answers a batch of pictures.
@@ -125,8 +219,20 @@ class PixelsToProbabilities(nn.Module):
         pixels = image.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, S, S)
         features = network.forward_features(pixels * self.scale + self.shift)
         embedding = network.forward_head(features, pre_logits=True)  # (N, D)
-        logits = network.get_classifier()(embedding)  # (N, C)
+        # Not the classifier on the embedding: some networks normalise in between, or have two
+        # classifiers. The exporter joins what both calls compute.
+        logits = network.forward_head(features)  # (N, C)
         return torch.softmax(logits / self.temperature, dim=-1), logits, embedding
+
+
+def _scale_and_shift(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift."""
+    deviation = torch.tensor(std, dtype=torch.float64)
+    shift = -torch.tensor(mean, dtype=torch.float64) / deviation
+    scale = 1 / (255 * deviation)
+    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)
 
 
 class _MeanPool(nn.Module):
@@ -148,7 +254,60 @@ def _with_plain_pooling(network: nn.Module) -> nn.Module:
     return network
 
 
-def _unknown(architecture: str, known: list[str]) -> str:
+def _build(
+    architecture: str, build: Callable[..., nn.Module], options: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        return build(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        with_options = f" with {given}" if given else ""
+        raise ArchitectureRefused(
+            f"{architecture} cannot be built{with_options}: {first_line(error)}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ArchitectureRefused(
+            f"timm cannot make {architecture}: {first_line(error)}"
+        ) from error
+
+
+def _check_options(architecture: str, options: Mapping[str, Any]) -> None:
+    reserved = sorted(_RESERVED & options.keys())
+    if reserved:
+        raise ArchitectureRefused(
+            f"{architecture}: {', '.join(reserved)} cannot be an option; classes, weights and input "
+            "size have keys of their own"
+        )
+
+
+def _has_fixed_size(architecture: str) -> bool:
+    """Says whether timm must know the input size when it builds the network: transformers mostly."""
+    config = timm().get_pretrained_cfg(architecture)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _note_evaluation_size(
+    network: nn.Module, input_size_px: int | None, crop_fraction: float | None
+) -> None:
+    """Changes what `preprocessing_of` and `evaluation_transform` read."""
+    changes: dict[str, Any] = {}
+    if input_size_px is not None:
+        changes["input_size"] = (3, input_size_px, input_size_px)
+    if crop_fraction is not None:
+        changes["crop_pct"] = crop_fraction
+    if changes:
+        given: Any = getattr(network, "pretrained_cfg", None) or {}
+        network.pretrained_cfg = {**given, **changes}  # type: ignore[assignment] # timm's dict
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _unknown(architecture: str) -> str:
+    known = [*BUILDERS, *timm().list_models()]
     near = difflib.get_close_matches(architecture, known, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"timm has no architecture {architecture!r}{hint}"

@@ -14,10 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from torch import nn
-
 from contract.manifest import Label, Manifest, Provenance
-from training import architectures, graphs, pretrained
+from training import architectures, graphs
 from training.environment import installed_versions
 from training.errors import InputRefused, PicturesMissing, QuantizationFailed
 from training.evaluate import Scorer, accuracy, answer_labelled
@@ -29,6 +27,7 @@ from training.pictures import Picture, scan_labelled, scan_plain
 from training.plan import Destination, Evidence, Int8, Report
 from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
 from training.publish import draft_manifest, publish
+from training.transfer import load_trained
 
 _N_PARITY: Final = 64
 _N_PARITY_LABELLED: Final = 300
@@ -87,7 +86,7 @@ def import_timm(
         GateFailed: the export, or the parity with torch.
     """
     labels = read_labels(labels_file) if labels_file else imagenet_labels()
-    network, weights = _load(architecture, weights_source, len(labels))
+    network, weights = load_trained(architecture, weights_source, len(labels))
     license_id = known_license(to.license, weights.license)
     report(f"weights: {len(network.state_dict())} tensors from {weights.source}")
     spec = architectures.preprocessing_of(network)
@@ -171,18 +170,6 @@ def known_license(given: str | None, found: str | None) -> str:
     if license_id is None:
         raise InputRefused("the licence of these weights is unknown; give it with --license")
     return license_id
-
-
-def _load(architecture: str, source: str, n_classes: int) -> tuple[nn.Module, pretrained.Weights]:
-    if source == pretrained.HUB:
-        network = architectures.create(architecture, n_classes, weights_from_hub=True)
-        config = getattr(network, "pretrained_cfg", {})
-        hub_id = config.get("hf_hub_id") or architecture
-        return network, pretrained.Weights({}, f"hub {hub_id}", config.get("license"))
-    network = architectures.create(architecture, n_classes)
-    weights = pretrained.read_weights(source)
-    pretrained.load_into(network, weights)
-    return network, weights
 
 
 def _parity_pictures(evidence: Evidence, labels: tuple[Label, ...]) -> tuple[Picture, ...]:
