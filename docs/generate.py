@@ -19,6 +19,7 @@ from service.api.problems import PROBLEMS
 from service.app import ROUTERS
 from service.metrics import Metrics
 from service.settings import ENVIRONMENT_PREFIX, Settings
+from training.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 _HEADER = "<!-- Written by docs/generate.py from the code; do not edit. -->\n\n"
@@ -58,6 +59,64 @@ def _bounds(field: typing.Any) -> str:
         if getattr(item, name, None) is not None
     ]
     return ", ".join(bounds) or "-"
+
+
+def config_page() -> str:
+    """Returns the tables of all keys of a training config."""
+    schema = RunConfig.model_json_schema()
+    lines = [
+        "# Training configs",
+        "",
+        "Keys of the TOML files that `convserve-train fit --config` takes; an unknown key is an error.",
+        "[How to train](../how-to/train.md) says what they are for.",
+        "",
+        "| key | type | default | what it does |",
+        "|---|---|---|---|",
+        _config_row("seed", schema["properties"]["seed"]),
+    ]
+    for section, field in schema["properties"].items():
+        reference = next((one for one in _choices(field) if "$ref" in one), None)
+        if reference is None:
+            continue
+        table = schema["$defs"][reference["$ref"].rpartition("/")[2]]
+        about = " ".join(filter(None, (table["description"], field.get("description", ""))))
+        lines += ["", f"## `[{section}]`", "", about, ""]
+        lines += ["| key | type | default | what it does |", "|---|---|---|---|"]
+        required = table.get("required", [])
+        for name, key in table["properties"].items():
+            lines.append(_config_row(name, key, required=name in required))
+    return "\n".join(lines) + "\n"
+
+
+def _config_row(name: str, key: dict[str, typing.Any], *, required: bool = False) -> str:
+    shown = "required" if required else json.dumps(key.get("default"))
+    words = {"null": "unset", '""': "empty", "required": "required"}
+    default = words.get(shown, f"`{shown}`")
+    kinds = [_kind(one) for one in _choices(key) if one.get("type") != "null"]
+    about = key.get("description", "")
+    return f"| `{name}` | {' or '.join(kinds)} | {default} | {about} |"
+
+
+def _choices(key: dict[str, typing.Any]) -> list[dict[str, typing.Any]]:
+    choices: list[dict[str, typing.Any]] = key.get("anyOf") or key.get("allOf") or [key]
+    return choices
+
+
+def _kind(key: dict[str, typing.Any]) -> str:
+    if "enum" in key:
+        return ", ".join(f"`{value}`" for value in key["enum"])
+    if key.get("type") == "array":
+        return "two numbers" if key.get("maxItems") == 2 else "list"
+    signs = {
+        "minimum": "≥ ",
+        "exclusiveMinimum": "> ",
+        "maximum": "≤ ",
+        "exclusiveMaximum": "< ",
+    }
+    bounds = [f"{sign}{key[name]:g}" for name, sign in signs.items() if name in key]
+    names = {"integer": "whole number", "boolean": "true or false", "object": "table"}
+    kind = names.get(key.get("type", ""), key.get("type", "any"))
+    return f"{kind} {', '.join(bounds)}".strip()
 
 
 def errors_page() -> str:
@@ -106,6 +165,7 @@ def manifest_schema() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": lambda: _HEADER + settings_page(),
+    "docs/reference/config.md": lambda: _HEADER + config_page(),
     "docs/reference/errors.md": lambda: _HEADER + errors_page(),
     "docs/reference/metrics.md": lambda: _HEADER + metrics_page(),
     "docs/reference/openapi.json": openapi,

@@ -12,17 +12,17 @@ from typing import Final
 
 import numpy as np
 
-from training.cleaning import Examined, examine
 from training.config import Data
 from training.data import DataSet
-from training.duplicates import MIN_SIDE_PX, Duplicates, Progress, find_duplicates
+from training.dataset.cleaning import Examined, examine
+from training.dataset.duplicates import MIN_SIDE_PX, Duplicates, Progress, find_duplicates
+from training.dataset.findings import LEAK_CODES, Finding, Findings
+from training.dataset.inspection import Facts, inspect, thumbnails
+from training.dataset.judging import judge
+from training.dataset.likeness import THUMBNAIL_PX
+from training.dataset.sources import find
 from training.errors import DataRefused
-from training.findings import LEAK_CODES, Finding, Findings
-from training.inspection import Facts, inspect, thumbnails
-from training.judging import judge
-from training.likeness import THUMBNAIL_PX
 from training.plan import Report
-from training.sources import find
 
 _REPORT_EVERY: Final = 1000
 
@@ -38,7 +38,7 @@ def load_data(
     """Returns pictures that can be trained on, and what was found on the way.
 
     Args:
-        source: a folder, a `.csv` list, `digits` or `torchvision:NAME`; see `training.sources`.
+        source: a folder, a `.csv` list, `digits` or `torchvision:NAME`; see `training.dataset.sources`.
         config: how to split and what to do about duplicates across splits.
         cache_dir: keeps what torchvision downloads.
         report: takes progress lines.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -15,10 +16,12 @@ from training.errors import InputRefused
 from training.evaluate import Scorer, accuracy, answer_labelled
 from training.foreign import ForeignSpec, import_onnx
 from training.importing import Candidate, finish, import_timm
+from training.measures import Evaluation, evaluate
 from training.pictures import scan_labelled
 from training.plan import Destination, Evidence, Int8, Report
 from training.publish import check_free, next_version
 
+_CLASSES: Final = 20
 _FOREIGN_NEEDS: Final = {
     "labels_file": "--labels",
     "resize_size_px": "--resize",
@@ -53,28 +56,54 @@ def run_import(
     return finish(candidate, int8, to, evidence, report)
 
 
-def run_evaluate(model: str, folder: Path, models_dir: Path) -> str:
+def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None = None) -> str:
     """Measures a published version on a labelled folder.
 
     Args:
         model: "<name>/<version>".
         folder: class folders, or files named `<synset>_<anything>`.
         models_dir: the model repository.
+        json_file: takes everything that was measured, the confusion matrix included.
 
     Returns:
-        One line with top-1, its standard error, top-5 and the counts.
+        The measures as text, the worst classes first.
     """
     name, _, number = model.partition("/")
     if not number.isdecimal():
         raise InputRefused(f"{model!r} is not <name>/<version>")
     version = read_version(models_dir, name, int(number))
-    pictures = scan_labelled(folder, version.manifest.labels)
+    labels = version.manifest.labels
+    pictures = scan_labelled(folder, labels)
     answers, indexes = answer_labelled(Scorer(version.graph, version.manifest), pictures)
     metrics = accuracy(answers, indexes, folder.name)
-    return (
+    measured = evaluate(answers, indexes, folder.name)
+    if json_file is not None:
+        values = {"model": model, "labels": [one.name for one in labels], **measured.to_json()}
+        json_file.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    lines = [
         f"{model}: top-1 {metrics.top1_percent:.2f} % (standard error "
-        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}"
-    )
+        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}",
+        f"classification error {measured.classification_error:.4f}, mean squared error "
+        f"{measured.mean_squared_error:.4f}, cross-entropy {measured.cross_entropy:.4f}, "
+        f"expected calibration error {measured.reliability.ece_percent:.2f} %",
+    ]
+    return "\n".join([*lines, *_class_lines(measured, [label.name for label in labels])])
+
+
+def _class_lines(measured: Evaluation, labels: Sequence[str]) -> list[str]:
+    """Returns a table of the classes that occur, those of the lowest F1 first, _CLASSES at most."""
+    rows = [pair for pair in zip(labels, measured.classes, strict=True) if pair[1].support]
+    rows.sort(key=lambda pair: pair[1].f1)
+    width = max(5, *(len(label) for label, _ in rows[:_CLASSES]))
+    lines = [f"{'label':<{width}}  precision  recall      F1  pictures"]
+    lines += [
+        f"{label:<{width}}  {100 * one.precision:8.1f}%  {100 * one.recall:5.1f}%  "
+        f"{100 * one.f1:5.1f}%  {one.support:8}"
+        for label, one in rows[:_CLASSES]
+    ]
+    if len(rows) > _CLASSES:
+        lines.append(f"... and {len(rows) - _CLASSES} classes with a higher F1")
+    return lines
 
 
 def _destination(source: str, options: Mapping[str, Any], arguments: Sequence[str]) -> Destination:

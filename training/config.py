@@ -33,9 +33,9 @@ class _Strict(BaseModel):
 class Note(_Strict):
     """What a stranger needs to believe and repeat the run."""
 
-    command: str = ""
-    hardware: str = ""
-    duration: str = ""
+    command: str = Field(default="", description="what to type")
+    hardware: str = Field(default="", description="what the numbers were measured on")
+    duration: str = Field(default="", description="of the run, and how often it was measured")
     expected: str = Field(default="", description="accuracy and its spread over seeds")
 
 
@@ -60,6 +60,11 @@ class Network(_Strict):
         le=1.0,
         description="input size / resized shorter side at evaluation; the architecture's own if unset",
     )
+    fold_batch_norm: bool = Field(
+        default=False,
+        description="join each batch norm with the convolution before it: a fifth faster, and its "
+        "statistics stay those of the weights, which it needs",
+    )
     options: dict[str, OptionValue] = Field(
         default_factory=dict, description="handed to the architecture, such as `drop_rate = 0.2`"
     )
@@ -74,7 +79,7 @@ class Data(_Strict):
     test_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
         default=0.15, description="likewise for the test split"
     )
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, description="of the splits that are cut")
     leaks: Literal["drop", "keep", "stop"] = Field(
         default="drop",
         description="duplicates across splits: `drop` leaves them out of the split that is trained "
@@ -96,11 +101,13 @@ class Augment(_Strict):
     )
     crop_ratio: tuple[float, float] = Field(default=(0.75, 4 / 3), description="its aspect ratio")
     flip: Fraction = Field(default=0.0, description="probability of a mirror image")
-    rotate_degrees: float = Field(default=0.0, ge=0, le=180)
+    rotate_degrees: float = Field(default=0.0, ge=0, le=180, description="either way, at most")
     translate: Fraction = Field(default=0.0, description="shift, as a share of the side")
     zoom: tuple[float, float] = Field(default=(1.0, 1.0), description="scale of the affine change")
-    rand_augment_operations: int = Field(default=0, ge=0, le=10)
-    rand_augment_magnitude: int = Field(default=9, ge=0, le=30)
+    rand_augment_operations: int = Field(
+        default=0, ge=0, le=10, description="random changes of RandAugment for each picture"
+    )
+    rand_augment_magnitude: int = Field(default=9, ge=0, le=30, description="how strong these are")
     color_jitter: float = Field(default=0.0, ge=0, le=1, description="brightness, contrast, colour")
     erasing: Fraction = Field(default=0.0, description="probability of a blanked rectangle")
     mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
@@ -123,31 +130,33 @@ class Head(_Strict):
     views: int = Field(
         default=1, ge=1, le=64, description="augmented views of each picture, beside the plain one"
     )
-    epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=256, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    epochs: int = Field(default=100, ge=1, description="over the cached features")
+    batch_size: int = Field(default=256, ge=1, description="of AdamW")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak of a cosine")
+    weight_decay: float = Field(default=1e-2, ge=0, description="of the standardised weights")
 
 
 class Optimizer(_Strict):
     """One of timm's optimizers."""
 
-    name: str = "adamw"
+    name: str = Field(default="adamw", description="as timm.optim.list_optimizers has it")
     learning_rate: float = Field(gt=0, description="peak, for the batch size of this config")
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, description="of all but biases and norms")
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="each layer group below the head learns slower by this factor"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="where the optimizer has one")
     clip_norm: float | None = Field(default=None, gt=0, description="of the whole gradient")
 
 
 class Schedule(_Strict):
     """One of timm's schedules, advanced at every step."""
 
-    name: Literal["cosine", "constant"] = "cosine"
-    epochs: int = Field(ge=1, description="0 is not allowed: use `[head]` alone by leaving it out")
-    warmup_epochs: float = Field(default=0.0, ge=0)
+    name: Literal["cosine", "constant"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
+    epochs: int = Field(ge=1, description="passes over the training pictures")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="rising to the peak")
     final_fraction: Fraction = Field(default=0.01, description="of the peak learning rate")
 
 
@@ -162,14 +171,16 @@ class Loop(_Strict):
     freeze_batch_norm: bool = Field(
         default=False, description="keep the statistics that came with the weights"
     )
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = Field(
+        default=0.0, description="share of every target that is spread over all classes"
+    )
     class_weights: bool = Field(
         default=False, description="weigh classes by the inverse of their frequency"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="autocast; `auto` takes bf16 where the processor computes in it"
     )
-    channels_last: bool = True
+    channels_last: bool = Field(default=True, description="memory format; faster for most CNNs")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="of the weights' moving average, which is then what is kept"
     )
@@ -207,15 +218,15 @@ class RunConfig(_Strict):
     """One training run."""
 
     note: Note = Note()
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of everything that is random")
     network: Network
     data: Data = Data()
     augment: Augment = Augment()
-    head: Head | None = Field(default=None, description="first stage; needs `network.weights`")
+    head: Head | None = Field(default=None, description="The first stage; needs `network.weights`.")
     optimizer: Optimizer | None = Field(
-        default=None, description="with `schedule`: the second stage"
+        default=None, description="With `[schedule]`: the second stage."
     )
-    schedule: Schedule | None = None
+    schedule: Schedule | None = Field(default=None, description="With `[optimizer]`.")
     loop: Loop = Loop()
     publish: Publish = Publish()
 
@@ -225,6 +236,8 @@ class RunConfig(_Strict):
             raise ValueError("optimizer and schedule belong together")
         if self.head is None and self.optimizer is None:
             raise ValueError("nothing to train: give [head], or [optimizer] and [schedule]")
+        if self.network.fold_batch_norm and self.network.weights is None:
+            raise ValueError("network.fold_batch_norm needs network.weights with statistics")
         if self.head is not None and self.network.weights is None:
             raise ValueError("[head] trains on features of a trained network; give network.weights")
         return self

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from contract.manifest import Label
 from training.errors import LabelsInvalid
-from training.torch_compat import timm_data
 
 _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 
 def imagenet_labels() -> tuple[Label, ...]:
     """Returns the 1,000 ImageNet-1k labels: the first name of each synset, and the synset."""
+    from training.torch_compat import timm_data  # torch takes seconds that a data check can save
+
     info = timm_data().ImageNetInfo()
     return tuple(
         Label(index=index, name=info.index_to_description(index).split(",")[0], synset=synset)

@@ -24,15 +24,9 @@ from training.architectures import evaluation_transform
 from training.errors import ParityFailed
 from training.evaluate import Scorer, agreement_percent
 from training.pictures import Picture
+from training.plan import MAX_DIFFERENCE as MAX_DIFFERENCE
 
 REFERENCE: Final = "torch and timm's evaluation transform"
-MAX_DIFFERENCE: Final = 1e-3
-"""Largest accepted difference of a probability for a float graph.
-
-The pixels are equal by construction and float32 sums in another order differ by some 1e-6 in a
-probability; a mistake in preprocessing shows as 1e-2 or more. The limit lies between.
-"""
-
 N_EVERY_BATCH: Final = 64
 _BATCH: Final = 8
 

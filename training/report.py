@@ -7,13 +7,13 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from training import report_figures as figures
-from training import report_parts as parts
-from training.markup import Markup, element, join
-from training.report_data import ReportData
+from training.reporting import report_figures as figures
+from training.reporting import report_parts as parts
+from training.reporting.markup import Markup, element, join
+from training.reporting.report_data import ReportData
 
 FILE: Final = "report.html"
-_TEMPLATE: Final = Path(__file__).with_name("report.html")
+_TEMPLATE: Final = Path(__file__).parent / "reporting" / "report.html"
 
 
 def _guesses(data: ReportData) -> Markup:

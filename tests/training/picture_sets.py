@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image, ImageEnhance
 
 from tests.pictures import jpeg, photo, png
-from training.catalogue import Found
 from training.check import inspect_data, load_data
 from training.config import Data
 from training.data import DataSet, Sample
-from training.findings import Finding, Findings
+from training.dataset.catalogue import Found
+from training.dataset.findings import Finding, Findings
 
 SIZE = (72, 60)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.pictures import jpeg, photo, picture, png
-from tests.training.datasets import (
+from tests.training.picture_sets import (
     by_code,
     check,
     copy,
@@ -10,8 +10,8 @@ from tests.training.datasets import (
     write_classes,
     write_splits,
 )
+from training.dataset.findings import render
 from training.errors import DataRefused
-from training.findings import render
 
 
 @pytest.fixture

@@ -256,6 +256,21 @@ def test_evaluate_measures_a_published_version(run_import, tmp_path, colours_dir
 
     assert result.exit_code == 0
     assert result.output.startswith("tiny/1: top-1 100.00 % (standard error 0.00), top-5 100.00 %")
+    assert "classification error 0.0000" in result.output
+    assert "red       100.0%  100.0%  100.0%         4" in result.output
+
+
+def test_evaluate_writes_every_measure_as_json(run_import, tmp_path, colours_dir):
+    run_import()
+    models, listed = tmp_path / "models", tmp_path / "measures.json"
+
+    arguments = ["evaluate", "tiny/1", str(colours_dir), "--models", str(models)]
+    result = CliRunner().invoke(main, [*arguments, "--json", str(listed)])
+
+    found = json.loads(listed.read_text(encoding="utf-8"))
+    assert result.exit_code == 0
+    assert (found["model"], found["labels"]) == ("tiny/1", list(networks.NAMES))
+    assert found["confusion"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,14 @@ import pytest
 from contract.manifest import Label
 from contract.predictions import to_predictions
 from contract.versions import read_version
+from training.check import load_data
+from training.config import read_config
+from training.data import SamplePictures
 from training.evaluate import Scorer
 from training.graphs import describe_export
 from training.onnx_session import SessionPlan
 from training.pictures import Picture, scan_plain
+from training.plan import Report
 from training.publish import prove
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +41,31 @@ def test_committed_model_is_proven():
     assert prove(MODELS, NAME, VERSION).manifest.architecture == "tf_efficientnet_lite0"
 
 
+def test_committed_digits_are_proven_and_tiny():
+    found = prove(MODELS, "digits", 1)
+
+    assert found.manifest.architecture == "convnet"
+    assert [label.name for label in found.manifest.labels] == list("0123456789")
+    assert len(found.graph) < 0.3e6
+    assert found.manifest.provenance.license == "CC-BY-4.0"
+    assert describe_export(found.graph) == found.manifest.graph
+
+
+def test_committed_digits_know_their_test_split():
+    found = read_version(MODELS, "digits", 1)
+    quiet: Report = [].append
+    data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT, report=quiet)
+
+    answers = Scorer(found.graph, found.manifest).probabilities(SamplePictures(data.test))
+
+    metrics = found.manifest.metrics
+    hits = answers.argmax(axis=1) == [sample.index for sample in data.test]
+    assert metrics
+    assert metrics.n_images == len(data.test)
+    assert 100 * float(hits.mean()) == pytest.approx(metrics.top1_percent, abs=0.5)
+    assert found.manifest.provenance.config_sha256 == read_config("digits").sha256
+
+
 def test_committed_model_is_small(version):
     assert len(version.graph) < 5.5e6
     assert version.manifest.quantization is not None
@@ -53,8 +82,9 @@ def test_committed_graph_is_what_its_manifest_says(version):
     assert describe_export(version.graph) == version.manifest.graph
 
 
-def test_committed_files_name_no_place_of_a_machine(version):
-    for name, data in version.contents.items():
+@pytest.mark.parametrize("key", [(NAME, VERSION), ("digits", 1)], ids=lambda key: key[0])
+def test_committed_files_name_no_place_of_a_machine(key):
+    for name, data in read_version(MODELS, *key).contents.items():
         for root in (b"/home/", b"/root/", b"/tmp/", b"/usr/", b"site-packages", b".py"):
             assert root not in data, f"{name}: {root!r}"
 

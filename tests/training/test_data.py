@@ -1,6 +1,6 @@
 import pytest
 
-from tests.training.datasets import samples
+from tests.training.picture_sets import samples
 from training.data import SPLITS, DataSet, Sample, SamplePictures
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.pictures import encode, jpeg, photo, png
-from tests.training.datasets import (
+from tests.training.picture_sets import (
     by_code,
     copy,
     load,

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from contract.scores import softmax
-from tests.training.test_plots import history
-from training import calibrate, measures, report, report_figures
-from training.guesses import Guess
-from training.report_data import ReportData, Subject
-from training.robustness import RobustnessRow
-from training.speed import StepTime
+from tests.training.reporting.test_plots import history
+from training import calibrate, measures, report
+from training.reporting import report_figures
+from training.reporting.guesses import Guess
+from training.reporting.report_data import ReportData, Subject
+from training.reporting.robustness import RobustnessRow
+from training.reporting.speed import StepTime
 
 SCRIPT = '<script>alert("1")</script>'
 VOID = {"meta", "img", "br"}

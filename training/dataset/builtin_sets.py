@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from training.catalogue import Catalogue, Entry, Found
+from training.dataset.catalogue import Catalogue, Entry, Found
 from training.errors import DataRefused
 
 DIGITS: Final = "digits"

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from training.catalogue import Found
 from training.config import Data
 from training.data import SPLITS, Sample
-from training.duplicates import Duplicates
-from training.inspection import Facts
-from training.splitting import Fractions, assign
+from training.dataset.catalogue import Found
+from training.dataset.duplicates import Duplicates
+from training.dataset.inspection import Facts
+from training.dataset.splitting import Fractions, assign
 
 UNREADABLE: Final = "unreadable"
 LEAK: Final = "duplicate across splits"

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.catalogue import Catalogue, Entry, Found
+from training.dataset.catalogue import Catalogue, Entry, Found
+from training.dataset.folders import SPLIT_NAMES
 from training.errors import DataRefused
-from training.folders import SPLIT_NAMES
 
 COLUMNS: Final = {
     "path": ("path", "filename", "filepath", "file", "image"),

@@ -1,6 +1,6 @@
 """Finds copies among pictures: exact ones, and near ones that were changed a little.
 
-`training.likeness` says what a near duplicate is and compares two pictures; here all are compared
+`training.dataset.likeness` says what a near duplicate is and compares two pictures; here all are compared
 with all, in blocks, so that 50,000 pictures take minutes and little memory. Shapes: N pictures,
 P pairs, T = THUMBNAIL_PX.
 """
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.likeness import (
+from training.dataset.likeness import (
     HASH_RADIUS,
     MIN_DETAIL_CORRELATION,
     MIN_TANGENT,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from training.catalogue import Catalogue, Entry, Found
+from training.dataset.catalogue import Catalogue, Entry, Found
 from training.errors import DataRefused
 from training.pictures import SUFFIXES
 

@@ -21,8 +21,8 @@ from PIL import Image
 from contract.errors import ImageError
 from contract.images import decode, sniff
 from training.data import Sample
-from training.duplicates import Progress
-from training.likeness import THUMBNAIL_PX
+from training.dataset.duplicates import Progress
+from training.dataset.likeness import THUMBNAIL_PX
 
 MAX_THREADS: Final = 4
 

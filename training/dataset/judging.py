@@ -9,12 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from training.cleaning import LEAK, TWO_LABELS, UNREADABLE, Examined, groups
 from training.config import Data
 from training.data import SPLITS
-from training.findings import Finding, Findings
-from training.folders import NOT_A_PICTURE
-from training.judging_pictures import judge_pictures
+from training.dataset.cleaning import LEAK, TWO_LABELS, UNREADABLE, Examined, groups
+from training.dataset.findings import Finding, Findings
+from training.dataset.folders import NOT_A_PICTURE
+from training.dataset.judging_pictures import judge_pictures
 
 FEW_PICTURES: Final = 10
 IMBALANCE: Final = 10.0

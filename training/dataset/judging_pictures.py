@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Final
 
-from training.cleaning import Examined
-from training.findings import Finding
-from training.inspection import Facts
+from training.dataset.cleaning import Examined
+from training.dataset.findings import Finding
+from training.dataset.inspection import Facts
 
 SMALL_PX: Final = 32
 LONG_ASPECT: Final = 4.0

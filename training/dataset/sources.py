@@ -1,7 +1,7 @@
 """Finds the pictures of a data set, wherever they are, without decoding one of them.
 
-A source is a folder (`training.folders`), a list in a CSV file (`training.csv_list`), the digits
-that come with scikit-learn, or a set that torchvision downloads (`training.builtin_sets`).
+A source is a folder (`training.dataset.folders`), a list in a CSV file (`training.dataset.csv_list`), the digits
+that come with scikit-learn, or a set that torchvision downloads (`training.dataset.builtin_sets`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from training.builtin_sets import DIGITS, find_digits, find_torchvision
-from training.catalogue import Found
-from training.csv_list import find_listed
+from training.dataset.builtin_sets import DIGITS, find_digits, find_torchvision
+from training.dataset.catalogue import Found
+from training.dataset.csv_list import find_listed
+from training.dataset.folders import find_in_folder
 from training.errors import DataRefused
-from training.folders import find_in_folder
 
 TORCHVISION: Final = "torchvision:"
 

@@ -1,6 +1,6 @@
 """Plots of a report: learning curves, confusion matrix, reliability diagram, guess lists.
 
-Each is a panel, or several, for `training.canvas` to draw. Colours are of the palette of Okabe and
+Each is a panel, or several, for `training.reporting.canvas` to draw. Colours are of the palette of Okabe and
 Ito, which colour-blind people can tell apart; nothing is said by colour alone.
 
 Shapes: C classes.
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.canvas import INK, Panel, Size
-from training.guesses import Guess
 from training.measures import Bin, Reliability, wilson_interval
+from training.reporting.canvas import INK, Panel, Size
+from training.reporting.guesses import Guess
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

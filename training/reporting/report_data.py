@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from contract.manifest import Calibration
-from training.guesses import Guess
 from training.measures import Evaluation, Reliability
-from training.plots import HistoryRow
-from training.robustness import RobustnessRow
-from training.speed import StepTime
+from training.reporting.guesses import Guess
+from training.reporting.plots import HistoryRow
+from training.reporting.robustness import RobustnessRow
+from training.reporting.speed import StepTime
 
 
 @dataclass(frozen=True, slots=True)

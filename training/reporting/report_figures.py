@@ -13,11 +13,11 @@ from typing import Final
 
 from PIL import Image
 
-from training.canvas import Panel, Size, to_png, to_svg
-from training.guesses import Guess
-from training.markup import Markup, element, join
 from training.measures import Reliability
-from training.plots import (
+from training.reporting.canvas import Panel, Size, to_png, to_svg
+from training.reporting.guesses import Guess
+from training.reporting.markup import Markup, element, join
+from training.reporting.plots import (
     GUESS_COLUMNS,
     GUESS_SIZE,
     MAX_NUMBERED_CLASSES,
@@ -26,7 +26,7 @@ from training.plots import (
     guess_panels,
     reliability_panel,
 )
-from training.report_data import ReportData
+from training.reporting.report_data import ReportData
 
 _CURVE: Final[Size] = (4.4, 3.2)
 _DIAGRAM: Final[Size] = (4.6, 4.4)

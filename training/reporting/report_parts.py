@@ -1,4 +1,4 @@
-"""The sections of a report that are text and tables; `training.report_figures` has the pictures."""
+"""The sections of a report that are text and tables; `training.reporting.report_figures` has the pictures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.markup import Markup, element, join, table
 from training.measures import ClassMeasure, Evaluation
-from training.report_data import ReportData
+from training.reporting.markup import Markup, element, join, table
+from training.reporting.report_data import ReportData
 
 N_CONFUSED: Final = 20
 

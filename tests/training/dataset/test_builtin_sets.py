@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from contract.images import decode
-from tests.training.datasets import label_names, sample_names
-from training.builtin_sets import TORCHVISION_SETS
+from tests.training.picture_sets import label_names, sample_names
+from training.dataset.builtin_sets import TORCHVISION_SETS
+from training.dataset.sources import find
 from training.errors import DataRefused
-from training.sources import find
 from training.torch_compat import prepare_torchvision
 
 

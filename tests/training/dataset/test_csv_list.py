@@ -1,9 +1,9 @@
 import pytest
 
 from contract.images import decode
-from tests.training.datasets import label_names, sample_names, write
+from tests.training.picture_sets import label_names, sample_names, write
+from training.dataset.sources import find
 from training.errors import DataRefused
-from training.sources import find
 
 HEADERS = {
     "comma": "path,label,split\n{0},cat,train\n{1},dog,Val\n",

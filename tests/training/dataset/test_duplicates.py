@@ -3,12 +3,12 @@ import pytest
 from PIL import Image
 
 from tests.pictures import jpeg
-from tests.training.datasets import CHANGES
-from training import duplicates
+from tests.training.picture_sets import CHANGES
 from training.data import Sample
-from training.duplicates import Link, find_duplicates
-from training.inspection import inspect_one, thumbnails
-from training.likeness import (
+from training.dataset import duplicates
+from training.dataset.duplicates import Link, find_duplicates
+from training.dataset.inspection import inspect_one, thumbnails
+from training.dataset.likeness import (
     coarse_thumbnails,
     detail_correlation,
     has_detail,

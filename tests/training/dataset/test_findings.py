@@ -3,12 +3,12 @@ import os
 
 import pytest
 
-from tests.training.datasets import (
+from tests.training.picture_sets import (
     check,
     write_classes,
     write_splits,
 )
-from training.findings import Finding, Findings, printable, render
+from training.dataset.findings import Finding, Findings, printable, render
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from tests.training.datasets import label_names, sample_names, write
+from tests.training.picture_sets import label_names, sample_names, write
+from training.dataset.sources import find
 from training.errors import DataRefused
-from training.sources import find
 
 
 def test_find_in_split_folders_of_any_spelling(tmp_path):

@@ -21,9 +21,9 @@ from tests.pictures import (
     png_of,
     webp,
 )
-from tests.training.datasets import samples
+from tests.training.picture_sets import samples
 from training.data import Sample
-from training.inspection import inspect, inspect_one, thumbnails
+from training.dataset.inspection import inspect, inspect_one, thumbnails
 
 PHOTO = photo((80, 60), seed=5)
 
@@ -84,7 +84,7 @@ def test_inspect_of_a_picture_too_large_for_memory_goes_on(monkeypatch):
     def fail(_):
         raise MemoryError
 
-    monkeypatch.setattr("training.inspection.decode", fail)
+    monkeypatch.setattr("training.dataset.inspection.decode", fail)
 
     assert facts_of(jpeg(PHOTO)).error == "the picture does not fit into memory"
 

@@ -1,9 +1,9 @@
 import pytest
 
-from tests.training.datasets import label_names, sample_names, write
-from training.catalogue import natural_key
+from tests.training.picture_sets import label_names, sample_names, write
+from training.dataset.catalogue import natural_key
+from training.dataset.sources import find
 from training.errors import DataRefused
-from training.sources import find
 
 
 def test_find_orders_labels_and_pictures_naturally(tmp_path):

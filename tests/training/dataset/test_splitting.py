@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.data import Sample
-from training.splitting import Fractions, assign
+from training.dataset.splitting import Fractions, assign
 
 BOTH = Fractions(0.15, 0.15)
 

@@ -4,7 +4,13 @@ from PIL import Image
 
 from tests.training import networks
 from training.data import Sample
-from training.guesses import THUMBNAIL_PX, Guess, pick_guesses, pick_mistakes, show_guesses
+from training.reporting.guesses import (
+    THUMBNAIL_PX,
+    Guess,
+    pick_guesses,
+    pick_mistakes,
+    show_guesses,
+)
 
 SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.95, 0.05], [0.4, 0.6], [0.55, 0.45]], dtype=np.float32)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.markup import Markup, element, join, table
+from training.reporting.markup import Markup, element, join, table
 
 
 class Seen(HTMLParser):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import canvas, plots
-from training.guesses import Guess
 from training.measures import reliability
+from training.reporting import canvas, plots
+from training.reporting.guesses import Guess
 
 HOSTILE = ("$x_{", "漢字", "a\nb <i>", "very long label of a class that nobody shortens")
 SIZE = (2.0, 1.5)
@@ -162,9 +162,9 @@ def test_canvas_leaves_settings_and_environment_alone(monkeypatch):
 
 def test_canvas_imports_matplotlib_late_and_writes_nothing_into_the_home_folder(tmp_path):
     code = (
-        "import sys, training.report, training.canvas;"
+        "import sys, training.report, training.reporting.canvas;"
         "assert 'matplotlib' not in sys.modules;"
-        "training.canvas.to_svg(lambda axes: None, (1, 1))"
+        "training.reporting.canvas.to_svg(lambda axes: None, (1, 1))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "MPLCONFIGDIR"}
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from tests.training import networks
-from training import robustness
 from training.data import Sample
 from training.errors import PicturesMissing
 from training.evaluate import Scorer
-from training.robustness import CHANGES, Change, measure_robustness, reduced, stratified
+from training.reporting import robustness
+from training.reporting.robustness import CHANGES, Change, measure_robustness, reduced, stratified
 
 BY_NAME = {change.name: change for change in CHANGES}
 

@@ -3,8 +3,8 @@ from itertools import count
 import pytest
 
 from tests.training import networks
-from training import speed
 from training.errors import PicturesMissing
+from training.reporting import speed
 
 
 def ticking(step_s: float):

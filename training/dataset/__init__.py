@@ -1,0 +1,1 @@
+"""Finds, inspects and splits pictures; `training.check` puts the steps together."""

@@ -1,0 +1,210 @@
+"""`convserve-train fit`: from a folder of pictures to a published, proven version.
+
+Data check -> network -> head on cached features -> fine-tuning -> the gates of `release` -> report.
+Under torchrun every process trains and the first one does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torch import nn
+
+from contract.manifest import Preprocessing
+from training import loop, release
+from training.architectures import preprocessing_of
+from training.check import load_data
+from training.config import RunConfig
+from training.data import DataSet
+from training.dataset.findings import Findings, render
+from training.distributed import World, joined
+from training.evidence import Course, write_evidence
+from training.features import FittedHead, install_head
+from training.first_stage import first_stage, read_head, write_head
+from training.folding import fold_batch_norms
+from training.history import EpochRecord
+from training.memory import reuse_freed_memory
+from training.plan import Destination, Report
+from training.pretrained import Weights
+from training.publish import check_free, next_version
+from training.randomness import seed_of, torch_seeded
+from training.run import Run
+from training.run_folder import CONFIG, HEAD, REPORT, Request, RunFolder
+from training.transfer import build
+
+_FROM_SCRATCH: Final = "trained from scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        request: what was asked.
+        config: how to train.
+        folder: where it is written; None under torchrun in all processes but the first.
+        resume: go on with a run that was stopped.
+        device: "auto", "cpu" or "cuda".
+        cache_dir: for sets that are downloaded.
+    """
+
+    request: Request
+    config: RunConfig
+    folder: RunFolder
+    resume: bool
+    device: str
+    cache_dir: Path
+
+
+def fit(plan: Plan, report: Report) -> Path | None:
+    """Trains, proves, publishes and reports.
+
+    Args:
+        plan: what, on what, and where to.
+        report: takes progress lines; silent in all processes but the first.
+
+    Returns:
+        The published version's folder; None where nothing was to be published, it was published
+        before, or this is not the first process.
+
+    Raises:
+        InputRefused: the data, the config or the folder cannot be used.
+        GateFailed: the model is not good enough; nothing is published.
+        Interrupted: a signal stopped the run; it can be resumed.
+    """
+    if plan.folder.published:
+        report(f"this run was published as {plan.folder.published}")
+        return None
+    reuse_freed_memory()
+    with joined(plan.device) as world:
+        return _Fit(plan, world, report if world.is_first else _silent).run()
+
+
+class _Fit:
+    """A run while it goes."""
+
+    def __init__(self, plan: Plan, world: World, report: Report) -> None:
+        self.plan, self.world, self.report = plan, world, report
+        self.durations_s: dict[str, float] = {}
+
+    def run(self) -> Path | None:
+        request, folder = self.plan.request, self.plan.folder
+        if request.version is not None:
+            check_free(Path(request.models_dir), request.name, request.version, replace=False)
+        with self._timed("data"):
+            data, findings = self.world.first(self._load_data)
+        network, weights, spec = self._network(data)
+        history, kept_epoch = self._train(network, spec, data)
+        if not self.world.is_first:
+            return None
+        with self._timed("export, gates and publishing"):
+            finished = release.Finished(
+                network.cpu().float(),
+                spec,
+                data,
+                self.plan.config,
+                weights.source if weights else _FROM_SCRATCH,
+            )
+            to = _destination(request)
+            candidate = release.make_candidate(finished, to, self.report)
+            published = release.release(candidate, to, self.report) if request.publish else None
+        if published is not None:
+            folder.note_published(f"{to.name}/{to.version}")
+        text = (folder.path / CONFIG).read_text(encoding="utf-8")
+        course = Course(render(findings), text, history, kept_epoch, self.durations_s)
+        measured = write_evidence(folder.path / REPORT, candidate, data, course, self.report)
+        folder.write_json(f"{REPORT}/metrics.json", measured)
+        return published
+
+    def _load_data(self) -> tuple[DataSet, Findings]:
+        plan = self.plan
+        data, findings = load_data(
+            plan.request.source,
+            plan.config.data,
+            cache_dir=plan.cache_dir,
+            report=self.report,
+            input_size_px=plan.config.network.input_size_px,
+        )
+        self.report(render(findings))
+        plan.folder.write_data(data, findings)
+        return data, findings
+
+    def _network(self, data: DataSet) -> tuple[nn.Module, Weights | None, Preprocessing]:
+        config = self.plan.config
+        with torch_seeded(seed_of("weights", config.seed)):
+            network, weights = build(config.network, data.n_classes)
+        spec = preprocessing_of(network)
+        if config.network.fold_batch_norm:
+            folded = fold_batch_norms(network, spec.crop_size_px)
+            self.report(f"network: {folded} batch norms are part of their convolutions now")
+        parameters = sum(p.numel() for p in network.parameters())
+        self.report(
+            f"network: {config.network.architecture}, {parameters / 1e6:.2f} M parameters, "
+            f"{spec.crop_size_px} px, {weights.source if weights else _FROM_SCRATCH}"
+        )
+        return network, weights, spec
+
+    def _fit_head(self, network: nn.Module, spec: Preprocessing, data: DataSet) -> None:
+        """Puts a classifier into the network that was fitted on its frozen features."""
+        kept = self.plan.folder.path / HEAD
+        network.to(self.world.device)
+
+        def fitted() -> FittedHead:
+            if self.plan.resume and kept.is_file():
+                return read_head(kept)
+            head = first_stage(network, spec, data, self.plan.config, self.report)
+            write_head(kept, head)
+            return head
+
+        head = self.world.first(fitted)
+        install_head(network, head)
+        self.report(
+            f"head: validation top-1 {100 * head.top1:.2f} %, NLL {head.nll:.4f}, "
+            f"epoch {head.epoch + 1} is kept"
+        )
+
+    def _train(
+        self, network: nn.Module, spec: Preprocessing, data: DataSet
+    ) -> tuple[tuple[EpochRecord, ...], int | None]:
+        """Trains the network in place; returns the epochs and the one that was kept."""
+        config = self.plan.config
+        if config.head is not None:
+            with self._timed("head on cached features"):
+                self._fit_head(network, spec, data)
+        if config.optimizer is None:
+            return (), None
+        with self._timed("training"):
+            run = Run(network, spec, data, config, self.plan.folder.path, self.world, self.report)
+            trained = loop.train(run, resume=self.plan.resume)
+        self.report(
+            f"training: epoch {trained.best.epoch} is kept, validation top-1 "
+            f"{100 * trained.best.validation_top1:.2f} %"
+        )
+        return trained.history, trained.best.epoch
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        yield
+        self.durations_s[name] = time.monotonic() - began_s
+
+
+def _destination(request: Request) -> Destination:
+    """Takes the version number now rather than at the start, which may be hours ago."""
+    models_dir = Path(request.models_dir)
+    return Destination(
+        models_dir=models_dir,
+        name=request.name,
+        version=request.version or next_version(models_dir, request.name),
+        license=request.license,
+        command=request.command,
+    )
+
+
+def _silent(_: str) -> None:
+    pass

@@ -1,0 +1,100 @@
+"""Joins batch norms with the convolutions before them, so that they cost nothing in training.
+
+A batch norm whose statistics stay those of the weights is a multiplication and an addition per
+channel, which the convolution before it can do (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
+A network is then trained without batch norms: the answer to a picture does not depend on its batch,
+several processes compute what one does, and a step is about a fifth faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from training.errors import ArchitectureRefused
+
+_TOLERANCE: Final = 1e-3
+"""Of a logit, relative to the largest one: float32 sums in another order differ by some 1e-6."""
+
+
+def fold_batch_norms(network: nn.Module, size_px: int) -> int:
+    """Folds every batch norm that directly follows a convolution, in place.
+
+    Args:
+        network: float32 (N, 3, S, S) to logits (N, C), with trained statistics.
+        size_px: S.
+
+    Returns:
+        How many were folded.
+
+    Raises:
+        ArchitectureRefused: the network answers differently afterwards.
+    """
+    network.eval()
+    example = torch.rand(2, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pairs, before = _pairs(network, 2 * example - 1)
+    names = {module: name for name, module in network.named_modules()}
+    for convolution, norm in pairs:
+        joined = fuse_conv_bn_eval(
+            convolution, norm
+        ).requires_grad_()  # the new bias would not learn
+        _replace(network, names[convolution], joined)
+        _replace(network, names[norm], _what_else(norm))
+    with torch.inference_mode():
+        after: Tensor = network(2 * example - 1)
+    worst = float((after - before).abs().max() / before.abs().max().clamp(min=1e-6))
+    if not worst <= _TOLERANCE:
+        raise ArchitectureRefused(
+            f"with its batch norms folded the network answers differently (by {worst:.1g}); set "
+            "network.fold_batch_norm = false"
+        )
+    return len(pairs)
+
+
+def _pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[nn.Conv2d, Any]], Tensor]:
+    """Runs the network once and watches which norm takes the very tensor a convolution gave."""
+    given: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # holds the tensors, so that ids stay theirs
+    pairs = []
+
+    def note_output(module: nn.Module, _: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            given[id(output)] = (output, module)
+
+    def note_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in given:
+            pairs.append((given[id(inputs[0])][1], module))
+
+    hooks = []
+    for module in network.modules():
+        hooks += [
+            module.register_forward_hook(note_output),
+            module.register_forward_pre_hook(note_input),
+        ]
+    try:
+        answer: Tensor = network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = {module for pair in pairs for module in pair if _count(pairs, module) == 1}
+    return [pair for pair in pairs if once.issuperset(pair)], answer
+
+
+def _count(pairs: list[tuple[nn.Conv2d, Any]], module: nn.Module) -> int:
+    """A layer that is used several times cannot be folded."""
+    return sum(module is one for pair in pairs for one in pair)
+
+
+def _what_else(norm: Any) -> nn.Module:
+    """Returns what a norm does beside normalising: timm's also drop and activate."""
+    parts = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+    kept = [part for part in parts if not isinstance(part, nn.Identity)]
+    return kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity()
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)

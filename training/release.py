@@ -1,0 +1,292 @@
+"""From a trained network to a published version.
+
+The order of the gates: temperature on the validation pictures, export, parity, int8 judged on the
+validation pictures, accuracy and calibration of the very graph that is published on both splits
+from image bytes, golden examples, one rename. The test pictures decide nothing but whether the
+accuracy is enough.
+
+Shapes: N pictures, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from contract.images import decode
+from contract.manifest import Calibration, Manifest, Preprocessing, Provenance
+from contract.preprocessing import resize_and_crop
+from training import architectures, graphs
+from training.calibrate import calibrate, fit_temperature
+from training.config import Publish, RunConfig
+from training.data import DataSet, Sample, SamplePictures
+from training.environment import installed_versions
+from training.errors import AccuracyTooLow, QuantizationFailed
+from training.evaluate import Scorer, accuracy
+from training.free_pictures import picture_files, read_photographs
+from training.int8 import CalibrationRows, Judgement, make_int8
+from training.parity import reference_probabilities, without_transparency
+from training.pictures import Picture, input_rows
+from training.plan import Destination, Int8, Report
+from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
+from training.publish import draft_manifest, publish
+
+UNSTATED_LICENSE: Final = "NOASSERTION"
+"""SPDX's word for "nothing is said", for pictures whose terms the user did not give."""
+
+_N_PARITY: Final = 300
+_BATCH: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trained network and what it was trained on.
+
+    Attributes:
+        network: in evaluation mode, normalised pixels to logits.
+        spec: its preprocessing.
+        data: the pictures.
+        config: of the run.
+        weights_source: where the run started, for the manifest.
+    """
+
+    network: nn.Module
+    spec: Preprocessing
+    data: DataSet
+    config: RunConfig
+    weights_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the published graph answers to a split, from image bytes.
+
+    Attributes:
+        probabilities: float32, shape (N, C).
+        logits: float32, shape (N, C), before the temperature.
+        indexes: int64, shape (N,): the class each picture shows.
+    """
+
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    indexes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version that has passed every gate but the last proof, which publishing makes.
+
+    Attributes:
+        manifest: complete.
+        files: the content of every file it lists.
+        validation: answers of its graph.
+        test: likewise.
+    """
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    validation: Answers
+    test: Answers
+
+    @property
+    def graph(self) -> bytes:
+        """The ONNX file."""
+        return self.files[graphs.GRAPH_FILE]
+
+
+def make_candidate(finished: Finished, to: Destination, report: Report) -> Candidate:
+    """Takes a trained network through the gates.
+
+    Args:
+        finished: the network, its data and its config.
+        to: name and number of the version.
+        report: takes progress lines.
+
+    Raises:
+        GateFailed: which gate, and by how much.
+    """
+    data, plan = finished.data, finished.config.publish
+    temperature = _temperature(finished, report)
+    graph = export_checked(
+        finished.network,
+        finished.spec,
+        max_batch=plan.max_batch,
+        report=report,
+        temperature=temperature,
+    )
+    draft = draft_manifest(
+        to,
+        finished.config.network.architecture,
+        graph=graphs.describe_export(graph),
+        preprocessing=finished.spec,
+        labels=data.labels,
+    ).model_copy(update={"calibration": Calibration(temperature=temperature)})
+    reference = _reference(finished, temperature)
+    draft = prove_parity(graph, draft, reference, report)
+    if plan.int8:
+        graph, draft = _try_int8(graph, draft, finished, report)
+        if draft.quantization is not None:
+            draft = note_parity(Scorer(graph, draft), reference)
+    validation, test = (answer(graph, draft, samples) for samples in (data.validation, data.test))
+    draft = _with_evidence(draft, finished, to, validation, test)
+    _check_accuracy(draft, plan, report)
+    manifest, files = assemble(
+        graph, draft, golden_candidates(data, test, plan), max_batch=plan.max_batch, report=report
+    )
+    return Candidate(manifest, files, validation, test)
+
+
+def release(candidate: Candidate, to: Destination, report: Report) -> Path:
+    """Publishes a candidate by one rename and returns its folder.
+
+    Raises:
+        VersionExists: the version is there already.
+        VersionUnproven: read back, it is not what it should be.
+    """
+    manifest = candidate.manifest
+    folder = publish(to.models_dir, manifest, candidate.files, replace=to.replace)
+    report(f"published {manifest.name}/{manifest.version} ({len(candidate.graph) / 1e6:.1f} MB)")
+    return folder
+
+
+def answer(graph: bytes, draft: Manifest, samples: Sequence[Sample]) -> Answers:
+    """Lets a graph answer labelled pictures from their bytes."""
+    indexes = np.array([sample.index for sample in samples], dtype=np.int64)
+    return Answers(*Scorer(graph, draft).probabilities_and_logits(SamplePictures(samples)), indexes)
+
+
+def golden_candidates(data: DataSet, test: Answers, plan: Publish) -> list[Picture]:
+    """Chooses test pictures that the graph knows well, of as many classes as possible.
+
+    The surest pictures of each class come first, one class after the other, so that a swapped label
+    or a channel mix-up anywhere shows. They are published with the version.
+    """
+    ranked: dict[int, list[Sample]] = {}
+    rows = np.arange(len(test.indexes))
+    sure = test.probabilities[rows, test.indexes]  # (N,)
+    for row in np.argsort(-sure, kind="stable"):
+        if test.probabilities[row].argmax() == test.indexes[row]:
+            ranked.setdefault(int(test.indexes[row]), []).append(data.test[int(row)])
+    rounds = max((len(samples) for samples in ranked.values()), default=0)
+    in_turn = (
+        ranked[index][turn]
+        for turn in range(rounds)
+        for index in sorted(ranked)
+        if turn < len(ranked[index])
+    )
+    chosen = list(islice(in_turn, plan.golden_images))
+    return [
+        Picture(_golden_name(number, sample, data), sample.read(), sample.index)
+        for number, sample in enumerate(chosen)
+    ]
+
+
+def _golden_name(number: int, sample: Sample, data: DataSet) -> str:
+    """Makes a file name that every system can hold, whatever the label is."""
+    label = re.sub(r"[^a-z0-9]+", "-", data.labels[sample.index].name.lower()).strip("-")[:40]
+    return f"{number:02d}-{label or 'class'}{Path(sample.name).suffix.lower()}"
+
+
+def _temperature(finished: Finished, report: Report) -> float:
+    """Fits the temperature on the network's own answers to the validation pictures."""
+    samples, spec = finished.data.validation, finished.spec
+    wrapped = architectures.PixelsToProbabilities(finished.network, spec.mean, spec.std).eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(samples), _BATCH):
+            chunk = samples[start : start + _BATCH]
+            pixels = np.stack([resize_and_crop(decode(sample.read()), spec) for sample in chunk])
+            parts.append(wrapped(torch.from_numpy(pixels))[1].numpy())  # (n, C)
+    indexes = np.array([sample.index for sample in samples], dtype=np.int64)
+    temperature = fit_temperature(np.concatenate(parts), indexes)
+    report(f"calibration: temperature {temperature:.3f} on {len(samples)} validation pictures")
+    return temperature
+
+
+def _reference(finished: Finished, temperature: float) -> Reference:
+    """Lets the network answer opaque validation pictures, or free ones where there are none."""
+    validation = finished.data.validation
+    every = math.ceil(len(validation) / _N_PARITY)  # of all classes, whatever their order
+    found = without_transparency(list(SamplePictures(validation[::every])))
+    pictures = found or list(picture_files(read_photographs(), 64, seed=0))
+    expected = reference_probabilities(finished.network, pictures, temperature)
+    return Reference(pictures, expected, finished.config.publish.max_batch)
+
+
+def _try_int8(
+    graph: bytes, draft: Manifest, finished: Finished, report: Report
+) -> tuple[bytes, Manifest]:
+    """Returns the int8 graph and its draft, or the float ones where it loses too much."""
+    plan = finished.config.publish
+    data = finished.data
+    pictures = SamplePictures(data.validation)
+    float_answers = answer(graph, draft, data.validation)
+    chosen = list(data.train)
+    random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
+    rows = input_rows(SamplePictures(chosen[: plan.calibration_images]), draft)
+    try:
+        return make_int8(
+            graph,
+            draft,
+            calibration=CalibrationRows(rows, f"training pictures of {data.name}"),
+            judgement=Judgement(pictures, float_answers.probabilities, float_answers.indexes),
+            plan=Int8(max_drop=plan.max_drop),
+            report=report,
+        )
+    except QuantizationFailed as error:
+        report(f"int8: {error}; the float graph is published instead")
+        return graph, draft
+
+
+def _with_evidence(
+    draft: Manifest, finished: Finished, to: Destination, validation: Answers, test: Answers
+) -> Manifest:
+    """Adds accuracy, calibration and origin."""
+    data, config = finished.data, finished.config
+    dataset = f"{data.name}, test split"
+    calibration = calibrate(
+        (validation.logits, validation.indexes),
+        (test.logits, test.indexes),
+        draft.calibration.temperature,
+    )
+    provenance = Provenance(
+        license=to.license or data.license or UNSTATED_LICENSE,
+        weights_source=finished.weights_source,
+        command=to.command,
+        config_sha256=config.sha256,
+        seed=config.seed,
+        versions=installed_versions(),
+    )
+    return draft.model_copy(
+        update={
+            "metrics": accuracy(test.probabilities, test.indexes, dataset),
+            "calibration": calibration,
+            "provenance": provenance,
+        }
+    )
+
+
+def _check_accuracy(draft: Manifest, plan: Publish, report: Report) -> None:
+    metrics = draft.metrics
+    if metrics is None:
+        raise AccuracyTooLow("the accuracy was not measured")
+    report(
+        f"accuracy: top-1 {metrics.top1_percent:.2f} % (standard error "
+        f"{metrics.standard_error:.2f}) on {metrics.n_images} test pictures, from their bytes"
+    )
+    if metrics.top1_percent < plan.min_top1_percent:
+        raise AccuracyTooLow(
+            f"top-1 is {metrics.top1_percent:.2f} %, publish.min_top1_percent asks for "
+            f"{plan.min_top1_percent:g}; nothing is published"
+        )
