@@ -307,7 +307,9 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Says which key is wrong and, for an unknown one, which known key is near."""
-    first = error.errors(include_input=False, include_url=False)[0]
+    errors = error.errors(include_input=False, include_url=False)
+    # A misspelt key may also be missing under its right name; the spelling explains both.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = [str(part) for part in first["loc"]]
     if first["type"] != "extra_forbidden":
         return f"{'.'.join(where) or 'the config'}: {first['msg']}"

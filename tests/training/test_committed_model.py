@@ -17,7 +17,6 @@ from training.evaluate import Scorer
 from training.graphs import describe_export
 from training.onnx_session import SessionPlan
 from training.pictures import Picture, scan_plain
-from training.plan import Report
 from training.publish import prove
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +52,8 @@ def test_committed_digits_are_proven_and_tiny():
 
 def test_committed_digits_know_their_test_split():
     found = read_version(MODELS, "digits", 1)
-    quiet: Report = [].append
-    data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT, report=quiet)
+    said: list[str] = []
+    data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT, report=said.append)
 
     answers = Scorer(found.graph, found.manifest).probabilities(SamplePictures(data.test))
 

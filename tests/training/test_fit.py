@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from training.features import FittedHead
 from training.first_stage import read_head, write_head
 from training.publish import prove
 
+pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
 CONFIG = """
 [network]
 architecture = "convnet"
@@ -82,6 +84,7 @@ def run(root: Path, *arguments: str) -> Ran:
     """Runs `fit` in a folder of its own, as a user stands in one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr(sys, "argv", ["convserve-train", "fit", *arguments])
         result = CliRunner().invoke(main, ["fit", *arguments], catch_exceptions=False)
     return Ran(root, result)
 
@@ -170,7 +173,8 @@ def test_fit_writes_the_report_and_what_it_was_made_from(published):
     assert "colours, version 1" in page
     assert json.loads((folder / "check.json").read_text(encoding="utf-8"))["name"] == "colours"
     assert len((folder / "splits.csv").read_text(encoding="utf-8").splitlines()) == 1 + 54
-    assert [json.loads(line)["event"] for line in (folder / "log.jsonl").open()].count("epoch") == 3
+    log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in log].count("epoch") == 3
 
 
 def test_fit_leaves_no_local_folder_in_the_version(published):
