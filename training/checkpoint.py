@@ -22,6 +22,7 @@ import torch
 from training.config import RunConfig
 from training.data import SPLITS, DataSet, Sample
 from training.errors import CheckpointRefused
+from training.files import flush_folder
 from training.plan import Report
 
 FOLDER: Final = "checkpoints"
@@ -165,7 +166,7 @@ class Checkpoints:
         if keep_as is not None and target.exists():
             target.replace(self.folder / keep_as)
         beside.replace(target)
-        _flush(self.folder)
+        flush_folder(self.folder)
 
 
 def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -240,11 +241,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

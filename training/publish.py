@@ -25,6 +25,7 @@ from contract.predictions import check_golden
 from contract.versions import Version, find_versions, manifest_files, read_version, sha256
 from training.errors import VersionExists, VersionUnproven
 from training.evaluate import Scorer
+from training.files import flush_folder
 from training.pictures import Picture
 from training.plan import Destination
 
@@ -124,7 +125,7 @@ def publish(
         prove(staging, name, manifest.version)
         check_free(models_dir, name, manifest.version, replace=replace)
         _swap_in(folder, target, staging / _REPLACED)
-        _flush(home)
+        flush_folder(home)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if not any(home.iterdir()):
@@ -159,7 +160,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             os.fsync(file.fileno())
     for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         directory.chmod(0o755)  # mkdtemp's 0700 is not inherited, but an odd umask would be
-        _flush(directory)
+        flush_folder(directory)
 
 
 def _swap_in(folder: Path, target: Path, aside: Path) -> None:
@@ -173,11 +174,3 @@ def _swap_in(folder: Path, target: Path, aside: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
