@@ -141,11 +141,11 @@ class ConformalSet(_Strict):
 class Unlike(_Strict):
     """Tells a picture that is unlike anything seen in training.
 
-    `energy` is T * logsumexp(logits / T) with T the calibration's temperature (the negative free
-    energy of Liu et al. 2020, arXiv:2010.03759); `max_probability` is the largest probability.
+    The score is T * logsumexp(logits / T) with T the calibration's temperature (the negative free
+    energy of Liu et al. 2020, arXiv:2010.03759).
     """
 
-    score: Literal["energy", "max_probability"]
+    score: Literal["energy"] = "energy"
     threshold: float = Field(description="a picture that scores below it is unlike anything seen")
     flagged_percent: Percent = Field(description="of the test pictures, wrongly")
 

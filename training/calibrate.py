@@ -10,8 +10,8 @@ Shapes: N pictures, C classes. Logits are before the division by the temperature
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,27 +34,24 @@ COVERAGES_PERCENT: Final = (90, 95, 99)
 UNLIKE_PERCENT: Final = 5
 """Of pictures like the validation ones that are wrongly called unlike anything seen, at most."""
 
-ScoreName = Literal["energy", "max_probability"]
 
+def energy(logits: Logits, temperature: float) -> NDArray[np.float64]:
+    """Returns how much pictures are like those seen in training: T * logsumexp(logits / T).
 
-def _energy(logits: Logits, temperature: float) -> NDArray[np.float64]:
+    The negative free energy of Liu et al. 2020, arXiv:2010.03759. A flat row scores low.
+
+    Args:
+        logits: float32, shape (N, C).
+        temperature: T, of the calibration.
+
+    Returns:
+        float64, shape (N,).
+    """
     scaled = np.asarray(logits, dtype=np.float64) / temperature  # (N, C)
     highest = scaled.max(axis=1)
     sums = np.exp(scaled - highest[:, None]).sum(axis=1)
     energies: NDArray[np.float64] = temperature * (highest + np.log(sums))
     return energies  # (N,)
-
-
-def _max_probability(logits: Logits, temperature: float) -> NDArray[np.float64]:
-    highest: NDArray[np.float32] = softmax(logits, temperature).max(axis=1)  # (N,)
-    return highest.astype(np.float64)
-
-
-SCORES: Final[dict[ScoreName, Callable[[Logits, float], NDArray[np.float64]]]] = {
-    "energy": _energy,
-    "max_probability": _max_probability,
-}
-"""How much a picture is like those seen in training, shape (N,), by logits and temperature."""
 
 
 def fit_temperature(logits: Logits, indexes: Indexes) -> float:
@@ -124,8 +121,8 @@ def conformal(
             ConformalSet(
                 coverage_percent=coverage,
                 min_probability=threshold,
-                achieved_percent=100 * float(members[np.arange(len(test[1])), test[1]].mean()),
-                mean_set_size=float(members.sum(axis=1).mean()),
+                achieved_percent=_percent(members[np.arange(len(test[1])), test[1]].mean()),
+                mean_set_size=round(float(members.sum(axis=1).mean()), 3),
             )
         )
     return tuple(sets)
@@ -148,26 +145,23 @@ def prediction_sets(
     return members
 
 
-def unlike(
-    validation: Logits, test: Logits, temperature: float = 1.0, score: ScoreName = "energy"
-) -> Unlike:
-    """Fits the threshold below which a picture is called unlike anything seen.
+def unlike(validation: Logits, test: Logits, temperature: float = 1.0) -> Unlike:
+    """Fits the energy below which a picture is called unlike anything seen.
 
-    It is the validation score of rank UNLIKE_PERCENT of N + 1, counted from below, so that of new
-    pictures like the validation ones at most UNLIKE_PERCENT are called so wrongly. The lowest score
+    It is the validation energy of rank UNLIKE_PERCENT of N + 1, counted from below, so that of new
+    pictures like the validation ones at most UNLIKE_PERCENT are called so wrongly. The lowest one
     is taken where N < 19 is too few for that.
 
     Args:
         validation: logits to fit on.
         test: logits to measure on.
         temperature: of the calibration.
-        score: a row of `SCORES`.
     """
-    ranked = np.sort(SCORES[score](validation, temperature))  # (N,), ascending
+    ranked = np.sort(energy(validation, temperature))  # (N,), ascending
     rank = max(1, (len(ranked) + 1) * UNLIKE_PERCENT // 100)
     threshold = float(ranked[rank - 1])
-    flagged = SCORES[score](test, temperature) < threshold
-    return Unlike(score=score, threshold=threshold, flagged_percent=100 * float(flagged.mean()))
+    flagged = energy(test, temperature) < threshold
+    return Unlike(threshold=threshold, flagged_percent=_percent(flagged.mean()))
 
 
 def is_unlike(logits: Logits, rule: Unlike, temperature: float = 1.0) -> NDArray[np.bool_]:
@@ -181,19 +175,16 @@ def is_unlike(logits: Logits, rule: Unlike, temperature: float = 1.0) -> NDArray
     Returns:
         bool, shape (N,).
     """
-    return SCORES[rule.score](logits, temperature) < rule.threshold
+    return energy(logits, temperature) < rule.threshold
 
 
-def calibrate(
-    validation: Labelled, test: Labelled, temperature: float, score: ScoreName = "energy"
-) -> Calibration:
+def calibrate(validation: Labelled, test: Labelled, temperature: float) -> Calibration:
     """Makes the manifest's calibration of a published graph.
 
     Args:
         validation: the graph's logits to fit on, with the classes.
         test: the same to measure on.
         temperature: the one in the graph, from `fit_temperature` on the network's logits.
-        score: a row of `SCORES`.
 
     Raises:
         PicturesMissing: a split is empty.
@@ -205,12 +196,16 @@ def calibrate(
     before = reliability(softmax(test[0]), test[1])
     return Calibration(
         temperature=temperature,
-        ece_percent=after.ece_percent,
-        ece_before_percent=before.ece_percent,
+        ece_percent=round(after.ece_percent, 3),
+        ece_before_percent=round(before.ece_percent, 3),
         n_fitted=len(validation[1]),
         conformal=conformal(validation, test, temperature),
-        unlike=unlike(validation[0], test[0], temperature, score),
+        unlike=unlike(validation[0], test[0], temperature),
     )
+
+
+def _percent(share: float) -> float:
+    return round(100 * float(share), 3)
 
 
 def _target_logits(rows: NDArray[np.float64], indexes: Indexes) -> NDArray[np.float64]:

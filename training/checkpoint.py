@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from training.config import RunConfig
 from training.data import SPLITS, DataSet, Sample
 from training.errors import CheckpointRefused
-from training.files import flush_folder
+from training.files import write_whole
 from training.plan import Report
 
 FOLDER: Final = "checkpoints"
@@ -155,18 +154,12 @@ class Checkpoints:
         return state
 
     def _write(self, name: str, state: Mapping[str, Any], keep_as: str | None = None) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        whole = {"format": _FORMAT, "identity": asdict(self._identity), **state}
-        target, beside = self.folder / name, self.folder / f".{name}"
-        with beside.open("wb") as file:
-            file.write(seal(whole))
-            file.flush()
-            os.fsync(file.fileno())
-        # At every moment at least one whole file is there under a name that is looked for.
+        sealed = seal({"format": _FORMAT, "identity": asdict(self._identity), **state})
+        target = self.folder / name
+        # From here on the newest whole one is under the second name that is looked for.
         if keep_as is not None and target.exists():
             target.replace(self.folder / keep_as)
-        beside.replace(target)
-        flush_folder(self.folder)
+        write_whole(target, sealed)
 
 
 def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

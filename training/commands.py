@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from contract.manifest import NAME_PATTERN
 from contract.versions import read_version
+from training.calibrate import is_unlike
 from training.environment import command_line
 from training.errors import InputRefused
 from training.evaluate import Scorer, accuracy, answer_labelled
 from training.foreign import ForeignSpec, import_onnx
 from training.importing import Candidate, finish, import_timm
 from training.measures import Evaluation, evaluate
-from training.pictures import scan_labelled
+from training.pictures import PictureFolder, scan_labelled
 from training.plan import Destination, Evidence, Int8, Report
 from training.publish import check_free, next_version
 
@@ -74,7 +75,8 @@ def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | N
     version = read_version(models_dir, name, int(number))
     labels = version.manifest.labels
     pictures = scan_labelled(folder, labels)
-    answers, indexes = answer_labelled(Scorer(version.graph, version.manifest), pictures)
+    scorer = Scorer(version.graph, version.manifest)
+    answers, indexes = answer_labelled(scorer, pictures)
     metrics = accuracy(answers, indexes, folder.name)
     measured = evaluate(answers, indexes, folder.name)
     if json_file is not None:
@@ -87,7 +89,18 @@ def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | N
         f"{measured.mean_squared_error:.4f}, cross-entropy {measured.cross_entropy:.4f}, "
         f"expected calibration error {measured.reliability.ece_percent:.2f} %",
     ]
-    return "\n".join([*lines, *_class_lines(measured, [label.name for label in labels])])
+    unlike = _unlike_lines(scorer, pictures)
+    return "\n".join([*lines, *unlike, *_class_lines(measured, [one.name for one in labels])])
+
+
+def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:
+    """Returns a line about pictures unlike those seen in training, where the version has a rule."""
+    calibration = scorer.manifest.calibration
+    if calibration.unlike is None:
+        return []
+    _, logits = scorer.probabilities_and_logits(pictures)
+    flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
+    return [f"unlike anything seen in training: {100 * float(flagged.mean()):.1f} %"]
 
 
 def _class_lines(measured: Evaluation, labels: Sequence[str]) -> list[str]:

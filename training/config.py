@@ -128,7 +128,7 @@ class Head(_Strict):
     """The classifier alone, trained on cached features of the frozen network, before the rest."""
 
     views: int = Field(
-        default=1, ge=1, le=64, description="augmented views of each picture, beside the plain one"
+        default=1, ge=0, le=64, description="augmented views of each picture, beside the plain one"
     )
     epochs: int = Field(default=100, ge=1, description="over the cached features")
     batch_size: int = Field(default=256, ge=1, description="of AdamW")

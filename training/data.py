@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from contract.errors import ImageError
+from contract.images import decode
 from contract.manifest import Label
 from training.pictures import Picture
+from training.plan import Report
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -71,6 +74,26 @@ class DataSet:
         """Returns the split of that name, one of `SPLITS`."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return splits[name]
+
+
+def readable(samples: Sequence[Sample], report: Report) -> tuple[Sample, ...]:
+    """Returns the samples that decode, with a line about each that does not."""
+    good = []
+    for sample in samples:
+        try:
+            decode(sample.read())
+        except (ImageError, OSError) as error:
+            report(f"{sample.name} is left out: {reason_of(error)}")
+        else:
+            good.append(sample)
+    return tuple(good)
+
+
+def reason_of(error: ImageError | OSError) -> str:
+    """Says why a file cannot be used, without its path, which a system's own message would hold."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)
 
 
 class SamplePictures:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from contract.manifest import Manifest, Metrics
 from contract.predictions import to_probabilities
 from training.errors import GateFailed, GraphRefused, PicturesMissing
+from training.measures import top_k_accuracy
 from training.onnx_session import BATCH_SIZE, SessionPlan, open_session, run_outputs
 from training.pictures import Picture, input_rows
 
@@ -130,12 +131,10 @@ def accuracy(
         dataset: what the pictures are.
     """
     n = len(indexes)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # (N, 5)
-    hits = order == indexes[:, None]
-    top1 = float(hits[:, 0].mean())
+    top1, top5 = (top_k_accuracy(probabilities, indexes, k) for k in (1, 5))
     return Metrics(
         top1_percent=round(100 * top1, 3),
-        top5_percent=round(100 * float(hits.any(axis=1).mean()), 3),
+        top5_percent=round(100 * top5, 3),
         n_images=n,
         standard_error=round(100 * math.sqrt(top1 * (1 - top1) / n), 3),
         dataset=dataset,

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from training import config
 from training.architectures import normalise
 from training.data import Sample
 from training.errors import ArchitectureRefused, DataRefused, LossNotFinite
+from training.history import Metric, merit
 from training.loading import Batches, Drawing, Prepare
 from training.randomness import seed_of, torch_seeded
 
@@ -80,7 +81,7 @@ class Objective:
     n_classes: int
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None
-    best_by: Literal["top1", "nll"] = "top1"
+    best_by: Metric = "top1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +210,7 @@ def fit_head(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     unseen = scaling.apply(validation.values[0])  # (N, D)
     best: FittedHead | None = None
+    metric = objective.best_by
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(seed_of("head", seed, epoch))
         for features, indexes in _epoch(train, settings.batch_size, generator):
@@ -221,7 +223,8 @@ def fit_head(
             top1, nll = _judge(head(unseen), validation.indexes)
         if not math.isfinite(nll):
             raise LossNotFinite(f"the head diverged in epoch {epoch}; lower head.learning_rate")
-        if best is None or _rank(top1, nll, objective) > _rank(best.top1, best.nll, objective):
+        better = best is None or merit(top1, nll, metric) > merit(best.top1, best.nll, metric)
+        if better:
             best = FittedHead(*scaling.undo(head), top1, nll, epoch)
     if best is None:
         raise ValueError("there must be an epoch or more")
@@ -320,7 +323,3 @@ def _loss(logits: Tensor, indexes: Tensor, objective: Objective) -> Tensor:
 def _judge(logits: Tensor, indexes: Tensor) -> tuple[float, float]:
     hits = (logits.argmax(dim=1) == indexes).float().mean()
     return float(hits), float(functional.cross_entropy(logits, indexes))
-
-
-def _rank(top1: float, nll: float, objective: Objective) -> tuple[float, float]:
-    return (top1, -nll) if objective.best_by == "top1" else (-nll, top1)

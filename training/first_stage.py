@@ -15,6 +15,7 @@ from training.augment import Augmentation
 from training.config import RunConfig
 from training.data import DataSet
 from training.errors import CheckpointRefused, ConfigInvalid
+from training.files import write_whole
 from training.learner import class_weights
 from training.loading import Plain, Prepare
 from training.optim import decide_precision
@@ -69,12 +70,10 @@ def first_stage(
 
 def write_head(path: Path, head: features.FittedHead) -> None:
     """Writes a fitted classifier as a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     facts = {name: repr(value) for name, value in asdict(head).items() if name in _FACTS}
-    new = path.with_name(f".{path.name}.new")
-    save_file({"weight": head.weight, "bias": head.bias}, new, metadata=facts)
-    new.replace(path)
+    write_whole(path, save({"weight": head.weight, "bias": head.bias}, metadata=facts))
 
 
 def read_head(path: Path) -> features.FittedHead:

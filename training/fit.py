@@ -23,9 +23,9 @@ from training.config import RunConfig
 from training.data import DataSet
 from training.dataset.findings import Findings, render
 from training.distributed import World, joined
-from training.evidence import Course, write_evidence
 from training.features import FittedHead, install_head
 from training.first_stage import first_stage, read_head, write_head
+from training.fit_report import Course, write_fit_report
 from training.folding import fold_batch_norms
 from training.history import EpochRecord
 from training.memory import reuse_freed_memory
@@ -66,7 +66,7 @@ def fit(plan: Plan, report: Report) -> Path | None:
 
     Args:
         plan: what, on what, and where to.
-        report: takes progress lines; silent in all processes but the first.
+        report: takes progress lines.
 
     Returns:
         The published version's folder; None where nothing was to be published, it was published
@@ -82,15 +82,21 @@ def fit(plan: Plan, report: Report) -> Path | None:
         return None
     reuse_freed_memory()
     with joined(plan.device) as world:
-        return _Fit(plan, world, report if world.is_first else _silent).run()
+        return _Fit(plan, world, report).run()
 
 
 class _Fit:
     """A run while it goes."""
 
     def __init__(self, plan: Plan, world: World, report: Report) -> None:
-        self.plan, self.world, self.report = plan, world, report
+        self.plan, self.world = plan, world
+        self._report_from_everywhere = report
         self.durations_s: dict[str, float] = {}
+
+    def report(self, line: str) -> None:
+        """Takes a progress line of the first process; the others would repeat it."""
+        if self.world.is_first:
+            self._report_from_everywhere(line)
 
     def run(self) -> Path | None:
         request, folder = self.plan.request, self.plan.folder
@@ -102,7 +108,7 @@ class _Fit:
         history, kept_epoch = self._train(network, spec, data)
         if not self.world.is_first:
             return None
-        with self._timed("export, gates and publishing"):
+        with self._timed("export and gates"):
             finished = release.Finished(
                 network.cpu().float(),
                 spec,
@@ -111,14 +117,16 @@ class _Fit:
                 weights.source if weights else _FROM_SCRATCH,
             )
             to = _destination(request)
-            candidate = release.make_candidate(finished, to, self.report)
-            published = release.release(candidate, to, self.report) if request.publish else None
-        if published is not None:
-            folder.note_published(f"{to.name}/{to.version}")
+            proven = release.prove(finished, to, self.report)
+        # Before the version is published: a run that is killed here is resumed and lacks nothing.
         text = (folder.path / CONFIG).read_text(encoding="utf-8")
         course = Course(render(findings), text, history, kept_epoch, self.durations_s)
-        measured = write_evidence(folder.path / REPORT, candidate, data, course, self.report)
+        measured = write_fit_report(folder.path / REPORT, proven, course, self.report)
         folder.write_json(f"{REPORT}/metrics.json", measured)
+        if not request.publish:
+            return None
+        published = release.release(proven, to, self.report)
+        folder.note_published(f"{to.name}/{to.version}")
         return published
 
     def _load_data(self) -> tuple[DataSet, Findings]:
@@ -179,7 +187,9 @@ class _Fit:
         if config.optimizer is None:
             return (), None
         with self._timed("training"):
-            run = Run(network, spec, data, config, self.plan.folder.path, self.world, self.report)
+            # Each process reads files of its own, and tells of those it has to leave out.
+            say = self._report_from_everywhere
+            run = Run(network, spec, data, config, self.plan.folder.path, self.world, say)
             trained = loop.train(run, resume=self.plan.resume)
         self.report(
             f"training: epoch {trained.best.epoch} is kept, validation top-1 "
@@ -204,7 +214,3 @@ def _destination(request: Request) -> Destination:
         license=request.license,
         command=request.command,
     )
-
-
-def _silent(_: str) -> None:
-    pass

@@ -83,20 +83,25 @@ class Extent:
         return self.epochs * self.epoch_steps
 
 
+def merit(top1: float, nll: float, metric: Metric) -> tuple[float, float]:
+    """Returns what is greater for better weights: the metric first, the other one between equals.
+
+    Args:
+        top1: share of the validation pictures, 0..1.
+        nll: mean negative log-likelihood there.
+        metric: which counts.
+    """
+    return (top1, -nll) if metric == "top1" else (-nll, top1)
+
+
 def best_of(history: Sequence[EpochRecord], metric: Metric) -> EpochRecord:
-    """Returns the best epoch.
+    """Returns the best epoch by `merit`, of equal ones the first.
 
     Args:
         history: one epoch or more.
-        metric: `top1`, and of equal ones that of lower NLL; `nll`, and of equal ones that of higher
-            top-1. Of epochs equal in both, the first.
+        metric: which counts.
     """
-
-    def merit(record: EpochRecord) -> tuple[float, float]:
-        top1, nll = record.validation_top1, -record.validation_nll
-        return (top1, nll) if metric == "top1" else (nll, top1)
-
-    return max(history, key=merit)
+    return max(history, key=lambda one: merit(one.validation_top1, one.validation_nll, metric))
 
 
 def is_over(

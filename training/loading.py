@@ -26,7 +26,7 @@ from contract.errors import ImageError
 from contract.images import decode
 from contract.manifest import Preprocessing
 from contract.preprocessing import resize_and_crop
-from training.data import Sample
+from training.data import Sample, reason_of
 from training.order import order, share
 
 Seed = tuple[int, ...]
@@ -217,7 +217,7 @@ class _Work(torch.utils.data.Dataset[Any]):
         try:
             image = decode(sample.read())
         except (ImageError, OSError) as error:
-            return number, _reason(error)
+            return number, reason_of(error)
         return self._prepare(image, seed).numpy(), sample.index, number
 
     def collate(self, rows: list[_Row]) -> _Answer:
@@ -271,9 +271,3 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__  # the message proper would hold the path
-    return str(error)

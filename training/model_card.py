@@ -113,7 +113,7 @@ def _calibration(manifest: Manifest) -> str:
     ]
     if facts.unlike:
         lines.append(
-            f"A picture is unlike anything seen where its {facts.unlike.score.replace('_', ' ')} is "
+            f"A picture is unlike anything seen where its {facts.unlike.score} is "
             f"below {facts.unlike.threshold:.4g}; {facts.unlike.flagged_percent:.1f} % of the test "
             "pictures are, wrongly."
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from training.files import write_whole
 from training.history import EpochRecord, Extent, StepRecord
 from training.plan import Report
 
@@ -96,9 +96,7 @@ def cut_log(path: Path, step: int, epochs: int) -> None:
             continue
         if known:
             kept.append(line)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 class TensorBoardLog:
@@ -239,7 +237,7 @@ def clock_text(seconds: float) -> str:
 
 
 def open_watchers(folder: Path, extent: Extent, report: Report | None) -> Sequence[Watcher]:
-    """Opens the log, TensorBoard where it is installed, and a display.
+    """Opens the log, TensorBoard's log and a display.
 
     Args:
         folder: of the run.
@@ -247,9 +245,8 @@ def open_watchers(folder: Path, extent: Extent, report: Report | None) -> Sequen
         report: takes plain lines where standard error is no terminal; None displays nothing.
     """
     watchers: list[Watcher] = [JsonLog(folder / LOG_FILE)]
-    if importlib.util.find_spec("tensorboard") is not None:
-        watchers.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
+    watchers.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
     if report is not None:
-        live = sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
+        live = sys.stderr.isatty()
         watchers.append(RichDisplay(extent) if live else PlainDisplay(report, extent))
     return watchers

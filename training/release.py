@@ -14,7 +14,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -24,18 +24,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.images import decode
+from contract.images import sniff
 from contract.manifest import Calibration, Manifest, Preprocessing, Provenance
-from contract.preprocessing import resize_and_crop
-from training import architectures, graphs
+from training import graphs
+from training.architectures import normalise
 from training.calibrate import calibrate, fit_temperature
 from training.config import Publish, RunConfig
-from training.data import DataSet, Sample, SamplePictures
+from training.data import DataSet, Sample, SamplePictures, readable
 from training.environment import installed_versions
 from training.errors import AccuracyTooLow, QuantizationFailed
 from training.evaluate import Scorer, accuracy
 from training.free_pictures import picture_files, read_photographs
 from training.int8 import CalibrationRows, Judgement, make_int8
+from training.loading import Batches, Plain
 from training.parity import reference_probabilities, without_transparency
 from training.pictures import Picture, input_rows
 from training.plan import Destination, Int8, Report
@@ -84,18 +85,20 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Proven:
     """A version that has passed every gate but the last proof, which publishing makes.
 
     Attributes:
         manifest: complete.
         files: the content of every file it lists.
-        validation: answers of its graph.
+        data: the pictures it was proven with, those left out that broke meanwhile.
+        validation: answers of its graph, in the order of `data`.
         test: likewise.
     """
 
     manifest: Manifest
     files: dict[str, bytes]
+    data: DataSet
     validation: Answers
     test: Answers
 
@@ -105,7 +108,7 @@ class Candidate:
         return self.files[graphs.GRAPH_FILE]
 
 
-def make_candidate(finished: Finished, to: Destination, report: Report) -> Candidate:
+def prove(finished: Finished, to: Destination, report: Report) -> Proven:
     """Takes a trained network through the gates.
 
     Args:
@@ -116,6 +119,7 @@ def make_candidate(finished: Finished, to: Destination, report: Report) -> Candi
     Raises:
         GateFailed: which gate, and by how much.
     """
+    finished = replace(finished, data=_still_readable(finished.data, report))
     data, plan = finished.data, finished.config.publish
     temperature = _temperature(finished, report)
     graph = export_checked(
@@ -144,19 +148,19 @@ def make_candidate(finished: Finished, to: Destination, report: Report) -> Candi
     manifest, files = assemble(
         graph, draft, golden_candidates(data, test, plan), max_batch=plan.max_batch, report=report
     )
-    return Candidate(manifest, files, validation, test)
+    return Proven(manifest, files, data, validation, test)
 
 
-def release(candidate: Candidate, to: Destination, report: Report) -> Path:
-    """Publishes a candidate by one rename and returns its folder.
+def release(proven: Proven, to: Destination, report: Report) -> Path:
+    """Publishes a proven version by one rename and returns its folder.
 
     Raises:
         VersionExists: the version is there already.
         VersionUnproven: read back, it is not what it should be.
     """
-    manifest = candidate.manifest
-    folder = publish(to.models_dir, manifest, candidate.files, replace=to.replace)
-    report(f"published {manifest.name}/{manifest.version} ({len(candidate.graph) / 1e6:.1f} MB)")
+    manifest = proven.manifest
+    folder = publish(to.models_dir, manifest, proven.files, replace=to.replace)
+    report(f"published {manifest.name}/{manifest.version} ({len(proven.graph) / 1e6:.1f} MB)")
     return folder
 
 
@@ -186,31 +190,37 @@ def golden_candidates(data: DataSet, test: Answers, plan: Publish) -> list[Pictu
         if turn < len(ranked[index])
     )
     chosen = list(islice(in_turn, plan.golden_images))
-    return [
-        Picture(_golden_name(number, sample, data), sample.read(), sample.index)
-        for number, sample in enumerate(chosen)
-    ]
+    pictures = []
+    for number, sample in enumerate(chosen):
+        content, label = sample.read(), data.labels[sample.index].name
+        pictures.append(Picture(_golden_name(number, label, content), content, sample.index))
+    return pictures
 
 
-def _golden_name(number: int, sample: Sample, data: DataSet) -> str:
-    """Makes a file name that every system can hold, whatever the label is."""
-    label = re.sub(r"[^a-z0-9]+", "-", data.labels[sample.index].name.lower()).strip("-")[:40]
-    return f"{number:02d}-{label or 'class'}{Path(sample.name).suffix.lower()}"
+def _golden_name(number: int, label: str, content: bytes) -> str:
+    """Makes a file name that every system can hold, whatever the label and the file are called."""
+    plain = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40]
+    return f"{number:02d}-{plain or 'class'}.{sniff(content).name}"
+
+
+def _still_readable(data: DataSet, report: Report) -> DataSet:
+    """Leaves out validation and test pictures that broke or vanished since they were checked."""
+    return replace(
+        data, validation=readable(data.validation, report), test=readable(data.test, report)
+    )
 
 
 def _temperature(finished: Finished, report: Report) -> float:
     """Fits the temperature on the network's own answers to the validation pictures."""
-    samples, spec = finished.data.validation, finished.spec
-    wrapped = architectures.PixelsToProbabilities(finished.network, spec.mean, spec.std).eval()
-    parts = []
+    spec = finished.spec
+    batches = Batches(finished.data.validation, Plain(spec), batch_size=_BATCH).epoch(0)
     with torch.inference_mode():
-        for start in range(0, len(samples), _BATCH):
-            chunk = samples[start : start + _BATCH]
-            pixels = np.stack([resize_and_crop(decode(sample.read()), spec) for sample in chunk])
-            parts.append(wrapped(torch.from_numpy(pixels))[1].numpy())  # (n, C)
-    indexes = np.array([sample.index for sample in samples], dtype=np.int64)
-    temperature = fit_temperature(np.concatenate(parts), indexes)
-    report(f"calibration: temperature {temperature:.3f} on {len(samples)} validation pictures")
+        parts = [
+            (finished.network(normalise(batch.images, spec)), batch.indexes) for batch in batches
+        ]
+    logits, indexes = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    temperature = fit_temperature(logits, indexes)
+    report(f"calibration: temperature {temperature:.3f} on {len(indexes)} validation pictures")
     return temperature
 
 
@@ -234,7 +244,8 @@ def _try_int8(
     float_answers = answer(graph, draft, data.validation)
     chosen = list(data.train)
     random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-    rows = input_rows(SamplePictures(chosen[: plan.calibration_images]), draft)
+    seen = readable(chosen[: plan.calibration_images], report)
+    rows = input_rows(SamplePictures(seen), draft)
     try:
         return make_int8(
             graph,

@@ -27,6 +27,7 @@ from training.config import RunConfig, read_config
 from training.data import SPLITS, DataSet
 from training.dataset.findings import Findings
 from training.errors import CheckpointRefused, InputRefused
+from training.files import write_whole
 
 CONFIG: Final = "config.toml"
 REPORT: Final = "report"
@@ -130,11 +131,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file, whole or not at all."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.new")
-        new.write_text(text, encoding="utf-8")
-        new.replace(target)
+        write_whole(self.path / name, text.encode())
 
 
 def next_folder(runs_dir: Path, name: str) -> Path:

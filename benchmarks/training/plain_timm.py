@@ -13,10 +13,12 @@ DATA holds train/, validation/ and test/ with a folder a class. Prints one JSON 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,8 +63,8 @@ def top1_percent(network: nn.Module, batches: Any) -> float:
     return 100 * hits / n
 
 
-def main() -> None:
-    """Trains and prints."""
+def options() -> argparse.Namespace:
+    """Returns the command line's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=5)
@@ -72,25 +74,18 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--workers", type=int, default=0)
-    args = parser.parse_args()
-    random.seed(args.seed)
-    np.random.seed(args.seed)
-    torch.manual_seed(args.seed)
-    began_s = time.monotonic()
+    return parser.parse_args()
 
-    network = timm().create_model("tf_efficientnet_lite0", pretrained=False)
-    load_into(network, read_weights(WEIGHTS))
-    config = timm_data().resolve_data_config(
-        {"input_size": (3, args.size, args.size)}, model=network
+
+def train(network: nn.Module, batches: Any, args: argparse.Namespace) -> None:
+    """Trains all layers, epoch after epoch."""
+    optimizers, schedulers = (
+        importlib.import_module(f"timm.{part}") for part in ("optim", "scheduler")
     )
-    batches = loaders(args, config)
-    network.reset_classifier(len(batches["train"].dataset.classes))
-    network = network.to(memory_format=torch.channels_last)
-    optimizer = timm().optim.create_optimizer_v2(
+    optimizer = optimizers.create_optimizer_v2(
         network, "adamw", lr=args.learning_rate, weight_decay=args.weight_decay
     )
-    steps = len(batches["train"])
-    schedule, _ = timm().scheduler.create_scheduler_v2(
+    schedule, _ = schedulers.create_scheduler_v2(
         optimizer,
         "cosine",
         num_epochs=args.epochs,
@@ -98,28 +93,42 @@ def main() -> None:
         warmup_lr=1e-6,
         min_lr=1e-6,
         step_on_epochs=False,
-        updates_per_epoch=steps,
+        updates_per_epoch=len(batches),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    step = 0
-    for _ in range(args.epochs):
-        network.train()
-        for images, indexes in batches["train"]:
+    network.train()
+    for epoch in range(args.epochs):
+        for at, (images, indexes) in enumerate(batches):
+            schedule.step_update(epoch * len(batches) + at)
             optimizer.zero_grad()
-            criterion(
-                network(images.contiguous(memory_format=torch.channels_last)), indexes
-            ).backward()
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+            criterion(logits, indexes).backward()
             optimizer.step()
-            step += 1
-            schedule.step_update(step)
+
+
+def main() -> None:
+    """Trains and prints."""
+    args = options()
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    began_s = time.monotonic()
+
+    network = timm().create_model("tf_efficientnet_lite0", pretrained=False)
+    load_into(network, read_weights(WEIGHTS))
+    side = {"input_size": (3, args.size, args.size)}
+    batches = loaders(args, timm_data().resolve_data_config(side, model=network))
+    network.reset_classifier(len(batches["train"].dataset.classes))
+    network = network.to(memory_format=torch.channels_last)
+    train(network, batches["train"], args)
     trained_s = time.monotonic() - began_s
-    validation = top1_percent(network, batches["validation"])
+    accuracy = {split: top1_percent(network, batches[split]) for split in ("validation", "test")}
+
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     result = {
         **vars(args),
-        "data": "clothing",
-        "validation_top1_percent": round(validation, 2),
-        "test_top1_percent": round(top1_percent(network, batches["test"]), 2),
+        "data": Path(args.data).name,
+        "top1_percent": {split: round(percent, 2) for split, percent in accuracy.items()},
         "trained_s": round(trained_s, 1),
         "wall_s": round(time.monotonic() - began_s, 1),
         "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in usage), 1),

@@ -166,10 +166,15 @@ async def test_adopter_of_an_emptied_repository_goes_on_serving(root):
 
 
 async def test_adopter_without_a_change_loads_nothing(root, monkeypatch):
+    renewed: list[object] = []
+    monkeypatch.setattr("service.adoption.renew", lambda *arguments: renewed.append(arguments))
     async with Running(root) as running:
-        monkeypatch.setattr("service.adoption.renew", lambda *_: pytest.fail("loaded"))
+        before = running.service.repository
 
         await running.adopter.look()
+
+        assert not renewed
+        assert running.service.repository is before
 
 
 async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeypatch):
@@ -221,9 +226,16 @@ async def test_looking_goes_on_after_a_look_that_raised(root, monkeypatch, caplo
 
 
 async def test_looking_at_an_interval_of_zero_never_looks(root, monkeypatch):
+    looks: list[None] = []
+
+    async def look() -> None:
+        looks.append(None)
+
     async with Running(root) as running:
-        monkeypatch.setattr(running.adopter, "look", lambda: pytest.fail("looked"))
+        monkeypatch.setattr(running.adopter, "look", look)
 
         async with running.adopter.looking(0):
-            for _ in range(5):
-                await asyncio.sleep(0)
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "adopt")
+            await task
+
+        assert not looks

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from contract.versions import Version, find_versions, read_version
 from tests.training import networks
-from training import fit_command
+from training import fit_command, transfer
 from training.__main__ import main
 from training.check import load_data
 from training.config import Data, read_config
@@ -26,6 +27,7 @@ from training.evaluate import Scorer
 from training.features import FittedHead
 from training.first_stage import read_head, write_head
 from training.publish import prove
+from training.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
 CONFIG = """
@@ -208,6 +210,36 @@ def test_fit_that_was_killed_before_publishing_goes_on_from_the_trained_network(
 
     assert resumed.result.exit_code == 0, resumed.result.output
     assert resumed.version.graph == published.version.graph
+
+
+def test_fit_whose_test_picture_vanishes_meanwhile_goes_on_without_it(root, monkeypatch):
+    def build(*arguments: Any) -> Any:
+        (root / "colours" / "test" / "red" / "0.png").unlink()
+        (root / "colours" / "val" / "red" / "0.png").write_bytes(b"broken")
+        return transfer.build(*arguments)
+
+    monkeypatch.setattr("training.fit.build", build)
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml")
+
+    assert ran.result.exit_code == 0, ran.result.output
+    assert "test/red/0.png is left out: No such file" in ran.result.output
+    assert "val/red/0.png is left out" in ran.result.output
+    manifest = ran.version.manifest
+    assert manifest.metrics
+    assert (manifest.metrics.n_images, manifest.calibration.n_fitted) == (17, 17)
+
+
+def test_fit_that_ends_during_its_report_has_published_nothing(root, monkeypatch):
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.fit.write_fit_report", end)
+
+    run(root, "--data", "colours", "--config", "mine.toml")
+
+    assert not (root / "models").exists()
+    assert RunFolder(root / "runs" / "colours" / "1").published is None
 
 
 def test_fit_whose_accuracy_is_too_low_publishes_nothing(root):

@@ -1,8 +1,9 @@
 """Finds copies among pictures: exact ones, and near ones that were changed a little.
 
-`training.dataset.likeness` says what a near duplicate is and compares two pictures; here all are compared
-with all, in blocks, so that 50,000 pictures take minutes and little memory. Shapes: N pictures,
-P pairs, T = THUMBNAIL_PX.
+`training.dataset.likeness` says what a near duplicate is and compares two pictures; here all are
+compared with all, in blocks, so that 50,000 pictures take minutes and little memory.
+
+Shapes: N pictures, P pairs, T = THUMBNAIL_PX.
 """
 
 from __future__ import annotations

@@ -64,11 +64,6 @@ class Findings:
         """What deserves a look."""
         return tuple(one for one in self.items if one.severity == "warning")
 
-    @property
-    def has_leaks(self) -> bool:
-        """The source holds a picture, or a near copy of it, in more than one of its splits."""
-        return any(one.code in LEAK_CODES for one in self.items)
-
     def to_json(self) -> dict[str, Any]:
         """Returns name, counts and all findings with their full lists, ready for `json.dumps`.
 

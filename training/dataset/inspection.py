@@ -20,7 +20,7 @@ from PIL import Image
 
 from contract.errors import ImageError
 from contract.images import decode, sniff
-from training.data import Sample
+from training.data import Sample, reason_of
 from training.dataset.duplicates import Progress
 from training.dataset.likeness import THUMBNAIL_PX
 
@@ -89,10 +89,8 @@ def inspect_one(sample: Sample) -> Facts:
             digest=_digest(image),
             thumbnail=_thumbnail(image),
         )
-    except ImageError as error:
-        return Facts(error=str(error))
-    except OSError as error:
-        return Facts(error=error.strerror or "the file cannot be read")
+    except (ImageError, OSError) as error:
+        return Facts(error=reason_of(error))
     except MemoryError:
         return Facts(error="the picture does not fit into memory")
 

@@ -1,7 +1,8 @@
 """Finds the pictures of a data set, wherever they are, without decoding one of them.
 
-A source is a folder (`training.dataset.folders`), a list in a CSV file (`training.dataset.csv_list`), the digits
-that come with scikit-learn, or a set that torchvision downloads (`training.dataset.builtin_sets`).
+A source is a folder (`training.dataset.folders`), a list in a CSV file
+(`training.dataset.csv_list`), the digits that come with scikit-learn, or a set that torchvision
+downloads (`training.dataset.builtin_sets`).
 """
 
 from __future__ import annotations

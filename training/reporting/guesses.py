@@ -37,11 +37,6 @@ class Guess:
     guesses: tuple[tuple[int, float], ...]
     thumbnail: Image.Image
 
-    @property
-    def is_right(self) -> bool:
-        """The first guess is the true class."""
-        return self.guesses[0][0] == self.index
-
 
 def pick_mistakes(
     probabilities: NDArray[np.float32], indexes: NDArray[np.int64], n: int = 16

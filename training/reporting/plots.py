@@ -1,7 +1,7 @@
 """Plots of a report: learning curves, confusion matrix, reliability diagram, guess lists.
 
-Each is a panel, or several, for `training.reporting.canvas` to draw. Colours are of the palette of Okabe and
-Ito, which colour-blind people can tell apart; nothing is said by colour alone.
+Each is a panel, or several, for `training.reporting.canvas` to draw. Colours are of the palette of
+Okabe and Ito, which colour-blind people can tell apart; nothing is said by colour alone.
 
 Shapes: C classes.
 """

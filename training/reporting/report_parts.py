@@ -133,11 +133,10 @@ def conformal_section(data: ReportData) -> Markup:
     ]
     rule = calibration.unlike
     if rule is not None:
-        name = "energy" if rule.score == "energy" else "largest probability"
         parts.append(
             element(
                 "p",
-                f"A picture whose {name} is below {rule.threshold:.4g} is called unlike anything "
+                f"A picture whose energy is below {rule.threshold:.4g} is called unlike anything "
                 f"seen in training. Of the test pictures, {rule.flagged_percent:.1f} % are, wrongly.",
             )
         )

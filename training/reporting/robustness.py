@@ -23,7 +23,9 @@ from training.evaluate import Scorer, agreement_percent
 from training.pictures import Picture
 from training.plan import Report
 
-N_PICTURES: Final = 200
+N_PICTURES: Final = 120
+"""That every row of the table answers, at most."""
+
 MAX_SIDES: Final = 2
 """Pictures are first reduced to this many times the size the network resizes to, so that blur and
 noise mean the same on a small photo and on one of 48 megapixels."""

@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.training import networks
 from training.data import Sample
 from training.reporting.guesses import (
     THUMBNAIL_PX,
-    Guess,
     pick_guesses,
     pick_mistakes,
     show_guesses,
@@ -69,8 +67,3 @@ def test_show_guesses_names_five_classes_at_most():
     (guess,) = show_guesses([Sample("a", 8, data=networks.picture("red"))], answers, [0])
 
     assert [index for index, _ in guess.guesses] == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize(("index", "right"), [(3, True), (2, False)])
-def test_guess_is_right_where_the_first_is_the_true_class(index, right):
-    assert Guess("a", index, ((3, 0.6), (2, 0.4)), Image.new("RGB", (1, 1))).is_right is right

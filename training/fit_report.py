@@ -1,12 +1,11 @@
-"""The report of a run: everything that tells how good a candidate is, measured and put together."""
+"""The report of a `fit`: what tells how good a version is, measured and put together."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +14,14 @@ from training.data import SPLITS, DataSet, SamplePictures
 from training.evaluate import Scorer
 from training.measures import Evaluation, evaluate, reliability
 from training.plan import Report
-from training.release import Answers, Candidate
+from training.release import Answers, Proven
 from training.report import write_report
 from training.reporting.guesses import pick_guesses, pick_mistakes, show_guesses
 from training.reporting.plots import HistoryRow
 from training.reporting.report_data import ReportData, Subject
-from training.reporting.robustness import RobustnessRow, measure_robustness, stratified
-from training.reporting.speed import measure_speed
-
-N_ROBUSTNESS: Final = 120
-"""Pictures of the robustness table: every row answers all of them."""
+from training.reporting.robustness import measure_robustness, stratified
+from training.reporting.speed import N_PICTURES as N_TIMED
+from training.reporting.speed import describe_machine, measure_speed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,40 +43,38 @@ class Course:
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_evidence(
-    folder: Path, candidate: Candidate, data: DataSet, course: Course, report: Report
+def write_fit_report(
+    folder: Path, proven: Proven, course: Course, report: Report
 ) -> dict[str, Any]:
     """Measures robustness and speed and writes the report.
 
     Args:
         folder: of the report.
-        candidate: the version.
-        data: its pictures.
+        proven: the version and its pictures.
         course: how its run went.
         report: takes progress lines.
 
     Returns:
         Everything measured, as plain values for JSON.
     """
-    manifest, test = candidate.manifest, candidate.test
-    scorer = Scorer(candidate.graph, manifest)
+    manifest, data, test = proven.manifest, proven.data, proven.test
+    scorer = Scorer(proven.graph, manifest)
     report("report: measuring robustness and speed")
-    robustness = measure_robustness(scorer, stratified(data.test, N_ROBUSTNESS))
-    speed = measure_speed(candidate.graph, manifest, list(SamplePictures(data.test[:50])))
+    timed = list(SamplePictures(data.test[:N_TIMED]))
     measured = ReportData(
-        subject=_subject(candidate, data),
+        subject=_subject(proven),
         labels=tuple(label.name for label in data.labels),
         counts={split: _counts(data, split) for split in SPLITS},
         findings=course.findings,
         config=course.config,
         history=course.history,
         kept_epoch=course.kept_epoch,
-        validation=_evaluate(candidate.validation, "validation"),
+        validation=_evaluate(proven.validation, "validation"),
         test=_evaluate(test, "test"),
         uncalibrated=reliability(softmax(test.logits), test.indexes),
         calibration=manifest.calibration,
-        robustness=robustness,
-        speed=speed,
+        robustness=measure_robustness(scorer, stratified(data.test)),
+        speed=measure_speed(proven.graph, manifest, timed),
         guesses=show_guesses(data.test, test.probabilities, pick_guesses(test.probabilities)),
         mistakes=show_guesses(
             data.test, test.probabilities, pick_mistakes(test.probabilities, test.indexes)
@@ -88,32 +83,32 @@ def write_evidence(
     )
     page = write_report(folder, measured)
     report(f"report: {page}")
-    return _plain(measured, robustness)
+    return _plain(measured)
 
 
-def _plain(measured: ReportData, robustness: tuple[RobustnessRow, ...]) -> dict[str, Any]:
+def _plain(measured: ReportData) -> dict[str, Any]:
     return {
         "labels": list(measured.labels),
         "validation": measured.validation.to_json(),
         "test": measured.test.to_json(),
         "calibration": measured.calibration.model_dump(mode="json"),
-        "robustness": {row.name: row.top1_percent for row in robustness},
+        "robustness": {row.name: row.top1_percent for row in measured.robustness},
         "speed_ms": {step.step: step.median_ms for step in measured.speed},
         "durations_s": {name: round(value, 1) for name, value in measured.durations_s.items()},
     }
 
 
-def _subject(candidate: Candidate, data: DataSet) -> Subject:
-    manifest = candidate.manifest
+def _subject(proven: Proven) -> Subject:
+    manifest = proven.manifest
     return Subject(
         model=manifest.name,
         version=manifest.version,
         architecture=manifest.architecture,
         graph="int8" if manifest.quantization else "float32",
-        dataset=data.name,
+        dataset=proven.data.name,
         created_at=manifest.created_at,
         config_sha256=manifest.provenance.config_sha256 or "",
-        machine=f"{platform.machine()}, Python {platform.python_version()}",
+        machine=describe_machine(),
         command=manifest.provenance.command,
     )
 
