@@ -1,5 +1,4 @@
 import dataclasses
-import importlib.util
 import io
 import json
 import sys
@@ -184,14 +183,17 @@ def test_clock_text_has_hours_only_where_there_are_any(seconds, text):
 def test_open_watchers_chooses_the_display_by_standard_error(
     tmp_path, monkeypatch, terminal, display
 ):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "rich" or None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
 
     watchers = progress.open_watchers(tmp_path, EXTENT, print)
     for watcher in watchers:
         watcher.close()
 
-    assert [type(watcher) for watcher in watchers] == [progress.JsonLog, display]
+    assert [type(watcher) for watcher in watchers] == [
+        progress.JsonLog,
+        progress.TensorBoardLog,
+        display,
+    ]
 
 
 def test_open_watchers_without_report_displays_nothing(tmp_path):
