@@ -132,7 +132,7 @@ def test_checkpoints_killed_while_writing_keep_the_last(tmp_path, monkeypatch):
     def die(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.checkpoint.os.fsync", die)
+    monkeypatch.setattr("training.files.os.fsync", die)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.write_last(_state(2))
 

@@ -216,7 +216,7 @@ def test_train_checkpoints_by_the_clock(tmp_path, monkeypatch):
         written.append(_mtime(tmp_path))
         return now_s[0]
 
-    monkeypatch.setattr("training.checkpoint.os.fsync", lambda _: None)
+    monkeypatch.setattr("training.files.os.fsync", lambda _: None)
     run = runs.run(tmp_path, loop__checkpoint_s=3.0, schedule__epochs=1, loop__batch_size=2)
     train(dataclasses.replace(run, clock=tick))
 
