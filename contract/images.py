@@ -244,6 +244,16 @@ def sniff(data: bytes) -> Decoder:
     raise UnsupportedMediaType(f"{what}; accepted are {accepted}")
 
 
+def declared_pixels(data: bytes) -> int:
+    """Returns width x height as the file's header declares them, 0 where it does not say.
+
+    Raises:
+        ImageFormatRefused: as `sniff`.
+    """
+    size = sniff(data).size(data)
+    return 0 if size is None else size[0] * size[1]
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts a loaded image of any mode to RGB as the module docstring says.
 

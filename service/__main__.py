@@ -23,6 +23,7 @@ from contract.telemetry import disable_runtime_telemetry
 from contract.versions import find_versions
 from service import process
 from service.cpus import usable_cpus
+from service.engine import Run
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.providers import PROVIDERS
 from service.repository import (
@@ -169,7 +170,7 @@ def classify(
             click.echo(f"{file}: {reason}", err=True)
             failed = True
             continue
-        probabilities = version.engine.run(row[None])[0]  # (C,)
+        probabilities = version.engine.run(row[None], Run())[0]  # (C,)
         click.echo(f"{file}")
         for prediction in to_predictions(probabilities, version.manifest, top_k):
             click.echo(f"  {prediction.probability:7.4f}  {prediction.label}")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from service.errors import Draining, Overloaded
 
 _MAX_RETRY_AFTER_S = 60
+_CAUTION = 1.2  # an estimate is an average, and what comes late is worth nothing
 _RATE_WINDOW = 64  # departures that the drain rate is measured over
 
 
@@ -85,6 +86,24 @@ class Admission:
             if slot.images:
                 self._departures.append((self._clock(), slot.images))
 
+    def check_wait(self, expected_s: float, left_s: float) -> None:
+        """Refuses what would be answered too late: it would only take the place of others.
+
+        Args:
+            expected_s: seconds until it would be answered.
+            left_s: seconds until its deadline.
+
+        Raises:
+            Overloaded: it would be too late; says when the backlog will have shrunk enough.
+        """
+        late_s = _CAUTION * expected_s - left_s
+        if late_s > 0 and expected_s > 0:
+            raise Overloaded(
+                f"the answer would take about {expected_s * 1e3:.0f} ms, longer than the deadline",
+                max(1, min(_MAX_RETRY_AFTER_S, math.ceil(late_s))),
+                reason="deadline",
+            )
+
     def reserve(self, *, images: int, n_bytes: int) -> None:
         """Counts pictures and bytes as in flight, or refuses them.
 
@@ -98,11 +117,13 @@ class Admission:
             raise Overloaded(
                 f"{self.images} pictures are in flight, the limit is {self._max_images}",
                 self.retry_after_s(),
+                reason="images",
             )
         if self.n_bytes + n_bytes > self._max_bytes:
             raise Overloaded(
                 f"{self.n_bytes} bytes of uploads are in flight, the limit is {self._max_bytes}",
                 self.retry_after_s(),
+                reason="bytes",
             )
         self.images += images
         self.n_bytes += n_bytes

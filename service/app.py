@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from contract.errors import ContractError
 from contract.images import ImageLimits
@@ -27,14 +27,17 @@ from service import __name__ as package
 from service.admission import Admission
 from service.adoption import Adopter, fingerprint
 from service.api import classify, docs, health, models
+from service.api.deadlines import Deadlines
+from service.api.express import Express
 from service.api.middleware import Edge
 from service.api.payload import BodyLimits
-from service.api.problems import problem_response
-from service.api.state import Parts
+from service.api.problems import count_refusal, problem_response
+from service.api.state import REQUEST_ID, Parts
 from service.batcher import Batcher, BatchLimits
 from service.classifier import Classifier, Serving
 from service.cpus import usable_cpus
 from service.errors import Draining, ModelNotReady, ServiceError
+from service.local import LocalAnswerer
 from service.metrics import Metrics
 from service.providers import PROVIDERS
 from service.repository import (
@@ -57,6 +60,20 @@ ROUTERS = (classify.router, models.router, health.router)
 """Every endpoint; a new dialect is a new row."""
 
 
+class Application(FastAPI):
+    """FastAPI behind the edge, which is outermost so that its short way is short.
+
+    Attributes:
+        edge: what every request meets first.
+    """
+
+    edge: Edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection event."""
+        await self.edge(scope, receive, send)
+
+
 class Service:
     """The running parts behind an application: what has to be started, watched and stopped."""
 
@@ -67,21 +84,21 @@ class Service:
         self._settings = settings
         self._started = False
         self.draining = False
-        self._pool = ThreadPoolExecutor(settings.prepare_threads or self._cpus, "prepare")
-        self._batchers = {version.key: self._batcher(version) for version in repository.versions()}
+        on_cores = all(PROVIDERS[one.provider].runs_on_cores for one in repository.versions())
+        threads = settings.prepare_threads or max(1, self._cpus // (2 if on_cores else 1))
+        self._pool = ThreadPoolExecutor(threads, "prepare")
+        self._answerers = {one.key: self._answerer(one) for one in repository.versions()}
         self._retiring: dict[asyncio.Task[None], list[Batcher]] = {}
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
-        serving = Serving(repository, dict(self._batchers))
         self.parts = Parts(
-            classifier=Classifier(serving, self._pool, _image_limits(settings)),
+            classifier=Classifier(Serving(repository, dict(self._answerers))),
             admission=self._admission,
             metrics=self.metrics,
             prepare_pool=self._pool,
             body_limits=_body_limits(settings),
-            request_timeout_s=settings.request_timeout_s,
-            clock=time.monotonic,
+            deadlines=Deadlines(settings.request_timeout_s, settings.max_request_timeout_s),
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )
@@ -100,17 +117,18 @@ class Service:
                 batchers go on as they are.
         """
         old = self.parts.classifier.serving
-        unchanged = {id(version): version.key for version in old.repository.versions()}
-        batchers = {}
+        unchanged = {id(version) for version in old.repository.versions()}
+        answerers = {}
         for version in repository.versions():
             if id(version) in unchanged:
-                batchers[version.key] = self._batchers[version.key]
+                answerers[version.key] = self._answerers[version.key]
             else:
-                batchers[version.key] = self._batcher(version)
-                batchers[version.key].start()
-        retired = [one for one in self._batchers.values() if one not in batchers.values()]
-        self._batchers = batchers
-        self.parts.classifier.serving = Serving(repository, dict(batchers))
+                answerers[version.key] = self._answerer(version)
+                answerers[version.key].batcher.start()
+        kept = set(answerers.values())
+        retired = [one.batcher for one in self._answerers.values() if one not in kept]
+        self._answerers = answerers
+        self.parts.classifier.serving = Serving(repository, dict(answerers))
         self._watch(repository, old.repository)
         task = asyncio.create_task(_retire(old, retired), name="retire")
         self._retiring[task] = retired
@@ -118,7 +136,7 @@ class Service:
 
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
-        for batcher in self._batchers.values():
+        for batcher in self._batchers():
             batcher.start()
         self._started = True
 
@@ -144,7 +162,7 @@ class Service:
 
     def is_alive(self) -> bool:
         """True while every lane of every model runs and none is stuck."""
-        return not self._started or all(batcher.alive for batcher in self._batchers.values())
+        return not self._started or all(batcher.alive for batcher in self._batchers())
 
     def not_ready(self) -> Exception | None:
         """Returns why requests should not be sent here, or None."""
@@ -158,13 +176,24 @@ class Service:
 
     def _all_batchers(self) -> list[Batcher]:
         retiring = [one for batchers in self._retiring.values() for one in batchers]
-        return [*self._batchers.values(), *retiring]
+        return [*self._batchers(), *retiring]
 
-    def _batcher(self, version: LoadedVersion) -> Batcher:
-        return Batcher(
+    def _batchers(self) -> list[Batcher]:
+        return [answerer.batcher for answerer in self._answerers.values()]
+
+    def _answerer(self, version: LoadedVersion) -> LocalAnswerer:
+        batcher = Batcher(
             version.engine,
             self._batch_limits(version),
             on_run=partial(self._observe_run, version.manifest.name),
+            on_work=self.metrics.lane_busy.labels(version.manifest.name).inc,
+        )
+        return LocalAnswerer(
+            batcher,
+            version.manifest,
+            _image_limits(self._settings),
+            self._pool,
+            on_lanes=PROVIDERS[version.provider].runs_on_cores,
         )
 
     def _batch_limits(self, version: LoadedVersion) -> BatchLimits:
@@ -181,16 +210,18 @@ class Service:
         )
 
     def _observe_run(self, name: str, size: int, _run_s: float) -> None:
-        self.metrics.batch_size.labels(name).observe(size)
+        self.metrics.batch_size.observe((name,), size)
 
     def _watch(self, repository: Repository, before: Repository | None = None) -> None:
         admission = self._admission
         self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
         for name in set(before.models if before else ()) - set(repository.models):
-            self.metrics.forget_queue(name)
+            self.metrics.forget_model(name)
         for name, versions in repository.models.items():
-            batchers = [self._batchers[name, number] for number in versions]
-            self.metrics.watch_queue(name, partial(_total_waiting, batchers))
+            batchers = [self._answerers[name, number].batcher for number in versions]
+            self.metrics.watch_model(
+                name, partial(_total_waiting, batchers), partial(_total_lanes, batchers)
+            )
         self.metrics.show_models(
             (
                 version.manifest.name,
@@ -222,7 +253,12 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         ModelError: a version cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    plan = RunPlan(settings.provider, settings.threads_per_lane, settings.max_batch_size)
+    plan = RunPlan(
+        settings.provider,
+        threads=settings.threads_per_lane,
+        wide_threads=usable_cpus(),
+        max_batch_size=settings.max_batch_size,
+    )
     shelf = Shelf(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
         plan,
@@ -244,7 +280,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         finally:
             await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title="convserve",
         summary="A picture in, labelled probabilities out.",
         version=package_version(),
@@ -263,21 +299,27 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.include_router(docs.router)
     for kind in (ServiceError, ContractError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_problem)
-    app.add_middleware(Edge, metrics=service.metrics, closing=lambda: service.draining)
+    app.edge = Edge(
+        partial(FastAPI.__call__, app),
+        Express(service.parts),
+        service.metrics,
+        closing=lambda: service.draining,
+    )
     return app
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
     # A coroutine, because Starlette would run a plain function in a thread.
-    response = problem_response(error, request.scope["convserve.request_id"])
-    if response.status_code == 503:
-        code = getattr(error, "code", "internal_error")
-        request.app.state.parts.metrics.refused.labels(code).inc()
-    return response
+    count_refusal(request.app.state.parts.metrics, error)
+    return problem_response(error, request.scope[REQUEST_ID])
 
 
 def _total_waiting(batchers: list[Batcher]) -> float:
     return sum(batcher.waiting for batcher in batchers)
+
+
+def _total_lanes(batchers: list[Batcher]) -> float:
+    return sum(batcher.limits.lanes for batcher in batchers)
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

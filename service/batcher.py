@@ -6,11 +6,15 @@ The rules, each with a test in tests/service/test_batcher.py:
   the first entry; order is first in, first out; idle lanes use no CPU;
 - a full queue refuses at once; entries whose waiter is gone or whose deadline has passed are dropped
   before a run and cost nothing;
+- an item may be a recipe that its lane carries out right before the run; one that fails costs
+  nobody else anything;
 - a failed batch is retried one by one and only the guilty item fails; a wrong row count is a failure
   of the run, a non-finite row one of its item;
+- a run that takes too long is interrupted; a lane that dies, or cannot be interrupted, is replaced,
+  a few times;
 - `drain` finishes what was accepted; `stop` is bounded; a dead or stuck lane makes `alive` false.
 
-Everything but the runs happens on the event loop, so there are no locks.
+Everything but the work on a batch (`service.lane`) happens on the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -21,17 +25,23 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
+from typing import Final
 
 from service.engine import Batch, Engine
 from service.errors import DeadlineExceeded, Draining, EngineFailure, ModelNotReady, Overloaded
-from service.threads import DaemonThread
+from service.lane import BatchedRow, Entry, Lane, Recipe, Report
+
+__all__ = ["BatchLimits", "BatchedRow", "Batcher"]
 
 log = logging.getLogger(__name__)
+
+_MAX_REPLACEMENTS: Final = 3  # of lanes, without a run that succeeds in between
+_INTERRUPT_S: Final = 1.0  # an interrupted run that goes on for so long is abandoned
+_SOLITUDE_S: Final = (
+    0.05  # items must have come one at a time for so long before one gets all cores
+)
+_COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +63,6 @@ class BatchLimits:
     stuck_after_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class BatchedRow:
-    """One item's answer.
-
-    Attributes:
-        probabilities: float32, shape (C,).
-        queue_s: seconds from submit to the start of its run.
-        run_s: seconds of its run.
-        batch_size: items in its run.
-    """
-
-    probabilities: NDArray[np.float32]
-    queue_s: float
-    run_s: float
-    batch_size: int
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    row: Batch
-    deadline_s: float
-    submitted_s: float
-    future: asyncio.Future[BatchedRow]
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    thread: DaemonThread
-    task: asyncio.Task[None] | None = None
-    busy_since_s: float | None = None
-
-
-class _LaneDied(BaseException):
-    """Ends a lane: the engine raised what is not an error of a run."""
-
-
 class Batcher:
     """Joins concurrently submitted items into runs of an engine on one or more lanes."""
 
@@ -99,24 +73,37 @@ class Batcher:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_run: Callable[[int, float], None] | None = None,
+        on_work: Callable[[float], None] | None = None,
     ) -> None:
-        """Prepares the lanes; `start` must be called on the event loop before the first submit.
+        """Prepares; `start` must be called on the event loop before the first submit.
 
         Args:
             engine: its `run` is called from the lanes' threads.
             limits: see `BatchLimits`.
             clock: monotonic seconds; deadlines are on the same clock.
             on_run: called after every run with the batch size and its seconds.
+            on_work: called after every batch with the seconds that its lane was at work.
         """
         self._engine = engine
         self._limits = limits
         self._clock = clock
-        self._on_run = on_run
-        self._queue: deque[_Entry] = deque()
+        self._on_run, self._on_work = on_run, on_work
+        self._queue: deque[Entry] = deque()
         self._waiting = 0  # entries in the queue whose waiter is still there
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
+        self._abandoned: list[Lane] = []  # stuck, and perhaps still inside the engine
+        self._replacements = 0
         self._closing = False
+        self._emptied = asyncio.Event()
+        self._window: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._crowded_s = -_SOLITUDE_S  # when more than one item was last in hand
+        self._item_s = 0.0  # seconds of a lane that an item costs; 0 until the first run
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The limits in force."""
+        return self._limits
 
     @property
     def waiting(self) -> int:
@@ -126,32 +113,41 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """True while every lane runs and none has been in one run longer than `stuck_after_s`."""
-        now = self._clock()
-        return bool(self._lanes) and all(
-            lane.task is not None
-            and not lane.task.done()
-            and (lane.busy_since_s is None or now - lane.busy_since_s <= self._limits.stuck_after_s)
-            for lane in self._lanes
-        )
+        self._abandoned = [lane for lane in self._abandoned if lane.busy]
+        return bool(self._lanes) and not self._abandoned and not any(map(self._faulty, self._lanes))
 
     @property
     def at_rest(self) -> bool:
         """True while no lane is inside the engine, even one that has been given up."""
-        return not any(lane.thread.busy for lane in self._lanes)
+        return not any(lane.busy for lane in (*self._lanes, *self._abandoned))
+
+    def expected_s(self) -> float:
+        """Returns the seconds until an item that came now would be answered; 0 if not known yet."""
+        running = sum(len(lane.batch) for lane in self._lanes)
+        lanes = max(1, sum(not lane.dead for lane in self._lanes))
+        return self._item_s * ((self._waiting + running) / lanes + 1)
 
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
-        for number in range(self._limits.lanes):
-            lane = _Lane(DaemonThread(f"lane-{number}"))
-            lane.task = asyncio.create_task(self._serve(lane), name=f"lane-{number}")
-            lane.task.add_done_callback(self._lane_ended)
-            self._lanes.append(lane)
+        self._loop = asyncio.get_running_loop()
+        self._lanes = [self._new_lane(number) for number in range(self._limits.lanes)]
 
-    async def submit(self, row: Batch, deadline_s: float) -> BatchedRow:
-        """Queues one prepared picture and waits for its answer.
+    def resize(self, *, lanes: int, max_batch_size: int) -> None:
+        """Changes how many lanes there are and how much they take at once, while running."""
+        self._limits = replace(self._limits, lanes=lanes, max_batch_size=max_batch_size)
+        while len(self._lanes) > lanes and (idle := self._idle_lane()) is not None:
+            self._lanes.remove(idle)
+            idle.close()
+        for number in range(len(self._lanes), lanes):
+            self._lanes.append(self._new_lane(number))
+        self._dispatch()
+
+    async def submit(self, item: Batch | Recipe, deadline_s: float) -> BatchedRow:
+        """Queues one picture and waits for its answer.
 
         Args:
-            row: the prepared picture, without the batch axis.
+            item: the prepared picture, without the batch axis, or a recipe that makes it: a
+                callable without arguments, which a lane calls right before the run.
             deadline_s: on the batcher's clock; after it the item is not worth running.
 
         Raises:
@@ -160,17 +156,20 @@ class Batcher:
             ModelNotReady: no lane is running.
             DeadlineExceeded: the deadline passed before the item's run began.
             EngineFailure: the engine failed on this item.
+            Exception: whatever the recipe raised.
         """
         if self._closing:
             raise Draining("the service is shutting down")
         if self._all_lanes_dead():
             raise ModelNotReady("no lane of the model is running")
         if self._waiting >= self._limits.max_queue:
-            raise Overloaded(f"{self._waiting} pictures are waiting already")
-        future: asyncio.Future[BatchedRow] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Entry(row, deadline_s, self._clock(), future))
+            raise Overloaded(f"{self._waiting} pictures are waiting already", reason="queue")
+        if self._queue or any(lane.batch for lane in self._lanes):
+            self._crowded_s = self._clock()
+        future: asyncio.Future[BatchedRow] = self._loop.create_future()
+        self._queue.append(Entry(item, deadline_s, self._clock(), future))
         self._waiting += 1
-        self._wake_one()
+        self._dispatch()
         try:
             return await future
         except asyncio.CancelledError:
@@ -180,10 +179,10 @@ class Batcher:
     async def drain(self) -> None:
         """Refuses new items and returns when everything accepted has been answered."""
         self._closing = True
-        self._wake_all()
-        tasks = [lane.task for lane in self._lanes if lane.task]
-        if tasks:
-            await asyncio.wait(tasks)  # which, unlike gather, does not cancel them when given up
+        self._dispatch()
+        while not self._idle_and_empty():
+            self._emptied.clear()
+            await self._emptied.wait()
 
     async def stop(self, timeout_s: float = 5.0) -> bool:
         """Drains for a limited time, then fails what is left.
@@ -191,125 +190,176 @@ class Batcher:
         Returns:
             True if everything accepted was answered in time.
         """
+        finished = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(0)  # without any time, nothing more is begun
                 await self.drain()
-        tasks = [lane.task for lane in self._lanes if lane.task]
-        finished = all(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                finished = True
+        self._closing = True
         self._fail_waiting(Draining("the service stopped before this picture was run"))
+        for timer in (self._window, self._watch):
+            if timer is not None:
+                timer.cancel()
         for lane in self._lanes:
-            lane.thread.close()
+            lane.dead = True
+            if lane.batch:
+                lane.fail_batch(EngineFailure("the lane stopped during the run"))
+                lane.interrupt()
+            lane.close()
         return finished
 
-    async def _serve(self, lane: _Lane) -> None:
-        while batch := await self._next_batch():
-            lane.busy_since_s = self._clock()
-            try:
-                await self._answer(lane, batch)
-            finally:
-                lane.busy_since_s = None
-                for entry in batch:  # only where the lane itself is being torn down
-                    _fail(entry, EngineFailure("the lane stopped during the run"))
+    # Dispatching
 
-    async def _next_batch(self) -> list[_Entry]:
-        """Waits for work; an empty list means that the batcher is closed and the queue is empty."""
-        batch: list[_Entry] = []
-        try:
-            while True:
-                batch[:] = filter(self._is_live, batch)  # whoever left makes room
-                self._take(batch)
-                wait_s = None
-                if batch:
-                    wait_s = batch[0].submitted_s + self._limits.max_wait_s - self._clock()
-                    if wait_s <= 0 or len(batch) == self._limits.max_batch_size:
-                        return batch
-                if self._closing:
-                    return batch
-                await self._wait_for_work(wait_s)
-        except asyncio.CancelledError:  # stopped within the window: `stop` fails what is queued
-            self._queue.extendleft(reversed(batch))
-            self._waiting += len(batch)
-            raise
+    def _dispatch(self) -> None:
+        """Gives queued items to idle lanes."""
+        while self._queue and (lane := self._idle_lane()) is not None:
+            self._drop_dead()
+            if not self._queue:
+                break
+            wait_s = self._wait_s()
+            if wait_s > 0:
+                self._open_window(wait_s)
+                break
+            batch = self._take()
+            lane.work(batch, wide=self._alone(batch))
+            self._watch_over()
+        if not self._queue:
+            self._waiting = 0
+        if self._closing and self._idle_and_empty():
+            self._emptied.set()
 
-    def _take(self, batch: list[_Entry]) -> None:
+    def _wait_s(self) -> float:
+        """Returns how long the first entry should still wait for company."""
+        limits = self._limits
+        if not limits.max_wait_s or self._closing or self._waiting >= limits.max_batch_size:
+            return 0.0
+        return self._queue[0].submitted_s + limits.max_wait_s - self._clock()
+
+    def _open_window(self, wait_s: float) -> None:
+        if self._window is not None:
+            self._window.cancel()
+        self._window = self._loop.call_later(wait_s, self._dispatch)
+
+    def _take(self) -> list[Entry]:
+        batch: list[Entry] = []
         while self._queue and len(batch) < self._limits.max_batch_size:
             entry = self._queue.popleft()
             if not entry.future.done():
                 self._waiting -= 1
                 if self._is_live(entry):
                     batch.append(entry)
+        return batch
 
-    def _is_live(self, entry: _Entry) -> bool:
+    def _drop_dead(self) -> None:
+        while self._queue:
+            entry = self._queue[0]
+            left = entry.future.done()
+            if not left and self._is_live(entry):
+                return
+            self._queue.popleft()
+            if not left:
+                self._waiting -= 1
+
+    def _is_live(self, entry: Entry) -> bool:
         if entry.future.done():
             return False
         if self._clock() >= entry.deadline_s:
-            _fail(entry, DeadlineExceeded("the deadline passed before the picture was run"))
+            entry.fail(DeadlineExceeded("the deadline passed before the picture was run"))
             return False
         return True
 
-    async def _answer(self, lane: _Lane, batch: list[_Entry]) -> None:
-        try:
-            await self._run(lane, batch)
-        except Exception as error:
-            if len(batch) > 1:
-                log.warning("a run of %d pictures failed; retrying one by one", len(batch))
-                for entry in batch:
-                    if self._is_live(entry):
-                        await self._answer(lane, [entry])
-                return
-            log.exception("the engine failed on one picture")
-            failure = EngineFailure("the engine failed on this picture")
-            failure.__cause__ = error
-            _fail(batch[0], failure)
+    def _alone(self, batch: list[Entry]) -> bool:
+        """Says whether a run may have all cores: items have been coming one at a time."""
+        return len(batch) == 1 and self._clock() - self._crowded_s >= _SOLITUDE_S
 
-    async def _run(self, lane: _Lane, batch: list[_Entry]) -> None:
-        started_s = lane.busy_since_s = self._clock()
-        rows = [entry.row for entry in batch]
-        scores = await asyncio.wrap_future(lane.thread.submit(partial(self._call_engine, rows)))
-        run_s = self._clock() - started_s
-        if scores.ndim != 2 or len(scores) != len(batch):
-            raise EngineFailure(f"{len(batch)} pictures gave scores of shape {scores.shape}")
+    def _idle_lane(self) -> Lane | None:
+        return next((lane for lane in self._lanes if not lane.batch and not lane.dead), None)
+
+    def _idle_and_empty(self) -> bool:
+        waiting = any(not entry.future.done() for entry in self._queue)
+        return not waiting and not any(lane.batch for lane in self._lanes)
+
+    # What lanes report
+
+    def _finished(self, lane: Lane, report: Report) -> None:
+        """Takes a lane's report: the answers are on their way, the lane is free."""
+        if lane.batch is report.batch:
+            lane.batch = []
         if self._on_run is not None:
-            self._on_run(len(batch), run_s)
-        for entry, row in zip(batch, scores, strict=True):
-            if not np.isfinite(row).all():
-                _fail(entry, EngineFailure("the network gave a non-finite row for this picture"))
-            elif not entry.future.done():
-                queue_s = started_s - entry.submitted_s
-                entry.future.set_result(BatchedRow(row, queue_s, run_s, len(batch)))
+            for size, run_s in report.runs:
+                self._on_run(size, run_s)
+        if self._on_work is not None:
+            self._on_work(report.work_s)
+        if report.died is not None:
+            self._lane_died(lane, report.died)
+        elif report.runs:
+            self._replacements = 0
+            item_s = report.work_s / len(report.batch)
+            weight = _COST_WEIGHT if self._item_s else 1.0
+            self._item_s += weight * (item_s - self._item_s)
+        if len(self._lanes) > self._limits.lanes and lane in self._lanes:
+            self._lanes.remove(lane)
+            lane.close()
+        self._dispatch()
 
-    def _call_engine(self, rows: list[Batch]) -> NDArray[np.float32]:
-        # On the lane's thread. What asyncio gives a meaning of its own must not reach the loop:
-        # SystemExit would end it, CancelledError would pass for a lane that was told to stop.
-        try:
-            return self._engine.run(np.stack(rows))
-        except StopIteration as error:
-            raise RuntimeError("the engine raised StopIteration") from error
-        except Exception:
-            raise
-        except BaseException as error:
-            raise _LaneDied(f"the engine raised {type(error).__name__}") from error
+    def _lane_died(self, lane: Lane, error: BaseException) -> None:
+        log.critical("a lane died", exc_info=error)
+        lane.dead = True
+        lane.close()
+        self._replace(lane)
 
-    async def _wait_for_work(self, timeout_s: float | None = None) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.append(waiter)
-        try:
-            await asyncio.wait([waiter], timeout=timeout_s)
-        finally:
-            if not waiter.done():
-                self._idle.remove(waiter)
-                waiter.cancel()
+    def _replace(self, lane: Lane) -> None:
+        if lane not in self._lanes:
+            return
+        if self._closing or self._replacements >= _MAX_REPLACEMENTS * self._limits.lanes:
+            if self._all_lanes_dead():
+                self._fail_waiting(ModelNotReady("no lane of the model is running"))
+            return
+        self._replacements += 1
+        position = self._lanes.index(lane)
+        self._lanes[position] = self._new_lane(position)
+        log.warning("a lane was replaced")
 
-    def _wake_one(self) -> None:
-        if self._idle:
-            self._idle.popleft().set_result(None)
+    def _new_lane(self, number: int) -> Lane:
+        return Lane(number, self._engine_of, self._clock, self._finished)
 
-    def _wake_all(self) -> None:
-        while self._idle:
-            self._wake_one()
+    def _engine_of(self) -> Engine:
+        return self._engine
+
+    # Watching over runs
+
+    def _watch_over(self) -> None:
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._limits.stuck_after_s, self._look_for_stuck)
+
+    def _look_for_stuck(self) -> None:
+        self._watch = None
+        now_s = self._clock()
+        for lane in [lane for lane in self._lanes if self._faulty(lane) and not lane.dead]:
+            overdue_s = now_s - lane.since_s - self._limits.stuck_after_s
+            if not lane.interrupted:
+                log.error("a run is stuck and is interrupted")
+                lane.fail_batch(EngineFailure("the run of this picture took too long"))
+                lane.interrupt()
+            elif overdue_s > _INTERRUPT_S:
+                log.critical("a lane is stuck and is abandoned")
+                lane.dead = True
+                lane.batch = []
+                lane.close()
+                self._abandoned.append(lane)
+                self._replace(lane)
+        if any(lane.batch for lane in self._lanes):
+            delay_s = min(self._limits.stuck_after_s, _INTERRUPT_S)
+            self._watch = self._loop.call_later(delay_s, self._look_for_stuck)
+        self._dispatch()
+
+    def _faulty(self, lane: Lane) -> bool:
+        stuck_s = self._limits.stuck_after_s
+        return lane.dead or bool(lane.batch and self._clock() - lane.since_s > stuck_s)
+
+    def _all_lanes_dead(self) -> bool:
+        return all(lane.dead for lane in self._lanes)
 
     def _forget_abandoned(self) -> None:
         # Counts anew rather than guessing whether the abandoned entry was still queued; its place is
@@ -317,23 +367,10 @@ class Batcher:
         self._waiting = sum(1 for entry in self._queue if not entry.future.done())
         while self._queue and self._queue[0].future.done():
             self._queue.popleft()
+        if self._closing and self._idle_and_empty():
+            self._emptied.set()
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._queue:
-            _fail(self._queue.popleft(), error)
+            self._queue.popleft().fail(error)
         self._waiting = 0
-
-    def _all_lanes_dead(self) -> bool:
-        return all(lane.task is None or lane.task.done() for lane in self._lanes)
-
-    def _lane_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:
-            return
-        log.critical("a lane died", exc_info=task.exception())
-        if self._all_lanes_dead():
-            self._fail_waiting(ModelNotReady("no lane of the model is running"))
-
-
-def _fail(entry: _Entry, error: Exception) -> None:
-    if not entry.future.done():
-        entry.future.set_exception(error)

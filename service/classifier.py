@@ -7,24 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from contract.errors import ImageError
-from contract.images import ImageLimits, decode
 from contract.manifest import Manifest
 from contract.predictions import Prediction, to_predictions
-from contract.preprocessing import Tensor, to_input
-from service.batcher import BatchedRow
-from service.errors import (
-    DeadlineExceeded,
-    InvalidParameter,
-    Overloaded,
-    ServiceError,
-)
+from service.answering import Answered, Answerer
+from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
 from service.repository import LoadedVersion, Repository
 
 DEFAULT_TOP_K = 5
@@ -51,17 +42,21 @@ class Choice:
 class StageTimes:
     """Seconds that a request spent in each stage; of several pictures the longest counts."""
 
-    prepare_s: float = 0.0
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
     queue_s: float = 0.0
     infer_s: float = 0.0
+    rank_s: float = 0.0
     batch_size: int = 0
 
-    def include(self, prepare_s: float, row: BatchedRow) -> None:
+    def include(self, one: Answered, rank_s: float) -> None:
         """Takes one picture's times into account."""
-        self.prepare_s = max(self.prepare_s, prepare_s)
-        self.queue_s = max(self.queue_s, row.queue_s)
-        self.infer_s = max(self.infer_s, row.run_s)
-        self.batch_size = max(self.batch_size, row.batch_size)
+        self.decode_s = max(self.decode_s, one.decode_s)
+        self.preprocess_s = max(self.preprocess_s, one.preprocess_s)
+        self.queue_s = max(self.queue_s, one.queue_s)
+        self.infer_s = max(self.infer_s, one.infer_s)
+        self.rank_s += rank_s
+        self.batch_size = max(self.batch_size, one.batch_size)
 
 
 Outcome = list[Prediction] | ImageError | ServiceError
@@ -82,32 +77,24 @@ class Answer:
     times: StageTimes = field(default_factory=StageTimes)
 
 
-class Submitter(Protocol):
-    """What the classifier needs of a batcher."""
-
-    async def submit(self, row: Tensor, deadline_s: float) -> BatchedRow:
-        """Answers one prepared picture; see `Batcher.submit`."""
-        ...
-
-
 @dataclass(slots=True, eq=False)
 class Serving:
-    """The versions being served and the batcher of each; swapped as a whole.
+    """The versions being served and what answers for each; swapped as a whole.
 
     Attributes:
         repository: the versions.
-        batchers: one for each, by name and number.
+        answerers: one for each, by name and number.
         n_users: requests that were given a version of this set and are not answered yet.
     """
 
     repository: Repository
-    batchers: dict[tuple[str, int], Submitter]
+    answerers: Mapping[tuple[str, int], Answerer]
     n_users: int = 0
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps this set's batchers open for the time of a request."""
+        """Keeps this set's answerers open for the time of a request."""
         self.n_users += 1
         try:
             yield
@@ -123,38 +110,17 @@ class Serving:
             await self._released.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What the pictures of one request have in common."""
-
-    version: LoadedVersion
-    batcher: Submitter
-    choice: Choice
-    deadline_s: float
-
-
 class Classifier:
-    """Decodes and prepares pictures on the prepare pool and has the batchers answer them."""
+    """Has pictures answered and ranks what comes back."""
 
-    def __init__(
-        self,
-        serving: Serving,
-        prepare_pool: Executor,
-        limits: ImageLimits,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, serving: Serving, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Connects the parts.
 
         Args:
-            serving: the versions and their batchers.
-            prepare_pool: where pictures are decoded, apart from inference.
-            limits: what one picture may cost.
+            serving: the versions and what answers for them.
             clock: monotonic seconds; deadlines are on the same clock.
         """
         self.serving = serving
-        self._pool = prepare_pool
-        self._limits = limits
         self._clock = clock
 
     def find(self, choice: Choice) -> LoadedVersion:
@@ -169,6 +135,10 @@ class Classifier:
         if choice.top_k is not None and not 1 <= choice.top_k <= n_classes:
             raise InvalidParameter(f"top_k: must be 1 to {n_classes} for this model")
         return version
+
+    def expected_s(self, version: LoadedVersion) -> float:
+        """Returns how long a picture that came now would take, as far as known."""
+        return self.serving.answerers[version.key].expected_s()
 
     async def classify(
         self, images: Sequence[bytes | ServiceError], choice: Choice, deadline_s: float
@@ -186,37 +156,43 @@ class Classifier:
         """
         version = self.find(choice)
         serving = self.serving
-        task = _Task(version, serving.batchers[version.key], choice, deadline_s)
+        answerer = serving.answerers[version.key]
         answer = Answer(version.manifest, [])
         with serving.in_use():
-            jobs = [self._classify_one(image, task, answer) for image in images]
-            answer.outcomes.extend(await asyncio.gather(*jobs))
+            jobs = [self._classify_one(one, answerer, choice, deadline_s, answer) for one in images]
+            if len(jobs) == 1:  # a task would cost as much as ranking does
+                answer.outcomes.append(await jobs[0])
+            else:
+                answer.outcomes.extend(await asyncio.gather(*jobs))
         return answer
 
     async def _classify_one(
-        self, image: bytes | ServiceError, task: _Task, answer: Answer
+        self,
+        image: bytes | ServiceError,
+        answerer: Answerer,
+        choice: Choice,
+        deadline_s: float,
+        answer: Answer,
     ) -> Outcome:
         if isinstance(image, ServiceError):
             return image
-        manifest, choice = task.version.manifest, task.choice
+        late = DeadlineExceeded("the picture was not answered within the request's deadline")
+        left_s = deadline_s - self._clock()
+        if left_s <= 0:
+            return late
         try:
-            async with asyncio.timeout(max(0.0, task.deadline_s - self._clock())):
-                row, prepare_s = await asyncio.get_running_loop().run_in_executor(
-                    self._pool, self._prepare, image, manifest
-                )
-                answered = await task.batcher.submit(row, task.deadline_s)
+            async with asyncio.timeout(left_s):
+                answered = await answerer.answer(image, deadline_s)
         except TimeoutError:
-            return DeadlineExceeded("the picture was not answered within the request's deadline")
+            return late
         except (ImageError, ServiceError) as error:
             return error
-        answer.times.include(prepare_s, answered)
-        k = choice.top_k or DEFAULT_TOP_K
-        return to_predictions(answered.probabilities, manifest, k, choice.min_probability)
-
-    def _prepare(self, image: bytes, manifest: Manifest) -> tuple[Tensor, float]:
         started_s = self._clock()
-        try:
-            row = to_input(decode(image, self._limits), manifest)
-        except MemoryError as error:
-            raise Overloaded("not enough memory to decode this picture now") from error
-        return row, self._clock() - started_s
+        predictions = to_predictions(
+            answered.probabilities,
+            answer.manifest,
+            choice.top_k or DEFAULT_TOP_K,
+            choice.min_probability,
+        )
+        answer.times.include(answered, self._clock() - started_s)
+        return predictions

@@ -5,6 +5,8 @@ Shapes: N pictures, C classes; a batch is what `contract.preprocessing.to_input`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,19 +15,47 @@ from numpy.typing import NDArray
 from contract.errors import GraphMismatch
 from contract.manifest import Manifest
 from contract.predictions import to_probabilities
-from service.providers import ProviderSession
+from service.providers import ProviderSession, new_run_options
 
 Batch = NDArray[Any]
+
+
+class Run:
+    """How one run is made, and the means to end it early.
+
+    Attributes:
+        wide: it may have all cores, since nothing else is being run.
+    """
+
+    __slots__ = ("_interrupted", "_terminate", "wide")
+
+    def __init__(self, *, wide: bool = False) -> None:
+        self.wide = wide
+        self._interrupted = False
+        self._terminate: Callable[[], None] | None = None
+
+    def on_interrupt(self, terminate: Callable[[], None]) -> None:
+        """Registers how the runtime is told to end this run; told at once if that was asked for."""
+        self._terminate = terminate
+        if self._interrupted:
+            terminate()
+
+    def interrupt(self) -> None:
+        """Asks the run to end; from any thread, also before it began."""
+        self._interrupted = True
+        if self._terminate is not None:
+            self._terminate()
 
 
 class Engine(Protocol):
     """Answers a batch of prepared pictures with probabilities."""
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
+    def run(self, batch: Batch, run: Run) -> NDArray[np.float32]:
         """Runs the network once; blocks; safe to call from several threads.
 
         Args:
             batch: shape (N, ...), dtype and layout as the manifest's `graph.input`.
+            run: how, and how it is told to end early; it raises then.
 
         Returns:
             Probabilities, float32, shape (N, C), row i for picture i.
@@ -34,23 +64,37 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """An onnxruntime session that answers as its manifest says."""
+    """An onnxruntime session, or two of one graph, that answers as its manifest says."""
 
-    def __init__(self, opened: ProviderSession, manifest: Manifest) -> None:
+    def __init__(
+        self, opened: ProviderSession, manifest: Manifest, wide: ProviderSession | None = None
+    ) -> None:
         """Checks the graph's signature against the manifest.
+
+        Args:
+            opened: for runs beside others.
+            manifest: what the graph should be.
+            wide: the same graph with all cores, for runs that are alone; None where it would be no
+                faster.
 
         Raises:
             GraphMismatch: the input, the outputs or the number of classes differ.
         """
         self._session = opened.session
+        self._wide = (wide or opened).session
         self._manifest = manifest
+        self._outputs = [manifest.graph.scores.name]
+        self._input = manifest.graph.input.name
         _check_input(self._session, manifest)
         _check_outputs(self._session, manifest)
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
+    def run(self, batch: Batch, run: Run | None = None) -> NDArray[np.float32]:
         """Runs the network once; see `Engine.run`."""
-        name = self._manifest.graph.scores.name
-        (scores,) = self._session.run([name], {self._manifest.graph.input.name: batch})
+        run = run or Run()
+        session = self._wide if run.wide else self._session
+        options = new_run_options()
+        run.on_interrupt(partial(setattr, options, "terminate", True))
+        (scores,) = session.run(self._outputs, {self._input: batch}, options)
         return to_probabilities(scores, self._manifest)
 
 

@@ -71,11 +71,13 @@ class Unavailable(ServiceError):
 
     Attributes:
         retry_after_s: whole seconds after which a retry has a chance.
+        reason: which bound was met, for the metrics.
     """
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1, *, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason: str = reason or self.code
 
 
 class Overloaded(Unavailable):

@@ -19,6 +19,7 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.api.connection import PEER, Peer
 from service.http_flow import BoundedFlow
 from service.http_refusals import MAX_HEADERS, HeadRefused, check_head, refusal_bytes
 
@@ -65,6 +66,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._active is not None:
             self._active.disconnected = True
             self._active.message_event.set()
+            self._active.scope[PEER].leave()  # type: ignore[typeddict-item]  # an extension of ours
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -165,6 +167,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             lines += [b"%s: %s" % field for field in kept]
             self._plain_head = b"\r\n".join((*lines, b"", b""))
             return
+        self.scope[PEER] = Peer()  # type: ignore[typeddict-unknown-key]  # likewise
         super().on_headers_complete()
         self._stop_head_timer()
         self._in_head = False

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics import MetricWrapperBase
+
+from service.histogram import LoopHistogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -40,7 +42,7 @@ class Metrics:
             ("route", "status"),
             registry=registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = LoopHistogram(
             "convserve_request_seconds",
             "Seconds from the request head to the last byte of the answer.",
             ("route",),
@@ -53,14 +55,14 @@ class Metrics:
             ("model", "outcome"),
             registry=registry,
         )
-        self.stage_seconds = Histogram(
+        self.stage_seconds = LoopHistogram(
             "convserve_stage_seconds",
             "Seconds that a request's slowest picture spent in each stage.",
             ("model", "stage"),
             buckets=_SECONDS,
             registry=registry,
         )
-        self.batch_size = Histogram(
+        self.batch_size = LoopHistogram(
             "convserve_batch_size",
             "Pictures in one run.",
             ("model",),
@@ -69,8 +71,8 @@ class Metrics:
         )
         self.refused = Counter(
             "convserve_refused_total",
-            "Requests refused at the door, by error code.",
-            ("code",),
+            "Requests refused with 503 or 504, by error code and by the bound that was met.",
+            ("code", "reason"),
             registry=registry,
         )
         self._in_flight = Gauge(
@@ -80,6 +82,15 @@ class Metrics:
         )
         self._in_flight_bytes = Gauge(
             "convserve_upload_bytes_in_flight", "Bytes of uploads being held.", registry=registry
+        )
+        self.lane_busy = Counter(
+            "convserve_lane_busy_seconds_total",
+            "Seconds that lanes have been at work; over time and lanes it is their utilisation.",
+            ("model",),
+            registry=registry,
+        )
+        self._lanes = Gauge(
+            "convserve_lanes", "Runs at the same time.", ("model",), registry=registry
         )
         self._waiting = Gauge(
             "convserve_images_waiting", "Pictures waiting for a run.", ("model",), registry=registry
@@ -107,13 +118,18 @@ class Metrics:
         self._in_flight.set_function(images)
         self._in_flight_bytes.set_function(n_bytes)
 
-    def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
-        """Reads the queue gauge of a model from this function whenever metrics are collected."""
+    def watch_model(
+        self, model: str, waiting: Callable[[], float], lanes: Callable[[], float]
+    ) -> None:
+        """Reads the gauges of a model from these functions whenever metrics are collected."""
         self._waiting.labels(model).set_function(waiting)
+        self._lanes.labels(model).set_function(lanes)
 
-    def forget_queue(self, model: str) -> None:
-        """Drops the queue gauge of a model that is not served any more."""
+    def forget_model(self, model: str) -> None:
+        """Drops the gauges of a model that is not served any more."""
         self._waiting.remove(model)
+        self._lanes.remove(model)
+        self.lane_busy.remove(model)
 
     def show_models(self, served: Iterable[tuple[str, str, str, str]]) -> None:
         """Lists these in the model gauge (model, version, provider, fall-back) and no others."""
@@ -124,16 +140,23 @@ class Metrics:
     def describe(self) -> list[MetricDescription]:
         """Describes every metric, for the reference page and the tests."""
         return [
-            MetricDescription(
-                metric._name + ("_total" if metric._type == "counter" else ""),
-                metric._type or "",
-                tuple(metric._labelnames),
-                metric._documentation or "",
-            )
+            _describe(metric)
             for metric in vars(self).values()
-            if isinstance(metric, MetricWrapperBase)
+            if isinstance(metric, MetricWrapperBase | LoopHistogram)
         ]
 
     def render(self) -> bytes:
         """Returns all metrics in the Prometheus text format."""
         return generate_latest(self._registry)
+
+
+def _describe(metric: MetricWrapperBase | LoopHistogram) -> MetricDescription:
+    if isinstance(metric, LoopHistogram):
+        return MetricDescription(metric.name, "histogram", metric.labelnames, metric.documentation)
+    suffix = "_total" if metric._type == "counter" else ""
+    return MetricDescription(
+        metric._name + suffix,
+        metric._type or "",
+        tuple(metric._labelnames),
+        metric._documentation or "",
+    )

@@ -34,6 +34,11 @@ class Provider:
     default_lanes: int | None = None
     preload: bool = False
 
+    @property
+    def runs_on_cores(self) -> bool:
+        """Whether its runs compete with decoding for the processor's cores."""
+        return self.default_lanes is None
+
 
 PROVIDERS: Final[dict[str, Provider]] = {
     # Exhaustive search would make every new batch size slow; TF32 would change the answers.
@@ -102,22 +107,26 @@ def on_chosen_provider(
     return prove(_LAST_RESORT), fallback
 
 
-def open_session(graph: bytes, name: str, *, threads: int) -> ProviderSession:
+def open_session(
+    graph: bytes, name: str, *, threads: int, spinning: bool = False
+) -> ProviderSession:
     """Opens a graph on one provider.
 
     Args:
         graph: the ONNX file's bytes, whose digest has been checked.
         name: a key of `PROVIDERS`.
         threads: threads inside one run.
+        spinning: they wait for each other without sleeping while a run lasts. A run that has the
+            cores to itself is a quarter faster so; beside others it would take their time.
 
     Raises:
         ProviderUnavailable: the provider cannot be used here.
         GraphMismatch: onnxruntime cannot load the graph.
     """
-    return ProviderSession(_open(graph, name, threads), name)
+    return ProviderSession(_open(graph, name, threads, spinning=spinning), name)
 
 
-def _open(graph: bytes, name: str, threads: int) -> Any:
+def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
     runtime = _import_runtime()
     provider = PROVIDERS[name]
     if provider.runtime_name not in runtime.get_available_providers():
@@ -128,8 +137,9 @@ def _open(graph: bytes, name: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Spinning threads burn a core while idle and fight the decoder for it under load.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # By default they go on spinning after a run, which burns a core while idle.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Only the bytes that were checked may run: weights in other files are found nowhere.
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull
@@ -146,6 +156,11 @@ def _open(graph: bytes, name: str, threads: int) -> Any:
         # onnxruntime warns and quietly goes on with the CPU when a provider's libraries are missing
         raise ProviderUnavailable(f"{name}: its libraries or its device are missing")
     return session
+
+
+def new_run_options() -> Any:
+    """Returns onnxruntime's options of one run; setting `terminate` ends it from any thread."""
+    return _import_runtime().RunOptions()
 
 
 def _import_runtime() -> Any:

@@ -21,9 +21,9 @@ from contract.manifest import MANIFEST_FILE, Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import Tensor, to_input
 from contract.versions import Version, find_versions, read_version, sha256
-from service.engine import Batch, Engine, OnnxEngine
+from service.engine import Batch, Engine, OnnxEngine, Run
 from service.errors import ModelNotFound, ProviderUnavailable
-from service.providers import Fallback, on_chosen_provider, open_session
+from service.providers import PROVIDERS, Fallback, on_chosen_provider, open_session
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,15 @@ class RunPlan:
 
     Attributes:
         provider: `auto` or a provider's name.
-        threads: threads inside one run.
+        threads: threads inside one run beside others.
+        wide_threads: threads inside a run that is alone; where there are no more than `threads`,
+            all runs are alike.
         max_batch_size: pictures in one run at most.
     """
 
     provider: str = "auto"
     threads: int = 1
+    wide_threads: int = 1
     max_batch_size: int = 8
 
 
@@ -228,7 +231,7 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     max_batch_size = manifest.graph.fixed_batch_size or plan.max_batch_size
 
     def prove(provider: str) -> tuple[str, OnnxEngine, float]:
-        engine = OnnxEngine(open_session(version.graph, provider, threads=plan.threads), manifest)
+        engine = _open_engine(version, provider, plan)
         try:
             return provider, engine, replay_golden(version, engine.run, max_batch_size)
         except ModelError:
@@ -266,16 +269,24 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     return loaded
 
 
+def _open_engine(version: Version, provider: str, plan: RunPlan) -> OnnxEngine:
+    narrow = open_session(version.graph, provider, threads=plan.threads)
+    wide = None
+    if PROVIDERS[provider].runs_on_cores and plan.wide_threads > plan.threads:
+        wide = open_session(version.graph, provider, threads=plan.wide_threads, spinning=True)
+    return OnnxEngine(narrow, version.manifest, wide)
+
+
 def replay_golden(
     version: Version,
-    run: Callable[[Batch], NDArray[np.float32]],
+    run: Callable[[Batch, Run], NDArray[np.float32]],
     max_batch_size: int,
 ) -> float:
-    """Replays the golden examples one by one and as a full batch.
+    """Replays the golden examples one by one, with all cores, and as a full batch, without.
 
     Args:
         version: whose manifest and pictures are used.
-        run: batch (N, ...) to probabilities (N, C).
+        run: batch (N, ...) to probabilities (N, C); see `Engine.run`.
         max_batch_size: N of the full batch; the examples are repeated to fill it.
 
     Returns:
@@ -294,7 +305,7 @@ def replay_golden(
             raise GoldenMismatch(f"{example.file}: {error}") from error
 
     def answers(batch: list[Tensor]) -> NDArray[np.float32]:
-        scores = run(np.stack(batch))
+        scores = run(np.stack(batch), Run(wide=len(batch) == 1))
         if scores.shape != (len(batch), manifest.n_classes):
             raise GraphMismatch(
                 f"{len(batch)} pictures gave scores of shape {scores.shape}, "

@@ -96,8 +96,8 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=64,
-        description="Pictures decoded at the same time. Unset: one per usable core. Each may "
-        "hold a decoded picture, so it bounds memory too.",
+        description="Threads that decode apart from the lanes: pictures of more than 4 megapixels "
+        "on a CPU (unset: half the usable cores), all pictures on a GPU (unset: all).",
     )
 
     max_in_flight: int = Field(
@@ -148,7 +148,14 @@ class Settings(BaseModel):
         30.0,
         gt=0,
         le=3600,
-        description="Deadline of one request from its complete body to the answer; then 504.",
+        description="Deadline of one request, from its head to its answer, where the client sends "
+        "no X-Request-Timeout-Ms; then 504.",
+    )
+    max_request_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        le=3600,
+        description="Longest deadline a request may have; what is asked for beyond is cut to it.",
     )
     header_timeout_s: float = Field(
         10.0, gt=0, le=600, description="A connection must deliver its request head in this time."

@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 Result = TypeVar("Result")
-_Call = tuple["Future[object]", Callable[[], object]]
 
 
 class DaemonThread:
@@ -25,14 +25,18 @@ class DaemonThread:
 
     def __init__(self, name: str) -> None:
         self.busy = False
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Queues a call that answers by itself and raises nothing."""
+        self._calls.put(call)
 
     def submit(self, call: Callable[[], Result]) -> Future[Result]:
         """Queues the call and returns the future of its result."""
         future: Future[Result] = Future()
-        self._calls.put((future, call))  # type: ignore[arg-type]  # Future is invariant
+        self.post(partial(_fulfil, future, call))
         return future
 
     def close(self) -> None:
@@ -40,14 +44,18 @@ class DaemonThread:
         self._calls.put(None)
 
     def _work(self) -> None:
-        while (item := self._calls.get()) is not None:
-            future, call = item
-            if not future.set_running_or_notify_cancel():
-                continue
+        while (call := self._calls.get()) is not None:
             self.busy = True
             try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-                future.set_exception(error)
+                call()
             finally:
                 self.busy = False
+
+
+def _fulfil(future: Future[Result], call: Callable[[], Result]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        future.set_exception(error)

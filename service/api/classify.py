@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
 from contract.images import DECODERS
 from service.api import problems
+from service.api.connection import while_connected
 from service.api.payload import (
     Options,
     Upload,
@@ -23,7 +23,7 @@ from service.api.payload import (
 from service.api.problems import ProblemDocument, code_of
 from service.api.schemas import ClassifyDocument, classify_members
 from service.api.state import Parts, PartsDep, RequestIdDep
-from service.classifier import Answer, Choice
+from service.classifier import Answer, Choice, StageTimes
 
 router = APIRouter(tags=["classify"])
 
@@ -86,7 +86,7 @@ async def classify(
     request: Request, options: OptionsQuery, parts: PartsDep, request_id: RequestIdDep
 ) -> JSONResponse:
     """Answers one picture, or several, with the default model's top-k predictions."""
-    return await _classify(request, parts, request_id, options, Choice())
+    return await classify_upload(request, parts, request_id, options, Choice())
 
 
 @router.post("/v1/models/{name}/classify", summary="Classify with a model", **_DOCUMENTED)
@@ -94,7 +94,7 @@ async def classify_with_model(
     request: Request, name: str, options: OptionsQuery, parts: PartsDep, request_id: RequestIdDep
 ) -> JSONResponse:
     """As `/v1/classify`, with the newest served version of the named model."""
-    return await _classify(request, parts, request_id, options, Choice(name))
+    return await classify_upload(request, parts, request_id, options, Choice(name))
 
 
 @router.post(
@@ -111,46 +111,43 @@ async def classify_with_version(
     request_id: RequestIdDep,
 ) -> JSONResponse:
     """As `/v1/classify`, with one particular version."""
-    return await _classify(request, parts, request_id, options, Choice(name, version))
+    return await classify_upload(request, parts, request_id, options, Choice(name, version))
 
 
-async def _classify(
+async def classify_upload(
     request: Request, parts: Parts, request_id: str, query: Options, which: Choice
 ) -> JSONResponse:
-    parts.classifier.find(which)
+    """Answers the pictures of one request; every way to classify ends here.
+
+    Args:
+        request: its body has not been read.
+        parts: of the application.
+        request_id: goes into the answer.
+        query: the options given beside the body.
+        which: the model; what is wanted of its answer is taken from the options.
+
+    Raises:
+        ServiceError, ImageError: the request, or its only picture, is not answered, and why.
+    """
+    version = parts.classifier.find(which)
     check_headers(request)
+    deadline = parts.deadlines.of(request)
     with parts.admission.slot() as slot:
+        parts.admission.check_wait(parts.classifier.expected_s(version), deadline.left_s())
         body = await read_body(request, slot, parts.body_limits)
+        received_s = deadline.elapsed_s()
         upload = await _parse(parts, body, request.headers.get("content-type", ""))
         slot.add_images(len(upload.images))
         options = merge_options(query, upload.options)
         choice = Choice(which.model, which.version, options.top_k, options.min_probability)
-        deadline_s = parts.clock() + parts.request_timeout_s
-        work = parts.classifier.classify(upload.images, choice, deadline_s)
-        answer = await _while_connected(request, work)
-    _count(parts, answer)
+        work = parts.classifier.classify(upload.images, choice, deadline.at_s)
+        answer = await while_connected(request, work)
     if not upload.many and isinstance(answer.outcomes[0], Exception):
+        _count(parts, answer, received_s)
         raise answer.outcomes[0]
+    _count(parts, answer, received_s)
     members = classify_members(answer, request_id, many=upload.many)
-    return JSONResponse(members, headers={"Server-Timing": _server_timing(answer)})
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Waits for the work, or drops it as soon as nobody is left to receive its answer."""
-    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        answer.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
 
 
 async def _parse(parts: Parts, body: bytes, content_type: str) -> Upload:
@@ -163,20 +160,28 @@ async def _parse(parts: Parts, body: bytes, content_type: str) -> Upload:
     )
 
 
-def _count(parts: Parts, answer: Answer) -> None:
-    name, times = answer.manifest.name, answer.times
+def _count(parts: Parts, answer: Answer, received_s: float) -> None:
+    name, times, metrics = answer.manifest.name, answer.times, parts.metrics
     for outcome in answer.outcomes:
         label = code_of(outcome) if isinstance(outcome, Exception) else "ok"
-        parts.metrics.images.labels(name, label).inc()
+        metrics.images.labels(name, label).inc()
     if times.batch_size:
-        stages = {"prepare": times.prepare_s, "queue": times.queue_s, "infer": times.infer_s}
-        for stage, seconds in stages.items():
-            parts.metrics.stage_seconds.labels(name, stage).observe(seconds)
+        for stage, seconds in _stages(times, received_s):
+            metrics.stage_seconds.observe((name, stage), seconds)
 
 
-def _server_timing(answer: Answer) -> str:
-    times = answer.times
+def _stages(times: StageTimes, received_s: float) -> Iterable[tuple[str, float]]:
     return (
-        f"prepare;dur={times.prepare_s * 1e3:.2f}, queue;dur={times.queue_s * 1e3:.2f}, "
-        f"infer;dur={times.infer_s * 1e3:.2f}, batch;desc={times.batch_size}"
+        ("receive", received_s),
+        ("decode", times.decode_s),
+        ("preprocess", times.preprocess_s),
+        ("queue", times.queue_s),
+        ("infer", times.infer_s),
+        ("rank", times.rank_s),
     )
+
+
+def _server_timing(answer: Answer, received_s: float) -> str:
+    stages = _stages(answer.times, received_s)
+    durations = [f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in stages]
+    return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))

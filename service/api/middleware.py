@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem_response
-from service.errors import Draining
+from contract.errors import ContractError
+from service.api.deadlines import STARTED
+from service.api.express import Express
+from service.api.problems import count_refusal, problem_response
+from service.api.state import REQUEST_ID
+from service.errors import Draining, ServiceError
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
 
 _ACCEPTABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TEMPLATE: Final = "convserve.route"
 _UNMATCHED: Final = "unmatched"
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _ON_EVERY_ANSWER: Final = (
@@ -33,15 +38,19 @@ _ON_EVERY_ANSWER: Final = (
 class Edge:
     """Wraps an application; answers every exception that gets this far as a problem."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, closing: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, express: Express, metrics: Metrics, closing: Callable[[], bool]
+    ) -> None:
         """Wraps.
 
         Args:
             app: what is wrapped.
+            express: takes requests past it.
             metrics: where requests are counted.
             closing: whether clients should take their next request elsewhere.
         """
         self._app = app
+        self._express = express
         self._metrics = metrics
         self._closing = closing
 
@@ -51,16 +60,25 @@ class Edge:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, closing=self._closing)
-        scope["convserve.request_id"] = exchange.request_id
-        started_s = time.monotonic()
+        scope[REQUEST_ID] = exchange.request_id
+        started_s = scope[STARTED] = time.monotonic()
+        found = self._express.find(scope)
         try:
-            await self._app(scope, receive, exchange.send)
+            if found is None:
+                await self._app(scope, receive, exchange.send)
+            else:
+                scope[_TEMPLATE], handle = found
+                response = await handle(Request(scope, receive), exchange.request_id)
+                await response(scope, receive, exchange.send)
         except ClientDisconnect:
             log.debug("client disconnected", extra={"request_id": exchange.request_id})
             exchange.status = 499  # what nginx logs for the same; nobody is left to receive it
         except asyncio.CancelledError:
             # The server gives up on what outlives the grace period.
             await exchange.fail(Draining("the service stopped"), linger=False)
+        except (ServiceError, ContractError) as error:
+            count_refusal(self._metrics, error)
+            await exchange.fail(error)
         except Exception as error:
             log.exception("unhandled error", extra={"request_id": exchange.request_id})
             await exchange.fail(error)
@@ -69,10 +87,12 @@ class Edge:
 
     def _record(self, exchange: _Exchange, seconds: float) -> None:
         scope, status = exchange.scope, exchange.status
-        route = _route_template(scope)
+        route = scope.get(_TEMPLATE) or _route_template(scope)
         self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.request_seconds.observe((route,), seconds)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         log.log(
             level,
             "request",

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from contract import errors as contract_errors
 from service import errors
+from service.metrics import Metrics
 
 MEDIA_TYPE: Final = "application/problem+json"
 _MAX_DETAIL: Final = 500
@@ -145,6 +146,14 @@ def problem_response(error: BaseException, request_id: str) -> Response:
         headers["Connection"] = "close"
         response_class = LingeringResponse
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def count_refusal(metrics: Metrics, error: BaseException) -> None:
+    """Counts an error that says the service cannot take this work, or not in time."""
+    if isinstance(error, errors.Unavailable):
+        metrics.refused.labels(error.code, error.reason).inc()
+    elif isinstance(error, errors.DeadlineExceeded):
+        metrics.refused.labels(error.code, "deadline").inc()
 
 
 def _detail(error: BaseException, problem: Problem) -> str:

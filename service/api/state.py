@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
 from service.admission import Admission
+from service.api.deadlines import Deadlines
 from service.api.payload import BodyLimits
 from service.classifier import Classifier
 from service.metrics import Metrics
+
+REQUEST_ID: Final = "convserve.request_id"
+"""Where in the ASGI scope the edge puts the request's id."""
 
 
 @dataclass(slots=True)
@@ -25,8 +29,7 @@ class Parts:
         metrics: what is counted.
         prepare_pool: where bodies that are costly to parse go, apart from the event loop.
         body_limits: how large a body may be and how long it may take.
-        request_timeout_s: seconds from the complete body to the answer.
-        clock: monotonic seconds, the batchers' clock.
+        deadlines: how long requests may take.
         not_ready: why the service is not ready, or None.
         is_alive: whether every lane of every model runs.
     """
@@ -36,8 +39,7 @@ class Parts:
     metrics: Metrics
     prepare_pool: Executor
     body_limits: BodyLimits
-    request_timeout_s: float
-    clock: Callable[[], float]
+    deadlines: Deadlines
     not_ready: Callable[[], Exception | None]
     is_alive: Callable[[], bool]
 
@@ -49,7 +51,7 @@ async def _parts(request: Request) -> Parts:
 
 
 async def _request_id(request: Request) -> str:
-    request_id: str = request.scope["convserve.request_id"]
+    request_id: str = request.scope[REQUEST_ID]
     return request_id
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Running:
 
     async def classify(self) -> int:
         classifier = self.service.parts.classifier
-        deadline_s = self.service.parts.clock() + 30
+        deadline_s = time.monotonic() + 30
         answer = await classifier.classify([RED], Choice("tiny"), deadline_s)
         (outcome,) = answer.outcomes
         assert isinstance(outcome, list)
@@ -83,14 +84,14 @@ async def test_adopter_takes_a_newer_version_and_leaves_the_older(root):
 async def test_adopter_keeps_unchanged_versions_as_they_are(root):
     async with Running(root, versions_per_model=0) as running:
         first = running.service.repository.get("tiny", 1)
-        batcher = running.service._batchers["tiny", 1]
+        batcher = running.service._answerers["tiny", 1].batcher
         tinymodel.write_version(root, version=2)
 
         await running.adopter.look()
 
         assert running.served == [("tiny", 1), ("tiny", 2)]
         assert running.service.repository.get("tiny", 1) is first
-        assert running.service._batchers["tiny", 1] is batcher
+        assert running.service._answerers["tiny", 1].batcher is batcher
 
 
 async def test_adopter_takes_new_models_and_drops_removed_ones(root):
@@ -181,7 +182,7 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
     """The request has its version but not yet a place in the queue when that version is retired."""
     async with Running(root) as running:
         gate, decoding = asyncio.Event(), asyncio.Event()
-        batcher = running.service._batchers["tiny", 1]
+        batcher = running.service._answerers["tiny", 1].batcher
         submit = batcher.submit
 
         async def held(row: Any, deadline_s: float) -> Any:

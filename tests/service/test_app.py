@@ -51,7 +51,7 @@ ALLOWED = {
 class PictureEngine(FakeEngine):
     """A fake engine that takes pictures and finds nothing in them."""
 
-    def run(self, batch):
+    def run(self, batch, _run=None):
         return super().run(batch.reshape(len(batch), -1)[:, :1])
 
     def _answer(self, batch):
@@ -126,7 +126,7 @@ def test_app_lanes_follow_the_settings(models_dir, settings, lanes):
 
     service = create_app(Settings.model_validate(values)).state.service
 
-    assert service._batchers["tiny", 2]._limits.lanes == lanes
+    assert service._answerers["tiny", 2].batcher._limits.lanes == lanes
 
 
 def test_app_settings_reach_the_batcher(models_dir):
@@ -134,7 +134,7 @@ def test_app_settings_reach_the_batcher(models_dir):
         models_dir=models_dir, max_batch_size=3, max_wait_ms=7, max_in_flight=9, stuck_after_s=5
     )
 
-    limits = create_app(settings).state.service._batchers["tiny", 2]._limits
+    limits = create_app(settings).state.service._answerers["tiny", 2].batcher._limits
 
     assert (limits.max_batch_size, limits.max_wait_s) == (3, 0.007)
     assert (limits.max_queue, limits.stuck_after_s) == (9, 5)
@@ -183,7 +183,7 @@ def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client
 
 
 def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
-    batcher = fresh_client.app.state.service._batchers["tiny", 2]
+    batcher = fresh_client.app.state.service._answerers["tiny", 2].batcher
     engine = PictureEngine()
     engine.answer = lambda _batch: 1 / 0  # type: ignore[assignment,return-value]
     batcher._engine = engine
@@ -196,7 +196,7 @@ def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
 
 
 def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(fresh_client):
-    batcher, engine = fresh_client.app.state.service._batchers["tiny", 2], PictureEngine()
+    batcher, engine = fresh_client.app.state.service._answerers["tiny", 2].batcher, PictureEngine()
     engine.hold()
     batcher._engine = engine
     row = np.zeros((8, 8, 3), np.uint8)
@@ -216,12 +216,12 @@ def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, caplog):
     engine = FakeEngine()
     engine.hold()
     service = app.state.service
-    service._batchers["tiny", 2]._engine = engine
+    service._answerers["tiny", 2].batcher._engine = engine
 
     async def stop_during_a_run() -> object:
         service.start()
-        batcher = service._batchers["tiny", 2]
-        task = asyncio.create_task(batcher.submit([0.5], float("inf")))
+        batcher = service._answerers["tiny", 2].batcher
+        task = asyncio.create_task(batcher.submit(np.array([0.5], np.float32), float("inf")))
         await asyncio.to_thread(engine.entered.acquire)
         await service.stop()
         return (await asyncio.gather(task, return_exceptions=True))[0]
@@ -238,7 +238,7 @@ def test_app_stopped_ends_its_threads(models_dir):
     with TestClient(app) as client:
         client.post("/v1/classify", content=RED)
 
-    batcher = app.state.service._batchers["tiny", 2]
+    batcher = app.state.service._answerers["tiny", 2].batcher
     for lane in batcher._lanes:
         lane.thread._thread.join(5)
 

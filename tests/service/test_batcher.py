@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -185,23 +186,15 @@ async def test_batcher_many_items_never_exceed_max_batch_size(max_batch_size):
 async def test_batcher_idle_lanes_set_no_timers_and_do_not_wake(monkeypatch):
     timers: list[object] = []
     looks: list[object] = []
-    take = Batcher._take
-
-    def count_and_take(batcher: Batcher, batch: Any) -> None:
-        looks.append(batch)
-        take(batcher, batch)
-
-    monkeypatch.setattr(Batcher, "_take", count_and_take)
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_at", lambda when, *_args, **_: timers.extend([when]))
+    monkeypatch.setattr(Batcher, "_dispatch", looks.append)
     async with running(FakeEngine(), lanes=3):
         await settle()
-        seen = len(looks)
-        await settle()
-        idle = (timers[:], len(looks) - seen, seen)
+        idle = (timers[:], looks[:])
         monkeypatch.undo()
 
-    assert idle == ([], 0, 3)
+    assert idle == ([], [])
 
 
 async def test_batcher_two_lanes_run_at_the_same_time():
@@ -384,11 +377,13 @@ async def test_batcher_waiter_gone_during_failed_run_not_retried():
         await occupy(batcher, engine)
         tasks = [submit(batcher, value) for value in (0.25, 0.5)]
         await settle()
-        loop = asyncio.get_running_loop()
+        loop, left = asyncio.get_running_loop(), threading.Event()
+        tasks[0].add_done_callback(lambda _: left.set())
 
         def leave_and_answer(batch):
             if len(batch) > 1:
                 loop.call_soon_threadsafe(tasks[0].cancel)
+                left.wait()
             return engine._answer(batch)
 
         engine.answer = leave_and_answer
@@ -555,41 +550,41 @@ DEADLY = {
 
 
 @pytest.mark.parametrize("error", DEADLY.values(), ids=DEADLY.keys())
-async def test_batcher_lane_that_dies_fails_its_item_and_liveness(error):
-    engine = FakeEngine()
-    async with running(engine) as batcher:
-        alive_before = batcher.alive
-        engine.answer = raising(error)
-        (value,) = await values_of([submit(batcher, 0.5)])
-        await settle()
-
-        assert (alive_before, value, batcher.alive) == (True, "EngineFailure", False)
-
-
-@pytest.mark.parametrize("error", DEADLY.values(), ids=DEADLY.keys())
-async def test_batcher_only_lane_dies_nobody_waits_for_ever(error):
+async def test_batcher_lane_that_dies_fails_its_item_and_is_replaced(error):
     engine = FakeEngine()
     async with running(engine, max_batch_size=1) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
         await settle()
-        engine.answer = raising(error)
+        answers = iter([raising(error), engine._answer, engine._answer, engine._answer])
+        engine.answer = lambda batch: next(answers)(batch)
         engine.release()
-        values = await values_of([*tasks])
+        values = await values_of(tasks)
+
+        assert values == ["EngineFailure", 0.25, 0.5]
+        assert batcher.alive
+
+
+async def test_batcher_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever():
+    engine = FakeEngine()
+    engine.answer = raising(SystemExit(2))
+    async with running(engine, max_batch_size=1) as batcher:
+        values = await values_of([submit(batcher, number / 8) for number in range(8)])
         after = await values_of([submit(batcher, 0.75)])
 
-    assert values == ["EngineFailure", "ModelNotReady", "ModelNotReady"]
-    assert after == ["ModelNotReady"]
+        assert values == ["EngineFailure"] * 4 + ["ModelNotReady"] * 4
+        assert (after, batcher.alive) == (["ModelNotReady"], False)
 
 
-async def test_batcher_one_lane_of_two_dies_other_answers_the_rest():
+async def test_batcher_success_forgives_earlier_deaths():
     engine = FakeEngine()
-    async with running(engine, lanes=2, max_batch_size=1) as batcher:
-        engine.answer = raising(SystemExit())
-        dead = await values_of([submit(batcher, 0.0)])
-        engine.answer = engine._answer
-        values = await values_of([submit(batcher, value) for value in (0.25, 0.5)])
+    async with running(engine, max_batch_size=1) as batcher:
+        for _ in range(5):
+            engine.answer = raising(SystemExit(2))
+            await values_of([submit(batcher, 0.5)])
+            engine.answer = engine._answer
+            await values_of([submit(batcher, 0.5)])
 
-        assert (dead, values, batcher.alive) == (["EngineFailure"], [0.25, 0.5], False)
+        assert batcher.alive
 
 
 async def test_batcher_engine_raising_stop_iteration_fails_only_its_item():
@@ -614,3 +609,142 @@ async def test_batcher_stuck_lane_fails_liveness_until_it_comes_back():
         states.append(batcher.alive)
 
     assert states == [True, True, False, True]
+
+
+class InterruptibleEngine(FakeEngine):
+    """Its held runs end with an error when they are interrupted, as onnxruntime's do."""
+
+    def run(self, batch: Any, run: Any = None) -> Any:
+        run.on_interrupt(self.release)
+        scores = super().run(batch)
+        if run._interrupted:
+            raise RuntimeError("terminated")
+        return scores
+
+
+async def test_batcher_stuck_run_is_interrupted_and_the_lane_goes_on():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        clock.advance(31)
+        batcher._look_for_stuck()
+        values = await values_of(tasks)
+
+        assert (values, batcher.alive) == (["EngineFailure", 0.25], True)
+    assert engine.batches == [[0.0], [0.25]]
+
+
+async def test_batcher_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_replaced():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        for seconds in (31, 2):
+            clock.advance(seconds)
+            batcher._look_for_stuck()
+        await entered(engine)  # the new lane's
+        alive_while_stuck = batcher.alive
+        engine.release()
+        values = await values_of(tasks)
+        await asyncio.to_thread(wait_until, lambda: batcher.alive)
+
+    assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    turn = threading.Event()
+    while not true():
+        turn.wait(0.001)
+
+
+# Recipes
+
+
+async def test_batcher_recipe_is_carried_out_on_the_lane():
+    engine = FakeEngine()
+
+    def recipe() -> NDArray[Any]:
+        made_on.append(threading.current_thread().name)
+        return np.array([0.25], np.float32)
+
+    made_on: list[str] = []
+    async with running(engine) as batcher:
+        answered = await batcher.submit(recipe, NEVER)
+
+    assert (value_of(answered), made_on) == (0.25, ["lane-0"])
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), StopIteration()], ids=["error", "stop"])
+async def test_batcher_recipe_that_fails_costs_its_neighbours_nothing(error):
+    engine = FakeEngine()
+    async with running(engine) as batcher:
+        await occupy(batcher, engine)
+        bad = asyncio.create_task(batcher.submit(raising(error), NEVER))  # type: ignore[arg-type]
+        good = submit(batcher, 0.5)
+        await settle()
+        engine.release()
+        values = await values_of([bad, good])
+
+    assert values[0] in ("ValueError", "TypeError", "RuntimeError")
+    assert (values[1], engine.batches) == (0.5, [[0.0], [0.5]])
+
+
+# What is known of the load
+
+
+async def test_batcher_lone_items_get_all_cores_and_crowded_ones_do_not():
+    wide: list[bool] = []
+
+    class WidthEngine(FakeEngine):
+        def run(self, batch: Any, run: Any = None) -> Any:
+            wide.append(run.wide)
+            return super().run(batch)
+
+    engine, clock = WidthEngine(), FakeClock()
+    async with running(engine, clock=clock, max_batch_size=1) as batcher:
+        await submit(batcher, 0.25)
+        tasks = [await occupy(batcher, engine, 0.5), submit(batcher, 0.75)]
+        await settle()
+        engine.release()
+        await values_of(tasks)
+        await submit(batcher, 0.125)
+        clock.advance(1)
+        await submit(batcher, 0.375)
+
+    assert wide == [True, True, False, False, True]
+
+
+async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, max_batch_size=1) as batcher:
+        unknown = batcher.expected_s()
+        first = await occupy(batcher, engine)
+        clock.advance(2)
+        engine.release()
+        await first
+        idle = batcher.expected_s()
+        await occupy(batcher, engine)
+        _queued = submit(batcher, 0.5)
+        await settle()
+        crowded = batcher.expected_s()
+
+    assert (unknown, idle, crowded) == (0.0, 2.0, 6.0)
+
+
+async def test_batcher_resized_while_running_loses_nothing():
+    engine = FakeEngine()
+    async with running(engine, lanes=1, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher.resize(lanes=2, max_batch_size=2)
+        await entered(engine)
+        batcher.resize(lanes=1, max_batch_size=1)
+        engine.release()
+        values = await values_of(tasks)
+        after = await values_of([submit(batcher, 0.125)])
+
+        assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
+        assert (len(batcher._lanes), batcher.alive) == (1, True)
+    assert engine.batches[:2] == [[0.0], [0.25, 0.5]]

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from contract.images import ImageLimits
-from service import classifier as module
-from service.batcher import BatchedRow
+from contract.images import decode
+from service.answering import Answered
 from service.classifier import Choice, Classifier, Serving, StageTimes
 from service.errors import (
     DeadlineExceeded,
@@ -28,7 +25,7 @@ pytestmark = pytest.mark.anyio
 RED, GREEN = tinymodel.picture("red"), tinymodel.picture("green")
 
 
-class FakeBatcher:
+class FakeAnswerer:
     """Answers with the mean colour, or as told."""
 
     def __init__(self) -> None:
@@ -36,117 +33,104 @@ class FakeBatcher:
         self.error: Exception | None = None
         self.held: asyncio.Event | None = None
 
-    async def submit(self, row: Any, deadline_s: float) -> BatchedRow:
+    async def answer(self, image: bytes, deadline_s: float) -> Answered:
+        colour = np.asarray(decode(image)).reshape(-1, 3).mean(axis=0)
         self.deadlines.append(deadline_s)
         if self.held:
             await self.held.wait()
         if self.error:
             raise self.error
-        colour = row.reshape(-1, 3).mean(axis=0)
-        return BatchedRow(np.array(tinymodel.expected(tuple(colour)), np.float32), 1.0, 2.0, 3)
+        row = np.array(tinymodel.expected(tuple(colour)), np.float32)
+        return Answered(row, 0.5, 0.25, 1.0, 2.0, 3)
+
+    def expected_s(self) -> float:
+        return 7.0
 
 
 @pytest.fixture
-def batcher() -> FakeBatcher:
-    return FakeBatcher()
+def answerer() -> FakeAnswerer:
+    return FakeAnswerer()
 
 
 @pytest.fixture
-def classifier(models_dir: Path, batcher: FakeBatcher):
-    serving = Serving(load_repository(Shelf(models_dir, RunPlan("cpu"))), {("tiny", 2): batcher})
-    with ThreadPoolExecutor(2) as pool:
-        yield Classifier(serving, pool, ImageLimits(), clock=FakeClock())
+def classifier(models_dir: Path, answerer: FakeAnswerer) -> Classifier:
+    repository = load_repository(Shelf(models_dir, RunPlan("cpu")))
+    return Classifier(Serving(repository, {("tiny", 2): answerer}), clock=FakeClock())
 
 
 NOW_S = FakeClock()()
 LATER_S = NOW_S + 30
 
 
-async def test_classifier_answers_each_picture_in_order(classifier, batcher):
+async def test_classifier_answers_each_picture_in_order(classifier, answerer):
     answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
 
     assert [outcome[0].label for outcome in answer.outcomes] == ["red", "green"]
     assert answer.manifest.version == 2
-    assert batcher.deadlines == [LATER_S, LATER_S]
+    assert answerer.deadlines == [LATER_S, LATER_S]
 
 
 async def test_classifier_times_are_those_of_the_slowest_picture(classifier):
     answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
 
-    assert answer.times == StageTimes(0.0, 1.0, 2.0, 3)
+    assert answer.times == StageTimes(0.5, 0.25, 1.0, 2.0, 0.0, 3)
 
 
 def test_stage_times_keep_the_longest():
     times = StageTimes()
     row = np.zeros(1, np.float32)
 
-    times.include(1.0, BatchedRow(row, 5.0, 1.0, 2))
-    times.include(2.0, BatchedRow(row, 4.0, 3.0, 1))
+    times.include(Answered(row, 1.0, 9.0, 5.0, 1.0, 2), 0.25)
+    times.include(Answered(row, 2.0, 8.0, 4.0, 3.0, 1), 0.5)
 
-    assert times == StageTimes(2.0, 5.0, 3.0, 2)
+    assert times == StageTimes(2.0, 9.0, 5.0, 3.0, 0.75, 2)
 
 
-async def test_classifier_bad_picture_fails_alone(classifier, batcher):
+async def test_classifier_bad_picture_fails_alone(classifier, answerer):
     unread = MalformedRequest("unread")
 
     answer = await classifier.classify([RED, b"x", unread, GREEN], Choice(), LATER_S)
 
     codes = [getattr(outcome, "code", "ok") for outcome in answer.outcomes]
     assert codes == ["ok", "unsupported_media_type", "malformed_request", "ok"]
-    assert len(batcher.deadlines) == 2
+    assert len(answerer.deadlines) == 2
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late")])
-async def test_classifier_refusal_of_the_batcher_is_the_pictures_outcome(
-    classifier, batcher, error
+async def test_classifier_refusal_of_the_answerer_is_the_pictures_outcome(
+    classifier, answerer, error
 ):
-    batcher.error = error
+    answerer.error = error
 
     answer = await classifier.classify([RED], Choice(), LATER_S)
 
     assert answer.outcomes == [error]
 
 
-async def test_classifier_unexpected_error_is_raised(classifier, batcher):
-    batcher.error = KeyError("bug")
+async def test_classifier_unexpected_error_is_raised(classifier, answerer):
+    answerer.error = KeyError("bug")
 
     with pytest.raises(KeyError):
         await classifier.classify([RED], Choice(), LATER_S)
 
 
-async def test_classifier_deadline_ends_the_wait(classifier, batcher):
-    batcher.held = asyncio.Event()
+async def test_classifier_deadline_ends_the_wait(classifier, answerer):
+    answerer.held = asyncio.Event()
 
     answer = await classifier.classify([RED], Choice(), NOW_S + 0.2)
 
     assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
 
 
-async def test_classifier_past_deadline_answers_at_once(classifier, batcher):
+async def test_classifier_past_deadline_answers_at_once(classifier, answerer):
     answer = await classifier.classify([RED], Choice(), NOW_S - 1)
 
     assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
-    assert batcher.deadlines == []
+    assert answerer.deadlines == []
 
 
-async def test_classifier_out_of_memory_is_overload(classifier, monkeypatch):
-    def decode(*_args: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(module, "decode", decode)
-
-    answer = await classifier.classify([RED], Choice(), LATER_S)
-
-    assert [type(outcome) for outcome in answer.outcomes] == [Overloaded]
-
-
-async def test_classifier_limits_reach_the_decoder(models_dir, batcher):
-    serving = Serving(load_repository(Shelf(models_dir, RunPlan("cpu"))), {("tiny", 2): batcher})
-    with ThreadPoolExecutor(1) as pool:
-        small = Classifier(serving, pool, ImageLimits(max_pixels=10), clock=FakeClock())
-        answer = await small.classify([RED], Choice(), LATER_S)
-
-    assert answer.outcomes[0].code == "image_too_many_pixels"  # type: ignore[union-attr]
+def test_classifier_expects_what_the_answerer_does(classifier):
+    assert classifier.expected_s(classifier.find(Choice())) == 7.0
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (3, 3)])

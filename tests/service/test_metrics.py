@@ -58,9 +58,9 @@ def test_metrics_stages_and_batches_observed_once_a_run(fresh_client):
 
     stages = [
         value(fresh_client, "convserve_stage_seconds_count", model="tiny", stage=stage)
-        for stage in ("prepare", "queue", "infer")
+        for stage in ("receive", "decode", "preprocess", "queue", "infer", "rank")
     ]
-    assert stages == [3, 3, 3]
+    assert stages == [3] * 6
     assert value(fresh_client, "convserve_batch_size_sum", model="tiny") == 3
 
 
@@ -79,8 +79,12 @@ def test_metrics_refusals_counted_by_code(make_client):
     client.post("/v1/models/none/classify", content=RED)
 
     counts = {
-        code: value(client, "convserve_refused_total", code=code)
-        for code in ("overloaded", "draining", "model_not_found")
+        code: value(client, "convserve_refused_total", code=code, reason=reason)
+        for code, reason in (
+            ("overloaded", "images"),
+            ("draining", "draining"),
+            ("model_not_found", "model_not_found"),
+        )
     }
     assert counts == {"overloaded": 1, "draining": 1, "model_not_found": None}
 
@@ -106,8 +110,8 @@ def test_metrics_model_info_names_every_version(make_client):
 
 def test_metrics_waiting_is_the_sum_over_versions(make_client):
     client = make_client(versions_per_model=0)
-    for batcher in client.app.state.service._batchers.values():
-        batcher._waiting = 2
+    for answerer in client.app.state.service._answerers.values():
+        answerer.batcher._waiting = 2
 
     text = client.get("/metrics").text
 

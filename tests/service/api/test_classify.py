@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from service.api.payload import READERS
-from service.batcher import BatchedRow
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
 
@@ -37,14 +36,14 @@ def tops(response) -> list[str]:
 
 
 class Recorder:
-    """A batcher that keeps what it is given and answers that everything is red."""
+    """An engine that keeps what it is given and answers that everything is red."""
 
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
 
-    async def submit(self, row, _deadline_s):
-        self.rows.append(row)
-        return BatchedRow(np.array([1, 0, 0], np.float32), 0.0, 0.0, 1)
+    def run(self, batch, _run):
+        self.rows.extend(batch)
+        return np.tile(np.array([1, 0, 0], np.float32), (len(batch), 1))
 
 
 def red_left_of_blue(orientation: int) -> bytes:
@@ -111,7 +110,7 @@ def test_classify_server_timing_tells_stages(client):
     timing = client.post(CLASSIFY, content=RED).headers["server-timing"]
 
     names = [entry.partition(";")[0] for entry in timing.split(", ")]
-    assert names == ["prepare", "queue", "infer", "batch"]
+    assert names == ["receive", "decode", "preprocess", "queue", "infer", "rank", "batch"]
     assert timing.endswith("batch;desc=1")
 
 
@@ -122,7 +121,7 @@ def test_classify_server_timing_tells_stages(client):
 )
 def test_classify_rotated_photo_seen_upright(fresh_client, orientation, edges):
     recorder = Recorder()
-    fresh_client.app.state.parts.classifier.serving.batchers["tiny", 2] = recorder
+    fresh_client.app.state.service._answerers["tiny", 2].batcher._engine = recorder
 
     fresh_client.post(CLASSIFY, content=red_left_of_blue(orientation))
 

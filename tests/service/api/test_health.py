@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -69,16 +71,17 @@ def test_readyz_draining_counted_with_its_status(fresh_client):
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_health_stuck_lane_fails(fresh_client, monkeypatch, path):
-    batcher = fresh_client.app.state.service._batchers["tiny", 2]
+    batcher = fresh_client.app.state.service._answerers["tiny", 2].batcher
     lane = batcher._lanes[0]
-    monkeypatch.setattr(lane, "busy_since_s", batcher._clock() - 31)
+    monkeypatch.setattr(lane, "since_s", batcher._clock() - 31)
+    monkeypatch.setattr(lane, "batch", [Mock()])
 
     assert_problem(fresh_client.get(path), 503, "model_not_ready")
 
 
 def test_livez_dead_lane_fails(fresh_client):
-    lane = fresh_client.app.state.service._batchers["tiny", 2]._lanes[0]
-    fresh_client.portal.call(lane.task.cancel)
+    lane = fresh_client.app.state.service._answerers["tiny", 2].batcher._lanes[0]
+    lane.dead = True
 
     response = fresh_client.get("/livez")
 
