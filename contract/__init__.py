@@ -2,5 +2,6 @@
 
 The manifest, the decoder (bytes to RGB), the preprocessing (RGB to tensor) and the scores (logits to
 predictions) live here and nowhere else, so that the accuracy training prints is measured through the
-very functions the service runs. Depends on the standard library, numpy, Pillow and pydantic only.
+very functions the service runs. Depends on the standard library, numpy, pydantic, Pillow and two
+libraries that decode and resize faster, simplejpeg and cykooz-resizer.
 """

@@ -9,22 +9,21 @@ with black pixels and no error.
 What every picture becomes, whatever it was stored as:
 
 - the first frame of an animation; EXIF orientation applied; ICC profiles ignored;
-- grey and 1-bit: the value repeated in three channels; 16-bit: scaled by 1/257, not clipped;
-- palette and alpha: composed over `BACKGROUND`;
-- CMYK: converted by Pillow, with Adobe's inversion where the file declares it.
+- RGB as `contract.colours` says: grey repeated, palette and alpha composed over white.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from PIL import Image
 
 from contract import headers
+from contract.colours import to_rgb
 from contract.errors import (
     ImageBadDimensions,
     ImageError,
@@ -42,11 +41,9 @@ from contract.essentials import (
     strip_png,
     unchanged,
 )
+from contract.jpeg import decode_jpeg, reduction_for
+from contract.resampling import Pixels, size_of
 
-BACKGROUND: Final = (255, 255, 255)
-"""Colour behind transparent pixels: white, as product photos and documents assume."""
-
-_STRIP_PIXELS: Final = 1 << 20  # converted at once, so that no second full-size copy exists
 # EXIF 2.32, 4.6.4: what undoes each stored orientation.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +54,9 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED: Final = frozenset({5, 6, 7, 8})  # these exchange width and height
+_MIRRORED_ACROSS: Final = frozenset({2, 3, 6, 7})  # these put what was stored last at the left
+_MIRRORED_DOWN: Final = frozenset({3, 4, 7, 8})  # and these at the top
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class Decoder:
         strip: leaves only what makes pixels.
         verify: refuses a decoded picture that lost rows without the decoder saying so; gets the
             stripped file.
+        reduces: `contract.jpeg` can decode it, and at a reduced size.
     """
 
     name: str
@@ -108,6 +109,26 @@ class Decoder:
     check: Callable[[bytes, ImageLimits], None] | None = None
     strip: Callable[[bytes], Essentials] = unchanged
     verify: Callable[[bytes, Image.Image], None] | None = None
+    reduces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, perhaps a reduced copy.
+
+    Attributes:
+        pixels: upright RGB.
+        size: (width, height) of the whole picture, upright.
+        reduction: 1, 2, 4 or 8: how many pixels of the whole become one of `pixels`. A side that it
+            does not divide is rounded up.
+        corner: where in `pixels` the whole begins, (x, y): not at (0, 0) where orientation turned a
+            side that was rounded up to the front.
+    """
+
+    pixels: Pixels
+    size: headers.Size
+    reduction: int = 1
+    corner: tuple[float, float] = (0.0, 0.0)
 
 
 def _check_jpeg(data: bytes, limits: ImageLimits) -> None:
@@ -153,6 +174,7 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         ("JPEG",),  # also phones' multi-picture files (MPO), whose index is stripped
         _check_jpeg,
         strip_jpeg,
+        reduces=True,
     ),
     Decoder(
         "png",
@@ -205,21 +227,74 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
         ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: judged before decoding.
         ImageTruncated, ImageUndecodable: the content is broken.
     """
-    limits = limits or ImageLimits()
+    with _opened(data, limits or ImageLimits()) as opened:
+        return opened.load()
+
+
+def decode_reduced(data: bytes, shorter_side_px: int, limits: ImageLimits | None = None) -> Picture:
+    """Decodes one image file, a JPEG no larger than is needed and by the shortest way.
+
+    Args:
+        data: the whole file.
+        shorter_side_px: of the result at least, where the whole picture has as many.
+        limits: as for `decode`.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(data, limits or ImageLimits()) as opened:
+        whole = opened.image.size
+        reduction, pixels = 1, None
+        if opened.decoder.reduces:
+            reduction = reduction_for(whole, shorter_side_px)
+            pixels = decode_jpeg(opened.essentials.data, whole, reduction)
+        orientation = opened.orientation
+        if pixels is None:
+            opened.image.draft(None, (shorter_side_px, shorter_side_px))
+            upright: Pixels = opened.load()
+        elif orientation in _UPRIGHT:
+            upright = _upright(Image.fromarray(pixels), orientation)
+        else:
+            upright = pixels
+        size = (whole[1], whole[0]) if orientation in _TURNED else whole
+        width, height = size_of(upright)
+        x = width - size[0] / reduction if orientation in _MIRRORED_ACROSS else 0.0
+        y = height - size[1] / reduction if orientation in _MIRRORED_DOWN else 0.0
+        return Picture(upright, size, reduction, (x, y))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file that passed every check that comes before decoding."""
+
+    decoder: Decoder
+    essentials: Essentials
+    image: Image.Image
+
+    @property
+    def orientation(self) -> int | None:
+        return headers.exif_orientation(self.essentials.exif or self.image.info.get("exif", b""))
+
+    def load(self) -> Image.Image:
+        self.image.load()
+        if self.decoder.verify is not None:
+            self.decoder.verify(self.essentials.data, self.image)
+        return to_rgb(_upright(self.image, self.orientation))
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits) -> Iterator[_Opened]:
     decoder = sniff(data)
     _check_declared_size(decoder, data, limits)
     if decoder.check is not None:
         decoder.check(data, limits)
     essentials = decoder.strip(data)
-    _check_declared_size(decoder, essentials.data, limits)  # a GIF's frame may exceed its screen
+    if decoder.name == "gif":  # whose first frame may exceed its screen
+        _check_declared_size(decoder, essentials.data, limits)
     try:
         with Image.open(io.BytesIO(essentials.data), formats=decoder.plugins) as image:
             _check_size(image.size, limits)
-            image.load()
-            if decoder.verify is not None:
-                decoder.verify(essentials.data, image)
-            exif = essentials.exif or image.info.get("exif", b"")
-            return to_rgb(_upright(image, headers.exif_orientation(exif)))
+            yield _Opened(decoder, essentials, image)
     except ImageError:
         raise
     except MemoryError:
@@ -252,51 +327,6 @@ def declared_pixels(data: bytes) -> int:
     """
     size = sniff(data).size(data)
     return 0 if size is None else size[0] * size[1]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a loaded image of any mode to RGB as the module docstring says.
-
-    Returns:
-        Mode RGB, uint8, the same size; the image itself where it already is RGB.
-    """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if not image.has_transparency_data and not _is_deep_grey(image):
-        return image.convert("RGB")
-    canvas = Image.new("RGB", image.size, BACKGROUND)
-    for top, strip in _strips(image):
-        canvas.paste(_strip_to_rgb(strip), (0, top))
-    return canvas
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _strip_to_rgb(strip: Image.Image) -> Image.Image:
-    if _is_deep_grey(strip):
-        return _from_deep_grey(strip).convert("RGB")
-    if strip.mode in ("La", "RGBa"):  # premultiplied alpha
-        strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
-    background = Image.new("RGBA", strip.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(background, strip.convert("RGBA")).convert("RGB")
-
-
-def _is_deep_grey(image: Image.Image) -> bool:
-    return image.mode.startswith("I") or image.mode == "F"
-
-
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Scales 16-bit (or wider) grey to 8 bits; plain `convert` would clip everything above 255."""
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
-    grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
-    if "transparency" in image.info:  # one grey value that means the background
-        grey[values == image.info["transparency"]] = BACKGROUND[0]
-    return Image.fromarray(grey)
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:

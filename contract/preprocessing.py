@@ -1,10 +1,11 @@
-"""From upright RGB pixels to the input tensor of a graph, equal to timm's evaluation transform.
+"""From an image file to the input tensor of a graph, as timm's evaluation transform makes it.
 
-timm (`timm.data.create_transform`, is_training=False, crop_mode "center" or "squash") resizes with
-Pillow and cuts out the middle. Pillow resizes one axis after the other, so here the columns outside
-the crop are dropped between the two passes: the same pixels for two thirds of the work. Pillow's
-`resize(box=)` would be cheaper still but is not the same: it keeps the box as float32, and Pillow
-13 picks the order of the passes by their cost, which moves pixels by up to 11 of 255.
+timm (`timm.data.create_transform`, is_training=False, crop_mode "center" or "squash") decodes with
+Pillow, resizes the whole picture and cuts out the middle. `reference_input` gives its very pixels,
+on every machine: golden examples and parity are judged by them. `read_input`, which answers
+requests, takes the short way: a JPEG is decoded at a reduced size where that is still twice what is
+needed (`contract.jpeg`), and only what the crop shows is resized (`contract.resampling`).
+docs/decisions/0022 has what that saves and what it changes.
 
 Shapes: S = crop_size_px, N = batch.
 """
@@ -17,6 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from contract.errors import GoldenMismatch
+from contract.images import ImageLimits, Picture, decode, decode_reduced
+from contract.resampling import Span, as_image, resize_part, size_of
 
 if TYPE_CHECKING:
     from contract.manifest import Manifest, Preprocessing
@@ -34,19 +39,73 @@ INTERPOLATIONS: Final = {
 # twice as high as wide or more, and for distorting ones.
 _MAX_COLUMNS_FIRST: Final = 1.75
 
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the shorter side keeps this many times
+# resize_size_px; less moves probabilities twice as far and saves little (docs/decisions/0022).
+_REDUCED_MARGIN: Final = 2.0
 
-def to_input(image: Image.Image, manifest: Manifest) -> Tensor:
-    """Prepares one picture as one row of the graph's input.
+MAX_SHORTCUT_DIFFERENCE: Final = 8.0
+"""How far, of 255, `read_input` may be from the reference in the mean of a golden picture. Photographs
+differ by 0.004, reduced ones by 0.5; swapped channels or a shifted crop by 20 and more."""
+
+
+def read_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = None) -> Tensor:
+    """Prepares an image file as one row of the graph's input: every answer begins with this.
 
     Args:
-        image: mode RGB, any size.
+        data: the whole file.
+        manifest: its `preprocessing` and the dtype and layout of `graph.input` decide the result.
+        limits: how much the picture may cost.
+
+    Returns:
+        As `to_input`.
+
+    Raises:
+        ImageError: the file is not an acceptable picture; see `contract.images.decode`.
+    """
+    return to_input(decode_for(data, manifest.preprocessing, limits), manifest)
+
+
+def reference_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = None) -> Tensor:
+    """Prepares an image file with timm's very pixels, by Pillow alone: `read_input` the long way."""
+    return _to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
+
+
+def golden_input(data: bytes, manifest: Manifest) -> Tensor:
+    """Prepares a golden picture by the reference and compares the short way with it.
+
+    Raises:
+        ImageError: the file is not an acceptable picture.
+        GoldenMismatch: this machine prepares requests otherwise than the reference.
+    """
+    spec = manifest.preprocessing
+    pixels = reference_pixels(decode(data), spec)  # (S, S, 3)
+    shortcut = resize_and_crop(decode_for(data, spec), spec)
+    difference = float(np.abs(shortcut.astype(np.float32) - pixels).mean())
+    if difference > MAX_SHORTCUT_DIFFERENCE:
+        raise GoldenMismatch(f"pixels are prepared {difference:.1f} of 255 off the reference")
+    return _to_row(pixels, manifest)
+
+
+def decode_for(data: bytes, spec: Preprocessing, limits: ImageLimits | None = None) -> Picture:
+    """Decodes an image file no larger than `spec` needs it: the first half of `read_input`."""
+    return decode_reduced(data, math.ceil(_REDUCED_MARGIN * spec.resize_size_px), limits)
+
+
+def to_input(picture: Picture | Image.Image, manifest: Manifest) -> Tensor:
+    """Prepares one decoded picture as one row of the graph's input.
+
+    Args:
+        picture: mode RGB, any size.
         manifest: its `preprocessing` and the dtype and layout of `graph.input` decide the result.
 
     Returns:
         uint8 (S, S, 3) or (3, S, S), 0..255, where the graph normalises by itself; otherwise
         float32 of the same shapes, (value / 255 - mean) / std.
     """
-    pixels = resize_and_crop(image, manifest.preprocessing)  # (S, S, 3)
+    return _to_row(resize_and_crop(picture, manifest.preprocessing), manifest)
+
+
+def _to_row(pixels: NDArray[np.uint8], manifest: Manifest) -> Tensor:
     spec = manifest.preprocessing
     row: NDArray[Any] = pixels if spec.in_graph else _normalise(pixels, spec)
     if manifest.graph.input.layout == "NCHW":
@@ -54,28 +113,71 @@ def to_input(image: Image.Image, manifest: Manifest) -> Tensor:
     return row
 
 
-def resize_and_crop(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
+def resize_and_crop(picture: Picture | Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
     """Resizes a picture and cuts out the middle.
+
+    Args:
+        picture: mode RGB, any size.
+        spec: resize mode and size, crop size and interpolation.
+
+    Returns:
+        uint8, shape (S, S, 3), 0..255: the pixels timm's evaluation transform gives, but for
+        rounding and for what a reduced decoding changed.
+    """
+    if isinstance(picture, Image.Image):
+        picture = Picture(picture, picture.size)
+    size, crop_px = resized_size(picture.size, spec), spec.crop_size_px
+    if not _columns_first(size_of(picture.pixels), spec) or spec.interpolation == "nearest":
+        left, top = picture.corner
+        width, height = (side / picture.reduction for side in picture.size)
+        whole = (left, top, left + width, top + height)
+        return _resize_whole(as_image(picture.pixels), size, spec, whole)
+    across, down = (_shown(picture, size, axis, crop_px) for axis in (0, 1))
+    return resize_part(picture.pixels, across, down, crop_px, spec.interpolation)
+
+
+def reference_pixels(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
+    """Resizes a picture and cuts out the middle, to the very pixels of timm's transform.
 
     Args:
         image: mode RGB, any size.
         spec: resize mode and size, crop size and interpolation.
 
     Returns:
-        uint8, shape (S, S, 3), 0..255: the pixels timm's evaluation transform gives.
+        uint8, shape (S, S, 3), 0..255.
     """
     width, height = resized_size(image.size, spec)
-    crop = spec.crop_size_px
+    if not _columns_first(image.size, spec):
+        return _resize_whole(image, (width, height), spec)
+    crop, method = spec.crop_size_px, INTERPOLATIONS[spec.interpolation]
     left, top = _crop_offset(width, crop), _crop_offset(height, crop)
-    method = INTERPOLATIONS[spec.interpolation]
-    if spec.resize_mode == "shortest_side" and image.height <= _MAX_COLUMNS_FIRST * image.width:
-        columns = image.resize((width, image.height), method).crop(
-            (left, 0, left + crop, image.height)
-        )
-        resized = columns.resize((crop, height), method).crop((0, top, crop, top + crop))
-    else:
-        resized = image.resize((width, height), method).crop((left, top, left + crop, top + crop))
-    return np.asarray(resized)  # (S, S, 3)
+    # The columns outside of the crop are dropped between Pillow's two passes.
+    columns = image.resize((width, image.height), method).crop((left, 0, left + crop, image.height))
+    return np.asarray(columns.resize((crop, height), method).crop((0, top, crop, top + crop)))
+
+
+def _columns_first(size: tuple[int, int], spec: Preprocessing) -> bool:
+    width, height = size
+    return spec.resize_mode == "shortest_side" and height <= _MAX_COLUMNS_FIRST * width
+
+
+def _resize_whole(
+    image: Image.Image,
+    size: tuple[int, int],
+    spec: Preprocessing,
+    box: tuple[float, float, float, float] | None = None,
+) -> NDArray[np.uint8]:
+    crop = spec.crop_size_px
+    left, top = (_crop_offset(side, crop) for side in size)
+    resized = image.resize(size, INTERPOLATIONS[spec.interpolation], box=box)
+    return np.asarray(resized.crop((left, top, left + crop, top + crop)))  # (S, S, 3)
+
+
+def _shown(picture: Picture, resized: tuple[int, int], axis: int, crop_px: int) -> Span:
+    """Returns what the crop shows of one side of the decoded pixels."""
+    step = picture.size[axis] / (resized[axis] * picture.reduction)
+    start = picture.corner[axis] + _crop_offset(resized[axis], crop_px) * step
+    return Span(start, min(start + crop_px * step, size_of(picture.pixels)[axis]))
 
 
 def resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:

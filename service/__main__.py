@@ -16,9 +16,8 @@ import click
 from pydantic.fields import FieldInfo
 
 from contract.errors import ContractError, ImageError, ModelError
-from contract.images import decode
 from contract.predictions import to_predictions
-from contract.preprocessing import to_input
+from contract.preprocessing import read_input
 from contract.telemetry import disable_runtime_telemetry
 from contract.versions import find_versions
 from service import process
@@ -164,7 +163,7 @@ def classify(
     failed = False
     for file in files:
         try:
-            row = to_input(decode(file.read_bytes()), version.manifest)
+            row = read_input(file.read_bytes(), version.manifest)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             click.echo(f"{file}: {reason}", err=True)

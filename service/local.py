@@ -15,9 +15,9 @@ from concurrent.futures import Executor
 from typing import Final
 
 from contract.errors import ImageError
-from contract.images import ImageLimits, declared_pixels, decode
+from contract.images import ImageLimits, declared_pixels
 from contract.manifest import Manifest
-from contract.preprocessing import Tensor, to_input
+from contract.preprocessing import Tensor, decode_for, to_input
 from service.answering import Answered
 from service.batcher import Batcher
 from service.errors import DeadlineExceeded, Overloaded
@@ -68,7 +68,7 @@ class Preparation:
         if started_s >= self._deadline_s:
             raise DeadlineExceeded("the deadline passed before the picture was decoded")
         try:
-            picture = decode(self._image, self._limits)
+            picture = decode_for(self._image, self._manifest.preprocessing, self._limits)
             decoded_s = self._clock()
             row = to_input(picture, self._manifest)
         except MemoryError as error:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ManifestInvalid, ModelError
-from contract.images import decode
 from contract.manifest import MANIFEST_FILE, Manifest
 from contract.predictions import check_golden
-from contract.preprocessing import Tensor, to_input
+from contract.preprocessing import Tensor, golden_input
 from contract.versions import Version, find_versions, read_version, sha256
 from service.engine import Batch, Engine, OnnxEngine, Run
 from service.errors import ModelNotFound, ProviderUnavailable
@@ -300,7 +299,7 @@ def replay_golden(
     rows = []
     for example in manifest.golden:
         try:
-            rows.append(to_input(decode(version.contents[example.file]), manifest))
+            rows.append(golden_input(version.contents[example.file], manifest))
         except ImageError as error:
             raise GoldenMismatch(f"{example.file}: {error}") from error
 

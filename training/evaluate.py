@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.manifest import Manifest, Metrics
 from contract.predictions import to_probabilities
+from contract.preprocessing import read_input
 from training.errors import GateFailed, GraphRefused, PicturesMissing
 from training.measures import top_k_accuracy
 from training.onnx_session import BATCH_SIZE, SessionPlan, open_session, run_outputs
-from training.pictures import Picture, input_rows
+from training.pictures import Picture, Prepare, input_rows
 
 _CHUNK: Final = 64  # pictures prepared at once, so that memory does not grow with the folder
 
@@ -30,10 +31,19 @@ class Scorer:
         graph: the ONNX file.
         manifest: its preprocessing, outputs and calibration; it need not have golden examples yet.
         plan: how the runtime is set up.
+        prepare: makes input rows of files: as the service does, or the reference where answers are
+            compared with those of another machine or of torch.
     """
 
-    def __init__(self, graph: bytes, manifest: Manifest, plan: SessionPlan | None = None) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        manifest: Manifest,
+        plan: SessionPlan | None = None,
+        prepare: Prepare = read_input,
+    ) -> None:
         self.manifest = manifest
+        self._prepare = prepare
         self._session = open_session(graph, plan)
 
     def probabilities(
@@ -81,7 +91,7 @@ class Scorer:
         """Fetches outputs, each float32, shape (N, C), a chunk of pictures in memory at a time."""
         batch_size = self.manifest.graph.fixed_batch_size or batch_size
         parts = [
-            run_outputs(self._session, input_rows(chunk, self.manifest), outputs, batch_size)
+            run_outputs(self._session, self._rows(chunk), outputs, batch_size)
             for chunk in _chunks(pictures, max(_CHUNK // batch_size, 1) * batch_size)
         ]
         if not parts:
@@ -90,6 +100,9 @@ class Scorer:
         if not all(np.isfinite(rows).all() for rows in found):
             raise GateFailed("the graph answers values that are not finite")
         return found
+
+    def _rows(self, pictures: Iterable[Picture]) -> list[NDArray[Any]]:
+        return input_rows(pictures, self.manifest, self._prepare)
 
 
 def answer_labelled(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from contract.manifest import GoldenExample, GoldenPrediction, Manifest
 from contract.predictions import to_predictions
+from contract.preprocessing import reference_input
 from contract.versions import sha256
 from training.errors import VersionUnproven
 from training.evaluate import Scorer
@@ -70,9 +71,9 @@ def _answers(
     """Answers every picture under every condition; the first is the one of record."""
     n = len(pictures)
     full = [pictures[i % n] for i in range(max(max_batch, n))]
-    exact = Scorer(graph, manifest, SessionPlan(optimise=False))
-    single = Scorer(graph, manifest, SessionPlan(threads=1))
-    usual = Scorer(graph, manifest)
+    exact = Scorer(graph, manifest, SessionPlan(optimise=False), reference_input)
+    single = Scorer(graph, manifest, SessionPlan(threads=1), reference_input)
+    usual = Scorer(graph, manifest, prepare=reference_input)
     return np.stack(
         [
             usual.probabilities(pictures, 1),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.manifest import Label, Manifest, Provenance
+from contract.preprocessing import reference_input
 from training import architectures, graphs
 from training.environment import installed_versions
 from training.errors import InputRefused, PicturesMissing, QuantizationFailed
@@ -207,7 +208,8 @@ def _measure(
     scorer = Scorer(graph, draft)
     changes: dict[str, object] = {}
     if candidate.reference is not None and draft.quantization is not None:
-        changes["parity"] = note_parity(scorer, candidate.reference).parity
+        exact = Scorer(graph, draft, prepare=reference_input)
+        changes["parity"] = note_parity(exact, candidate.reference).parity
     if judgement is not None and judgement.indexes is not None and evidence.evaluate_dir:
         dataset = evidence.dataset or f"the folder {evidence.evaluate_dir.name}"
         answers = scorer.probabilities(judgement.pictures)

@@ -6,7 +6,7 @@ counted, never fatal; links that lead out of a folder are not followed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from contract.errors import ImageError
 from contract.images import decode
 from contract.manifest import Label, Manifest
-from contract.preprocessing import to_input
+from contract.preprocessing import Tensor, read_input
 from training.errors import PicturesMissing
 from training.labels import class_of_folder
+
+Prepare = Callable[[bytes, Manifest], Tensor]
+"""Makes an input row of a file; `read_input`, or a reference to compare it with."""
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
@@ -125,10 +128,12 @@ def image_files(root: Path) -> Iterator[Path]:
             yield path
 
 
-def input_rows(pictures: Iterable[Picture], manifest: Manifest) -> list[NDArray[Any]]:
-    """Prepares pictures exactly as the service does: decode, resize, crop, normalise if told to.
+def input_rows(
+    pictures: Iterable[Picture], manifest: Manifest, prepare: Prepare = read_input
+) -> list[NDArray[Any]]:
+    """Prepares pictures, exactly as the service does unless told otherwise.
 
     Returns:
         One row a picture, of the dtype and layout of the graph's input.
     """
-    return [to_input(decode(picture.data), manifest) for picture in pictures]
+    return [prepare(picture.data, manifest) for picture in pictures]

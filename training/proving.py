@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contract.manifest import Manifest, Preprocessing
+from contract.preprocessing import reference_input
 from training import graphs
 from training.architectures import PixelsToProbabilities
 from training.evaluate import Scorer
@@ -91,7 +92,7 @@ def prove_parity(
         ParityFailed: they disagree.
     """
     parity, answers = measure_parity(
-        Scorer(graph, draft),
+        Scorer(graph, draft, prepare=reference_input),
         reference.expected,
         reference.pictures,
         batch_sizes(reference.max_batch),

@@ -22,6 +22,7 @@ from contract.manifest import (
     Preprocessing,
 )
 from contract.predictions import check_golden
+from contract.preprocessing import golden_input
 from contract.versions import Version, find_versions, manifest_files, read_version, sha256
 from training.errors import VersionExists, VersionUnproven
 from training.evaluate import Scorer
@@ -141,7 +142,7 @@ def prove(models_dir: Path, name: str, version: int) -> Version:
     """
     try:
         found = read_version(models_dir, name, version)
-        scorer = Scorer(found.graph, found.manifest)
+        scorer = Scorer(found.graph, found.manifest, prepare=golden_input)
         for example in found.manifest.golden:
             picture = Picture(example.file, found.contents[example.file])
             check_golden(example, scorer.probabilities([picture], 1)[0])

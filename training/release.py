@@ -26,6 +26,7 @@ from torch import nn
 
 from contract.images import sniff
 from contract.manifest import Calibration, Manifest, Preprocessing, Provenance
+from contract.preprocessing import reference_input
 from training import graphs
 from training.architectures import normalise
 from training.calibrate import calibrate, fit_temperature
@@ -141,7 +142,7 @@ def prove(finished: Finished, to: Destination, report: Report) -> Proven:
     if plan.int8:
         graph, draft = _try_int8(graph, draft, finished, report)
         if draft.quantization is not None:
-            draft = note_parity(Scorer(graph, draft), reference)
+            draft = note_parity(Scorer(graph, draft, prepare=reference_input), reference)
     validation, test = (answer(graph, draft, samples) for samples in (data.validation, data.test))
     draft = _with_evidence(draft, finished, to, validation, test)
     _check_accuracy(draft, plan, report)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from contract.colours import BACKGROUND
 from contract.errors import (
     ImageBadDimensions,
     ImageError,
@@ -15,7 +16,7 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
-from contract.images import BACKGROUND, DECODERS, ImageLimits, decode, sniff, to_rgb
+from contract.images import DECODERS, ImageLimits, decode, sniff
 from tests import pictures
 from tests.pictures import ACCEPTED, FORMATS, HOSTILE, MODES, ORIENTATIONS, RED
 
@@ -200,43 +201,6 @@ def test_decode_half_transparent_is_half_background():
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
 
     assert decode(pictures.png(half)).getpixel((0, 0)) == (127, 127, 127)
-
-
-@pytest.mark.parametrize("mode", ["La", "RGBa"])
-def test_to_rgb_premultiplied_alpha_is_composed(mode):
-    image = Image.new(mode[:-1] + "A", (3, 3), 0).convert(mode)
-
-    assert to_rgb(image).getpixel((1, 1)) == BACKGROUND
-
-
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_to_rgb_wide_grey_is_clipped_to_sixteen_bits(mode):
-    image = Image.new(mode, (2, 2), 1_000_000)
-
-    assert to_rgb(image).getpixel((1, 1)) == (255, 255, 255)
-
-
-def test_to_rgb_not_a_number_is_black_and_infinity_white():
-    image = Image.fromarray(np.array([[np.nan, np.inf, -np.inf]], np.float32))
-
-    assert list(np.asarray(to_rgb(image))[0, :, 0]) == [0, 255, 0]
-
-
-def test_to_rgb_rgb_is_returned_as_it_is():
-    image = pictures.picture()
-
-    assert to_rgb(image) is image
-
-
-def test_to_rgb_in_strips_equals_the_whole_picture(monkeypatch):
-    image = pictures.photo((64, 48)).convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    whole = to_rgb(image).tobytes()
-    monkeypatch.setattr("contract.images._STRIP_PIXELS", 64 * 7)
-
-    strips = to_rgb(image).tobytes()
-
-    assert strips == whole
 
 
 # --- limits ---------------------------------------------------------------------------------------

@@ -6,14 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from contract.errors import GoldenMismatch, ImageTooManyPixels, ImageTruncated
+from contract.images import ImageLimits, Picture
 from contract.manifest import Preprocessing, parse_manifest
 from contract.preprocessing import (
     INTERPOLATIONS,
+    golden_input,
+    read_input,
+    reference_input,
+    reference_pixels,
     resize_and_crop,
     resize_size_for,
     resized_size,
     to_input,
 )
+from tests import pictures
 from tests.contract.manifests import changed
 from tests.pictures import photo
 
@@ -68,12 +75,27 @@ def test_resize_and_crop_any_size_gives_the_crop(size, sizes, mode):
     st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     st.sampled_from(["shortest_side", "squash"]),
 )
-def test_resize_and_crop_equals_resize_then_crop(size, sizes, interpolation, mode):
+def test_resize_and_crop_is_resize_then_crop_but_for_rounding(size, sizes, interpolation, mode):
     image, chosen = photo(size), spec(sizes, mode, interpolation)
 
-    difference = resize_and_crop(image, chosen).astype(int) - two_steps(image, chosen)
+    difference = np.abs(resize_and_crop(image, chosen).astype(int) - two_steps(image, chosen))
 
-    assert np.abs(difference).max() == 0
+    # A value that the first pass rounds to the other side moves those of the second pass.
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SIZES,
+    SPECS,
+    st.sampled_from(list(INTERPOLATIONS)),
+    st.sampled_from(["shortest_side", "squash"]),
+)
+def test_reference_pixels_equal_resize_then_crop(size, sizes, interpolation, mode):
+    image, chosen = photo(size), spec(sizes, mode, interpolation)
+
+    assert np.array_equal(reference_pixels(image, chosen), two_steps(image, chosen))
 
 
 @pytest.mark.parametrize(
@@ -91,15 +113,15 @@ def test_resize_and_crop_longest_accepted_aspect_stays_small(size, monkeypatch):
     """A side of 1 px against 20,000 would mean gigabytes, which is why `decode` caps the aspect."""
     asked, resize = [], Image.Image.resize
 
-    def record(image, new_size, *args):
+    def record(image, new_size, *args, **options):
         asked.append(new_size[0] * new_size[1])
-        return resize(image, new_size, *args)
+        return resize(image, new_size, *args, **options)
 
     monkeypatch.setattr(Image.Image, "resize", record)
 
-    pixels = resize_and_crop(Image.new("RGB", size), spec((256, 224)))
+    for way in (resize_and_crop, reference_pixels):
+        assert way(Image.new("RGB", size), spec((256, 224))).shape == (224, 224, 3)
 
-    assert pixels.shape == (224, 224, 3)
     assert max(asked) <= 100 * max(256 * 256, 256 * min(size))
 
 
@@ -169,3 +191,69 @@ def test_to_input_does_not_change_the_picture():
     to_input(image, manifest("float32"))
 
     assert image.tobytes() == before
+
+
+# --- from bytes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(60, 45), (45, 60), (20, 30), (40, 100)])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
+def test_read_input_is_the_reference_but_for_rounding(format_name, size):
+    data = pictures.encode(photo(size), format_name)
+
+    difference = np.abs(
+        read_input(data, manifest()).astype(int) - reference_input(data, manifest())
+    )
+
+    assert difference.max() <= 2
+
+
+@pytest.mark.parametrize("size", [(600, 450), (451, 603), (1001, 777), (2000, 3999)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_read_input_of_a_large_jpeg_is_close_to_the_reference(size, orientation):
+    data = pictures.oriented(photo(size), orientation)
+
+    difference = np.abs(
+        read_input(data, manifest()).astype(int) - reference_input(data, manifest())
+    )
+
+    assert difference.mean() < 0.6
+    assert difference.max() <= 8
+
+
+def test_resize_and_crop_of_a_reduced_picture_keeps_the_whole_pictures_geometry():
+    """A side that the reduction does not divide ends in a pixel that stands for less."""
+    whole = photo((161, 121))
+    odd = Picture(np.asarray(whole.reduce(8)), whole.size, 8)
+
+    difference = np.abs(
+        resize_and_crop(odd, spec((16, 12))).astype(int) - resize_and_crop(whole, spec((16, 12)))
+    )
+
+    assert difference.mean() < 4
+
+
+@pytest.mark.parametrize("prepare", [read_input, reference_input])
+def test_input_of_a_refused_file_is_the_refusal(prepare):
+    with pytest.raises(ImageTruncated):
+        prepare(pictures.jpeg(photo())[:-20], manifest())
+    with pytest.raises(ImageTooManyPixels):
+        prepare(pictures.jpeg(photo()), manifest(), ImageLimits(max_pixels=10))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_golden_input_is_the_reference(dtype):
+    data, chosen = pictures.jpeg(photo((60, 45))), manifest(dtype)
+
+    row = golden_input(data, chosen)
+
+    assert np.array_equal(row, reference_input(data, chosen))
+
+
+def test_golden_input_that_requests_would_not_get_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        "contract.preprocessing.resize_part", lambda *_: np.zeros((32, 32, 3), np.uint8)
+    )
+
+    with pytest.raises(GoldenMismatch, match="off the reference"):
+        golden_input(pictures.jpeg(photo()), manifest())

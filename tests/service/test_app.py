@@ -30,6 +30,8 @@ ALLOWED = {
     "annotated_types",
     "anyio",
     "contract",
+    "cykooz_resizer",
+    "cython_runtime",  # simplejpeg's
     "fastapi",
     "fastapi_offline",
     "idna",
@@ -41,6 +43,7 @@ ALLOWED = {
     "pydantic_core",
     "python_multipart",
     "service",
+    "simplejpeg",
     "sniffio",
     "starlette",
     "typing_extensions",

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract.preprocessing import resize_and_crop
+from contract.preprocessing import reference_pixels
 from tests.pictures import photo
 from tests.training import networks
 from training import architectures
@@ -159,7 +159,7 @@ def test_input_size_and_crop_fraction_reach_every_way_of_preprocessing(architect
 
     assert (spec.crop_size_px, spec.resize_size_px) == (40, 50)
     image = photo((70, 55))
-    pixels = torch.from_numpy(resize_and_crop(image, spec).transpose(2, 0, 1).copy())[None]
+    pixels = torch.from_numpy(reference_pixels(image, spec).transpose(2, 0, 1).copy())[None]
     torch.testing.assert_close(
         architectures.normalise(pixels, spec)[0],
         architectures.evaluation_transform(network)(image),

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from contract.manifest import Parity
+from contract.preprocessing import reference_input
 from tests.pictures import photo
 from tests.training import networks
 from training.errors import ParityFailed
@@ -44,7 +45,7 @@ def odd_pictures():
 
 
 def test_graph_and_torch_agree_from_bytes(tiny_graph, odd_pictures):
-    scorer = Scorer(tiny_graph, networks.draft(tiny_graph))
+    scorer = Scorer(tiny_graph, networks.draft(tiny_graph), prepare=reference_input)
     expected = reference_probabilities(networks.TinyNet().eval(), odd_pictures)
 
     parity, answers = measure_parity(scorer, expected, odd_pictures, (1, 2, 7, 8))

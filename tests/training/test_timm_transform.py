@@ -1,6 +1,7 @@
 """The contract's pixels are timm's, over odd sizes, modes and filters.
 
-Exact equality: both resize with Pillow and crop whole pixels, so nothing may differ.
+The reference is exactly equal: both resize with Pillow and crop whole pixels. What answers requests
+rounds a few values in a thousand to the other side (docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from contract.manifest import Preprocessing
-from contract.preprocessing import resize_and_crop, resize_size_for
+from contract.preprocessing import reference_pixels, resize_and_crop, resize_size_for
 from tests.pictures import photo
 from training.architectures import preprocessing_of
 from training.torch_compat import timm_data
@@ -69,10 +70,14 @@ def test_contract_pixels_equal_timms_transform(
     for i, size in enumerate(SHAPES[crop_size_px % 3 :: 3]):
         image = photo(size, seed=i)
 
-        pixels = resize_and_crop(image, spec)
+        exact, pixels = reference_pixels(image, spec), resize_and_crop(image, spec)
 
         expected = np.asarray(reference(image)).transpose(1, 2, 0)
-        np.testing.assert_array_equal(pixels, expected, err_msg=f"{size}")
+        np.testing.assert_array_equal(exact, expected, err_msg=f"{size}")
+        difference = np.abs(pixels.astype(int) - expected)
+        assert difference.max() <= 2, size
+        # Enlarged by a simple ratio, many values lie in the middle of two.
+        assert (difference > 0).mean() < 0.1, size
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.images import decode
 from contract.manifest import Manifest
-from contract.preprocessing import to_input
+from contract.preprocessing import decode_for, read_input, to_input
 from training.errors import PicturesMissing
 from training.onnx_session import SessionPlan, open_session, run_rows
 from training.pictures import Picture
@@ -70,7 +69,7 @@ def measure_speed(
     files = [picture.data for picture in pictures[:N_PICTURES]]
     if not files:
         raise PicturesMissing("there are no pictures to time")
-    decode(files[0])  # the first call loads the decoder
+    read_input(files[0], manifest)  # the first call loads the decoder
     decoding, preprocessing, rows = _prepare(files, manifest, clock)
     steps = [_step_time("decode", decoding), _step_time("preprocess", preprocessing)]
     session = open_session(graph, SessionPlan(threads=1))
@@ -96,9 +95,9 @@ def _prepare(
     decoding, preprocessing, rows = [], [], []
     for data in files:
         start = clock()
-        image = decode(data)
+        picture = decode_for(data, manifest.preprocessing)
         decoded = clock()
-        rows.append(to_input(image, manifest))
+        rows.append(to_input(picture, manifest))
         preprocessing.append(1e3 * (clock() - decoded))
         decoding.append(1e3 * (decoded - start))
     return decoding, preprocessing, rows
