@@ -323,7 +323,7 @@ def declared_pixels(data: bytes) -> int:
     """Returns width x height as the file's header declares them, 0 where it does not say.
 
     Raises:
-        ImageFormatRefused: as `sniff`.
+        UnsupportedMediaType: as `sniff`.
     """
     size = sniff(data).size(data)
     return 0 if size is None else size[0] * size[1]

@@ -12,6 +12,7 @@ import pytest
 
 from contract.errors import ImageError
 from contract.images import ImageLimits
+from contract.preprocessing import decode_for
 from service import local as module
 from service.batcher import Batcher, BatchLimits
 from service.errors import DeadlineExceeded, Overloaded
@@ -42,7 +43,6 @@ async def answering(models_dir: Any, **options: Any) -> AsyncIterator[LocalAnswe
 def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of the thread of every decoding."""
     names: list[str] = []
-    decode_for = module.decode_for
 
     def noting(*args: Any) -> Any:
         names.append(threading.current_thread().name.rstrip("_0123456789"))
