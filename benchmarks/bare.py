@@ -1,0 +1,178 @@
+"""The bare limit: the best loop over the same bytes on all cores, without any server.
+
+    python -m benchmarks.bare --graph models/efficientnet_lite0/1/model.onnx
+
+No server in Python can do better with this preparation and this graph. Prints one JSON object:
+images/s and CPU ms/image with the library's preparation and with Pillow's full decode, by threads
+and by processes, and the latency of a lone picture whose run has all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import resource
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.contenders import CORES
+from benchmarks.measures import percentile
+from benchmarks.photos import default_folder, read_photos
+from contract import images, preprocessing
+from contract.manifest import Manifest, parse_manifest
+from contract.preprocessing import INTERPOLATIONS, resized_size
+
+Prepare = Callable[[bytes, Manifest], NDArray[Any]]
+_WARM_UP: Final = 5
+
+
+def by_library(data: bytes, manifest: Manifest) -> NDArray[Any]:
+    """Prepares one picture as the service does: uint8 (S, S, 3)."""
+    read_input = getattr(preprocessing, "read_input", None)
+    if read_input is not None:
+        row: NDArray[Any] = read_input(data, manifest)
+        return row
+    return preprocessing.to_input(images.decode(data), manifest)
+
+
+def by_pillow(data: bytes, manifest: Manifest) -> NDArray[Any]:
+    """Prepares one picture as every tutorial does, by Pillow's full decode and resize."""
+    import io
+
+    spec = manifest.preprocessing
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    size, crop = resized_size(image.size, spec), spec.crop_size_px
+    image = image.resize(size, INTERPOLATIONS[spec.interpolation])
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))  # (S, S, 3)
+
+
+PREPARATIONS: Final[dict[str, Prepare]] = {"library": by_library, "pillow": by_pillow}
+
+
+class Job:
+    """What one loop needs: a session with a given number of threads, the photos, a preparation."""
+
+    def __init__(self, graph: Path, photos: Sequence[bytes], prepare: str, threads: int) -> None:
+        """Opens the session."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+        self._manifest = parse_manifest(graph.with_name("manifest.json").read_bytes())
+        self._prepare = PREPARATIONS[prepare]
+        self._photos = photos
+        for index in range(_WARM_UP):
+            self.answer(index)
+
+    def answer(self, index: int) -> NDArray[np.float32]:
+        """Prepares and runs one photo; returns probabilities, float32, shape (1, C)."""
+        row = self._prepare(self._photos[index % len(self._photos)], self._manifest)
+        graph = self._manifest.graph
+        probabilities: NDArray[np.float32]
+        (probabilities,) = self._session.run([graph.scores.name], {graph.input.name: row[None]})
+        return probabilities
+
+
+def loop_of_threads(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
+    """Measures one thread a core in this process; one session, each run on one thread."""
+    job, turns, counts = Job(graph, photos, prepare, 1), itertools.count(), [0] * CORES
+    end_s = time.monotonic() + seconds
+
+    def work(slot: int) -> None:
+        while time.monotonic() < end_s:
+            job.answer(next(turns))
+            counts[slot] += 1
+
+    before_s, started_s = _cpu_s(), time.monotonic()
+    threads = [threading.Thread(target=work, args=(slot,)) for slot in range(CORES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _numbers(sum(counts), time.monotonic() - started_s, _cpu_s() - before_s)
+
+
+def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
+    """Measures one process a core, each with a session of its own."""
+    context = multiprocessing.get_context("fork")
+    results: Any = context.Queue()
+    barrier = context.Barrier(CORES)
+
+    def work(slot: int) -> None:
+        job = Job(graph, photos, prepare, 1)
+        barrier.wait(60)
+        before_s, started_s, n = _cpu_s(), time.monotonic(), 0
+        while time.monotonic() < started_s + seconds:
+            job.answer(slot + CORES * n)
+            n += 1
+        results.put((n, time.monotonic() - started_s, _cpu_s() - before_s))
+
+    processes = [context.Process(target=work, args=(slot,)) for slot in range(CORES)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=seconds + 60) for _ in processes]
+    for process in processes:
+        process.join(10)
+    n, wall_s, used_s = (sum(column) for column in zip(*found, strict=True))
+    return _numbers(n, wall_s / CORES, used_s)
+
+
+def lone(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
+    """Measures one picture after the other, each run on all cores, as one client would."""
+    job, latencies_s, used_s = Job(graph, photos, prepare, CORES), [], _cpu_s()
+    started_s = time.monotonic()
+    while time.monotonic() < started_s + seconds:
+        before_s = time.monotonic()
+        job.answer(len(latencies_s))
+        latencies_s.append(time.monotonic() - before_s)
+    p50, p99 = percentile(latencies_s, 50), percentile(latencies_s, 99)
+    numbers = _numbers(len(latencies_s), time.monotonic() - started_s, _cpu_s() - used_s)
+    return numbers | {"p50_ms": 1e3 * (p50 or 0), "p99_ms": 1e3 * (p99 or 0)}
+
+
+def measure(graph: Path, photos: Sequence[bytes], seconds: float) -> dict[str, Any]:
+    """Returns all numbers of one graph; takes six times `seconds`."""
+    return {
+        prepare: {
+            "processes": loop_of_processes(graph, photos, prepare, seconds),
+            "threads": loop_of_threads(graph, photos, prepare, seconds),
+            "lone": lone(graph, photos, prepare, seconds),
+        }
+        for prepare in PREPARATIONS
+    }
+
+
+def _numbers(n: int, wall_s: float, used_s: float) -> dict[str, float]:
+    return {"n": n, "per_s": n / wall_s, "cpu_ms_per_image": 1e3 * used_s / max(1, n)}
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Measures one graph and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--graph", type=Path, required=True, help="beside it, its manifest.json")
+    parser.add_argument("--photos", type=Path, default=default_folder())
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the six loops")
+    arguments = parser.parse_args()
+    print(json.dumps(measure(arguments.graph, read_photos(arguments.photos), arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of a request one by one: `python -m benchmarks.micro`."""

@@ -1,0 +1,51 @@
+"""The pictures that are sent: a folder of photographs, and broken ones made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+_BESIDE: Final = ROOT.parent / "shared" / "data" / "imagenet-sample"
+_SUFFIXES: Final = (".jpg", ".jpeg")
+_MAX_BYTES: Final = 1_000_000  # keeps the requests of all photos in memory
+
+
+def default_folder() -> Path:
+    """Returns the photographs beside the project where there are any, else the examples in it."""
+    return _BESIDE if _BESIDE.is_dir() else ROOT / "examples"
+
+
+def read_photos(folder: Path) -> list[bytes]:
+    """Returns the JPEG files of a folder in the order of their names.
+
+    Raises:
+        FileNotFoundError: it holds none.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    photos = [file.read_bytes() for file in files if file.stat().st_size <= _MAX_BYTES]
+    if not photos:
+        raise FileNotFoundError(f"{folder} holds no JPEG files of {_MAX_BYTES} bytes or less")
+    return photos
+
+
+def corrupt(photos: list[bytes], n: int, seed: int = 0) -> list[bytes]:
+    """Returns broken uploads, by turns: cut in the middle, garbage after a JPEG's start, no JPEG.
+
+    Args:
+        photos: what they are made of.
+        n: how many.
+        seed: of the random bytes.
+    """
+    random = Random(seed)  # noqa: S311 - nothing secret
+    broken = []
+    for index in range(n):
+        photo = photos[index % len(photos)]
+        kinds = (
+            photo[: len(photo) // 2],
+            photo[:2] + random.randbytes(len(photo) - 2),
+            random.randbytes(1000),
+        )
+        broken.append(kinds[index % len(kinds)])
+    return broken

@@ -1,0 +1,191 @@
+"""A server with all its processes: started, accounted for, and surely ended.
+
+Servers start helpers, which start more, some of which outlive their parents. This process makes
+itself the parent of such orphans, so that whatever a server left behind is found among its own
+descendants. Only one server runs at a time, and no load generator runs when CPU time is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+_PROC: Final = Path("/proc")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_QUIET_CORES: Final = 0.05
+STOP_S: Final = 10.0
+"""How long a server may take to end after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What /proc/<pid>/stat says.
+
+    Attributes:
+        pid: of the process.
+        parent: its parent's.
+        cpu_ticks: clock ticks of user and system time, of itself and of the children it waited for.
+    """
+
+    pid: int
+    parent: int
+    cpu_ticks: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Reads one line of /proc/<pid>/stat; the command in parentheses may hold anything."""
+    pid = int(text[: text.index(" ")])
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(pid, int(fields[1]), sum(int(ticks) for ticks in fields[11:15]))
+
+
+def read_stats() -> list[Stat]:
+    """Returns the state of every process that can be seen."""
+    stats = []
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                stats.append(parse_stat((entry / "stat").read_text(errors="replace")))
+    return stats
+
+
+def descendants(stats: Iterable[Stat], root: int, without: frozenset[int]) -> list[Stat]:
+    """Returns the processes below `root`, leaving out those in `without` and what is below them."""
+    children: dict[int, list[Stat]] = {}
+    for stat in stats:
+        children.setdefault(stat.parent, []).append(stat)
+    found: list[Stat] = []
+    waiting = [root]
+    while waiting:
+        below = [one for one in children.get(waiting.pop(), ()) if one.pid not in without]
+        found += below
+        waiting += [stat.pid for stat in below]
+    return found
+
+
+def cpu_s(tree: Iterable[Stat]) -> float:
+    """Returns the CPU seconds of these processes and of the children they waited for."""
+    return sum(stat.cpu_ticks for stat in tree) / _TICKS_PER_S
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants whose own parent ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def free_port() -> int:
+    """Returns a TCP port with two more free ones above it, for servers that listen on several."""
+    while True:
+        with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                two.bind(("127.0.0.1", port + 1))
+                three.bind(("127.0.0.1", port + 2))
+                return port
+
+
+class ServerTree:
+    """A running server: the process that was started and everything below it."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+    ) -> None:
+        """Starts the server in a session of its own.
+
+        Args:
+            command: program and arguments.
+            environment: the whole environment.
+            folder: its working directory.
+            log: where its output goes.
+        """
+        self._others = frozenset(stat.pid for stat in _below_me(frozenset()))
+        self._log = log
+        self.started_s = time.monotonic()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - commands of our own table
+                command,
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """True until the process that was started has ended."""
+        return self._process.poll() is None
+
+    def tree(self) -> list[Stat]:
+        """Returns all processes of the server that there are now."""
+        return _below_me(self._others)
+
+    def cpu_s(self) -> float:
+        """Returns the CPU seconds that the whole tree has used so far."""
+        return cpu_s(self.tree())
+
+    def memory_bytes(self) -> int:
+        """Returns the tree's proportional set size: shared pages count once."""
+        total = 0
+        for stat in self.tree():
+            with suppress(OSError):
+                rollup = (_PROC / str(stat.pid) / "smaps_rollup").read_text()
+                line = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
+                total += 1024 * int(line.split()[1])
+        return total
+
+    def wait_until_quiet(self, limit_s: float = 5.0) -> None:
+        """Returns once the tree uses next to no CPU, or after the limit."""
+        end_s = time.monotonic() + limit_s
+        while time.monotonic() < end_s:
+            before = self.cpu_s()
+            time.sleep(0.4)
+            if self.cpu_s() - before <= 0.4 * _QUIET_CORES:
+                return
+
+    def log_tail(self, n_bytes: int = 2000) -> str:
+        """Returns the end of what the server has printed."""
+        return self._log.read_bytes()[-n_bytes:].decode(errors="replace")
+
+    def stop(self) -> None:
+        """Ends every process of the tree: politely, then by force."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        end_s = time.monotonic() + STOP_S
+        while self._alive():
+            if time.monotonic() > end_s:
+                for stat in self.tree():
+                    with suppress(ProcessLookupError):
+                        os.kill(stat.pid, signal.SIGKILL)
+            time.sleep(0.05)
+            if time.monotonic() > end_s + STOP_S:
+                raise TimeoutError("a server's processes do not end")
+
+    def _alive(self) -> bool:
+        self._process.poll()
+        for stat in self.tree():
+            with suppress(ChildProcessError):  # not an orphan of ours: its parent will do it
+                os.waitpid(stat.pid, os.WNOHANG)
+        return bool(self.tree())
+
+
+def _below_me(without: frozenset[int]) -> list[Stat]:
+    return descendants(read_stats(), os.getpid(), without)

@@ -1,0 +1,204 @@
+"""The whole measurement: choosing settings, rounds over all servers by turns, and the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import contenders, machine, report, venvs
+from benchmarks.answers import WrongAnswers, reference
+from benchmarks.contenders import Contender, Setting
+from benchmarks.photos import ROOT, read_photos
+from benchmarks.scenarios import Course, visit
+from benchmarks.session import NotStarted, Work, running
+
+_CHOICE_CLIENTS: Final = (8, 32)
+_FAILURES: Final = (NotStarted, WrongAnswers, subprocess.SubprocessError, TimeoutError, ValueError)
+US: Final = "convserve"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        photos: a folder of JPEG files.
+        graphs: ONNX files by precision; the first has all scenarios, others the closed loops.
+        servers: names.
+        rounds: over all servers.
+        seconds: of each load.
+        deadline_ms: of goodput.
+        max_photos: sent by turns.
+    """
+
+    photos: Path
+    graphs: Mapping[str, Path]
+    servers: tuple[str, ...]
+    rounds: int
+    seconds: float
+    deadline_ms: int
+    max_photos: int
+
+
+def smoke(options: Options) -> int:
+    """Starts every server in every setting and compares the answers; returns the exit status."""
+    failed = 0
+    work = _work(options, next(iter(options.graphs.values())))
+    for contender in map(contenders.find, options.servers):
+        for setting in contender.settings:
+            try:
+                with running(contender, setting, work) as session:
+                    agreed = session.verify()
+                    memory_mb = session.server.memory_bytes() / 1e6
+                print(
+                    f"ok      {contender.name}, {setting.name}: start {session.cold_start_s:.2f} s, "
+                    f"{memory_mb:.0f} MB, top-1 as the reference {agreed.top1_percent:.1f} %",
+                    flush=True,
+                )
+            except _FAILURES as error:
+                failed += 1
+                print(f"FAILED  {contender.name}, {setting.name}: {error}", flush=True)
+    return 1 if failed else 0
+
+
+def run(options: Options, folder: Path, started_at: str) -> int:
+    """Measures everything and writes the record; returns the exit status."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "started_at": started_at,
+        "machine": machine.describe(),
+        "options": {
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "deadline_ms": options.deadline_ms,
+            "precisions": list(options.graphs),
+        },
+        "versions": {name: venvs.versions(name) for name in options.servers},
+        "installed_bytes": {name: venvs.installed_bytes(name) for name in options.servers},
+        "bare": {},
+        "settings": {},
+        "measurements": [],
+        "failures": [],
+    }
+    for precision, graph in options.graphs.items():
+        work = _work(options, graph)
+        record["options"]["n_photos"] = len(work.photos)
+        chosen = _choose(options, work, precision, record)
+        _rounds(options, work, precision, chosen, record, folder)
+    _write(record, folder)
+    render(folder)
+    return 1 if record["failures"] else 0
+
+
+def render(folder: Path) -> None:
+    """Writes the tables and plots of a record anew."""
+    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    (folder / "README.md").write_text(report.markdown(record), encoding="utf-8")
+    from benchmarks import plots
+
+    plots.write(record, folder)
+    print(f"written to {folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    contender: Contender
+    setting: Setting
+    capacity_per_s: float
+
+
+def _choose(options: Options, work: Work, precision: str, record: dict[str, Any]) -> list[_Chosen]:
+    """Measures each setting briefly and returns each server with its best one."""
+    found = []
+    tried: dict[str, Any] = record["settings"].setdefault(precision, {})
+    for contender in map(contenders.find, options.servers):
+        best: _Chosen | None = None
+        for setting in contender.settings:
+            try:
+                with running(contender, setting, work) as session:
+                    session.verify()
+                    rates = [
+                        session.closed_loop(clients, options.seconds)["per_s"]
+                        for clients in _CHOICE_CLIENTS
+                    ]
+            except _FAILURES as error:
+                _fail(record, f"{precision} {contender.name}, {setting.name}", error)
+                continue
+            _say(f"{precision} {contender.name}, {setting.name}: {max(rates):.1f}/s")
+            tried.setdefault(contender.name, {})[setting.name] = max(rates)
+            if best is None or max(rates) > best.capacity_per_s:
+                best = _Chosen(contender, setting, max(rates))
+        if best is not None:
+            found.append(best)
+    record.setdefault("chosen", {})[precision] = {
+        one.contender.name: one.setting.name for one in found
+    }
+    return found
+
+
+def _rounds(
+    options: Options,
+    work: Work,
+    precision: str,
+    chosen: list[_Chosen],
+    record: dict[str, Any],
+    folder: Path,
+) -> None:
+    whole = precision == next(iter(options.graphs))
+    others = [one.capacity_per_s for one in chosen if one.contender.name != US]
+    for number in range(1, options.rounds + 1):
+        bare = _bare(work.graph, options)
+        record["bare"].setdefault(precision, []).append(bare)
+        for one in chosen:
+            name = one.contender.name
+            course = Course(
+                options.seconds,
+                one.capacity_per_s if whole else None,
+                max(others) if others and name == US else None,
+                options.deadline_ms / 1e3,
+                number,
+                idle=whole and number == 1,
+            )
+            labels = {"precision": precision, "server": name, "round": number}
+            try:
+                with running(one.contender, one.setting, work) as session:
+                    for scenario, numbers in visit(session, course):
+                        record["measurements"].append(labels | {"scenario": scenario} | numbers)
+            except _FAILURES as error:
+                _fail(record, f"{precision} {name}, round {number}", error)
+            _say(f"{precision} {name}, round {number} of {options.rounds}: done")
+            _write(record, folder)
+
+
+def _work(options: Options, graph: Path) -> Work:
+    photos = read_photos(options.photos)[: options.max_photos]
+    expected = reference(photos, graph, graph.with_name("manifest.json"))
+    return Work(graph, photos, expected, options.deadline_ms)
+
+
+def _bare(graph: Path, options: Options) -> Any:
+    command = [sys.executable, "-m", "benchmarks.bare", "--graph", str(graph)]
+    command += ["--photos", str(options.photos), "--seconds", str(options.seconds)]
+    output = subprocess.run(  # noqa: S603 - our own module
+        command, cwd=ROOT, check=True, capture_output=True, timeout=300
+    ).stdout
+    return json.loads(output)
+
+
+def _fail(record: dict[str, Any], what: str, error: Exception) -> None:
+    record["failures"].append(f"{what}: {type(error).__name__}: {error}"[:500])
+    _say(f"FAILED {what}: {error}")
+
+
+def _write(record: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    (folder / "results.json").write_text(text, encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,110 @@
+"""What is measured on a running server, one scenario after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from benchmarks.loadplan import Plan
+from benchmarks.measures import summarise
+from benchmarks.session import Session
+
+CLIENTS: Final = (1, 8, 32, 64)
+SHARES_PERCENT: Final = (50, 80, 120, 200)
+_CORRUPT_CLIENTS: Final = 32
+_CORRUPT_SHARE: Final = 0.01
+_IDLE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What one visit to a server measures.
+
+    Attributes:
+        seconds: of each load.
+        capacity_per_s: requests/s that the shares of the open loop refer to; None leaves them out.
+        best_other_per_s: the best other server's capacity, for convserve; None leaves it out.
+        deadline_s: answers within it are goodput.
+        round: seeds the open loops, so that each round has other arrivals, the same for all.
+        idle: measure the idle CPU too.
+    """
+
+    seconds: float
+    capacity_per_s: float | None
+    best_other_per_s: float | None
+    deadline_s: float
+    round: int
+    idle: bool
+
+
+Found = tuple[str, dict[str, Any]]
+
+
+def visit(session: Session, course: Course) -> Iterator[Found]:
+    """Yields the name and the numbers of each scenario."""
+    agreed = session.verify()
+    start = {"cold_start_s": session.cold_start_s, **asdict(agreed)}
+    session.server.wait_until_quiet()
+    start["memory_warm_bytes"] = session.server.memory_bytes()
+    if course.idle:
+        start["idle_core_percent"] = _idle_core_percent(session)
+    yield "start", start
+    for clients in CLIENTS:
+        numbers = session.closed_loop(clients, course.seconds)
+        if clients == CLIENTS[-1]:
+            numbers["memory_bytes"] = session.server.memory_bytes()
+        yield f"closed-{clients}", numbers
+        session.server.wait_until_quiet()
+    yield from _open_loops(session, course)
+
+
+def _open_loops(session: Session, course: Course) -> Iterator[Found]:
+    if course.capacity_per_s is None:
+        return
+    for share in SHARES_PERCENT:
+        good = session.urgent if share > 100 else session.good
+        rate_per_s = course.capacity_per_s * share / 100
+        yield f"open-{share}", _open_loop(session, course, good, rate_per_s)
+    if course.best_other_per_s is not None:
+        rate_per_s = 0.8 * course.best_other_per_s
+        yield "open-best-other-80", _open_loop(session, course, session.good, rate_per_s)
+    plan = Plan(
+        session.port,
+        session.good,
+        session.bad,
+        seconds=2 * course.seconds,
+        clients=_CORRUPT_CLIENTS,
+        bad_share=_CORRUPT_SHARE,
+        seed=course.round,
+    )
+    yield "corrupt-1", _run(session, course, plan)
+
+
+def _open_loop(
+    session: Session, course: Course, good: list[str], rate_per_s: float
+) -> dict[str, Any]:
+    plan = Plan(
+        session.port, good, seconds=course.seconds, rate_per_s=rate_per_s, seed=course.round
+    )
+    return _run(session, course, plan) | {"rate_per_s": rate_per_s}
+
+
+def _run(session: Session, course: Course, plan: Plan) -> dict[str, Any]:
+    before_s = session.server.cpu_s()
+    outcome = session.load(plan)
+    used_s = session.server.cpu_s() - before_s
+    numbers = summarise(outcome.rows, plan.seconds, course.deadline_s)
+    session.server.wait_until_quiet()
+    return numbers | {
+        "server_cpu_s": used_s,
+        "generator_cpu_s": outcome.cpu_s,
+        "generator_cores": outcome.cpu_s / outcome.wall_s,
+    }
+
+
+def _idle_core_percent(session: Session) -> float:
+    before_s, started_s = session.server.cpu_s(), time.monotonic()
+    time.sleep(_IDLE_S)
+    return 100 * (session.server.cpu_s() - before_s) / (time.monotonic() - started_s)

@@ -1,0 +1,85 @@
+"""A virtual environment for each server, made from its pinned requirements."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from benchmarks.answers import SERVERS
+from benchmarks.photos import ROOT
+
+VENVS: Final = Path(__file__).parent / ".venvs"
+_OUR_SOURCES: Final = ("contract", "service", "pyproject.toml", "requirements")
+
+
+def bin_folder(name: str) -> Path:
+    """Returns where a server's programs are."""
+    return VENVS / name / "bin"
+
+
+def install(name: str) -> None:
+    """Makes or renews a server's environment if its requirements have changed.
+
+    convserve itself is installed from this working tree, as a user would, not in editable form.
+    """
+    folder = VENVS / name
+    python = folder / "bin" / "python"
+    wanted, stamp = _digest(name), folder / ".installed"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not python.exists():
+        _run(sys.executable, "-m", "venv", str(folder))
+    pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    if name == "convserve":
+        _run(*pip, "-c", str(ROOT / "requirements" / "constraints.txt"), str(ROOT))
+        _run(*pip, "--force-reinstall", "--no-deps", str(ROOT))
+    else:
+        _run(*pip, "-r", str(SERVERS / name / "requirements.txt"))
+    stamp.write_text(wanted)
+
+
+def installed_bytes(name: str) -> int:
+    """Returns the size of an environment's packages, without pip and setuptools."""
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    total = 0
+    for site in (VENVS / name / "lib").glob("python*/site-packages"):
+        for entry in site.iterdir():
+            if not entry.name.startswith(tools):
+                total += sum(file.stat().st_size for file in _files(entry))
+    return total
+
+
+def versions(name: str) -> dict[str, str]:
+    """Returns the versions of all packages of an environment."""
+    python = str(bin_folder(name) / "python")
+    command = (python, "-m", "pip", "--disable-pip-version-check", "list", "--format", "json")
+    listed = subprocess.run(  # noqa: S603 - commands of our own
+        command, check=True, capture_output=True, timeout=120
+    ).stdout
+    return {package["name"]: package["version"] for package in json.loads(listed)}
+
+
+def _files(entry: Path) -> Iterable[Path]:
+    paths = entry.rglob("*") if entry.is_dir() else (entry,)
+    return (path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    if name == "convserve":
+        files = [file for source in _OUR_SOURCES for file in sorted(_files(ROOT / source))]
+        files = [file for file in files if "__pycache__" not in file.parts]
+    else:
+        files = [SERVERS / name / "requirements.txt"]
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=1800)  # noqa: S603 - commands of our own

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+
+from benchmarks.processes import Stat, cpu_s, descendants, parse_stat
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def test_parse_stat_odd_command_is_read_past():
+    fields = ["S", "7", *["0"] * 9, "100", "20", "3", "4", "20", "0"]
+
+    stat = parse_stat(f"42 (a) b) c) {' '.join(fields)}")
+
+    assert stat == Stat(42, 7, 127)
+
+
+def test_descendants_all_levels_found_and_others_left_out():
+    stats = [Stat(2, 1, 0), Stat(3, 2, 0), Stat(4, 3, 0), Stat(5, 1, 0), Stat(6, 5, 0)]
+
+    found = descendants(stats, 1, frozenset({5}))
+
+    assert sorted(stat.pid for stat in found) == [2, 3, 4]
+
+
+def test_cpu_ended_child_that_was_waited_for_still_counts():
+    before = [Stat(2, 1, 5 * TICKS), Stat(3, 2, 2 * TICKS)]
+    after = [Stat(2, 1, 8 * TICKS)]  # the child's 3 seconds are now its parent's
+
+    assert cpu_s(after) - cpu_s(before) == 1
