@@ -10,6 +10,7 @@ and by processes, and the latency of a lone picture whose run has all cores.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import multiprocessing
@@ -47,8 +48,6 @@ def by_library(data: bytes, manifest: Manifest) -> NDArray[Any]:
 
 def by_pillow(data: bytes, manifest: Manifest) -> NDArray[Any]:
     """Prepares one picture as every tutorial does, by Pillow's full decode and resize."""
-    import io
-
     spec = manifest.preprocessing
     image = Image.open(io.BytesIO(data)).convert("RGB")
     size, crop = resized_size(image.size, spec), spec.crop_size_px
@@ -132,7 +131,9 @@ def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, second
 
 def lone(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
     """Measures one picture after the other, each run on all cores, as one client would."""
-    job, latencies_s, used_s = Job(graph, photos, prepare, CORES), [], _cpu_s()
+    latencies_s: list[float] = []
+    job = Job(graph, photos, prepare, CORES)
+    used_s = _cpu_s()
     started_s = time.monotonic()
     while time.monotonic() < started_s + seconds:
         before_s = time.monotonic()

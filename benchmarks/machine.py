@@ -13,9 +13,10 @@ _INSTRUCTIONS: Final = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "av
 def describe() -> dict[str, Any]:
     """Returns the machine in words and numbers, without its name."""
     info = Path("/proc/cpuinfo").read_text()
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in info.splitlines() if ":" in line
-    )
+    fields = {}
+    for line in info.splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
     memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
     flags = set(fields.get("flags", "").split())
     return {
@@ -24,7 +25,7 @@ def describe() -> dict[str, Any]:
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cache": fields.get("cache size", ""),
         "memory_mb": memory_kb // 1024,
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
     }

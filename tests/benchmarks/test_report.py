@@ -4,7 +4,7 @@ from benchmarks.measures import Spread
 from benchmarks.report import capacity, number, table
 
 
-def measurement(scenario: str, per_s: float) -> dict:
+def measurement(scenario: str, per_s: float) -> dict[str, object]:
     labels = {"precision": "int8", "server": "one", "round": 1}
     return labels | {"scenario": scenario, "per_s": per_s}
 
