@@ -20,7 +20,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.api.connection import PEER, Peer
-from service.http_flow import BoundedFlow
+from service.http_flow import BoundedFlow, JoinedWrites
 from service.http_refusals import MAX_HEADERS, HeadRefused, check_head, refusal_bytes
 
 MAX_HEAD_BYTES: Final = 32_768
@@ -202,6 +202,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
+        cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from starlette.requests import Request
@@ -49,10 +50,15 @@ class Express:
             return None
         name, version = path.groups()
         choice = Choice(name, int(version) if version else None)
-        options = Options(top_k=int(query[1])) if query[1] else Options()
+        options = _options(query[1])
         parts = self._parts
 
         async def handle(request: Request, request_id: str) -> Response:
             return await classify_upload(request, parts, request_id, options, choice)
 
         return _TEMPLATES[(name is not None) + (version is not None)], handle
+
+
+@lru_cache(maxsize=128)
+def _options(top_k: bytes | None) -> Options:
+    return Options(top_k=int(top_k)) if top_k else Options()
