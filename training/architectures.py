@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,24 @@ _RESERVED: Final = frozenset(
     }
 )
 
+ResizeMode = Literal["shortest_side", "squash"]
+
 # timm's crop modes and what the contract calls them; "border" pads and is not reproduced.
-_RESIZE_MODES: Final = {"center": "shortest_side", "squash": "squash"}
+_RESIZE_MODES: Final[dict[str, ResizeMode]] = {"center": "shortest_side", "squash": "squash"}
+_CROP_MODES: Final = {ours: timms for timms, ours in _RESIZE_MODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How much of a picture is seen at evaluation; None is the architecture's own.
+
+    Attributes:
+        crop_fraction: S / resized shorter side.
+        resize_mode: as the manifest calls it.
+    """
+
+    crop_fraction: float | None = None
+    resize_mode: ResizeMode | None = None
 
 
 class Builder(Protocol):
@@ -93,7 +110,7 @@ def create(
     *,
     weights_from_hub: bool = False,
     input_size_px: int | None = None,
-    crop_fraction: float | None = None,
+    framing: Framing | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Builds a network in evaluation mode, of this package or else of timm.
@@ -105,7 +122,7 @@ def create(
         n_classes: C; timm's own number if not given.
         weights_from_hub: download timm's pretrained weights; otherwise they are random.
         input_size_px: S; the architecture's own if not given.
-        crop_fraction: S / resized shorter side at evaluation; likewise.
+        framing: what of a picture is seen at evaluation; likewise.
         options: of the architecture, such as `drop_rate`.
 
     Raises:
@@ -128,7 +145,7 @@ def create(
     else:
         raise ArchitectureRefused(_unknown(architecture))
     network = _build(architecture, build, options)
-    _note_evaluation_size(network, input_size_px, crop_fraction)
+    _note_evaluation(network, input_size_px, framing or Framing())
     return network.eval()
 
 
@@ -286,15 +303,15 @@ def _has_fixed_size(architecture: str) -> bool:
     return config is not None and bool(config.fixed_input_size)
 
 
-def _note_evaluation_size(
-    network: nn.Module, input_size_px: int | None, crop_fraction: float | None
-) -> None:
+def _note_evaluation(network: nn.Module, input_size_px: int | None, framing: Framing) -> None:
     """Changes what `preprocessing_of` and `evaluation_transform` read."""
     changes: dict[str, Any] = {}
     if input_size_px is not None:
         changes["input_size"] = (3, input_size_px, input_size_px)
-    if crop_fraction is not None:
-        changes["crop_pct"] = crop_fraction
+    if framing.crop_fraction is not None:
+        changes["crop_pct"] = framing.crop_fraction
+    if framing.resize_mode is not None:
+        changes["crop_mode"] = _CROP_MODES[framing.resize_mode]
     if changes:
         given: Any = getattr(network, "pretrained_cfg", None) or {}
         network.pretrained_cfg = {**given, **changes}  # type: ignore[assignment] # timm's dict

@@ -60,6 +60,11 @@ class Network(_Strict):
         le=1.0,
         description="input size / resized shorter side at evaluation; the architecture's own if unset",
     )
+    resize_mode: Literal["shortest_side", "squash"] | None = Field(
+        default=None,
+        description="at evaluation: `shortest_side` cuts off what is longer, `squash` shows the "
+        "whole picture and distorts it; the architecture's own if unset",
+    )
     fold_batch_norm: bool = Field(
         default=False,
         description="join each batch norm with the convolution before it: a fifth faster, and its "

@@ -11,6 +11,7 @@ from torch import nn
 
 from training import config
 from training.architectures import (
+    Framing,
     PixelsToProbabilities,
     create,
     first_line,
@@ -41,7 +42,7 @@ def build(network: config.Network, n_classes: int) -> tuple[nn.Module, Weights |
     """
     choices: dict[str, Any] = {
         "input_size_px": network.input_size_px,
-        "crop_fraction": network.crop_fraction,
+        "framing": Framing(network.crop_fraction, network.resize_mode),
         "options": network.options,
     }
     weights: Weights | None = None
@@ -61,7 +62,7 @@ def load_trained(
     n_classes: int | None = None,
     *,
     input_size_px: int | None = None,
-    crop_fraction: float | None = None,
+    framing: Framing | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Weights]:
     """Builds a network with weights of a package, a file or the hub, classifier included.
@@ -71,7 +72,7 @@ def load_trained(
         source: "package:<distribution>", "hub" or a path.
         n_classes: C of the weights; read from them if not given.
         input_size_px: as for `create`.
-        crop_fraction: likewise.
+        framing: likewise.
         options: likewise.
 
     Returns:
@@ -86,7 +87,7 @@ def load_trained(
         create,
         architecture,
         input_size_px=input_size_px,
-        crop_fraction=crop_fraction,
+        framing=framing,
         options=options,
     )
     if source == HUB:
@@ -109,7 +110,7 @@ def load_pretrained(
     n_classes: int,
     *,
     input_size_px: int | None = None,
-    crop_fraction: float | None = None,
+    framing: Framing | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Weights]:
     """Builds a network with trained weights and a fresh classifier for other classes.
@@ -119,7 +120,7 @@ def load_pretrained(
         source: as for `load_trained`.
         n_classes: C of the fresh classifier, which is random from torch's global generator.
         input_size_px: as for `create`.
-        crop_fraction: likewise.
+        framing: likewise.
         options: likewise.
 
     Returns:
@@ -133,7 +134,7 @@ def load_pretrained(
         architecture,
         source,
         input_size_px=input_size_px,
-        crop_fraction=crop_fraction,
+        framing=framing,
         options=options,
     )
     reset: Any = getattr(network, "reset_classifier", None)

@@ -152,12 +152,14 @@ def test_create_timm_with_an_option_that_has_a_key_of_its_own_is_refused(option)
 
 
 @pytest.mark.parametrize("architecture", ["resnet10t", "convnet"])
-def test_input_size_and_crop_fraction_reach_every_way_of_preprocessing(architecture):
-    network = architectures.create(architecture, 3, input_size_px=40, crop_fraction=0.8)
+@pytest.mark.parametrize("resize_mode", ["shortest_side", "squash"])
+def test_input_size_and_framing_reach_every_way_of_preprocessing(architecture, resize_mode):
+    framing = architectures.Framing(crop_fraction=0.8, resize_mode=resize_mode)
+    network = architectures.create(architecture, 3, input_size_px=40, framing=framing)
 
     spec = architectures.preprocessing_of(network)
 
-    assert (spec.crop_size_px, spec.resize_size_px) == (40, 50)
+    assert (spec.crop_size_px, spec.resize_size_px, spec.resize_mode) == (40, 50, resize_mode)
     image = photo((70, 55))
     pixels = torch.from_numpy(reference_pixels(image, spec).transpose(2, 0, 1).copy())[None]
     torch.testing.assert_close(

@@ -115,13 +115,30 @@ def test_every_known_package_is_known_by_its_digest():
 
 
 def test_build_from_scratch_has_no_weights_source():
-    config = Network(architecture="convnet", input_size_px=16, crop_fraction=0.8, options=OPTIONS)
+    config = Network(architecture="convnet", input_size_px=16, options=OPTIONS)
 
     network, weights = build(config, 3)
 
     assert weights is None
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
-    assert preprocessing_of(network).resize_size_px == 20
+
+
+@pytest.mark.parametrize("weights", ["none", "file"])
+def test_build_frames_pictures_as_the_config_says(weights, weights_file):
+    path, _ = weights_file
+    config = Network(
+        architecture="convnet",
+        weights=None if weights == "none" else str(path),
+        input_size_px=16,
+        crop_fraction=0.8,
+        resize_mode="squash",
+        options=OPTIONS,
+    )
+
+    network, _ = build(config, 3)
+
+    spec = preprocessing_of(network)
+    assert (spec.resize_size_px, spec.crop_size_px, spec.resize_mode) == (20, 16, "squash")
 
 
 def test_build_from_a_file_has_a_fresh_classifier(weights_file):
