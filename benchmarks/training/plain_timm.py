@@ -3,7 +3,8 @@
 What timm's documentation shows and its own train.py does by default for a small data set: an
 ImageFolder, timm's training transform (random resized crop, flip, colour jitter), all layers at one
 learning rate, AdamW, cosine schedule with one epoch of warm-up, label smoothing 0.1, the last
-weights. It ends with a checkpoint; nothing is exported, calibrated or compared.
+weights. It computes in bf16 where the processor does, as `fit` does. It ends with a network in
+memory; nothing is exported, calibrated or compared.
 
     python benchmarks/training/plain_timm.py DATA --epochs 5 --seed 0
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.optim import decide_precision
 from training.pretrained import load_into, read_weights
 from training.torch_compat import timm, timm_data
 
@@ -74,6 +76,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     return parser.parse_args()
 
 
@@ -96,13 +99,15 @@ def train(network: nn.Module, batches: Any, args: argparse.Namespace) -> None:
         updates_per_epoch=len(batches),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    precision = decide_precision(args.precision, torch.device("cpu"))
     network.train()
     for epoch in range(args.epochs):
         for at, (images, indexes) in enumerate(batches):
             schedule.step_update(epoch * len(batches) + at)
             optimizer.zero_grad()
-            logits = network(images.contiguous(memory_format=torch.channels_last))
-            criterion(logits, indexes).backward()
+            with precision.autocast(torch.device("cpu")):
+                logits = network(images.contiguous(memory_format=torch.channels_last))
+            criterion(logits.float(), indexes).backward()
             optimizer.step()
 
 

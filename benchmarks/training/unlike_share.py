@@ -1,0 +1,49 @@
+"""Says how many pictures of folders a published version calls unlike anything it was trained on.
+
+    python benchmarks/training/unlike_share.py models/clothing/1 DATA/test OTHER
+
+The labels do not matter: OTHER is meant to hold pictures of other things. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from contract.versions import read_version
+from training.calibrate import energy, is_unlike
+from training.evaluate import Scorer
+from training.pictures import scan_plain
+
+
+def main() -> None:
+    """Answers the pictures, counts and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("version", type=Path, help="<models>/<name>/<number>")
+    parser.add_argument("folders", type=Path, nargs="+")
+    args = parser.parse_args()
+    models_dir, name, number = args.version.parts[:-2], *args.version.parts[-2:]
+    version = read_version(Path(*models_dir), name, int(number))
+    calibration = version.manifest.calibration
+    if calibration.unlike is None:
+        parser.error(f"{name}/{number} has no rule for pictures unlike those it was trained on")
+    scorer = Scorer(version.graph, version.manifest)
+    shares = {}
+    for folder in args.folders:
+        probabilities, logits = scorer.probabilities_and_logits(scan_plain(folder))
+        flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
+        energies = energy(logits, calibration.temperature)
+        shares[folder.name] = {
+            "n": len(flagged),
+            "unlike_percent": round(100 * float(flagged.mean()), 1),
+            "energy_quartiles": [round(float(q), 3) for q in np.percentile(energies, (25, 50, 75))],
+            "mean_top_probability": round(float(probabilities.max(axis=1).mean()), 3),
+        }
+    print(json.dumps({"version": f"{name}/{number}", **shares}))
+
+
+if __name__ == "__main__":
+    main()
