@@ -168,7 +168,11 @@ _SOURCE_HELP = (
 @click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
 @click.option("--license", help="SPDX identifier of the terms the model may be used under.")
 @click.option(
-    "--run", "run_dir", type=_REPOSITORY, help="Folder of the run.  [default: runs/NAME/NUMBER]"
+    "--run",
+    "--run-dir",  # torchrun takes --run for an abbreviation of its own --run-path
+    "run_dir",
+    type=_REPOSITORY,
+    help="Folder of the run; only --run-dir under torchrun.  [default: runs/NAME/NUMBER]",
 )
 @click.option("--resume", "resume_dir", type=_FOLDER, help="Go on with the run in this folder.")
 @click.option("--no-publish", is_flag=True, help="Train, prove and report, but publish nothing.")

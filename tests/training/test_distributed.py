@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
+from torch.distributed.run import get_args_parser
 
 from tests.training import runs
 from training import learner
+from training.__main__ import fit_command
 from training.augment import Augmentation
 from training.distributed import World, choose_device, joined
 from training.errors import ConfigInvalid, DataRefused
@@ -237,3 +239,17 @@ def _stop_second(world: World, folder: Path) -> None:
 
 if __name__ == "__main__":
     _main(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("option", fit_command.params, ids=lambda option: option.name)
+def test_every_flag_of_fit_has_a_name_that_torchrun_leaves_alone(option):
+    """torchrun's parser looks for abbreviations of its own flags behind the module's name, too."""
+
+    def arrives(flag):
+        try:
+            parsed = get_args_parser().parse_args(["-m", "training", "fit", flag])
+        except SystemExit:
+            return False
+        return parsed.training_script_args == ["fit", flag]
+
+    assert any(arrives(flag) for flag in option.opts)
