@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 try:
-    import cykooz_resizer as simd
+    import cykooz_resizer
 except ImportError:  # pragma: no cover - the tests replace it; there is no wheel for this platform
-    simd = None
+    simd: Any = None
+else:
+    simd = cykooz_resizer
 
 Pixels = Image.Image | NDArray[np.uint8]
 """A picture of mode RGB, or an array of shape (H, W, 3)."""
