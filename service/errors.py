@@ -10,11 +10,13 @@ ServiceError
 ├── Unavailable
 │   ├── Overloaded          the bounds of admission are reached; come back later
 │   ├── Draining            the process is finishing and takes no new work
-│   └── ModelNotReady       no model is able to answer
+│   ├── ModelNotReady       no model is able to answer
+│   └── WorkerLost          the worker process that had the picture ended before it answered
 ├── DeadlineExceeded        queue and inference together took longer than allowed
 └── EngineFailure           the runtime raised or gave a row that cannot be used
 ProviderUnavailable         the chosen execution provider cannot run here (at start-up only)
-└── ProviderNotInstalled    because this onnxruntime was built without it
+├── ProviderNotInstalled    because this onnxruntime was built without it
+└── WorkerNotStarted        because the process that should run it does not come up
 
 What a picture or a version can have wrong with it is in `contract.errors`.
 """
@@ -98,6 +100,12 @@ class ModelNotReady(Unavailable):
     code = "model_not_ready"
 
 
+class WorkerLost(Unavailable):
+    """The worker process that had the picture ended before it answered."""
+
+    code = "worker_lost"
+
+
 class DeadlineExceeded(ServiceError):
     """Queue and inference together took longer than the request's deadline."""
 
@@ -116,3 +124,7 @@ class ProviderUnavailable(Exception):
 
 class ProviderNotInstalled(ProviderUnavailable):
     """The installed onnxruntime was built without the provider."""
+
+
+class WorkerNotStarted(ProviderUnavailable):
+    """A worker process ended, or was not ready in time, while it was starting."""

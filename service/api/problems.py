@@ -58,6 +58,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "overloaded": Problem(503, "The service is overloaded"),
     "draining": Problem(503, "The service is shutting down", close=True),
     "model_not_ready": Problem(503, "The model is not ready"),
+    "worker_lost": Problem(503, "The worker process was lost"),
     "deadline_exceeded": Problem(504, "The deadline passed"),
 }
 """Every code a client can meet. A code without a row here fails tests/service/api."""
