@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from contract.errors import ModelError
 from contract.versions import find_versions
+from service.errors import ProviderUnavailable
 from service.metrics import Metrics
-from service.repository import Repository, Shelf, renew
+from service.repository import Load, Repository, Shelf, renew
 from service.threads import DaemonThread
 
 log = logging.getLogger(__name__)
@@ -52,25 +54,29 @@ class Adopter:
         self,
         shelf: Shelf,
         current: Callable[[], Repository],
-        adopt: Callable[[Repository], None],
+        adopt: Callable[[Repository], Awaitable[None]],
         *,
         metrics: Metrics,
         seen: Fingerprint,
+        load: Load | None = None,
     ) -> None:
         """Connects the parts; `looking` does the work.
 
         Args:
             shelf: where versions are and how they are loaded.
             current: the repository being served.
-            adopt: puts a renewed one in its place; called on the event loop.
+            adopt: puts a renewed one in its place; on the event loop. It may fail, and then leaves
+                things as they were.
             metrics: counts adoptions and failures.
             seen: fingerprint of the files from before the current repository was loaded.
+            load: how a version is proven, if not in this process.
         """
         self._shelf = shelf
         self._current = current
         self._adopt = adopt
         self._metrics = metrics
         self._seen = seen
+        self._load = load
         self._thread = DaemonThread("adopt")
 
     @asynccontextmanager
@@ -90,15 +96,24 @@ class Adopter:
             return
         self._seen = seen
         current = self._current()
-        renewed, failures = await self._apart(partial(renew, self._shelf, current))
+        renewed, failures = await self._apart(partial(renew, self._shelf, current, self._load))
         for failure in failures:
             log.error("not adopted", extra={"reason": str(failure)})
             self._metrics.adoptions.labels("failed").inc()
         if renewed.versions() != current.versions():
-            self._adopt(renewed)
-            self._metrics.adoptions.labels("adopted").inc()
-            served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
-            log.info("adopted", extra={"versions": served})
+            await self._hand_on(renewed)
+
+    async def _hand_on(self, renewed: Repository) -> None:
+        try:
+            await self._adopt(renewed)
+        except (ModelError, ProviderUnavailable) as error:
+            log.error("not adopted", extra={"reason": str(error)})
+            self._metrics.adoptions.labels("failed").inc()
+            self._seen = frozenset()  # the versions are sound: try again at the next look
+            return
+        self._metrics.adoptions.labels("adopted").inc()
+        served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
+        log.info("adopted", extra={"versions": served})
 
     async def _look_again(self, interval_s: float) -> None:
         while interval_s:

@@ -22,7 +22,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import ContractError
-from contract.images import ImageLimits
 from service import __name__ as package
 from service.admission import Admission
 from service.adoption import Adopter, fingerprint
@@ -33,23 +32,15 @@ from service.api.middleware import Edge
 from service.api.payload import BodyLimits
 from service.api.problems import count_refusal, problem_response
 from service.api.state import REQUEST_ID, Parts
-from service.batcher import Batcher, BatchLimits
+from service.backend import Backend, LocalLanes, Observers, prepare_threads, run_plan
 from service.classifier import Classifier, Serving
 from service.cpus import usable_cpus
 from service.errors import Draining, ModelNotReady, ServiceError
-from service.local import LocalAnswerer
 from service.metrics import Metrics
-from service.providers import PROVIDERS
-from service.repository import (
-    LoadedVersion,
-    Repository,
-    RunPlan,
-    Shelf,
-    load_repository,
-    resolve_models_dir,
-)
+from service.repository import Load, Repository, Shelf, load_repository, resolve_models_dir
 from service.settings import Settings
 from service.version import package_version
+from service.workers.crew import Crew, Recruiter
 
 log = logging.getLogger(package)
 
@@ -77,23 +68,22 @@ class Application(FastAPI):
 class Service:
     """The running parts behind an application: what has to be started, watched and stopped."""
 
-    def __init__(self, settings: Settings, repository: Repository) -> None:
-        """Builds the parts; nothing runs yet."""
+    def __init__(self, settings: Settings, shelf: Shelf) -> None:
+        """Loads the models, here or in workers, and builds the parts; nothing is started yet.
+
+        Raises:
+            ModelError, ProviderUnavailable: as `create_app`.
+        """
         self.metrics = Metrics()
-        self._cpus = usable_cpus()
-        self._settings = settings
         self._started = False
         self.draining = False
-        on_cores = all(PROVIDERS[one.provider].runs_on_cores for one in repository.versions())
-        threads = settings.prepare_threads or max(1, self._cpus // (2 if on_cores else 1))
-        self._pool = ThreadPoolExecutor(threads, "prepare")
-        self._answerers = {one.key: self._answerer(one) for one in repository.versions()}
-        self._retiring: dict[asyncio.Task[None], list[Batcher]] = {}
+        self._pool, self._backend = _make_backend(settings, shelf, self.metrics)
+        self._retiring: dict[asyncio.Task[None], Backend] = {}
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
         self.parts = Parts(
-            classifier=Classifier(Serving(repository, dict(self._answerers))),
+            classifier=Classifier(_serving(self._backend)),
             admission=self._admission,
             metrics=self.metrics,
             prepare_pool=self._pool,
@@ -102,42 +92,40 @@ class Service:
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )
-        self._watch(repository)
+        self._watch()
 
     @property
     def repository(self) -> Repository:
         """The versions being served."""
         return self.parts.classifier.serving.repository
 
-    def adopt(self, repository: Repository) -> None:
+    async def adopt(self, repository: Repository) -> None:
         """Serves these versions from now on; requests that are under way keep the ones they have.
 
         Args:
             repository: shares the objects of unchanged versions with the present one, whose
-                batchers go on as they are.
+                lanes go on as they are.
+
+        Raises:
+            ModelError, ProviderUnavailable: workers for them do not come up; nothing has changed.
         """
-        old = self.parts.classifier.serving
-        unchanged = {id(version) for version in old.repository.versions()}
-        answerers = {}
-        for version in repository.versions():
-            if id(version) in unchanged:
-                answerers[version.key] = self._answerers[version.key]
-            else:
-                answerers[version.key] = self._answerer(version)
-                answerers[version.key].batcher.start()
-        kept = set(answerers.values())
-        retired = [one.batcher for one in self._answerers.values() if one not in kept]
-        self._answerers = answerers
-        self.parts.classifier.serving = Serving(repository, dict(answerers))
-        self._watch(repository, old.repository)
-        task = asyncio.create_task(_retire(old, retired), name="retire")
-        self._retiring[task] = retired
+        old, backend = self.parts.classifier.serving, self._backend
+        self._backend = await backend.renewed(repository)
+        self._backend.start()
+        self.parts.classifier.serving = _serving(self._backend)
+        self._watch(old.repository)
+        task = asyncio.create_task(_retire(old, backend), name="retire")
+        self._retiring[task] = backend
         task.add_done_callback(self._retiring.pop)
 
+    @property
+    def load(self) -> Load:
+        """How a version that is published meanwhile is loaded and proven."""
+        return self._backend.load
+
     def start(self) -> None:
-        """Starts the lanes on the running event loop."""
-        for batcher in self._batchers():
-            batcher.start()
+        """Starts the lanes or the workers on the running event loop."""
+        self._backend.start()
         self._started = True
 
     def begin_drain(self) -> None:
@@ -145,12 +133,10 @@ class Service:
         self.draining = True
 
     async def stop(self) -> None:
-        """Ends the lanes and threads; by now the server has finished or given up its requests."""
+        """Ends lanes, workers and threads; by now the server has finished or given up its requests."""
         self.draining = True
         self._admission.closed = True
-        finished = await asyncio.gather(
-            *(batcher.stop(_STOP_S) for batcher in self._all_batchers())
-        )
+        finished = await asyncio.gather(*(one.stop(_STOP_S) for one in self._backends()))
         if not all(finished):
             log.error("a run did not end; it is abandoned")
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -158,11 +144,11 @@ class Service:
     @property
     def at_rest(self) -> bool:
         """True while no lane is inside the runtime."""
-        return all(batcher.at_rest for batcher in self._all_batchers())
+        return all(backend.at_rest for backend in self._backends())
 
     def is_alive(self) -> bool:
-        """True while every lane of every model runs and none is stuck."""
-        return not self._started or all(batcher.alive for batcher in self._batchers())
+        """False where only a new process would help."""
+        return self._backend.alive
 
     def not_ready(self) -> Exception | None:
         """Returns why requests should not be sent here, or None."""
@@ -170,58 +156,22 @@ class Service:
             return Draining("the service is shutting down")
         if not self._started:
             return ModelNotReady("the service is starting")
-        if not self.is_alive():
-            return ModelNotReady("a lane is dead or stuck")
-        return None
+        trouble = self._backend.trouble()
+        return ModelNotReady(trouble) if trouble else None
 
-    def _all_batchers(self) -> list[Batcher]:
-        retiring = [one for batchers in self._retiring.values() for one in batchers]
-        return [*self._batchers(), *retiring]
+    def _backends(self) -> list[Backend]:
+        return [self._backend, *self._retiring.values()]
 
-    def _batchers(self) -> list[Batcher]:
-        return [answerer.batcher for answerer in self._answerers.values()]
-
-    def _answerer(self, version: LoadedVersion) -> LocalAnswerer:
-        batcher = Batcher(
-            version.engine,
-            self._batch_limits(version),
-            on_run=partial(self._observe_run, version.manifest.name),
-            on_work=self.metrics.lane_busy.labels(version.manifest.name).inc,
-        )
-        return LocalAnswerer(
-            batcher,
-            version.manifest,
-            _image_limits(self._settings),
-            self._pool,
-            on_lanes=PROVIDERS[version.provider].runs_on_cores,
-        )
-
-    def _batch_limits(self, version: LoadedVersion) -> BatchLimits:
-        settings = self._settings
-        default_lanes = PROVIDERS[version.provider].default_lanes or max(
-            1, self._cpus // settings.threads_per_lane
-        )
-        return BatchLimits(
-            max_batch_size=version.max_batch_size,
-            max_wait_s=settings.max_wait_ms / 1e3,
-            max_queue=settings.max_in_flight,
-            lanes=settings.lanes or default_lanes,
-            stuck_after_s=settings.stuck_after_s,
-        )
-
-    def _observe_run(self, name: str, size: int, _run_s: float) -> None:
-        self.metrics.batch_size.observe((name,), size)
-
-    def _watch(self, repository: Repository, before: Repository | None = None) -> None:
-        admission = self._admission
+    def _watch(self, before: Repository | None = None) -> None:
+        admission, backend, repository = self._admission, self._backend, self.repository
         self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
         for name in set(before.models if before else ()) - set(repository.models):
             self.metrics.forget_model(name)
-        for name, versions in repository.models.items():
-            batchers = [self._answerers[name, number].batcher for number in versions]
-            self.metrics.watch_model(
-                name, partial(_total_waiting, batchers), partial(_total_lanes, batchers)
-            )
+        for name in repository.models:
+            waiting, lanes = partial(backend.waiting, name), partial(backend.lanes, name)
+            self.metrics.watch_model(name, waiting, lanes)
+        if isinstance(backend, Crew):
+            self.metrics.watch_workers(backend.workers)
         self.metrics.show_models(
             (
                 version.manifest.name,
@@ -233,10 +183,35 @@ class Service:
         )
 
 
-async def _retire(serving: Serving, batchers: list[Batcher]) -> None:
-    """Stops batchers once the last request that may use them is answered."""
+def _make_backend(
+    settings: Settings, shelf: Shelf, metrics: Metrics
+) -> tuple[ThreadPoolExecutor, Backend]:
+    """Loads the models and returns the prepare pool and what will answer."""
+    cpus = usable_cpus()
+    observers = Observers(
+        on_run=lambda name, size, _run_s: metrics.batch_size.observe((name,), size),
+        on_work=lambda name, work_s: metrics.lane_busy.labels(name).inc(work_s),
+    )
+    backend: Backend
+    if settings.workers:
+        replaced = metrics.worker_restarts
+        backend = Recruiter(
+            settings, shelf, cpus, observers, lambda reason: replaced.labels(reason.value).inc()
+        ).first()
+        return ThreadPoolExecutor(prepare_threads(backend.repository, settings, cpus)), backend
+    repository = load_repository(shelf)
+    pool = ThreadPoolExecutor(prepare_threads(repository, settings, cpus), "prepare")
+    return pool, LocalLanes(repository, settings, cpus, pool, observers)
+
+
+def _serving(backend: Backend) -> Serving:
+    return Serving(backend.repository, dict(backend.answerers))
+
+
+async def _retire(serving: Serving, backend: Backend) -> None:
+    """Stops a backend once the last request that may use it is answered."""
     await serving.unused()
-    await asyncio.gather(*(batcher.stop(_STOP_S) for batcher in batchers))
+    await backend.stop(_STOP_S)
 
 
 def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
@@ -253,26 +228,25 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         ModelError: a version cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    plan = RunPlan(
-        settings.provider,
-        threads=settings.threads_per_lane,
-        wide_threads=usable_cpus(),
-        max_batch_size=settings.max_batch_size,
-    )
     shelf = Shelf(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
-        plan,
+        run_plan(settings, usable_cpus()),
         settings.versions_per_model,
         settings.default_model,
     )
     seen = fingerprint(shelf.models_dir)
-    service = Service(settings, load_repository(shelf))
+    service = Service(settings, shelf)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         adopter = Adopter(
-            shelf, lambda: service.repository, service.adopt, metrics=service.metrics, seen=seen
+            shelf,
+            lambda: service.repository,
+            service.adopt,
+            metrics=service.metrics,
+            seen=seen,
+            load=service.load,
         )
         try:
             async with adopter.looking(settings.models_poll_s):
@@ -312,24 +286,6 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     # A coroutine, because Starlette would run a plain function in a thread.
     count_refusal(request.app.state.parts.metrics, error)
     return problem_response(error, request.scope[REQUEST_ID])
-
-
-def _total_waiting(batchers: list[Batcher]) -> float:
-    return sum(batcher.waiting for batcher in batchers)
-
-
-def _total_lanes(batchers: list[Batcher]) -> float:
-    return sum(batcher.limits.lanes for batcher in batchers)
-
-
-def _image_limits(settings: Settings) -> ImageLimits:
-    return ImageLimits(
-        max_pixels=settings.max_image_pixels,
-        max_webp_pixels=settings.max_webp_pixels,
-        min_side_px=settings.min_side_px,
-        max_aspect=settings.max_aspect,
-        max_jpeg_scans=settings.max_jpeg_scans,
-    )
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -107,6 +108,20 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._workers = Gauge(
+            "convserve_workers",
+            "Worker processes by state: starting, live, doubtful (silent, gets no new work) or "
+            "retiring.",
+            ("state",),
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "convserve_worker_restarts_total",
+            "Worker processes replaced, by reason: exited, silent, overdue, lanes, memory or "
+            "terminated.",
+            ("reason",),
+            registry=registry,
+        )
         self.log_records_dropped = Counter(
             "convserve_log_records_dropped_total",
             "Log records dropped because the log's reader was too slow.",
@@ -130,6 +145,11 @@ class Metrics:
         self._waiting.remove(model)
         self._lanes.remove(model)
         self.lane_busy.remove(model)
+
+    def watch_workers(self, count: Callable[[str], float]) -> None:
+        """Reads the workers in each state from this function whenever metrics are collected."""
+        for state in ("starting", "live", "doubtful", "retiring"):
+            self._workers.labels(state).set_function(partial(count, state))
 
     def show_models(self, served: Iterable[tuple[str, str, str, str]]) -> None:
         """Lists these in the model gauge (model, version, provider, fall-back) and no others."""

@@ -164,6 +164,16 @@ class Shelf:
             )
         ]
 
+    def chosen_or_raise(self) -> list[tuple[str, int]]:
+        """Returns as `chosen`.
+
+        Raises:
+            ManifestInvalid: there is nothing to serve.
+        """
+        if chosen := self.chosen():
+            return chosen
+        raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
+
 
 def load_repository(shelf: Shelf) -> Repository:
     """Loads every chosen version.
@@ -172,18 +182,26 @@ def load_repository(shelf: Shelf) -> Repository:
         ModelError: any of them cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    chosen = shelf.chosen()
-    if not chosen:
-        raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
-    loaded = [load_version(shelf.models_dir, *key, shelf.plan) for key in chosen]
+    loaded = [load_version(shelf.models_dir, *key, shelf.plan) for key in shelf.chosen_or_raise()]
     return Repository(loaded, shelf.default_model)
 
 
-def renew(shelf: Shelf, current: Repository) -> tuple[Repository, list[Exception]]:
+Load = Callable[[Path, str, int, RunPlan], LoadedVersion]
+"""Reads, opens and proves one version, as `load_version` does."""
+
+
+def renew(
+    shelf: Shelf, current: Repository, load: Load | None = None
+) -> tuple[Repository, list[Exception]]:
     """Loads what has changed since `current` was loaded.
 
     A model of which a version fails keeps the versions it has, so that a broken new one takes
     nothing away; so does the whole where nothing usable would be left.
+
+    Args:
+        shelf: where versions are.
+        current: what is being served.
+        load: in place of `load_version`, which opens them in this process.
 
     Returns:
         The renewed repository, with the very objects of unchanged versions, and the failures.
@@ -193,7 +211,7 @@ def renew(shelf: Shelf, current: Repository) -> tuple[Repository, list[Exception
     loaded = {version.key: version for version in current.versions()}
     for key in shelf.chosen():
         try:
-            kept[key] = _unchanged(loaded.get(key), shelf.models_dir) or load_version(
+            kept[key] = _unchanged(loaded.get(key), shelf.models_dir) or (load or load_version)(
                 shelf.models_dir, *key, shelf.plan
             )
         except (ModelError, ProviderUnavailable) as error:

@@ -92,6 +92,27 @@ class Settings(BaseModel):
         description="How long a batch may wait for company, from its first entry. 0 takes what "
         "queued while the engine was busy: no added latency when idle.",
     )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes for decoding and inference beside the one for HTTP. 0: none, all in "
+        "one process. With 2 or more, a crash in native code, a hang or a leak costs only what one "
+        "of them had in hand; each costs the memory of every graph. lanes, threads_per_lane and "
+        "prepare_threads are those of one worker, which has its share of the cores.",
+    )
+    worker_silent_s: float = Field(
+        5.0,
+        ge=1,
+        le=600,
+        description="A worker that does not respond for so long is killed and replaced.",
+    )
+    worker_max_memory_bytes: OptionalInt = Field(
+        None,
+        ge=100_000_000,
+        description="A worker that has grown beyond this resident memory is replaced when another "
+        "has been started, one at a time. Unset: never.",
+    )
     prepare_threads: OptionalInt = Field(
         None,
         ge=1,

@@ -27,6 +27,8 @@ class Server:
     """`convserve serve` on a free port, with a home directory that nobody else writes to."""
 
     def __init__(self, home: Path, **settings: object) -> None:
+        """Launches it; `hooks` is a folder with a sitecustomize.py that its processes run first."""
+        hooks = settings.pop("hooks", None)
         self.home = home
         self.log: list[dict[str, Any]] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -40,7 +42,11 @@ class Server:
                 *([] if "port" in settings else ["--port", "0"]),
             ],
             cwd=home,
-            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)}
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(home),
+                "PYTHONPATH": os.pathsep.join(str(one) for one in (hooks, ROOT) if one),
+            }
             | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,6 +78,16 @@ class Server:
             if self.log[-1]["message"] == message:
                 return self.log[-1]
         raise AssertionError(f"no {message!r} before the end; {self._process.stderr.read()}")  # type: ignore[union-attr]
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """The numbers of its worker processes, oldest first."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return sorted(int(pid) for pid in found.split())
 
     def send_signal(self, number: signal.Signals) -> None:
         """Sends the process a signal."""

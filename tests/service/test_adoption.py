@@ -12,7 +12,10 @@ from fastapi import FastAPI
 
 from service.adoption import Adopter, fingerprint
 from service.app import Service, create_app
+from service.backend import LocalLanes
+from service.batcher import Batcher
 from service.classifier import Choice
+from service.errors import WorkerNotStarted
 from service.repository import RunPlan, Shelf
 from service.settings import Settings
 from tests import tinymodel
@@ -50,6 +53,11 @@ class Running:
     def served(self) -> list[tuple[str, int]]:
         return [version.key for version in self.service.repository.versions()]
 
+    def batcher(self, number: int) -> Batcher:
+        backend = self.service._backend
+        assert isinstance(backend, LocalLanes)
+        return backend.answerers["tiny", number].batcher
+
     def adoptions(self, outcome: str) -> float:
         return float(self.service.metrics.adoptions.labels(outcome)._value.get())
 
@@ -84,14 +92,14 @@ async def test_adopter_takes_a_newer_version_and_leaves_the_older(root):
 async def test_adopter_keeps_unchanged_versions_as_they_are(root):
     async with Running(root, versions_per_model=0) as running:
         first = running.service.repository.get("tiny", 1)
-        batcher = running.service._answerers["tiny", 1].batcher
+        batcher = running.batcher(1)
         tinymodel.write_version(root, version=2)
 
         await running.adopter.look()
 
         assert running.served == [("tiny", 1), ("tiny", 2)]
         assert running.service.repository.get("tiny", 1) is first
-        assert running.service._answerers["tiny", 1].batcher is batcher
+        assert running.batcher(1) is batcher
 
 
 async def test_adopter_takes_new_models_and_drops_removed_ones(root):
@@ -182,7 +190,7 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
     """The request has its version but not yet a place in the queue when that version is retired."""
     async with Running(root) as running:
         gate, decoding = asyncio.Event(), asyncio.Event()
-        batcher = running.service._answerers["tiny", 1].batcher
+        batcher = running.batcher(1)
         submit = batcher.submit
 
         async def held(row: Any, deadline_s: float) -> Any:
@@ -240,3 +248,26 @@ async def test_looking_at_an_interval_of_zero_never_looks(root, monkeypatch):
             await task
 
         assert not looks
+
+
+async def test_adopter_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):
+    async with Running(root) as running:
+        attempts: list[object] = []
+
+        async def adopt(repository: Any) -> None:
+            attempts.append(repository)
+            if len(attempts) == 1:
+                raise WorkerNotStarted("no memory")
+            await running.service.adopt(repository)
+
+        running.adopter._adopt = adopt
+        tinymodel.write_version(root, version=2)
+
+        with caplog.at_level(logging.ERROR):
+            await running.adopter.look()
+        before = running.served
+        await running.adopter.look()
+
+        assert (before, running.served) == ([("tiny", 1)], [("tiny", 2)])
+        assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)
+        assert caplog.records[0].__dict__["reason"] == "no memory"

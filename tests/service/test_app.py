@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from contract.errors import ModelError
 from service.app import ROUTERS, create_app
 from service.errors import ProviderUnavailable
+from service.repository import Repository, RunPlan
 from service.settings import Settings
 from tests import tinymodel
 from tests.asgi import call_and_leave
@@ -129,7 +130,7 @@ def test_app_lanes_follow_the_settings(models_dir, settings, lanes):
 
     service = create_app(Settings.model_validate(values)).state.service
 
-    assert service._answerers["tiny", 2].batcher._limits.lanes == lanes
+    assert service._backend.answerers["tiny", 2].batcher._limits.lanes == lanes
 
 
 def test_app_settings_reach_the_batcher(models_dir):
@@ -137,7 +138,7 @@ def test_app_settings_reach_the_batcher(models_dir):
         models_dir=models_dir, max_batch_size=3, max_wait_ms=7, max_in_flight=9, stuck_after_s=5
     )
 
-    limits = create_app(settings).state.service._answerers["tiny", 2].batcher._limits
+    limits = create_app(settings).state.service._backend.answerers["tiny", 2].batcher._limits
 
     assert (limits.max_batch_size, limits.max_wait_s) == (3, 0.007)
     assert (limits.max_queue, limits.stuck_after_s) == (9, 5)
@@ -186,7 +187,7 @@ def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client
 
 
 def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
-    batcher = fresh_client.app.state.service._answerers["tiny", 2].batcher
+    batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
     engine = PictureEngine()
     engine.answer = lambda _batch: 1 / 0  # type: ignore[assignment,return-value]
     batcher._engine = engine
@@ -199,7 +200,10 @@ def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
 
 
 def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(fresh_client):
-    batcher, engine = fresh_client.app.state.service._answerers["tiny", 2].batcher, PictureEngine()
+    batcher, engine = (
+        fresh_client.app.state.service._backend.answerers["tiny", 2].batcher,
+        PictureEngine(),
+    )
     engine.hold()
     batcher._engine = engine
     row = np.zeros((8, 8, 3), np.uint8)
@@ -219,11 +223,11 @@ def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, caplog):
     engine = FakeEngine()
     engine.hold()
     service = app.state.service
-    service._answerers["tiny", 2].batcher._engine = engine
+    service._backend.answerers["tiny", 2].batcher._engine = engine
 
     async def stop_during_a_run() -> object:
         service.start()
-        batcher = service._answerers["tiny", 2].batcher
+        batcher = service._backend.answerers["tiny", 2].batcher
         task = asyncio.create_task(batcher.submit(np.array([0.5], np.float32), float("inf")))
         await asyncio.to_thread(engine.entered.acquire)
         await service.stop()
@@ -241,8 +245,35 @@ def test_app_stopped_ends_its_threads(models_dir):
     with TestClient(app) as client:
         client.post("/v1/classify", content=RED)
 
-    batcher = app.state.service._answerers["tiny", 2].batcher
+    batcher = app.state.service._backend.answerers["tiny", 2].batcher
     for lane in batcher._lanes:
         lane.thread._thread.join(5)
 
     assert not any(lane.thread._thread.is_alive() for lane in batcher._lanes)
+
+
+def test_app_with_workers_answers_describes_and_counts_them(make_client):
+    client = make_client(workers=1, provider="cpu", versions_per_model=0)
+
+    answer = client.post("/v1/classify", content=RED)
+    health = [client.get(path).status_code for path in ("/readyz", "/livez")]
+    detail = client.get("/v1/models/tiny").json()
+    metrics = client.get("/metrics").text
+
+    assert answer.json()["predictions"][0]["label"] == "red"
+    assert (health, detail["provider"], detail["ready"]) == ([200, 200], "cpu", True)
+    assert 'convserve_workers{state="live"} 1.0' in metrics
+    assert 'convserve_lanes{model="tiny"} 1.0' in metrics
+    assert 'convserve_batch_size_count{model="tiny"} 1' in metrics
+
+
+def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
+    tinymodel.write_version(tmp_path)
+    client = make_client(models_dir=tmp_path, workers=1, provider="cpu", models_poll_s=0)
+    service = client.app.state.service
+    tinymodel.write_version(tmp_path, version=2)
+    version = service.load(tmp_path, "tiny", 2, RunPlan("cpu"))
+
+    client.portal.call(service.adopt, Repository([version]))
+
+    assert client.post("/v1/classify", content=RED).json()["version"] == "2"

@@ -110,7 +110,7 @@ def test_metrics_model_info_names_every_version(make_client):
 
 def test_metrics_waiting_is_the_sum_over_versions(make_client):
     client = make_client(versions_per_model=0)
-    for answerer in client.app.state.service._answerers.values():
+    for answerer in client.app.state.service._backend.answerers.values():
         answerer.batcher._waiting = 2
 
     text = client.get("/metrics").text

@@ -121,7 +121,7 @@ def test_classify_server_timing_tells_stages(client):
 )
 def test_classify_rotated_photo_seen_upright(fresh_client, orientation, edges):
     recorder = Recorder()
-    fresh_client.app.state.service._answerers["tiny", 2].batcher._engine = recorder
+    fresh_client.app.state.service._backend.answerers["tiny", 2].batcher._engine = recorder
 
     fresh_client.post(CLASSIFY, content=red_left_of_blue(orientation))
 
