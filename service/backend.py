@@ -12,7 +12,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+import numpy as np
 
 from contract.images import ImageLimits
 from service.answering import Answerer
@@ -21,6 +23,7 @@ from service.local import LocalAnswerer
 from service.providers import PROVIDERS
 from service.repository import LoadedVersion, Repository, RunPlan, load_version
 from service.settings import Settings
+from service.tuning import Candidates, Tuner, Tuning, sizes_up_to
 
 Key = tuple[str, int]
 """Name and number of a version."""
@@ -72,6 +75,10 @@ class Backend(Protocol):
 
     def lanes(self, name: str) -> float:
         """Returns how many runs of a model can be made at the same time."""
+        ...
+
+    def tuning(self, key: Key) -> Tuning | None:
+        """Returns what is known about running a version, None where workers run it."""
         ...
 
     def load(self, models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
@@ -134,6 +141,11 @@ class LocalLanes:
         self.answerers = {
             one.key: kept.get(one.key) or self._answerer(one) for one in repository.versions()
         }
+        self._tunings = {one.key: self._tuning(one) for one in repository.versions()}
+        if predecessor:
+            self._tunings.update({key: predecessor._tunings[key] for key in kept})
+        self._tuner = Tuner(self._is_quiet)
+        self._tuning_task: asyncio.Task[None] | None = None
         self._own = [one.batcher for one in self.answerers.values()]
         self._running = {id(one.batcher) for one in kept.values()}
 
@@ -159,6 +171,10 @@ class LocalLanes:
         """Returns how many lanes a model has."""
         return sum(batcher.limits.lanes for batcher in self._batchers(name))
 
+    def tuning(self, key: Key) -> Tuning:
+        """Returns what is known about running a version."""
+        return self._tunings[key]
+
     def load(self, models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
         """Loads a version in this process; see `Backend.load`."""
         return load_version(models_dir, name, number, plan)
@@ -169,6 +185,7 @@ class LocalLanes:
         for batcher in self._own:
             if id(batcher) not in self._running:
                 batcher.start()
+        self._tuning_task = asyncio.create_task(self._tune(), name="tune")
 
     async def renewed(self, repository: Repository) -> LocalLanes:
         """Returns the successor, which takes over the lanes of unchanged versions."""
@@ -190,10 +207,30 @@ class LocalLanes:
 
     async def stop(self, timeout_s: float) -> bool:
         """Ends the lanes; see `Backend.stop`."""
+        if self._tuning_task is not None:
+            self._tuning_task.cancel()
+        self._tuner.close()
         return all(await asyncio.gather(*(batcher.stop(timeout_s) for batcher in self._own)))
 
     def _batchers(self, name: str) -> list[Batcher]:
         return [one.batcher for key, one in self.answerers.items() if key[0] == name]
+
+    def _is_quiet(self) -> bool:
+        return all(one.batcher.idle for one in self.answerers.values())
+
+    def _tuning(self, version: LoadedVersion) -> Tuning:
+        limits = batch_limits(version, self._settings, self._cpus)
+        found = candidates(version, self._settings, limits.lanes, self._cpus)
+        choice = len(found.sizes) > 1 or len(found.lanes) > 1
+        state: Literal["waiting", "off"] = "waiting" if self._settings.tune and choice else "off"
+        return Tuning(state, found, limits.lanes, limits.max_batch_size)
+
+    async def _tune(self) -> None:
+        for version in self.repository.versions():
+            graph_input = version.manifest.graph.input
+            row = np.zeros(graph_input.shape[1:], graph_input.dtype)
+            batcher = self.answerers[version.key].batcher
+            await self._tuner.tune(self._tunings[version.key], batcher, version.engine, row)
 
     def _answerer(self, version: LoadedVersion) -> LocalAnswerer:
         name = version.manifest.name
@@ -215,13 +252,28 @@ class LocalLanes:
 def batch_limits(version: LoadedVersion, settings: Settings, cpus: int) -> BatchLimits:
     """Returns the limits of a version's batcher on so many cores."""
     default_lanes = PROVIDERS[version.provider].default_lanes
+    at_first = settings.max_batch_size or (version.max_batch_size if default_lanes else 1)
     return BatchLimits(
-        max_batch_size=version.max_batch_size,
+        max_batch_size=version.manifest.graph.fixed_batch_size or at_first,
         max_wait_s=settings.max_wait_ms / 1e3,
         max_queue=settings.max_in_flight,
         lanes=settings.lanes or default_lanes or max(1, cpus // settings.threads_per_lane),
         stuck_after_s=settings.stuck_after_s,
     )
+
+
+def candidates(
+    version: LoadedVersion, settings: Settings, default_lanes: int, cpus: int
+) -> Candidates:
+    """Returns what may be chosen for a version: all that the settings leave open."""
+    on_cores = PROVIDERS[version.provider].runs_on_cores
+    sizes = sizes_up_to(version.max_batch_size)
+    if settings.max_batch_size or version.manifest.graph.fixed_batch_size:
+        sizes = (version.max_batch_size,)
+    lanes = {default_lanes} if settings.lanes else {1, default_lanes if on_cores else 2}
+    threads = settings.threads_per_lane
+    wide_threads = max(threads, cpus) if on_cores else threads
+    return Candidates(sizes, tuple(sorted(lanes)), threads, wide_threads)
 
 
 def prepare_threads(repository: Repository, settings: Settings, cpus: int) -> int:

@@ -111,6 +111,11 @@ class Batcher:
         return self._waiting
 
     @property
+    def idle(self) -> bool:
+        """True while it has nothing to do."""
+        return not self._waiting and not any(lane.batch for lane in self._lanes)
+
+    @property
     def alive(self) -> bool:
         """True while every lane runs and none has been in one run longer than `stuck_after_s`."""
         self._abandoned = [lane for lane in self._abandoned if lane.busy]

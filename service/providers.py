@@ -26,12 +26,14 @@ class Provider:
         runtime_name: its name in onnxruntime.
         options: what it is opened with.
         default_lanes: runs at the same time; None for one on each usable core.
+        largest_batch: pictures in one run at most, where nothing else is configured.
         preload: its libraries come in packages of their own and are loaded first.
     """
 
     runtime_name: str
     options: dict[str, str]
     default_lanes: int | None = None
+    largest_batch: int = 8
     preload: bool = False
 
     @property
@@ -46,6 +48,7 @@ PROVIDERS: Final[dict[str, Provider]] = {
         "CUDAExecutionProvider",
         {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
         default_lanes=1,
+        largest_batch=32,
         preload=True,
     ),
     "cpu": Provider("CPUExecutionProvider", {}),

@@ -39,13 +39,13 @@ class RunPlan:
         threads: threads inside one run beside others.
         wide_threads: threads inside a run that is alone; where there are no more than `threads`,
             all runs are alike.
-        max_batch_size: pictures in one run at most.
+        max_batch_size: pictures in one run at most; None for what the provider suggests.
     """
 
     provider: str = "auto"
     threads: int = 1
     wide_threads: int = 1
-    max_batch_size: int = 8
+    max_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +245,15 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     started_s = time.monotonic()
     version = read_version(models_dir, name, number)
     manifest = version.manifest
-    max_batch_size = manifest.graph.fixed_batch_size or plan.max_batch_size
+
+    def largest_batch(provider: str) -> int:
+        chosen = plan.max_batch_size or PROVIDERS[provider].largest_batch
+        return manifest.graph.fixed_batch_size or chosen
 
     def prove(provider: str) -> tuple[str, OnnxEngine, float]:
         engine = _open_engine(version, provider, plan)
         try:
-            return provider, engine, replay_golden(version, engine.run, max_batch_size)
+            return provider, engine, replay_golden(version, engine.run, largest_batch(provider))
         except ModelError:
             raise
         except Exception as error:
@@ -267,7 +270,7 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
         provider=provider,
         fallback=fallback,
         golden_difference=difference,
-        max_batch_size=max_batch_size,
+        max_batch_size=largest_batch(provider),
         load_s=time.monotonic() - started_s,
     )
     failed = fallback is not None and fallback.kind == "failed"

@@ -73,17 +73,26 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         description="Runs of the network at the same time. Unset: one per usable core on the "
-        "CPU, one on a GPU. More lanes raise throughput, fewer shorten a lone request.",
+        "CPU, one on a GPU, until measured (see tune). A lone request gets all cores either way.",
     )
     threads_per_lane: int = Field(
         1,
         ge=1,
         le=256,
-        description="Threads inside one run. With lanes=1 and all cores here, a lone request is "
-        "fastest; one thread a lane gives the most requests a second.",
+        description="Threads inside one run beside others; one gives the most requests a second. "
+        "A request that is alone gets all cores whatever this says.",
     )
-    max_batch_size: int = Field(
-        8, ge=1, le=256, description="Pictures in one run at most. Larger helps GPUs, not CPUs."
+    max_batch_size: OptionalInt = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Pictures in one run at most. Unset: as measured here (see tune), 8 on a CPU "
+        "and 32 on a GPU at most. Larger helps GPUs, hardly CPUs.",
+    )
+    tune: bool = Field(
+        True,
+        description="Measure in the first quiet moment what batches and lanes cost here, and "
+        "choose those that are not set; takes all cores for a second or two.",
     )
     max_wait_ms: float = Field(
         0.0,

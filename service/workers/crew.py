@@ -79,6 +79,9 @@ class Crew:
         """Says whether no worker takes work; see `Backend.trouble`."""
         return None if self._pool.n_live else "no worker process is ready"
 
+    def tuning(self, key: tuple[str, int]) -> None:
+        """Returns None; see `Backend.tuning`."""
+
     def waiting(self, name: str) -> float:
         """Returns how many pictures for a model wait for a worker."""
         return self._pool.waiting(name)

@@ -63,6 +63,8 @@ def load_lanes(
         versions.append(version)
     repository = Repository(versions)
     apart = ThreadPoolExecutor(prepare_threads(repository, settings, cpus), "prepare")
+    # A worker cannot tell whether the others leave the cores alone, so it measures nothing.
+    settings = settings.model_copy(update={"tune": False})
     return LocalLanes(repository, settings, cpus, apart, observers), [_facts(v) for v in versions]
 
 
