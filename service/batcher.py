@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -41,6 +42,7 @@ _INTERRUPT_S: Final = 1.0  # an interrupted run that goes on for so long is aban
 _SOLITUDE_S: Final = (
     0.05  # items must have come one at a time for so long before one gets all cores
 )
+_DOUBT_S: Final = 5.0  # so long one lane's run is preferred after all cores were slower
 _COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 
@@ -98,6 +100,8 @@ class Batcher:
         self._window: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._crowded_s = -_SOLITUDE_S  # when more than one item was last in hand
+        self._lone_run_s: dict[bool, float] = {}  # by whether it had all cores; means of late
+        self._doubted_s = -math.inf  # when a run with all cores was last slower
         self._item_s = 0.0  # seconds of a lane that an item costs; 0 until the first run
 
     @property
@@ -113,7 +117,7 @@ class Batcher:
     @property
     def idle(self) -> bool:
         """True while it has nothing to do."""
-        return not self._waiting and not any(lane.batch for lane in self._lanes)
+        return not self._waiting and not any(lane.jobs for lane in self._lanes)
 
     @property
     def alive(self) -> bool:
@@ -128,7 +132,7 @@ class Batcher:
 
     def expected_s(self) -> float:
         """Returns the seconds until an item that came now would be answered; 0 if not known yet."""
-        running = sum(len(lane.batch) for lane in self._lanes)
+        running = sum(len(job.entries) for lane in self._lanes for job in lane.jobs)
         lanes = max(1, sum(not lane.dead for lane in self._lanes))
         return self._item_s * ((self._waiting + running) / lanes + 1)
 
@@ -169,7 +173,7 @@ class Batcher:
             raise ModelNotReady("no lane of the model is running")
         if self._waiting >= self._limits.max_queue:
             raise Overloaded(f"{self._waiting} pictures are waiting already", reason="queue")
-        if self._queue or any(lane.batch for lane in self._lanes):
+        if self._queue or any(lane.jobs for lane in self._lanes):
             self._crowded_s = self._clock()
         future: asyncio.Future[BatchedRow] = self._loop.create_future()
         self._queue.append(Entry(item, deadline_s, self._clock(), future))
@@ -208,27 +212,34 @@ class Batcher:
                 timer.cancel()
         for lane in self._lanes:
             lane.dead = True
-            if lane.batch:
-                lane.fail_batch(EngineFailure("the lane stopped during the run"))
-                lane.interrupt()
+            lane.interrupt(EngineFailure("the lane stopped during the run"))
+            for entry in lane.take_back():
+                entry.fail(Draining("the service stopped before this picture was run"))
             lane.close()
         return finished
 
     # Dispatching
 
     def _dispatch(self) -> None:
-        """Gives queued items to idle lanes."""
-        while self._queue and (lane := self._idle_lane()) is not None:
+        """Gives queued items to idle lanes, and a full batch ahead to a busy one.
+
+        A lane that has its next batch already goes on with it at once, without waiting for its turn
+        on the event loop. Less than a full batch may still grow and stays in the queue.
+        """
+        while self._queue and (lane := self._next_lane()) is not None:
             self._drop_dead()
             if not self._queue:
                 break
-            wait_s = self._wait_s()
-            if wait_s > 0:
+            if lane.jobs:
+                if self._waiting < self._limits.max_batch_size:
+                    break
+            elif (wait_s := self._wait_s()) > 0:
                 self._open_window(wait_s)
                 break
             batch = self._take()
-            lane.work(batch, wide=self._alone(batch))
-            self._watch_over()
+            if batch:
+                lane.work(batch, wide=self._alone(batch))
+                self._watch_over()
         if not self._queue:
             self._waiting = 0
         if self._closing and self._idle_and_empty():
@@ -275,22 +286,32 @@ class Batcher:
         return True
 
     def _alone(self, batch: list[Entry]) -> bool:
-        """Says whether a run may have all cores: items have been coming one at a time."""
-        return len(batch) == 1 and self._clock() - self._crowded_s >= _SOLITUDE_S
+        """Says whether a run may have all cores: items have been coming one at a time.
+
+        Where other processes keep the cores busy, its threads wait for each other and it takes
+        longer than with one; then it does not, but for a try now and then.
+        """
+        now_s = self._clock()
+        if len(batch) > 1 or now_s - self._crowded_s < _SOLITUDE_S:
+            return False
+        return now_s - self._doubted_s >= _DOUBT_S
+
+    def _next_lane(self) -> Lane | None:
+        """Returns an idle lane, or else the one that will be free first and has nothing ahead."""
+        able = [lane for lane in self._lanes if len(lane.jobs) < 2 and not self._faulty(lane)]
+        return min(able, key=lambda lane: (len(lane.jobs), lane.since_s), default=None)
 
     def _idle_lane(self) -> Lane | None:
-        return next((lane for lane in self._lanes if not lane.batch and not lane.dead), None)
+        return next((lane for lane in self._lanes if not lane.jobs), None)
 
     def _idle_and_empty(self) -> bool:
         waiting = any(not entry.future.done() for entry in self._queue)
-        return not waiting and not any(lane.batch for lane in self._lanes)
+        return not waiting and not any(lane.jobs for lane in self._lanes)
 
     # What lanes report
 
     def _finished(self, lane: Lane, report: Report) -> None:
         """Takes a lane's report: the answers are on their way, the lane is free."""
-        if lane.batch is report.batch:
-            lane.batch = []
         if self._on_run is not None:
             for size, run_s in report.runs:
                 self._on_run(size, run_s)
@@ -300,6 +321,7 @@ class Batcher:
             self._lane_died(lane, report.died)
         elif report.runs:
             self._replacements = 0
+            self._learn_width(report)
             item_s = report.work_s / len(report.batch)
             weight = _COST_WEIGHT if self._item_s else 1.0
             self._item_s += weight * (item_s - self._item_s)
@@ -308,9 +330,27 @@ class Batcher:
             lane.close()
         self._dispatch()
 
+    def _learn_width(self, report: Report) -> None:
+        if len(report.batch) > 1 or self._queue:
+            return
+        _, run_s = report.runs[0]
+        before_s = self._lone_run_s.get(report.run.wide, run_s)
+        mean_s = before_s + _COST_WEIGHT * (run_s - before_s)
+        self._lone_run_s[report.run.wide] = mean_s
+        if report.run.wide and mean_s > self._lone_run_s.get(False, math.inf):
+            self._doubted_s = self._clock()
+            del self._lone_run_s[True]  # the next try counts alone
+
     def _lane_died(self, lane: Lane, error: BaseException) -> None:
         log.critical("a lane died", exc_info=error)
+        self._retire(lane)
+
+    def _retire(self, lane: Lane) -> None:
+        """Closes a lane that works no more, gives back what it had not begun, and replaces it."""
         lane.dead = True
+        for entry in reversed(lane.take_back()):
+            self._queue.appendleft(entry)
+            self._waiting += not entry.future.done()
         lane.close()
         self._replace(lane)
 
@@ -345,23 +385,19 @@ class Batcher:
             overdue_s = now_s - lane.since_s - self._limits.stuck_after_s
             if not lane.interrupted:
                 log.error("a run is stuck and is interrupted")
-                lane.fail_batch(EngineFailure("the run of this picture took too long"))
-                lane.interrupt()
+                lane.interrupt(EngineFailure("the run of this picture took too long"))
             elif overdue_s > _INTERRUPT_S:
                 log.critical("a lane is stuck and is abandoned")
-                lane.dead = True
-                lane.batch = []
-                lane.close()
                 self._abandoned.append(lane)
-                self._replace(lane)
-        if any(lane.batch for lane in self._lanes):
+                self._retire(lane)
+        if any(lane.jobs for lane in self._lanes):
             delay_s = min(self._limits.stuck_after_s, _INTERRUPT_S)
             self._watch = self._loop.call_later(delay_s, self._look_for_stuck)
         self._dispatch()
 
     def _faulty(self, lane: Lane) -> bool:
         stuck_s = self._limits.stuck_after_s
-        return lane.dead or bool(lane.batch and self._clock() - lane.since_s > stuck_s)
+        return lane.dead or bool(lane.jobs and self._clock() - lane.since_s > stuck_s)
 
     def _all_lanes_dead(self) -> bool:
         return all(lane.dead for lane in self._lanes)

@@ -25,24 +25,25 @@ class Run:
 
     Attributes:
         wide: it may have all cores, since nothing else is being run.
+        interrupted: it was asked to end.
     """
 
-    __slots__ = ("_interrupted", "_terminate", "wide")
+    __slots__ = ("_terminate", "interrupted", "wide")
 
     def __init__(self, *, wide: bool = False) -> None:
         self.wide = wide
-        self._interrupted = False
+        self.interrupted = False
         self._terminate: Callable[[], None] | None = None
 
     def on_interrupt(self, terminate: Callable[[], None]) -> None:
         """Registers how the runtime is told to end this run; told at once if that was asked for."""
         self._terminate = terminate
-        if self._interrupted:
+        if self.interrupted:
             terminate()
 
     def interrupt(self) -> None:
         """Asks the run to end; from any thread, also before it began."""
-        self._interrupted = True
+        self.interrupted = True
         if self._terminate is not None:
             self._terminate()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,6 +72,7 @@ class Report:
 
     Attributes:
         batch: all of it.
+        run: how it was run.
         outcomes: each entry's answer or error; entries that nobody waited for have none.
         runs: size and seconds of every run that succeeded.
         work_s: seconds of the whole work, preparing included.
@@ -78,6 +80,7 @@ class Report:
     """
 
     batch: list[Entry]
+    run: Run
     outcomes: list[tuple[Entry, BatchedRow | Exception]] = field(default_factory=list)
     runs: list[tuple[int, float]] = field(default_factory=list)
     work_s: float = 0.0
@@ -97,14 +100,30 @@ class Report:
                 entry.fail(EngineFailure("the lane stopped during the run"))
 
 
+@dataclass(slots=True, eq=False)
+class Job:
+    """A batch that a lane was given.
+
+    Attributes:
+        entries: the batch.
+        run: how it is run, and how that is ended early.
+        begun: the lane has it in hand.
+        given_up: it was taken back before that.
+    """
+
+    entries: list[Entry]
+    run: Run
+    begun: bool = False
+    given_up: bool = False
+
+
 class Lane:
     """Works on one batch at a time, on a thread of its own.
 
     Attributes:
-        batch: what it has in hand; empty while it is idle.
+        jobs: what it has in hand, and behind it what it will go on with; empty while it is idle.
         since_s: when its present run began, or else its preparing.
         dead: it takes no more work.
-        interrupted: its run was told to end; nothing more of the batch is worth doing.
     """
 
     def __init__(
@@ -122,15 +141,13 @@ class Lane:
             clock: monotonic seconds.
             on_report: called on the event loop for each batch, after its entries were answered.
         """
-        self.batch: list[Entry] = []
+        self.jobs: deque[Job] = deque()
         self.since_s = 0.0
         self.dead = False
-        self.interrupted = False
         self._engine = engine
         self._clock = clock
         self._on_report = on_report
         self._loop = asyncio.get_running_loop()
-        self._run = Run()
         self.thread = DaemonThread(f"lane-{number}")
 
     @property
@@ -138,28 +155,38 @@ class Lane:
         """True while its thread is at work, whoever may have stopped waiting for it."""
         return self.thread.busy
 
+    @property
+    def interrupted(self) -> bool:
+        """True once what it has in hand was told to end."""
+        return bool(self.jobs) and self.jobs[0].run.interrupted
+
     def work(self, batch: list[Entry], *, wide: bool = False) -> None:
-        """Begins to work on a batch; it must be idle.
+        """Begins to work on a batch, or will as soon as it is done with what it has in hand.
 
         Args:
             batch: one entry or more.
             wide: the run may have all cores.
         """
-        self.batch = batch
-        self.since_s = self._clock()
-        self.interrupted = False
-        self._run = Run(wide=wide)
-        self.thread.post(partial(self._work, batch, self._run))
+        if not self.jobs:
+            self.since_s = self._clock()
+        job = Job(batch, Run(wide=wide))
+        self.jobs.append(job)
+        self.thread.post(partial(self._work, job))
 
-    def fail_batch(self, error: Exception) -> None:
-        """Answers everything in hand with an error; the work itself goes on."""
-        for entry in self.batch:
-            entry.fail(error)
+    def interrupt(self, error: Exception) -> None:
+        """Answers what it has in hand with an error and asks the run to end."""
+        for job in list(self.jobs)[:1]:
+            for entry in job.entries:
+                entry.fail(error)
+            job.run.interrupt()
 
-    def interrupt(self) -> None:
-        """Asks the run in hand to end."""
-        self.interrupted = True
-        self._run.interrupt()
+    def take_back(self) -> list[Entry]:
+        """Returns what it has not begun and now never will; what it has in hand is forgotten."""
+        ahead = [job for job in self.jobs if not job.begun]
+        self.jobs.clear()
+        for job in ahead:
+            job.given_up = True
+        return [entry for job in ahead for entry in job.entries]
 
     def close(self) -> None:
         """Lets the thread end after what it has in hand; returns at once."""
@@ -167,20 +194,26 @@ class Lane:
 
     # On the thread
 
-    def _work(self, batch: list[Entry], run: Run) -> None:
-        report = Report(batch)
-        started_s = self._clock()
+    def _work(self, job: Job) -> None:
+        if job.given_up or self.dead:
+            return
+        job.begun = True
+        report = Report(job.entries, job.run)
+        started_s = self.since_s = self._clock()
         try:
             prepared = list(self._prepared(report))
             if prepared:
-                self._answer(prepared, run, report, started_s)
+                self._answer(prepared, report, started_s)
         except BaseException as error:  # noqa: BLE001 - must not reach the event loop as itself
             report.died = error
+            self.dead = True
         report.work_s = self._clock() - started_s
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._report, report)
 
     def _report(self, report: Report) -> None:
+        if self.jobs and self.jobs[0].run is report.run:
+            self.jobs.popleft()
         report.deliver()
         self._on_report(self, report)
 
@@ -199,7 +232,7 @@ class Lane:
         return rows
 
     def _is_live(self, entry: Entry, report: Report) -> bool:
-        if entry.future.done() or self.interrupted:
+        if entry.future.done() or report.run.interrupted:
             return False
         if self._clock() >= entry.deadline_s:
             expired = DeadlineExceeded("the deadline passed before the picture was run")
@@ -208,18 +241,18 @@ class Lane:
         return True
 
     def _answer(
-        self, prepared: list[tuple[Entry, Batch]], run: Run, report: Report, started_s: float
+        self, prepared: list[tuple[Entry, Batch]], report: Report, started_s: float
     ) -> None:
         try:
-            self._run_once(prepared, run, report, started_s)
+            self._run_once(prepared, report, started_s)
         except Exception as error:
-            if self.interrupted:
+            if report.run.interrupted:
                 return  # the batch has been answered by whoever interrupted it
             if len(prepared) > 1:
                 log.warning("a run of %d pictures failed; retrying one by one", len(prepared))
                 for one in prepared:
                     if self._is_live(one[0], report):
-                        self._answer([one], run, report, started_s)
+                        self._answer([one], report, started_s)
                 return
             log.exception("the engine failed on one picture")
             failure = EngineFailure("the engine failed on this picture")
@@ -227,13 +260,13 @@ class Lane:
             report.outcomes.append((prepared[0][0], failure))
 
     def _run_once(
-        self, prepared: list[tuple[Entry, Batch]], run: Run, report: Report, started_s: float
+        self, prepared: list[tuple[Entry, Batch]], report: Report, started_s: float
     ) -> None:
         size = len(prepared)
         # One picture needs no copy to become a batch.
         batch = prepared[0][1][None] if size == 1 else np.stack([row for _, row in prepared])
         began_s = self.since_s = self._clock()
-        scores = self._engine().run(batch, run)
+        scores = self._engine().run(batch, report.run)
         run_s = self._clock() - began_s
         if scores.ndim != 2 or len(scores) != size:
             raise EngineFailure(f"{size} pictures gave scores of shape {scores.shape}")

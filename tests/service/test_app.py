@@ -199,7 +199,8 @@ def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
     assert len(errors) == 1
 
 
-def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(fresh_client):
+def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
+    fresh_client = make_client(max_batch_size=8)
     batcher, engine = (
         fresh_client.app.state.service._backend.answerers["tiny", 2].batcher,
         PictureEngine(),

@@ -617,7 +617,7 @@ class InterruptibleEngine(FakeEngine):
     def run(self, batch: Any, run: Any = None) -> Any:
         run.on_interrupt(self.release)
         scores = super().run(batch)
-        if run._interrupted:
+        if run.interrupted:
             raise RuntimeError("terminated")
         return scores
 
@@ -747,4 +747,73 @@ async def test_batcher_resized_while_running_loses_nothing():
 
         assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
         assert (len(batcher._lanes), batcher.alive) == (1, True)
-    assert engine.batches[:2] == [[0.0], [0.25, 0.5]]
+    assert engine.batches == [[0.0], [0.5, 0.75], [0.25], [0.125]]
+
+
+# Work ahead
+
+
+async def test_batcher_busy_lane_has_a_full_batch_ahead_and_no_more():
+    engine = FakeEngine()
+    async with running(engine, max_batch_size=2) as batcher:
+        tasks = [await occupy(batcher, engine)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        waiting = batcher.waiting
+        engine.release()
+        values = await values_of(tasks)
+
+    assert (waiting, values) == (1, [0.0, 0.25, 0.5, 0.75])
+    assert engine.batches == [[0.0], [0.25, 0.5], [0.75]]
+
+
+async def test_batcher_work_ahead_of_a_stuck_lane_goes_to_another():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, max_batch_size=1, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        ahead = batcher.waiting == 0
+        for seconds in (31, 2):
+            clock.advance(seconds)
+            batcher._look_for_stuck()
+        await entered(engine)  # the new lane's
+        engine.release()
+        values = await values_of(tasks)
+
+    assert (ahead, values) == (True, ["EngineFailure", 0.25])
+    assert engine.batches == [[0.0], [0.25]]
+
+
+async def test_batcher_expired_work_ahead_costs_no_run():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, max_batch_size=1) as batcher:
+        held = await occupy(batcher, engine)
+        expired = submit(batcher, 0.25, deadline_s=clock() + 1)
+        await settle()
+        clock.advance(2)
+        engine.release()
+        values = await values_of([held, expired])
+
+    assert (values, engine.batches) == ([0.0, "DeadlineExceeded"], [[0.0]])
+
+
+async def test_batcher_all_cores_slower_than_one_are_left_alone_for_a_while():
+    clock = FakeClock()
+    wide: list[bool] = []
+
+    class CrowdedMachineEngine(FakeEngine):
+        def run(self, batch: Any, run: Any = None) -> Any:
+            wide.append(run.wide)
+            clock.advance(0.5 if run.wide else 0.25)
+            return super().run(batch)
+
+    engine = CrowdedMachineEngine()
+    async with running(engine, clock=clock, max_batch_size=1) as batcher:
+        await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
+        for _ in range(4):
+            clock.advance(1)
+            await submit(batcher, 0.25)
+        clock.advance(6)
+        await submit(batcher, 0.25)
+
+    assert wide[1:] == [False, True, False, False, False, True]

@@ -74,7 +74,7 @@ def test_health_stuck_lane_fails(fresh_client, monkeypatch, path):
     batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
     lane = batcher._lanes[0]
     monkeypatch.setattr(lane, "since_s", batcher._clock() - 31)
-    monkeypatch.setattr(lane, "batch", [Mock()])
+    lane.jobs.append(Mock(entries=[]))
 
     assert_problem(fresh_client.get(path), 503, "model_not_ready")
 
