@@ -17,6 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
 from service import http_protocol
+from service.api import connection
+from service.api.connection import PEER, while_connected
 from service.http_flow import BoundedFlow
 from service.http_protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
 from service.http_refusals import MAX_HEADERS
@@ -348,6 +350,118 @@ async def test_protocol_requests_behind_the_last_one_are_ignored():
         answers = await peer.answers()
 
     assert (answers, app.paths) == ([200], ["/close"])
+
+
+# Clients that leave
+
+
+class Peers(Recorder):
+    """Keeps each request's peer and how often it told that it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers: list[connection.Peer] = []
+        self.told: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        peer: connection.Peer = scope[PEER]
+        self.peers.append(peer)
+        peer.on_gone = lambda: self.told.append(scope["path"])
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            peer.on_gone = None
+
+
+async def test_protocol_connection_lost_during_a_request_calls_its_peer_once():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET.replace(b"/get", b"/wait"))
+        await app.waits.wait()
+        before = app.peers[0].gone
+        app.protocol.connection_lost(ConnectionResetError())
+        app.go_on.set()
+
+    assert (before, app.peers[0].gone, app.told) == (False, True, ["/wait"])
+
+
+async def test_protocol_each_request_of_a_connection_has_its_own_peer():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await peer.until(b"done")
+        peer.send(CLOSE)
+        await peer.answers()
+
+    first, second = app.peers
+    assert first is not second
+    assert app.told == []
+
+
+async def test_protocol_pipelined_requests_have_their_own_peers():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 3 + CLOSE)
+        await peer.answers()
+
+    assert len({id(one) for one in app.peers}) == 5
+    assert app.told == []
+
+
+async def test_protocol_connection_lost_with_a_pipeline_calls_the_peer_in_hand():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
+        await app.waits.wait()
+        app.protocol.connection_lost(ConnectionResetError())
+        app.go_on.set()
+
+    assert (len(app.peers), app.peers[0].gone, app.told) == (1, True, ["/wait"])
+
+
+async def test_protocol_connection_lost_between_requests_disturbs_nobody():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await peer.until(b"done")
+        app.protocol.connection_lost(None)
+
+    assert app.told == []
+
+
+async def test_protocol_connection_lost_before_any_request_is_no_error():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(b"GET /ge")
+    await app.protocol.lost.wait()
+
+    assert app.peers == []
+
+
+async def test_protocol_client_that_leaves_cancels_the_work_for_it():
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    class Working(Recorder):
+        async def __call__(self, scope: Any, receive: Any, _send: Any) -> None:
+            try:
+                await while_connected(Request(scope, receive), work())
+            except ClientDisconnect:
+                self.left += 1
+
+    app = Working()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await begun.wait()
+    await ended.wait()
+
+    assert app.left == 1
 
 
 # Peers that do nothing, slowly
