@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from service import local
 from service.admission import Admission
 from service.errors import Draining, Overloaded
+from tests import tinymodel
 from tests.fakes import FakeClock
+from tests.problems import assert_problem
+
+RED = tinymodel.picture("red")
+CLASSIFY = "/v1/classify"
+SECONDS = st.floats(0, 1e6)
 
 
 def door(max_images: int = 4, max_bytes: int = 100) -> tuple[Admission, FakeClock]:
@@ -94,3 +103,151 @@ def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, 
         slot.add_images(in_flight)
 
         assert admission.retry_after_s() == expected
+
+
+# What would be too late
+
+
+def busy() -> Admission:
+    """A door behind which somebody is."""
+    admission, _ = door()
+    admission.reserve(images=1, n_bytes=0)
+    return admission
+
+
+@given(SECONDS, SECONDS)
+def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, left_s):
+    refused = False
+
+    try:
+        busy().check_wait(expected_s, left_s)
+    except Overloaded:
+        refused = True
+
+    assert refused == (1.2 * expected_s > left_s)
+
+
+@given(SECONDS.filter(bool), st.floats(-1e6, 0))
+def test_admission_late_refusal_says_when_to_come_back_and_why(expected_s, left_s):
+    with pytest.raises(Overloaded) as caught:
+        busy().check_wait(expected_s, left_s)
+
+    assert 1 <= caught.value.retry_after_s <= 60
+    assert caught.value.reason == "deadline"
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "left_s", "retry_after_s"),
+    [(0.01, 0.001, 1), (10, 10, 2), (10, 2, 10), (1e5, 1, 60)],
+    ids=["hardly", "caution", "backlog", "hours"],
+)
+def test_admission_late_refusal_counts_what_must_leave_first(expected_s, left_s, retry_after_s):
+    with pytest.raises(Overloaded) as caught:
+        busy().check_wait(expected_s, left_s)
+
+    assert caught.value.retry_after_s == retry_after_s
+
+
+@pytest.mark.parametrize("left_s", [-1, 0, 1e-9], ids=["passed", "now", "soon"])
+def test_admission_that_expects_nothing_refuses_nothing(left_s):
+    busy().check_wait(0.0, left_s)
+
+
+def test_admission_late_refusal_holds_nothing():
+    admission = busy()
+
+    with pytest.raises(Overloaded):
+        admission.check_wait(10, 1)
+
+    assert (admission.images, admission.n_bytes) == (1, 0)
+
+
+# What the metrics say of refusals
+
+
+def fill_pictures(client):
+    client.app.state.parts.admission.images = 256
+
+
+def fill_bytes(client):
+    client.app.state.parts.admission.n_bytes = 268_435_456
+
+
+def close(client):
+    client.app.state.parts.admission.closed = True
+
+
+def slow_down(client):
+    client.app.state.parts.admission.images = 1
+    batcher_of(client)._item_s = 100.0
+
+
+def fill_queue(client):
+    batcher_of(client)._waiting = 256
+
+
+def kill_lanes(client):
+    for lane in batcher_of(client)._lanes:
+        lane.dead = True
+
+
+def batcher_of(client):
+    return client.app.state.service._backend.answerers["tiny", 2].batcher
+
+
+def refusals(client) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["code"], sample.labels["reason"]): sample.value
+        for metric in client.app.state.service.metrics.refused.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+REFUSALS = {
+    "images": (fill_pictures, "overloaded", "images"),
+    "bytes": (fill_bytes, "overloaded", "bytes"),
+    "deadline": (slow_down, "overloaded", "deadline"),
+    "queue": (fill_queue, "overloaded", "queue"),
+    "closed": (close, "draining", "draining"),
+    "dead": (kill_lanes, "model_not_ready", "model_not_ready"),
+}
+
+
+@pytest.mark.parametrize(("cause", "code", "reason"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_admission_refusal_counted_by_its_reason(fresh_client, cause, code, reason):
+    cause(fresh_client)
+
+    response = fresh_client.post(CLASSIFY, content=RED)
+
+    assert_problem(response, 503, code)
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+    assert refusals(fresh_client) == {(code, reason): 1}
+
+
+def test_admission_refusal_for_memory_counted_as_that(fresh_client, monkeypatch):
+    def decode(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(local, "decode_for", decode)
+
+    response = fresh_client.post(CLASSIFY, content=RED)
+
+    assert_problem(response, 503, "overloaded")
+    assert refusals(fresh_client) == {("overloaded", "memory"): 1}
+
+
+def test_admission_passed_deadline_counted_as_that(make_client):
+    client = make_client(request_timeout_s=1e-9)
+
+    client.post(CLASSIFY, content=RED)
+
+    assert refusals(client) == {("deadline_exceeded", "deadline"): 1}
+
+
+def test_admission_slow_model_still_takes_who_can_wait(fresh_client):
+    slow_down(fresh_client)
+
+    response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "200000"})
+
+    assert response.status_code == 200
