@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from contract.errors import GraphMismatch
 from contract.images import decode
 from contract.manifest import Manifest
 from contract.preprocessing import to_input
-from service.engine import OnnxEngine
+from service.engine import OnnxEngine, Run
 from service.providers import ProviderSession, open_session
 from tests import tinymodel
 
@@ -117,3 +122,169 @@ def test_engine_input_of_other_rank_refused(manifest):
 
     with pytest.raises(GraphMismatch, match="input's shape"):
         OnnxEngine(ProviderSession(session, "cpu"), manifest)
+
+
+# Runs that are told to end
+
+
+def endless_graph() -> bytes:
+    """Returns the tiny model with a loop that never ends before its output."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["go_on_still"]),
+            helper.make_node("Add", ["sum", "sum"], ["new_sum"]),
+        ],
+        "body",
+        [
+            value("number", TensorProto.INT64, []),
+            value("go_on", TensorProto.BOOL, []),
+            value("sum", TensorProto.FLOAT, ["N", 3]),
+        ],
+        [
+            value("go_on_still", TensorProto.BOOL, []),
+            value("new_sum", TensorProto.FLOAT, ["N", 3]),
+        ],
+    )
+    model = onnx.load_from_string(tinymodel.graph())
+    model.graph.node[-1].output[0] = "means_of_classes"
+    model.graph.node.append(
+        helper.make_node(
+            "Loop", ["", "true", "means_of_classes"], [model.graph.output[0].name], body=body
+        )
+    )
+    model.graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def rows(count: int = 1) -> np.ndarray[Any, Any]:
+    return np.zeros((count, tinymodel.SIDE_PX, tinymodel.SIDE_PX, 3), np.uint8)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    turn = threading.Event()
+    while not true():
+        turn.wait(0.001)
+
+
+def at_work(thread: threading.Thread) -> bool:
+    """Whether a thread has used more of the processor than getting into the runtime takes."""
+    return thread.ident is not None and (
+        time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) > 0.1
+    )
+
+
+def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
+    engine, run = engine_of(manifest, endless_graph()), Run()
+    errors: list[Exception] = []
+
+    def endless() -> None:
+        try:
+            engine.run(rows(), run)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's own
+            errors.append(error)
+
+    thread = threading.Thread(target=endless, daemon=True)
+    thread.start()
+    wait_until(lambda: at_work(thread))
+    run.interrupt()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert "terminate" in str(errors[0]).lower()
+
+
+def test_engine_run_interrupted_before_it_began_ends_at_once(manifest):
+    engine, run = engine_of(manifest, endless_graph()), Run()
+    run.interrupt()
+
+    with pytest.raises(Exception, match=r"(?i)terminate"):
+        engine.run(rows(), run)
+
+
+def test_engine_run_interrupted_after_it_ended_changes_nothing(manifest):
+    engine, run = engine_of(manifest, tinymodel.graph()), Run()
+    before = engine.run(rows(), run)
+
+    run.interrupt()
+
+    assert np.array_equal(engine.run(rows(), Run()), before)
+
+
+def test_engine_retry_with_the_same_run_can_be_interrupted(manifest):
+    run = Run()
+    engine_of(manifest, tinymodel.graph()).run(rows(2), run)
+    run.interrupt()
+
+    with pytest.raises(Exception, match=r"(?i)terminate"):
+        engine_of(manifest, endless_graph()).run(rows(), run)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_run_interrupt_reaches_the_runtime_in_either_order(order):
+    run, told = Run(), []
+    steps = [run.interrupt, lambda: run.on_interrupt(lambda: told.append(order))]
+
+    for step in steps if order == "before" else reversed(steps):
+        step()
+
+    assert told == [order]
+
+
+def test_run_that_is_not_interrupted_tells_nobody():
+    run, told = Run(), []
+
+    run.on_interrupt(lambda: told.append("x"))
+
+    assert told == []
+
+
+# Runs with all cores
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_engine_wide_runs_answer_the_same(manifest, count):
+    wide = open_session(tinymodel.graph(), "cpu", threads=2, spinning=True)
+    narrow = open_session(tinymodel.graph(), "cpu", threads=1)
+    engine = OnnxEngine(narrow, manifest, wide)
+    batch = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+    alone, beside = (engine.run(batch, Run(wide=is_wide)) for is_wide in (True, False))
+
+    np.testing.assert_allclose(alone, beside, atol=1e-6)
+
+
+class Noting:
+    """A session that notes its runs."""
+
+    def __init__(self, name: str, runs: list[str]) -> None:
+        self._session = open_session(tinymodel.graph(), "cpu", threads=1).session
+        self._name, self._runs = name, runs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *args: Any) -> Any:
+        self._runs.append(self._name)
+        return self._session.run(*args)
+
+
+@pytest.mark.parametrize(
+    ("run", "has_wide", "expected"),
+    [
+        (Run(wide=True), True, "wide"),
+        (Run(), True, "narrow"),
+        (None, True, "narrow"),
+        (Run(wide=True), False, "narrow"),
+    ],
+    ids=["wide", "narrow", "unsaid", "only_one"],
+)
+def test_engine_run_takes_the_session_that_is_meant(manifest, run, has_wide, expected):
+    runs: list[str] = []
+    wide = ProviderSession(Noting("wide", runs), "cpu") if has_wide else None
+    engine = OnnxEngine(ProviderSession(Noting("narrow", runs), "cpu"), manifest, wide)
+
+    engine.run(rows(), run)
+
+    assert runs == [expected]

@@ -168,6 +168,18 @@ def test_providers_every_row_opened_with_its_own_name_and_options(runtime, name)
     assert fake.entries["session.intra_op.allow_spinning"] == "0"
 
 
+@pytest.mark.parametrize(("spinning", "entry"), [(True, "1"), (False, "0")], ids=["spin", "sleep"])
+def test_providers_spinning_reaches_the_session_and_always_ends_with_the_run(
+    runtime, spinning, entry
+):
+    fake = runtime([CPU], lands_on=CPU)
+
+    open_session(GRAPH, "cpu", threads=2, spinning=spinning)
+
+    assert fake.entries["session.intra_op.allow_spinning"] == entry
+    assert fake.entries["session.force_spinning_stop"] == "1"
+
+
 def test_providers_last_row_is_what_runs_everywhere():
     assert [*PROVIDERS][-1] == "cpu"
 
