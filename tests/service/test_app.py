@@ -13,8 +13,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from contract.errors import ModelError
+from service import app as app_module
+from service import repository as repository_module
 from service.app import ROUTERS, create_app
 from service.errors import ProviderUnavailable
+from service.providers import ProviderSession, open_session
 from service.repository import Repository, RunPlan
 from service.settings import Settings
 from tests import tinymodel
@@ -142,6 +145,58 @@ def test_app_settings_reach_the_batcher(models_dir):
 
     assert (limits.max_batch_size, limits.max_wait_s) == (3, 0.007)
     assert (limits.max_queue, limits.stuck_after_s) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "settings", "threads"),
+    [(8, {}, 4), (1, {}, 1), (8, {"prepare_threads": 3}, 3)],
+    ids=["half_the_cores", "at_least_one", "configured"],
+)
+def test_app_prepare_threads_follow_cores_and_settings(
+    models_dir, monkeypatch, cpus, settings, threads
+):
+    monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
+    values = {"models_dir": models_dir, "provider": "cpu", **settings}
+
+    pool = create_app(Settings.model_validate(values)).state.parts.prepare_pool
+
+    assert pool._max_workers == threads
+
+
+def test_app_timeouts_reach_the_deadlines(models_dir):
+    settings = Settings(models_dir=models_dir, request_timeout_s=7, max_request_timeout_s=11)
+
+    deadlines = create_app(settings).state.parts.deadlines
+
+    assert (deadlines.default_s, deadlines.max_s) == (7, 11)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads_per_lane", "expected"),
+    [
+        (4, 1, [(1, False), (4, True)]),
+        (4, 3, [(3, False), (4, True)]),
+        (4, 4, [(4, False)]),
+        (2, 4, [(4, False)]),
+        (1, 1, [(1, False)]),
+    ],
+    ids=["more", "one_more", "as_many", "fewer", "one"],
+)
+def test_app_wide_sessions_are_opened_only_where_there_are_more_cores(
+    tmp_path, monkeypatch, cpus, threads_per_lane, expected
+):
+    tinymodel.write_version(tmp_path)
+    opened: list[tuple[int, bool]] = []
+
+    def noting(graph: bytes, name: str, *, threads: int, spinning: bool = False) -> ProviderSession:
+        opened.append((threads, spinning))
+        return open_session(graph, name, threads=threads, spinning=spinning)
+
+    monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(repository_module, "open_session", noting)
+    create_app(Settings(models_dir=tmp_path, provider="cpu", threads_per_lane=threads_per_lane))
+
+    assert opened == expected
 
 
 @pytest.mark.parametrize(
