@@ -43,7 +43,7 @@ class Express:
 
     def find(self, scope: Scope) -> tuple[str, Handler] | None:
         """Returns the route's template and a handler of (request, request id), or None."""
-        if scope["method"] != "POST" or scope["root_path"]:
+        if scope["method"] != "POST" or scope.get("root_path"):
             return None
         path, query = _PATH.fullmatch(scope["path"]), _QUERY.fullmatch(scope["query_string"])
         if path is None or query is None:

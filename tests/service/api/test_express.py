@@ -113,6 +113,13 @@ def test_express_leaves_mounted_applications(client):
     assert template(client, scope_of(root_path="/api")) is None
 
 
+def test_express_scope_without_optional_keys_is_taken(client):
+    scope = scope_of()
+    del scope["root_path"]  # ASGI: missing means empty
+
+    assert template(client, scope) == "/v1/classify"
+
+
 def test_express_equal_queries_share_their_options():
     assert module._options(b"3") is module._options(b"3")
 
