@@ -153,6 +153,13 @@ def test_admission_that_expects_nothing_refuses_nothing(left_s):
     busy().check_wait(0.0, left_s)
 
 
+def test_admission_alone_is_taken_whatever_is_expected():
+    """Nobody's place is taken; without a run the estimate would never be corrected."""
+    admission, _ = door()
+
+    admission.check_wait(1000, 0.001)
+
+
 def test_admission_late_refusal_holds_nothing():
     admission = busy()
 
@@ -251,3 +258,14 @@ def test_admission_slow_model_still_takes_who_can_wait(fresh_client):
     response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "200000"})
 
     assert response.status_code == 200
+
+
+def test_admission_idle_service_recovers_from_a_slow_run(fresh_client):
+    """One run that was slow, on a paused machine for example, must not refuse everything since."""
+    batcher = batcher_of(fresh_client)
+    batcher._item_s = 100.0
+
+    statuses = [fresh_client.post(CLASSIFY, content=RED).status_code for _ in range(30)]
+
+    assert statuses == [200] * 30
+    assert batcher.expected_s() < 10
