@@ -152,6 +152,17 @@ async def test_lane_interrupted_batch_is_not_retried():
 
 
 @pytest.mark.anyio
+async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine(caplog):
+    engine = Interruptible()
+    bench = Bench(engine)
+    engine.meanwhile = bench.lane.interrupt
+
+    report = await bench.work(bench.entry(0.25))
+
+    assert (report.outcomes, caplog.records) == ([], [])
+
+
+@pytest.mark.anyio
 async def test_lane_after_an_interrupted_batch_works_on():
     engine = Interruptible()
     bench = Bench(engine)
