@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.engine import Run
 from service.errors import DeadlineExceeded, EngineFailure
 from service.lane import BatchedRow, Entry, Lane, Report
 from tests.fakes import FakeClock, FakeEngine
@@ -44,6 +45,10 @@ class Bench:
 
         future = asyncio.get_running_loop().create_future()
         return Entry(recipe, deadline_s, self.clock(), future)
+
+    def interrupt(self) -> None:
+        """As `Lane.interrupt`, on the lane's thread: it answers nothing."""
+        self.lane.jobs[0].run.interrupt()
 
     async def work(self, *batch: Entry, wide: bool = False) -> Report:
         self.lane.work(list(batch), wide=wide)
@@ -116,7 +121,7 @@ async def test_lane_batch_whose_recipes_all_fail_is_not_run():
 @pytest.mark.anyio
 async def test_lane_interrupted_while_preparing_carries_out_no_more_recipes():
     bench = Bench()
-    batch = [bench.entry(0.25, first=lambda: bench.lane.interrupt()), bench.entry(0.5)]
+    batch = [bench.entry(0.25, first=bench.interrupt), bench.entry(0.5)]
 
     await bench.work(*batch)
 
@@ -142,7 +147,7 @@ class Interruptible(FakeEngine):
 async def test_lane_interrupted_batch_is_not_retried():
     engine = Interruptible()
     bench = Bench(engine)
-    engine.meanwhile = bench.lane.interrupt
+    engine.meanwhile = bench.interrupt
     batch = [bench.entry(0.25), bench.entry(0.5)]
 
     report = await bench.work(*batch)
@@ -155,7 +160,7 @@ async def test_lane_interrupted_batch_is_not_retried():
 async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine(caplog):
     engine = Interruptible()
     bench = Bench(engine)
-    engine.meanwhile = bench.lane.interrupt
+    engine.meanwhile = bench.interrupt
 
     report = await bench.work(bench.entry(0.25))
 
@@ -166,7 +171,7 @@ async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine
 async def test_lane_after_an_interrupted_batch_works_on():
     engine = Interruptible()
     bench = Bench(engine)
-    engine.meanwhile = bench.lane.interrupt
+    engine.meanwhile = bench.interrupt
     bench.lane.work([bench.entry(0.25)])
     await bench._reports.get()
     engine.meanwhile = lambda: None
@@ -250,8 +255,8 @@ async def test_lane_fails_what_it_has_in_hand_once():
     work = asyncio.create_task(bench.work(entry))
     await asyncio.to_thread(bench.engine.entered.acquire)
 
-    bench.lane.fail_batch(EngineFailure("first"))
-    bench.lane.fail_batch(EngineFailure("second"))
+    bench.lane.interrupt(EngineFailure("first"))
+    bench.lane.interrupt(EngineFailure("second"))
     bench.engine.release()
     await work
 
@@ -263,7 +268,7 @@ async def test_report_of_lane_that_died_fails_what_has_no_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)
     row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 2)
-    report = Report([answered, open_one], [(answered, row)], died=SystemExit(2))
+    report = Report([answered, open_one], Run(), [(answered, row)], died=SystemExit(2))
 
     report.deliver()
 
@@ -277,7 +282,7 @@ async def test_report_leaves_entries_that_were_answered_meanwhile():
     entry.fail(DeadlineExceeded("late"))
     row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 1)
 
-    Report([entry], [(entry, row)]).deliver()
+    Report([entry], Run(), [(entry, row)]).deliver()
 
     assert outcome(entry) == "DeadlineExceeded"
 
