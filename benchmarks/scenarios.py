@@ -16,6 +16,7 @@ SHARES_PERCENT: Final = (50, 80, 120, 200)
 _CORRUPT_CLIENTS: Final = 32
 _CORRUPT_SHARE: Final = 0.01
 _IDLE_S: Final = 10.0
+_SETTLE_S: Final = 8.0  # what a server does once after its start is over by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def _run(session: Session, course: Course, plan: Plan) -> dict[str, Any]:
 
 
 def _idle_core_percent(session: Session) -> float:
+    time.sleep(_SETTLE_S)
     before_s, started_s = session.server.cpu_s(), time.monotonic()
     time.sleep(_IDLE_S)
     return 100 * (session.server.cpu_s() - before_s) / (time.monotonic() - started_s)
