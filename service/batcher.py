@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Final
 
 from service.engine import Batch, Engine
@@ -42,6 +43,7 @@ _INTERRUPT_S: Final = 1.0  # an interrupted run that goes on for so long is aban
 _SOLITUDE_S: Final = (
     0.05  # items must have come one at a time for so long before one gets all cores
 )
+_ENOUGH_WIDE_RUNS: Final = 8  # before they are compared with others: a single one may be unlucky
 _DOUBT_S: Final = 5.0  # so long one lane's run is preferred after all cores were slower
 _COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
@@ -100,7 +102,8 @@ class Batcher:
         self._window: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._crowded_s = -_SOLITUDE_S  # when more than one item was last in hand
-        self._lone_run_s: dict[bool, float] = {}  # by whether it had all cores; means of late
+        self._narrow_run_s = math.inf  # of one item with one lane's threads; mean of late
+        self._wide_runs_s: deque[float] = deque(maxlen=2 * _ENOUGH_WIDE_RUNS)
         self._doubted_s = -math.inf  # when a run with all cores was last slower
         self._item_s = 0.0  # seconds of a lane that an item costs; 0 until the first run
 
@@ -334,12 +337,15 @@ class Batcher:
         if len(report.batch) > 1 or self._queue:
             return
         _, run_s = report.runs[0]
-        before_s = self._lone_run_s.get(report.run.wide, run_s)
-        mean_s = before_s + _COST_WEIGHT * (run_s - before_s)
-        self._lone_run_s[report.run.wide] = mean_s
-        if report.run.wide and mean_s > self._lone_run_s.get(False, math.inf):
+        if not report.run.wide:
+            before_s = run_s if math.isinf(self._narrow_run_s) else self._narrow_run_s
+            self._narrow_run_s = before_s + _COST_WEIGHT * (run_s - before_s)
+            return
+        self._wide_runs_s.append(run_s)
+        enough = len(self._wide_runs_s) >= _ENOUGH_WIDE_RUNS
+        if enough and median(self._wide_runs_s) > self._narrow_run_s:
             self._doubted_s = self._clock()
-            del self._lone_run_s[True]  # the next try counts alone
+            self._wide_runs_s.clear()
 
     def _lane_died(self, lane: Lane, error: BaseException) -> None:
         log.critical("a lane died", exc_info=error)

@@ -810,10 +810,30 @@ async def test_batcher_all_cores_slower_than_one_are_left_alone_for_a_while():
     engine = CrowdedMachineEngine()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
         await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
-        for _ in range(4):
-            clock.advance(1)
+        for _ in range(10):
+            clock.advance(0.1)
             await submit(batcher, 0.25)
         clock.advance(6)
         await submit(batcher, 0.25)
 
-    assert wide[1:] == [False, True, False, False, False, True]
+    assert wide == [True, False, *[True] * 7, False, False, False, True]
+
+
+async def test_batcher_one_slow_run_with_all_cores_is_no_reason_to_leave_them_alone():
+    clock = FakeClock()
+    wide: list[bool] = []
+    slow = iter([0.5])
+
+    class Engine(FakeEngine):
+        def run(self, batch: Any, run: Any = None) -> Any:
+            wide.append(run.wide)
+            clock.advance(next(slow, 0.125) if run.wide else 0.25)
+            return super().run(batch)
+
+    async with running(Engine(), clock=clock, max_batch_size=1) as batcher:
+        await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
+        for _ in range(12):
+            clock.advance(0.1)
+            await submit(batcher, 0.25)
+
+    assert wide[1:] == [False, *[True] * 12]
