@@ -302,7 +302,10 @@ class Batcher:
     def _next_lane(self) -> Lane | None:
         """Returns an idle lane, or else the one that will be free first and has nothing ahead."""
         able = [lane for lane in self._lanes if len(lane.jobs) < 2 and not self._faulty(lane)]
-        return min(able, key=lambda lane: (len(lane.jobs), lane.since_s), default=None)
+        idle = [lane for lane in able if not lane.jobs]
+        if idle:
+            return idle[0]  # always the same one first: a lone client's stays in the caches
+        return min(able, key=lambda lane: lane.since_s, default=None)
 
     def _idle_lane(self) -> Lane | None:
         return next((lane for lane in self._lanes if not lane.jobs), None)
