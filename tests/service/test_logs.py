@@ -177,3 +177,22 @@ def test_writer_without_stream_writes_to_standard_output(capfd):
     writer.stop()
 
     assert json.loads(capfd.readouterr().out)["message"] == "hello"
+
+
+def test_log_writer_writes_a_burst_together_and_in_order():
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    writer = LogWriter("info", Stream())
+    writer.start()
+    for number in range(600):
+        logging.getLogger("service.access").info("%d", number)
+    writer.stop()
+
+    lines = "".join(writes).splitlines()
+    assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(600)]
+    assert len(writes) < 60
