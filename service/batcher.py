@@ -147,9 +147,7 @@ class Batcher:
     def resize(self, *, lanes: int, max_batch_size: int) -> None:
         """Changes how many lanes there are and how much they take at once, while running."""
         self._limits = replace(self._limits, lanes=lanes, max_batch_size=max_batch_size)
-        while len(self._lanes) > lanes and (idle := self._idle_lane()) is not None:
-            self._lanes.remove(idle)
-            idle.close()
+        self._close_surplus()
         for number in range(len(self._lanes), lanes):
             self._lanes.append(self._new_lane(number))
         self._dispatch()
@@ -301,14 +299,19 @@ class Batcher:
 
     def _next_lane(self) -> Lane | None:
         """Returns an idle lane, or else the one that will be free first and has nothing ahead."""
-        able = [lane for lane in self._lanes if len(lane.jobs) < 2 and not self._faulty(lane)]
+        lanes = self._lanes[: self._limits.lanes]
+        able = [lane for lane in lanes if len(lane.jobs) < 2 and not self._faulty(lane)]
         idle = [lane for lane in able if not lane.jobs]
         if idle:
             return idle[0]  # always the same one first: a lone client's stays in the caches
         return min(able, key=lambda lane: lane.since_s, default=None)
 
-    def _idle_lane(self) -> Lane | None:
-        return next((lane for lane in self._lanes if not lane.jobs), None)
+    def _close_surplus(self) -> None:
+        """Ends the lanes beyond the limit that have finished; they are given nothing more."""
+        for lane in self._lanes[self._limits.lanes :]:
+            if not lane.jobs:
+                self._lanes.remove(lane)
+                lane.close()
 
     def _idle_and_empty(self) -> bool:
         waiting = any(not entry.future.done() for entry in self._queue)
@@ -331,9 +334,7 @@ class Batcher:
             item_s = report.work_s / len(report.batch)
             weight = _COST_WEIGHT if self._item_s else 1.0
             self._item_s += weight * (item_s - self._item_s)
-        if len(self._lanes) > self._limits.lanes and lane in self._lanes:
-            self._lanes.remove(lane)
-            lane.close()
+        self._close_surplus()
         self._dispatch()
 
     def _learn_width(self, report: Report) -> None:

@@ -231,6 +231,7 @@ def test_workers_exit_when_the_front_is_killed(start_workers):
 
     for pid in workers:
         wait_until(lambda pid=pid: gone(pid), 5)  # type: ignore[misc]
+    assert all(map(gone, workers))
 
 
 # Hung

@@ -150,7 +150,12 @@ def test_admission_late_refusal_counts_what_must_leave_first(expected_s, left_s,
 
 @pytest.mark.parametrize("left_s", [-1, 0, 1e-9], ids=["passed", "now", "soon"])
 def test_admission_that_expects_nothing_refuses_nothing(left_s):
-    busy().check_wait(0.0, left_s)
+    admission = busy()
+    before = (admission.images, admission.n_bytes)
+
+    admission.check_wait(0.0, left_s)
+
+    assert (admission.images, admission.n_bytes) == before
 
 
 def test_admission_alone_is_taken_whatever_is_expected():
@@ -158,6 +163,8 @@ def test_admission_alone_is_taken_whatever_is_expected():
     admission, _ = door()
 
     admission.check_wait(1000, 0.001)
+
+    assert admission.images == 0
 
 
 def test_admission_late_refusal_holds_nothing():

@@ -837,3 +837,18 @@ async def test_batcher_one_slow_run_with_all_cores_is_no_reason_to_leave_them_al
             await submit(batcher, 0.25)
 
     assert wide[1:] == [False, *[True] * 12]
+
+
+async def test_batcher_lanes_too_many_finish_what_they_have_ahead_and_end():
+    engine = FakeEngine()
+    async with running(engine, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher.resize(lanes=1, max_batch_size=1)
+        engine.release()
+        values = await values_of(tasks)
+        await settle()
+
+        assert values == [0.0, 0.125, 0.25, 0.5, 0.75]
+        assert (len(batcher._lanes), batcher.alive) == (1, True)

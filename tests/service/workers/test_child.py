@@ -202,6 +202,8 @@ async def test_worker_front_that_breaks_the_protocol_is_left(data, caplog):
             await front.send(data)
             await asyncio.wait_for(front.worker.closed, 5)
 
+            assert front.worker.closed.done()
+
 
 async def test_worker_closed_connection_ends_its_work():
     async with working() as front:
