@@ -142,10 +142,9 @@ async def classify_upload(
         choice = Choice(which.model, which.version, options.top_k, options.min_probability)
         work = parts.classifier.classify(upload.images, choice, deadline.at_s)
         answer = await while_connected(request, work)
-    if not upload.many and isinstance(answer.outcomes[0], Exception):
-        _count(parts, answer, received_s)
-        raise answer.outcomes[0]
     _count(parts, answer, received_s)
+    if not upload.many and isinstance(answer.outcomes[0], Exception):
+        raise answer.outcomes[0]
     members = classify_members(answer, request_id, many=upload.many)
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
 
