@@ -30,6 +30,7 @@ MAX_PNG_CHUNKS: Final = 100_000
 _NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL_HUFFMAN: Final = frozenset({0xC0, 0xC1})
 START_OF_SCAN: Final = 0xDA
 _END_OF_IMAGE: Final = 0xD9
 _MAX_JPEG_GAP_BYTES: Final = 1 << 16  # padding between two segments; Pillow reads it byte by byte
@@ -167,6 +168,24 @@ def jpeg_size(data: bytes) -> Size | None:
             height, width = struct.unpack_from(">HH", data, start + 3)
             return width, height
     return None
+
+
+def jpeg_is_one_scan(data: bytes) -> bool:
+    """Says whether a sequential picture's first scan holds all of its components.
+
+    Decoders then read that scan alone, in one pass, whatever may follow it (T.81, B.2.3). False
+    where it is padded so that `jpeg_segments` would refuse it.
+    """
+    components = None
+    for marker, start in jpeg_segments(data):
+        if marker in START_OF_FRAME:
+            if marker not in _SEQUENTIAL_HUFFMAN or components is not None:
+                return False
+            components = data[start + 7 : start + 8]
+        elif marker == START_OF_SCAN:
+            complete = bool(components) and data[start + 2 : start + 3] == components
+            return complete and data.find(_JPEG_FILL, start) < 0
+    return False
 
 
 def count_jpeg_scans(data: bytes, stop_after: int) -> int:

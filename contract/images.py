@@ -242,25 +242,47 @@ def decode_reduced(data: bytes, shorter_side_px: int, limits: ImageLimits | None
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(data, limits or ImageLimits()) as opened:
+    limits = limits or ImageLimits()
+    if sniff(data).reduces:
+        picture = _decode_jpeg(data, shorter_side_px, limits)
+        if picture is not None:
+            return picture
+    with _opened(data, limits) as opened:
         whole = opened.image.size
-        reduction, pixels = 1, None
-        if opened.decoder.reduces:
-            reduction = reduction_for(whole, shorter_side_px)
-            pixels = decode_jpeg(opened.essentials.data, whole, reduction)
-        orientation = opened.orientation
-        if pixels is None:
-            opened.image.draft(None, (shorter_side_px, shorter_side_px))
-            upright: Pixels = opened.load()
-        elif orientation in _UPRIGHT:
-            upright = _upright(Image.fromarray(pixels), orientation)
-        else:
-            upright = pixels
-        size = (whole[1], whole[0]) if orientation in _TURNED else whole
-        width, height = size_of(upright)
-        x = width - size[0] / reduction if orientation in _MIRRORED_ACROSS else 0.0
-        y = height - size[1] / reduction if orientation in _MIRRORED_DOWN else 0.0
-        return Picture(upright, size, reduction, (x, y))
+        reduction = reduction_for(whole, shorter_side_px) if opened.decoder.reduces else 1
+        opened.image.draft(None, (shorter_side_px, shorter_side_px))
+        return _picture(opened.load(), whole, reduction, opened.orientation)
+
+
+def _decode_jpeg(data: bytes, shorter_side_px: int, limits: ImageLimits) -> Picture | None:
+    """Decodes a JPEG without Pillow; None where Pillow must say what it is."""
+    size = headers.jpeg_size(data)
+    if size is None:
+        return None
+    _check_size(size, limits)
+    if not headers.jpeg_is_one_scan(data):  # otherwise the file need not be searched for more
+        _check_jpeg(data, limits)
+    essentials = strip_jpeg(data)
+    reduction = reduction_for(size, shorter_side_px)
+    pixels = decode_jpeg(essentials.data, size, reduction)
+    if pixels is None:
+        return None
+    orientation = headers.exif_orientation(essentials.exif)
+    if orientation in _UPRIGHT:
+        return _picture(
+            _upright(Image.fromarray(pixels), orientation), size, reduction, orientation
+        )
+    return Picture(pixels, size, reduction)
+
+
+def _picture(
+    upright: Pixels, stored: headers.Size, reduction: int, orientation: int | None
+) -> Picture:
+    size = (stored[1], stored[0]) if orientation in _TURNED else stored
+    width, height = size_of(upright)
+    x = width - size[0] / reduction if orientation in _MIRRORED_ACROSS else 0.0
+    y = height - size[1] / reduction if orientation in _MIRRORED_DOWN else 0.0
+    return Picture(upright, size, reduction, (x, y))
 
 
 @dataclass(frozen=True, slots=True)

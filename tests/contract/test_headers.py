@@ -84,6 +84,39 @@ def test_count_jpeg_scans_passes_restart_markers():
     assert headers.count_jpeg_scans(data, stop_after=100) == 1
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_is_one_scan_of_a_sequential_picture(mode):
+    assert headers.jpeg_is_one_scan(pictures.encode(pictures.photo().convert(mode), "JPEG"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(pictures.jpeg(pictures.photo(), progressive=True), id="progressive"),
+        pytest.param(b"", id="empty"),
+        pytest.param(pictures.jpeg()[:100], id="cut-before-the-frame"),
+        pytest.param(
+            pictures.jpeg()[: pictures.jpeg().find(b"\xff\xda")], id="cut-before-the-scan"
+        ),
+        pytest.param(
+            pictures.jpeg_with(pictures.jpeg_segment(0xC0, b"\x08\0\x20\0\x20\x01\x01\x11\0")),
+            id="two-frames",
+        ),
+        pytest.param(pictures.jpeg()[:-2] + b"\xff" * 4096 + b"\xff\xd9", id="padded"),
+    ],
+)
+def test_jpeg_is_one_scan_of_anything_else_is_not_promised(data):
+    assert not headers.jpeg_is_one_scan(data)
+
+
+def test_jpeg_is_one_scan_with_components_in_scans_of_their_own_is_not():
+    data = bytearray(pictures.jpeg(pictures.photo()))
+    scan = data.find(b"\xff\xda")
+    data[scan + 4] = 1
+
+    assert not headers.jpeg_is_one_scan(bytes(data))
+
+
 def test_jpeg_segments_finds_a_marker_across_two_search_steps(monkeypatch):
     monkeypatch.setattr(headers, "_SEARCH_STEP_BYTES", 3)
     data = pictures.many_scans(12)
