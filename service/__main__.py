@@ -104,7 +104,7 @@ def _serve(settings: Settings) -> int:
     from service.logs import LogWriter
     from service.server import DrainingServer
 
-    process.return_large_blocks()
+    process.limit_freed_memory()
     logs = LogWriter(settings.log_level)
     logs.start()
     try:

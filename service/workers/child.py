@@ -141,7 +141,7 @@ def main() -> None:
     """Runs a worker until its connection ends."""
     number, parent = int(sys.argv[1]), int(sys.argv[2])
     process.open_missing_streams()
-    process.return_large_blocks()
+    process.limit_freed_memory()
     disable_runtime_telemetry()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
