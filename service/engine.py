@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from contract.errors import GraphMismatch
 from contract.manifest import Manifest
 from contract.predictions import to_probabilities
-from service.providers import ProviderSession, new_run_options
+from service.device import DeviceRuns, Names, fixed_sizes
+from service.providers import PROVIDERS, ProviderSession, new_run_options
 
 Batch = NDArray[Any]
 
@@ -68,7 +69,12 @@ class OnnxEngine:
     """An onnxruntime session, or two of one graph, that answers as its manifest says."""
 
     def __init__(
-        self, opened: ProviderSession, manifest: Manifest, wide: ProviderSession | None = None
+        self,
+        opened: ProviderSession,
+        manifest: Manifest,
+        wide: ProviderSession | None = None,
+        *,
+        largest_batch: int = 1,
     ) -> None:
         """Checks the graph's signature against the manifest.
 
@@ -77,6 +83,7 @@ class OnnxEngine:
             manifest: what the graph should be.
             wide: the same graph with all cores, for runs that are alone; None where it would be no
                 faster.
+            largest_batch: pictures in one run at most; matters where a provider has few sizes.
 
         Raises:
             GraphMismatch: the input, the outputs or the number of classes differ.
@@ -88,14 +95,31 @@ class OnnxEngine:
         self._input = manifest.graph.input.name
         _check_input(self._session, manifest)
         _check_outputs(self._session, manifest)
+        provider = PROVIDERS[opened.provider]
+        self._on_device: DeviceRuns | None = None
+        if provider.device is not None:
+            sizes = fixed_sizes(
+                () if manifest.graph.fixed_batch_size else provider.batch_sizes, largest_batch
+            )
+            names = Names(self._input, self._outputs[0])
+            self._on_device = DeviceRuns(opened, provider.device, names, sizes)
+
+    def warm_up(self) -> None:
+        """Runs every batch size once where there are few, so that no request is the first."""
+        if self._on_device is not None:
+            graph_input = self._manifest.graph.input
+            self._on_device.warm_up(np.zeros(graph_input.shape[1:], graph_input.dtype))
 
     def run(self, batch: Batch, run: Run | None = None) -> NDArray[np.float32]:
         """Runs the network once; see `Engine.run`."""
         run = run or Run()
-        session = self._wide if run.wide else self._session
         options = new_run_options()
         run.on_interrupt(partial(setattr, options, "terminate", True))
-        (scores,) = session.run(self._outputs, {self._input: batch}, options)
+        if self._on_device is not None:
+            scores = self._on_device.run(batch, options)
+        else:
+            session = self._wide if run.wide else self._session
+            (scores,) = session.run(self._outputs, {self._input: batch}, options)
         return to_probabilities(scores, self._manifest)
 
 

@@ -28,6 +28,8 @@ class Provider:
         default_lanes: runs at the same time; None for one on each usable core.
         largest_batch: pictures in one run at most, where nothing else is configured.
         preload: its libraries come in packages of their own and are loaded first.
+        device: onnxruntime's name of its memory; None where it shares the processor's.
+        batch_sizes: the only ones that are run, besides the largest; empty for any.
     """
 
     runtime_name: str
@@ -35,6 +37,8 @@ class Provider:
     default_lanes: int | None = None
     largest_batch: int = 8
     preload: bool = False
+    device: str | None = None
+    batch_sizes: tuple[int, ...] = ()
 
     @property
     def runs_on_cores(self) -> bool:
@@ -50,6 +54,8 @@ PROVIDERS: Final[dict[str, Provider]] = {
         default_lanes=1,
         largest_batch=32,
         preload=True,
+        device="cuda",
+        batch_sizes=(1, 2, 4, 8, 16, 32),
     ),
     "cpu": Provider("CPUExecutionProvider", {}),
 }
@@ -164,6 +170,11 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
 def new_run_options() -> Any:
     """Returns onnxruntime's options of one run; setting `terminate` ends it from any thread."""
     return _import_runtime().RunOptions()
+
+
+def new_device_value(shape: tuple[int, ...], dtype: Any, device: str) -> Any:
+    """Returns an onnxruntime value of a shape and NumPy dtype in a device's memory."""
+    return _import_runtime().OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
 
 
 def _import_runtime() -> Any:

@@ -251,8 +251,9 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
         return manifest.graph.fixed_batch_size or chosen
 
     def prove(provider: str) -> tuple[str, OnnxEngine, float]:
-        engine = _open_engine(version, provider, plan)
+        engine = _open_engine(version, provider, plan, largest_batch(provider))
         try:
+            engine.warm_up()
             return provider, engine, replay_golden(version, engine.run, largest_batch(provider))
         except ModelError:
             raise
@@ -289,12 +290,12 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     return loaded
 
 
-def _open_engine(version: Version, provider: str, plan: RunPlan) -> OnnxEngine:
+def _open_engine(version: Version, provider: str, plan: RunPlan, largest_batch: int) -> OnnxEngine:
     narrow = open_session(version.graph, provider, threads=plan.threads)
     wide = None
     if PROVIDERS[provider].runs_on_cores and plan.wide_threads > plan.threads:
         wide = open_session(version.graph, provider, threads=plan.wide_threads, spinning=True)
-    return OnnxEngine(narrow, version.manifest, wide)
+    return OnnxEngine(narrow, version.manifest, wide, largest_batch=largest_batch)
 
 
 def replay_golden(
