@@ -21,30 +21,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Final
 
 from service.engine import Batch, Engine
-from service.errors import DeadlineExceeded, Draining, EngineFailure, ModelNotReady, Overloaded
+from service.errors import DeadlineExceeded, Draining, ModelNotReady, Overloaded
 from service.lane import BatchedRow, Entry, Lane, Recipe, Report
+from service.lanes import Lanes
+from service.width import Width
 
 __all__ = ["BatchLimits", "BatchedRow", "Batcher"]
 
-log = logging.getLogger(__name__)
-
-_MAX_REPLACEMENTS: Final = 3  # of lanes, without a run that succeeds in between
-_INTERRUPT_S: Final = 1.0  # an interrupted run that goes on for so long is abandoned
-_SOLITUDE_S: Final = (
-    0.05  # items must have come one at a time for so long before one gets all cores
-)
-_ENOUGH_WIDE_RUNS: Final = 8  # before they are compared with others: a single one may be unlucky
-_DOUBT_S: Final = 5.0  # so long one lane's run is preferred after all cores were slower
 _COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 
@@ -94,17 +84,13 @@ class Batcher:
         self._on_run, self._on_work = on_run, on_work
         self._queue: deque[Entry] = deque()
         self._waiting = 0  # entries in the queue whose waiter is still there
-        self._lanes: list[Lane] = []
-        self._abandoned: list[Lane] = []  # stuck, and perhaps still inside the engine
-        self._replacements = 0
+        self._lanes = Lanes(
+            limits.stuck_after_s, lambda: self._engine, clock, self._finished, self._lanes_changed
+        )
         self._closing = False
         self._emptied = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._crowded_s = -_SOLITUDE_S  # when more than one item was last in hand
-        self._narrow_run_s = math.inf  # of one item with one lane's threads; mean of late
-        self._wide_runs_s: deque[float] = deque(maxlen=2 * _ENOUGH_WIDE_RUNS)
-        self._doubted_s = -math.inf  # when a run with all cores was last slower
+        self._width = Width(clock)
         self._item_s = 0.0  # seconds of a lane that an item costs; 0 until the first run
 
     @property
@@ -120,36 +106,32 @@ class Batcher:
     @property
     def idle(self) -> bool:
         """True while it has nothing to do."""
-        return not self._waiting and not any(lane.jobs for lane in self._lanes)
+        return not self._waiting and not self._lanes.at_work
 
     @property
     def alive(self) -> bool:
         """True while every lane runs and none has been in one run longer than `stuck_after_s`."""
-        self._abandoned = [lane for lane in self._abandoned if lane.busy]
-        return bool(self._lanes) and not self._abandoned and not any(map(self._faulty, self._lanes))
+        return self._lanes.alive
 
     @property
     def at_rest(self) -> bool:
         """True while no lane is inside the engine, even one that has been given up."""
-        return not any(lane.busy for lane in (*self._lanes, *self._abandoned))
+        return self._lanes.at_rest
 
     def expected_s(self) -> float:
         """Returns the seconds until an item that came now would be answered; 0 if not known yet."""
-        running = sum(len(job.entries) for lane in self._lanes for job in lane.jobs)
-        lanes = max(1, sum(not lane.dead for lane in self._lanes))
-        return self._item_s * ((self._waiting + running) / lanes + 1)
+        ahead = self._waiting + self._lanes.in_hand
+        return self._item_s * (ahead / max(1, self._lanes.n_living) + 1)
 
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._lanes = [self._new_lane(number) for number in range(self._limits.lanes)]
+        self._lanes.resize(self._limits.lanes)
 
     def resize(self, *, lanes: int, max_batch_size: int) -> None:
         """Changes how many lanes there are and how much they take at once, while running."""
         self._limits = replace(self._limits, lanes=lanes, max_batch_size=max_batch_size)
-        self._close_surplus()
-        for number in range(len(self._lanes), lanes):
-            self._lanes.append(self._new_lane(number))
+        self._lanes.resize(lanes)
         self._dispatch()
 
     async def submit(self, item: Batch | Recipe, deadline_s: float) -> BatchedRow:
@@ -170,12 +152,12 @@ class Batcher:
         """
         if self._closing:
             raise Draining("the service is shutting down")
-        if self._all_lanes_dead():
+        if not self._lanes.n_living:
             raise ModelNotReady("no lane of the model is running")
         if self._waiting >= self._limits.max_queue:
             raise Overloaded(f"{self._waiting} pictures are waiting already", reason="queue")
-        if self._queue or any(lane.jobs for lane in self._lanes):
-            self._crowded_s = self._clock()
+        if self._queue or self._lanes.at_work:
+            self._width.crowded()
         future: asyncio.Future[BatchedRow] = self._loop.create_future()
         self._queue.append(Entry(item, deadline_s, self._clock(), future))
         self._waiting += 1
@@ -189,6 +171,7 @@ class Batcher:
     async def drain(self) -> None:
         """Refuses new items and returns when everything accepted has been answered."""
         self._closing = True
+        self._lanes.close()
         self._dispatch()
         while not self._idle_and_empty():
             self._emptied.clear()
@@ -207,16 +190,12 @@ class Batcher:
                 await self.drain()
                 finished = True
         self._closing = True
-        self._fail_waiting(Draining("the service stopped before this picture was run"))
-        for timer in (self._window, self._watch):
-            if timer is not None:
-                timer.cancel()
-        for lane in self._lanes:
-            lane.dead = True
-            lane.interrupt(EngineFailure("the lane stopped during the run"))
-            for entry in lane.take_back():
-                entry.fail(Draining("the service stopped before this picture was run"))
-            lane.close()
+        stopped = Draining("the service stopped before this picture was run")
+        self._fail_waiting(stopped)
+        if self._window is not None:
+            self._window.cancel()
+        for entry in self._lanes.stop():
+            entry.fail(stopped)
         return finished
 
     # Dispatching
@@ -227,7 +206,7 @@ class Batcher:
         A lane that has its next batch already goes on with it at once, without waiting for its turn
         on the event loop. Less than a full batch may still grow and stays in the queue.
         """
-        while self._queue and (lane := self._next_lane()) is not None:
+        while self._queue and (lane := self._lanes.next()) is not None:
             self._drop_dead()
             if not self._queue:
                 break
@@ -239,8 +218,7 @@ class Batcher:
                 break
             batch = self._take()
             if batch:
-                lane.work(batch, wide=self._alone(batch))
-                self._watch_over()
+                self._lanes.work(lane, batch, wide=self._width.may_be_all(len(batch)))
         if not self._queue:
             self._waiting = 0
         if self._closing and self._idle_and_empty():
@@ -286,36 +264,9 @@ class Batcher:
             return False
         return True
 
-    def _alone(self, batch: list[Entry]) -> bool:
-        """Says whether a run may have all cores: items have been coming one at a time.
-
-        Where other processes keep the cores busy, its threads wait for each other and it takes
-        longer than with one; then it does not, but for a try now and then.
-        """
-        now_s = self._clock()
-        if len(batch) > 1 or now_s - self._crowded_s < _SOLITUDE_S:
-            return False
-        return now_s - self._doubted_s >= _DOUBT_S
-
-    def _next_lane(self) -> Lane | None:
-        """Returns an idle lane, or else the one that will be free first and has nothing ahead."""
-        lanes = self._lanes[: self._limits.lanes]
-        able = [lane for lane in lanes if len(lane.jobs) < 2 and not self._faulty(lane)]
-        idle = [lane for lane in able if not lane.jobs]
-        if idle:
-            return idle[0]  # always the same one first: a lone client's stays in the caches
-        return min(able, key=lambda lane: lane.since_s, default=None)
-
-    def _close_surplus(self) -> None:
-        """Ends the lanes beyond the limit that have finished; they are given nothing more."""
-        for lane in self._lanes[self._limits.lanes :]:
-            if not lane.jobs:
-                self._lanes.remove(lane)
-                lane.close()
-
     def _idle_and_empty(self) -> bool:
         waiting = any(not entry.future.done() for entry in self._queue)
-        return not waiting and not any(lane.jobs for lane in self._lanes)
+        return not waiting and not self._lanes.at_work
 
     # What lanes report
 
@@ -327,90 +278,28 @@ class Batcher:
         if self._on_work is not None:
             self._on_work(report.work_s)
         if report.died is not None:
-            self._lane_died(lane, report.died)
+            self._lanes.died(lane, report.died)
         elif report.runs:
-            self._replacements = 0
-            self._learn_width(report)
-            item_s = report.work_s / len(report.batch)
-            weight = _COST_WEIGHT if self._item_s else 1.0
-            self._item_s += weight * (item_s - self._item_s)
-        self._close_surplus()
+            self._lanes.forgive()
+            self._learn(report)
+        self._lanes.close_surplus()
         self._dispatch()
 
-    def _learn_width(self, report: Report) -> None:
-        if len(report.batch) > 1 or self._queue:
-            return
-        _, run_s = report.runs[0]
-        if not report.run.wide:
-            before_s = run_s if math.isinf(self._narrow_run_s) else self._narrow_run_s
-            self._narrow_run_s = before_s + _COST_WEIGHT * (run_s - before_s)
-            return
-        self._wide_runs_s.append(run_s)
-        enough = len(self._wide_runs_s) >= _ENOUGH_WIDE_RUNS
-        if enough and median(self._wide_runs_s) > self._narrow_run_s:
-            self._doubted_s = self._clock()
-            self._wide_runs_s.clear()
+    def _learn(self, report: Report) -> None:
+        if len(report.batch) == 1 and not self._queue:
+            self._width.learn(report.runs[0][1], wide=report.run.wide)
+        item_s = report.work_s / len(report.batch)
+        weight = _COST_WEIGHT if self._item_s else 1.0
+        self._item_s += weight * (item_s - self._item_s)
 
-    def _lane_died(self, lane: Lane, error: BaseException) -> None:
-        log.critical("a lane died", exc_info=error)
-        self._retire(lane)
-
-    def _retire(self, lane: Lane) -> None:
-        """Closes a lane that works no more, gives back what it had not begun, and replaces it."""
-        lane.dead = True
-        for entry in reversed(lane.take_back()):
+    def _lanes_changed(self, given_back: list[Entry]) -> None:
+        """Takes back what a lost lane had not begun, and goes on with the others, if any."""
+        for entry in reversed(given_back):
             self._queue.appendleft(entry)
             self._waiting += not entry.future.done()
-        lane.close()
-        self._replace(lane)
-
-    def _replace(self, lane: Lane) -> None:
-        if lane not in self._lanes:
-            return
-        if self._closing or self._replacements >= _MAX_REPLACEMENTS * self._limits.lanes:
-            if self._all_lanes_dead():
-                self._fail_waiting(ModelNotReady("no lane of the model is running"))
-            return
-        self._replacements += 1
-        position = self._lanes.index(lane)
-        self._lanes[position] = self._new_lane(position)
-        log.warning("a lane was replaced")
-
-    def _new_lane(self, number: int) -> Lane:
-        return Lane(number, self._engine_of, self._clock, self._finished)
-
-    def _engine_of(self) -> Engine:
-        return self._engine
-
-    # Watching over runs
-
-    def _watch_over(self) -> None:
-        if self._watch is None:
-            self._watch = self._loop.call_later(self._limits.stuck_after_s, self._look_for_stuck)
-
-    def _look_for_stuck(self) -> None:
-        self._watch = None
-        now_s = self._clock()
-        for lane in [lane for lane in self._lanes if self._faulty(lane) and not lane.dead]:
-            overdue_s = now_s - lane.since_s - self._limits.stuck_after_s
-            if not lane.interrupted:
-                log.error("a run is stuck and is interrupted")
-                lane.interrupt(EngineFailure("the run of this picture took too long"))
-            elif overdue_s > _INTERRUPT_S:
-                log.critical("a lane is stuck and is abandoned")
-                self._abandoned.append(lane)
-                self._retire(lane)
-        if any(lane.jobs for lane in self._lanes):
-            delay_s = min(self._limits.stuck_after_s, _INTERRUPT_S)
-            self._watch = self._loop.call_later(delay_s, self._look_for_stuck)
+        if not self._lanes.n_living:
+            self._fail_waiting(ModelNotReady("no lane of the model is running"))
         self._dispatch()
-
-    def _faulty(self, lane: Lane) -> bool:
-        stuck_s = self._limits.stuck_after_s
-        return lane.dead or bool(lane.jobs and self._clock() - lane.since_s > stuck_s)
-
-    def _all_lanes_dead(self) -> bool:
-        return all(lane.dead for lane in self._lanes)
 
     def _forget_abandoned(self) -> None:
         # Counts anew rather than guessing whether the abandoned entry was still queued; its place is

@@ -1,89 +1,30 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batcher import BatchedRow, Batcher, BatchLimits
+from service.batcher import Batcher, BatchLimits
 from service.errors import DeadlineExceeded, EngineFailure, ModelNotReady, Overloaded
+from tests.batching import (
+    NEVER,
+    entered,
+    occupy,
+    raising,
+    running,
+    settle,
+    submit,
+    value_of,
+    values_of,
+)
 from tests.fakes import FakeClock, FakeEngine
 
 pytestmark = pytest.mark.anyio
-
-NEVER = math.inf
-
-
-@asynccontextmanager
-async def running(
-    engine: FakeEngine,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    on_run: Callable[[int, float], None] | None = None,
-    **limits: Any,
-) -> AsyncIterator[Batcher]:
-    batcher = Batcher(engine, BatchLimits(**limits), clock=clock, on_run=on_run)
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        engine.release()
-        await batcher.stop()
-
-
-def submit(batcher: Batcher, value: float, deadline_s: float = NEVER) -> asyncio.Task[BatchedRow]:
-    row = np.array([value], np.float32)
-    return asyncio.create_task(batcher.submit(row, deadline_s))
-
-
-async def settle() -> None:
-    """Lets every task run until it waits for something outside the loop."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-async def entered(engine: FakeEngine) -> None:
-    """Returns when one more run has begun."""
-    await asyncio.to_thread(engine.entered.acquire)
-
-
-async def occupy(
-    batcher: Batcher, engine: FakeEngine, value: float = 0.0
-) -> asyncio.Task[BatchedRow]:
-    """Has a lane run one item and stay in the engine."""
-    engine.hold()
-    task = submit(batcher, value)
-    await entered(engine)
-    return task
-
-
-def value_of(answered: BatchedRow) -> float:
-    return float(answered.probabilities[0])
-
-
-async def values_of(tasks: list[asyncio.Task[BatchedRow]]) -> list[float | str]:
-    """Each task's value, or the name of its error."""
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    return [
-        value_of(outcome) if isinstance(outcome, BatchedRow) else type(outcome).__name__
-        for outcome in outcomes
-    ]
-
-
-def raising(error: BaseException) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    def answer(_batch: NDArray[Any]) -> NoReturn:
-        raise error
-
-    return answer
-
 
 # When a run starts
 
@@ -541,52 +482,6 @@ async def test_batcher_stop_without_time_fails_entry_in_window():
     assert value == "Draining"
 
 
-DEADLY = {
-    "system_exit": SystemExit(2),
-    "keyboard_interrupt": KeyboardInterrupt(),
-    "cancelled": asyncio.CancelledError(),
-    "generator_exit": GeneratorExit(),
-}
-
-
-@pytest.mark.parametrize("error", DEADLY.values(), ids=DEADLY.keys())
-async def test_batcher_lane_that_dies_fails_its_item_and_is_replaced(error):
-    engine = FakeEngine()
-    async with running(engine, max_batch_size=1) as batcher:
-        tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
-        await settle()
-        answers = iter([raising(error), engine._answer, engine._answer, engine._answer])
-        engine.answer = lambda batch: next(answers)(batch)
-        engine.release()
-        values = await values_of(tasks)
-
-        assert values == ["EngineFailure", 0.25, 0.5]
-        assert batcher.alive
-
-
-async def test_batcher_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever():
-    engine = FakeEngine()
-    engine.answer = raising(SystemExit(2))
-    async with running(engine, max_batch_size=1) as batcher:
-        values = await values_of([submit(batcher, number / 8) for number in range(8)])
-        after = await values_of([submit(batcher, 0.75)])
-
-        assert values == ["EngineFailure"] * 4 + ["ModelNotReady"] * 4
-        assert (after, batcher.alive) == (["ModelNotReady"], False)
-
-
-async def test_batcher_success_forgives_earlier_deaths():
-    engine = FakeEngine()
-    async with running(engine, max_batch_size=1) as batcher:
-        for _ in range(5):
-            engine.answer = raising(SystemExit(2))
-            await values_of([submit(batcher, 0.5)])
-            engine.answer = engine._answer
-            await values_of([submit(batcher, 0.5)])
-
-        assert batcher.alive
-
-
 async def test_batcher_engine_raising_stop_iteration_fails_only_its_item():
     engine = FakeEngine()
     engine.answer = raising(StopIteration())
@@ -594,68 +489,6 @@ async def test_batcher_engine_raising_stop_iteration_fails_only_its_item():
         (value,) = await values_of([submit(batcher, 0.5)])
 
         assert (value, batcher.alive) == ("EngineFailure", True)
-
-
-async def test_batcher_stuck_lane_fails_liveness_until_it_comes_back():
-    engine, clock = FakeEngine(), FakeClock()
-    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
-        held = await occupy(batcher, engine)
-        states = [batcher.alive]
-        for seconds in (30, 1):
-            clock.advance(seconds)
-            states.append(batcher.alive)
-        engine.release()
-        await held
-        states.append(batcher.alive)
-
-    assert states == [True, True, False, True]
-
-
-class InterruptibleEngine(FakeEngine):
-    """Its held runs end with an error when they are interrupted, as onnxruntime's do."""
-
-    def run(self, batch: Any, run: Any = None) -> Any:
-        run.on_interrupt(self.release)
-        scores = super().run(batch)
-        if run.interrupted:
-            raise RuntimeError("terminated")
-        return scores
-
-
-async def test_batcher_stuck_run_is_interrupted_and_the_lane_goes_on():
-    engine, clock = InterruptibleEngine(), FakeClock()
-    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
-        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
-        await settle()
-        clock.advance(31)
-        batcher._look_for_stuck()
-        values = await values_of(tasks)
-
-        assert (values, batcher.alive) == (["EngineFailure", 0.25], True)
-    assert engine.batches == [[0.0], [0.25]]
-
-
-async def test_batcher_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_replaced():
-    engine, clock = FakeEngine(), FakeClock()
-    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
-        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
-        await settle()
-        for seconds in (31, 2):
-            clock.advance(seconds)
-            batcher._look_for_stuck()
-        await entered(engine)  # the new lane's
-        alive_while_stuck = batcher.alive
-        engine.release()
-        values = await values_of(tasks)
-        await asyncio.to_thread(wait_until, lambda: batcher.alive)
-
-    assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    turn = threading.Event()
-    while not true():
-        turn.wait(0.001)
 
 
 # Recipes
@@ -693,28 +526,6 @@ async def test_batcher_recipe_that_fails_costs_its_neighbours_nothing(error):
 # What is known of the load
 
 
-async def test_batcher_lone_items_get_all_cores_and_crowded_ones_do_not():
-    wide: list[bool] = []
-
-    class WidthEngine(FakeEngine):
-        def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
-            return super().run(batch)
-
-    engine, clock = WidthEngine(), FakeClock()
-    async with running(engine, clock=clock, max_batch_size=1) as batcher:
-        await submit(batcher, 0.25)
-        tasks = [await occupy(batcher, engine, 0.5), submit(batcher, 0.75)]
-        await settle()
-        engine.release()
-        await values_of(tasks)
-        await submit(batcher, 0.125)
-        clock.advance(1)
-        await submit(batcher, 0.375)
-
-    assert wide == [True, True, False, False, True]
-
-
 async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
@@ -730,24 +541,6 @@ async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
         crowded = batcher.expected_s()
 
     assert (unknown, idle, crowded) == (0.0, 2.0, 6.0)
-
-
-async def test_batcher_resized_while_running_loses_nothing():
-    engine = FakeEngine()
-    async with running(engine, lanes=1, max_batch_size=1) as batcher:
-        tasks = [await occupy(batcher, engine)]
-        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
-        await settle()
-        batcher.resize(lanes=2, max_batch_size=2)
-        await entered(engine)
-        batcher.resize(lanes=1, max_batch_size=1)
-        engine.release()
-        values = await values_of(tasks)
-        after = await values_of([submit(batcher, 0.125)])
-
-        assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
-        assert (len(batcher._lanes), batcher.alive) == (1, True)
-    assert engine.batches == [[0.0], [0.5, 0.75], [0.25], [0.125]]
 
 
 # Work ahead
@@ -767,23 +560,6 @@ async def test_batcher_busy_lane_has_a_full_batch_ahead_and_no_more():
     assert engine.batches == [[0.0], [0.25, 0.5], [0.75]]
 
 
-async def test_batcher_work_ahead_of_a_stuck_lane_goes_to_another():
-    engine, clock = FakeEngine(), FakeClock()
-    async with running(engine, clock=clock, max_batch_size=1, stuck_after_s=30) as batcher:
-        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
-        await settle()
-        ahead = batcher.waiting == 0
-        for seconds in (31, 2):
-            clock.advance(seconds)
-            batcher._look_for_stuck()
-        await entered(engine)  # the new lane's
-        engine.release()
-        values = await values_of(tasks)
-
-    assert (ahead, values) == (True, ["EngineFailure", 0.25])
-    assert engine.batches == [[0.0], [0.25]]
-
-
 async def test_batcher_expired_work_ahead_costs_no_run():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
@@ -795,60 +571,3 @@ async def test_batcher_expired_work_ahead_costs_no_run():
         values = await values_of([held, expired])
 
     assert (values, engine.batches) == ([0.0, "DeadlineExceeded"], [[0.0]])
-
-
-async def test_batcher_all_cores_slower_than_one_are_left_alone_for_a_while():
-    clock = FakeClock()
-    wide: list[bool] = []
-
-    class CrowdedMachineEngine(FakeEngine):
-        def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
-            clock.advance(0.5 if run.wide else 0.25)
-            return super().run(batch)
-
-    engine = CrowdedMachineEngine()
-    async with running(engine, clock=clock, max_batch_size=1) as batcher:
-        await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
-        for _ in range(10):
-            clock.advance(0.1)
-            await submit(batcher, 0.25)
-        clock.advance(6)
-        await submit(batcher, 0.25)
-
-    assert wide == [True, False, *[True] * 7, False, False, False, True]
-
-
-async def test_batcher_one_slow_run_with_all_cores_is_no_reason_to_leave_them_alone():
-    clock = FakeClock()
-    wide: list[bool] = []
-    slow = iter([0.5])
-
-    class Engine(FakeEngine):
-        def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
-            clock.advance(next(slow, 0.125) if run.wide else 0.25)
-            return super().run(batch)
-
-    async with running(Engine(), clock=clock, max_batch_size=1) as batcher:
-        await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
-        for _ in range(12):
-            clock.advance(0.1)
-            await submit(batcher, 0.25)
-
-    assert wide[1:] == [False, *[True] * 12]
-
-
-async def test_batcher_lanes_too_many_finish_what_they_have_ahead_and_end():
-    engine = FakeEngine()
-    async with running(engine, lanes=2, max_batch_size=1) as batcher:
-        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
-        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
-        await settle()
-        batcher.resize(lanes=1, max_batch_size=1)
-        engine.release()
-        values = await values_of(tasks)
-        await settle()
-
-        assert values == [0.0, 0.125, 0.25, 0.5, 0.75]
-        assert (len(batcher._lanes), batcher.alive) == (1, True)
