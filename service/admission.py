@@ -89,18 +89,15 @@ class Admission:
     def check_wait(self, expected_s: float, left_s: float) -> None:
         """Refuses what would be answered too late: it would only take the place of others.
 
-        Where there are no others it is taken: only runs correct an estimate that is too high, so
-        refusing everything would go on for ever.
-
         Args:
-            expected_s: seconds until it would be answered.
+            expected_s: seconds until it would be answered; 0 if that is not known.
             left_s: seconds until its deadline.
 
         Raises:
             Overloaded: it would be too late; says when the backlog will have shrunk enough.
         """
         late_s = _CAUTION * expected_s - left_s
-        if late_s > 0 and expected_s > 0 and self.images:
+        if late_s > 0 and expected_s > 0:
             raise Overloaded(
                 f"the answer would take about {expected_s * 1e3:.0f} ms, longer than the deadline",
                 max(1, min(_MAX_RETRY_AFTER_S, math.ceil(late_s))),

@@ -50,5 +50,8 @@ class Answerer(Protocol):
         ...
 
     def expected_s(self) -> float:
-        """Returns in how many seconds a picture that came now would be answered, as far as known."""
+        """Returns in how many seconds a picture that came now would be answered, as far as known.
+
+        0 where nothing is ahead of it, so that an estimate that is too high is corrected.
+        """
         ...

@@ -119,9 +119,13 @@ class Batcher:
         return self._lanes.at_rest
 
     def expected_s(self) -> float:
-        """Returns the seconds until an item that came now would be answered; 0 if not known yet."""
+        """Returns the seconds until an item that came now would be answered.
+
+        0 if that is not known yet, or if nothing is ahead of it: only runs correct an estimate that
+        is too high, so one item must always be let in.
+        """
         ahead = self._waiting + self._lanes.in_hand
-        return self._item_s * (ahead / max(1, self._lanes.n_living) + 1)
+        return self._item_s * (ahead / max(1, self._lanes.n_living) + 1) if ahead else 0.0
 
     def start(self) -> None:
         """Starts the lanes on the running event loop."""

@@ -137,9 +137,13 @@ class WorkerPool:
         return found
 
     def expected_s(self) -> float:
-        """Returns in how many seconds a picture that came now would be answered; 0 if not known."""
+        """Returns in how many seconds a picture that came now would be answered.
+
+        0 if that is not known or nothing is ahead of it; see `Batcher.expected_s`.
+        """
         lanes = max(1, self.n_live) * self._limits.lanes
-        return self._picture_s * ((len(self._queue) + self.n_owed) / lanes + 1)
+        ahead = len(self._queue) + self.n_owed
+        return self._picture_s * (ahead / lanes + 1) if ahead else 0.0
 
     def start(self, ready: Sequence[Launched]) -> None:
         """Takes these workers over on the running event loop and keeps as many from now on."""

@@ -540,7 +540,7 @@ async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
         await settle()
         crowded = batcher.expected_s()
 
-    assert (unknown, idle, crowded) == (0.0, 2.0, 6.0)
+    assert (unknown, idle, crowded) == (0.0, 0.0, 6.0)
 
 
 # Work ahead

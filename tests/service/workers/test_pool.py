@@ -181,7 +181,7 @@ async def test_pool_expects_what_pictures_have_cost():
         idle = made.pool.expected_s()
         await made.ask_now(b"22", b"333")
 
-        assert (unknown, idle, made.pool.expected_s()) == (0.0, 1.0, 3.0)
+        assert (unknown, idle, made.pool.expected_s()) == (0.0, 0.0, 3.0)
 
 
 # Who leaves
