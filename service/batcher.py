@@ -35,6 +35,8 @@ from service.width import Width
 
 __all__ = ["BatchLimits", "BatchedRow", "Batcher"]
 
+_SLOW_S: Final = 0.05  # a lane at work for longer keeps nothing waiting behind it,
+_SLOW_BATCHES: Final = 4  # unless full batches take as long divided by this
 _COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 
@@ -208,8 +210,11 @@ class Batcher:
         """Gives queued items to idle lanes, and a full batch ahead to a busy one.
 
         A lane that has its next batch already goes on with it at once, without waiting for its turn
-        on the event loop. Less than a full batch may still grow and stays in the queue.
+        on the event loop; a lane that is free before that takes it over. Less than a full batch may
+        still grow and stays in the queue.
         """
+        batch_s = self._item_s * self._limits.max_batch_size
+        self._lanes.share(slow_s=max(_SLOW_S, _SLOW_BATCHES * batch_s))
         while self._queue and (lane := self._lanes.next()) is not None:
             self._drop_dead()
             if not self._queue:

@@ -107,14 +107,19 @@ class Job:
     Attributes:
         entries: the batch.
         run: how it is run, and how that is ended early.
-        begun: the lane has it in hand.
-        given_up: it was taken back before that.
     """
 
     entries: list[Entry]
     run: Run
-    begun: bool = False
-    given_up: bool = False
+    _unclaimed: deque[None] = field(default_factory=lambda: deque((None,)))
+
+    def claim(self) -> bool:
+        """Returns True once: to the lane that begins it, or to whoever takes it back before."""
+        try:
+            self._unclaimed.pop()  # one of two threads gets it, whatever their timing
+        except IndexError:
+            return False
+        return True
 
 
 class Lane:
@@ -182,11 +187,15 @@ class Lane:
 
     def take_back(self) -> list[Entry]:
         """Returns what it has not begun and now never will; what it has in hand is forgotten."""
-        ahead = [job for job in self.jobs if not job.begun]
+        ahead = [job for job in self.jobs if job.claim()]
         self.jobs.clear()
-        for job in ahead:
-            job.given_up = True
         return [entry for job in ahead for entry in job.entries]
+
+    def pass_on(self) -> list[Entry]:
+        """Returns what it has ahead, which it will not begin; nothing if it just has."""
+        if len(self.jobs) < 2 or not self.jobs[-1].claim():
+            return []
+        return self.jobs.pop().entries
 
     def close(self) -> None:
         """Lets the thread end after what it has in hand; returns at once."""
@@ -195,9 +204,8 @@ class Lane:
     # On the thread
 
     def _work(self, job: Job) -> None:
-        if job.given_up or self.dead:
+        if self.dead or not job.claim():
             return
-        job.begun = True
         report = Report(job.entries, job.run)
         started_s = self.since_s = self._clock()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -107,6 +108,23 @@ class Lanes:
         if idle:
             return idle[0]  # always the same one first: a lone client's stays in the caches
         return min(able, key=lambda lane: lane.since_s, default=None)
+
+    def share(self, slow_s: float) -> None:
+        """Lets a lane that is free, or nearly, take over what waits behind a slow or stuck run.
+
+        Args:
+            slow_s: seconds after which a run is slow; what waits behind others keeps its place,
+                unless a lane has nothing to do at all.
+        """
+        if all(len(lane.jobs) < 2 for lane in self._lanes):
+            return
+        while (taker := self.next()) is not None:
+            late_s = self._clock() - slow_s if taker.jobs else math.inf
+            givers = (lane for lane in self._lanes if lane is not taker and lane.since_s < late_s)
+            ahead = next((batch for lane in givers if (batch := lane.pass_on())), None)
+            if ahead is None:
+                return
+            self.work(taker, ahead, wide=False)
 
     def work(self, lane: Lane, batch: list[Entry], *, wide: bool) -> None:
         """Gives a lane a batch and watches over it."""

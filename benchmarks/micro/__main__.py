@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bare import by_library, by_pillow
 from benchmarks.contenders import CORES
+from benchmarks.micro.requests import send
 from benchmarks.photos import ROOT, default_folder, read_photos
 from benchmarks.report import table
 from contract.images import decode
@@ -123,43 +124,10 @@ async def http(graph: Path, photos: list[bytes], seconds: float) -> list[Timed]:
             end_s = time.perf_counter() + seconds
             while not took or time.perf_counter() < end_s:
                 before_s = time.perf_counter()
-                await _request(app, method, path, body)
+                await send(app, method, path, body)
                 took.append(time.perf_counter() - before_s)
             found.append((name, 1e3 * median(took), 1))
     return found
-
-
-async def _request(app: Any, method: str, path: str, body: bytes) -> None:
-    """Sends one request through an ASGI application; the answer must be 200."""
-    statuses: list[int] = []
-    pieces = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        if not pieces:
-            await asyncio.Event().wait()  # the client stays
-        return pieces.pop()
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"image/jpeg")],
-        "server": ("127.0.0.1", 80),
-        "client": ("127.0.0.1", 1),
-    }
-    await app(scope, receive, send)
-    if statuses != [200]:
-        raise RuntimeError(f"{path} answered {statuses}")
 
 
 def main() -> None:

@@ -60,16 +60,18 @@ class Service:
     """A service in a process of its own; its log is read with the time of arrival."""
 
     settings: dict[str, Any]
+    program: tuple[str, ...] = ("-m", "service")
+    environment: dict[str, str] = field(default_factory=dict)
     lines: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     port: int = 0
 
     def start(self) -> Service:
         """Returns when it serves."""
         variables = {f"CONVSERVE_{k.upper()}": str(v) for k, v in self.settings.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", "0"],
+        self.process = subprocess.Popen(  # noqa: S603 - commands of our own
+            [sys.executable, *self.program, "serve", "--port", "0"],
             cwd=ROOT,
-            env={**os.environ, **variables},
+            env={**os.environ, **variables, **self.environment},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from service.engine import Run
 from service.errors import DeadlineExceeded, EngineFailure
-from service.lane import BatchedRow, Entry, Lane, Report
+from service.lane import BatchedRow, Entry, Job, Lane, Report
 from tests.fakes import FakeClock, FakeEngine
 
 NEVER = float("inf")
@@ -52,9 +53,12 @@ class Bench:
 
     async def work(self, *batch: Entry, wide: bool = False) -> Report:
         self.lane.work(list(batch), wide=wide)
-        report = await self._reports.get()
+        report = await self.report()
         self.lane.close()
         return report
+
+    async def report(self) -> Report:
+        return await self._reports.get()
 
 
 def outcome(entry: Entry) -> float | str:
@@ -306,3 +310,50 @@ def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
     bench.lane.thread._thread.join(5)
 
     assert (bench.lane.thread._thread.is_alive(), bench.lane.busy) == (False, False)
+
+
+# Whose a batch is
+
+
+def test_job_can_be_claimed_once():
+    job = Job([], Run())
+
+    assert [job.claim() for _ in range(3)] == [True, False, False]
+
+
+def test_job_claimed_by_many_threads_at_once_is_one_s():
+    for _ in range(200):
+        job, start = Job([], Run()), threading.Barrier(3)
+        claims: list[bool] = []
+
+        def claim(
+            job: Job = job, claims: list[bool] = claims, start: threading.Barrier = start
+        ) -> None:
+            start.wait()
+            claims.append(job.claim())
+
+        threads = [threading.Thread(target=claim) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sorted(claims) == [False, False, True]
+
+
+@pytest.mark.anyio
+async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
+    bench = Bench()
+    bench.engine.hold()
+    first, ahead = bench.entry(0.25), bench.entry(0.5)
+    bench.lane.work([first])
+    bench.lane.work([ahead])
+    await asyncio.to_thread(bench.engine.entered.acquire)
+
+    passed_on = [bench.lane.pass_on(), bench.lane.pass_on()]
+    bench.engine.release()
+    await bench.report()
+    bench.lane.close()
+
+    assert passed_on == [[ahead], []]
+    assert (outcome(first), ahead.future.done(), bench.carried_out) == (0.25, False, [0.25])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ async def test_lanes_resized_while_running_loses_nothing():
 
         assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
         assert (len(batcher._lanes), batcher.alive) == (1, True)
-    assert engine.batches == [[0.0], [0.5, 0.75], [0.25], [0.125]]
+    assert engine.batches == [[0.0], [0.25], [0.5, 0.75], [0.125]]
 
 
 async def test_lanes_work_ahead_of_a_stuck_lane_goes_to_another():
@@ -170,3 +171,58 @@ async def test_lanes_too_many_finish_what_they_have_ahead_and_end():
 
         assert values == [0.0, 0.125, 0.25, 0.5, 0.75]
         assert (len(batcher._lanes), batcher.alive) == (1, True)
+
+
+class OneSlowRun(FakeEngine):
+    """Answers the item 0.0 when `slow` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = threading.Event()
+
+    def run(self, batch: Any, run: Any = None) -> Any:
+        scores = super().run(batch, run)
+        if float(batch[0, 0]) == 0.0:
+            self.slow.wait()
+        return scores
+
+
+async def test_lanes_work_ahead_of_a_slow_run_goes_to_a_lane_that_is_free():
+    engine = OneSlowRun()
+    async with running(engine, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5)]
+        await settle()
+        ahead_of_each = batcher.waiting == 0
+        engine.release()
+        others = await values_of(tasks[1:])
+        slow_done = tasks[0].done()
+        engine.slow.set()
+        (last,) = await values_of(tasks[:1])
+
+    assert (ahead_of_each, others, slow_done, last) == (True, [0.125, 0.25, 0.5], False, 0.0)
+    assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5]]
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "second_run"), [(0.01, 0.75), (10.0, 0.25)], ids=["usual", "slow"]
+)
+async def test_lanes_work_behind_a_slow_run_is_not_overtaken_by_what_came_later(
+    passed_s, second_run
+):
+    engine, clock = OneSlowRun(), FakeClock()
+    async with running(engine, clock=clock, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher._item_s = 0.01
+        clock.advance(passed_s)
+        engine.release()
+        await values_of([tasks[1], tasks[3]])
+        await asyncio.to_thread(wait_until, lambda: len(engine.batches) > 3)
+        after_both = engine.batches[3][0]
+        engine.slow.set()
+        await values_of(tasks)
+
+    assert after_both == second_run
+    assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5], [0.75]]

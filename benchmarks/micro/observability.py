@@ -1,0 +1,105 @@
+"""What stage times, histograms, counters and the request log cost: the same requests with and without.
+
+    python -m benchmarks.micro.observability [--rounds R] [--requests N]
+
+Requests go through the application without sockets to an answerer that has its answer ready, in
+blocks by turns, and the CPU time of the thread is read. The code is warm here: between runs of a
+network, which push it out of the caches, each line costs several times as much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.micro.requests import send
+from service.answering import Answered
+from service.api import classify, middleware
+from service.app import create_app
+from service.settings import Settings
+
+_MODELS: Final = Path(__file__).resolve().parents[2] / "models"
+
+
+class _Ready:
+    """Answers at once."""
+
+    def __init__(self, n_classes: int) -> None:
+        row = np.random.default_rng(0).dirichlet(np.ones(n_classes)).astype(np.float32)
+        self._answered = Answered(row, 0.001, 0.001, 0.001, 0.001, 1)
+
+    async def answer(self, image: bytes, deadline_s: float) -> Answered:  # noqa: ARG002
+        return self._answered
+
+    def expected_s(self) -> float:
+        return 0.0
+
+
+@contextmanager
+def _nothing(*targets: tuple[Any, str, Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for owner, name, value in targets:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+_METRICS: Final = (
+    (classify, "_count", lambda *_: None),
+    (middleware.Edge, "_record", lambda *_: None),
+)
+_SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1"),)
+
+
+async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
+    """Returns, by what is left out, the median, lowest and highest CPU microseconds it cost."""
+    app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0, tune=False))
+    answerers = app.state.service.parts.classifier.serving.answerers
+    for key, version in ((one.key, one) for one in app.state.service.repository.versions()):
+        answerers[key] = _Ready(version.manifest.n_classes)
+
+    async def block(context: Callable[[], Any]) -> float:
+        with context():
+            before_s = time.thread_time()
+            for _ in range(n_requests):
+                await send(app, "POST", "/v1/classify", b"\xff\xd8\xff")
+            return 1e6 * (time.thread_time() - before_s) / n_requests
+
+    without = {
+        "stage histograms, counters": _METRICS,
+        "Server-Timing": _SERVER_TIMING,
+        "all of these": (*_METRICS, *_SERVER_TIMING),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ("a request", *without)}
+    await block(_nothing)
+    for _ in range(rounds):
+        whole = await block(_nothing)
+        found["a request"].append(whole)
+        for name, targets in without.items():
+            found[name].append(whole - await block(partial(_nothing, *targets)))
+    return [(name, median(us), min(us), max(us)) for name, us in found.items()]
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro.observability")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=500)
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    for name, middle, low, high in asyncio.run(measure(arguments.rounds, arguments.requests)):
+        print(f"{name:28} {middle:7.1f} us ({low:.1f} to {high:.1f}, n = {arguments.rounds})")
+
+
+if __name__ == "__main__":
+    main()

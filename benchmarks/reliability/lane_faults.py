@@ -1,0 +1,158 @@
+"""Breaks lanes of a real service under load, and counts what that costs.
+
+    python benchmarks/reliability/lane_faults.py --faults 50
+
+Closed-loop clients post a photograph without pause. At random moments the next run goes wrong, in one
+of three ways:
+
+- dies: the lane's thread ends in the middle of it (an error that is no `Exception`);
+- stuck: it goes on without end, until onnxruntime is told to terminate it;
+- deaf: it goes on for eight seconds whatever it is told, as native code can.
+
+A run counts as stuck after one second here (30 s by default). For every kind: the requests that failed,
+how long they took, the time until the lane was back and until `/livez` was. Exits with 1 if a request
+got no answer, anything but the batch in hand failed, or the answers were different afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.reliability.worker_faults import ROOT, Asked, Service, canary, load, spread
+
+STUCK_AFTER_S: Final = 1.0
+DEAF_S: Final = 8.0
+FAULT: Final = "LANE_FAULT"
+SIGNS: Final = {
+    "dies": "a lane was replaced",
+    "stuck": "a run is stuck and is interrupted",
+    "deaf": "a lane was replaced",
+}
+
+
+def serve() -> None:
+    """Runs the service with an engine that goes wrong once for each SIGUSR1."""
+    from service import __main__ as program
+    from service.engine import OnnxEngine
+
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    signal.signal(signal.SIGUSR1, lambda *_: orders.put(os.environ[FAULT]))
+    sound = OnnxEngine.run
+
+    def run(self: OnnxEngine, batch: Any, run: Any = None) -> Any:
+        try:
+            kind = orders.get_nowait()
+        except queue.Empty:
+            return sound(self, batch, run)
+        if kind == "dies":
+            raise SystemExit("planted")
+        if kind == "deaf":
+            time.sleep(DEAF_S)
+            return sound(self, batch, run)
+        while not run.interrupted:
+            time.sleep(0.01)
+        raise RuntimeError("planted")
+
+    OnnxEngine.run = run  # type: ignore[method-assign]
+    program.main(prog_name="convserve")
+
+
+def is_live(service: Service) -> bool:
+    """Asks `/livez`."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
+
+
+def strike(service: Service, kind: str, dice: random.Random) -> tuple[float, float, float]:
+    """Plants one fault; returns when, when the lane was back and when the process was live."""
+    time.sleep(dice.uniform(0.1, 0.6))
+    at_s = time.monotonic()
+    service.process.send_signal(signal.SIGUSR1)
+    back_s, _ = service.wait_for(SIGNS[kind], at_s)
+    while not is_live(service):
+        time.sleep(0.02)
+    return at_s, back_s, time.monotonic()
+
+
+def trial(kind: str, count: int, n_clients: int, seed: int) -> bool:
+    """Runs one kind of fault, prints what it cost and returns whether all promises were kept."""
+    settings = {"stuck_after_s": STUCK_AFTER_S, "models_poll_s": 0, "tune": False}
+    service = Service(settings, (__file__,), {FAULT: kind}).start()
+    picture = (ROOT / "examples" / "cat.jpg").read_bytes()
+    asked: list[Asked] = []
+    done = threading.Event()
+    expected = canary(service, picture)
+    clients = [
+        threading.Thread(target=load, args=(service, picture, asked, done))
+        for _ in range(n_clients)
+    ]
+    for client in clients:
+        client.start()
+    time.sleep(1)
+    before = service.footprint()
+    dice = random.Random(seed)  # noqa: S311 - repeatable
+    faults = [strike(service, kind, dice) for _ in range(count)]
+    time.sleep(1)
+    after = service.footprint()
+    done.set()
+    for client in clients:
+        client.join()
+    same = canary(service, picture) == expected
+    service.process.send_signal(signal.SIGINT)
+    exit_status = service.process.wait(60)
+
+    failed = [one for one in asked if one.status != 200]
+    kinds = Counter(f"{one.status} {one.code}" for one in failed)
+    print(f"\n### A run that {kind}: {count}, {n_clients} clients\n")
+    print("| | |\n|---|---|")
+    print(f"| requests | {len(asked)} |")
+    print(f"| failed | {len(failed)} ({dict(kinds)}) |")
+    print(f"| time that failed requests took | {spread([one.took_s for one in failed])} |")
+    print(f"| fault to lane back | {spread([back - at for at, back, _ in faults])} |")
+    print(f"| fault to `/livez` 200 | {spread([live - at for at, _, live in faults])} |")
+    print(
+        "| time that good requests took |"
+        f" {spread([one.took_s for one in asked if one.status == 200])} |"
+    )
+    print(f"| descriptors, threads, resident kB before | {before} |")
+    print(f"| after | {after} |")
+    print(f"| same answer after as before, bit for bit | {same} |")
+    print(f"| exit status | {exit_status} |", flush=True)
+    only_ours = set(kinds) <= {"503 engine_failure", "500 engine_failure", "500 internal_error"}
+    return same and only_ours and len(failed) <= count and exit_status == 0
+
+
+def main() -> int:
+    """Runs the trials, or the service of one."""
+    if FAULT in os.environ:
+        serve()
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=50, help="of each kind; a tenth of deaf ones")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    counts = {"dies": asked.faults, "stuck": asked.faults, "deaf": max(1, asked.faults // 10)}
+    kept = [trial(kind, count, asked.clients, asked.seed) for kind, count in counts.items()]
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
