@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.images import sniff
 from contract.manifest import Calibration, Manifest, Preprocessing, Provenance
 from contract.preprocessing import reference_input
 from training import graphs
@@ -36,10 +33,11 @@ from training.environment import installed_versions
 from training.errors import AccuracyTooLow, QuantizationFailed
 from training.evaluate import Scorer, accuracy
 from training.free_pictures import picture_files, read_photographs
+from training.golden_choice import choose_surest
 from training.int8 import CalibrationRows, Judgement, make_int8
 from training.loading import Batches, Plain
 from training.parity import reference_probabilities, without_transparency
-from training.pictures import Picture, input_rows
+from training.pictures import input_rows
 from training.plan import Destination, Int8, Report
 from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
 from training.publish import draft_manifest, publish
@@ -147,7 +145,11 @@ def prove(finished: Finished, to: Destination, report: Report) -> Proven:
     draft = _with_evidence(draft, finished, to, validation, test)
     _check_accuracy(draft, plan, report)
     manifest, files = assemble(
-        graph, draft, golden_candidates(data, test, plan), max_batch=plan.max_batch, report=report
+        graph,
+        draft,
+        choose_surest(data.test, data.labels, test.probabilities, plan.golden_images),
+        max_batch=plan.max_batch,
+        report=report,
     )
     return Proven(manifest, files, data, validation, test)
 
@@ -169,39 +171,6 @@ def answer(graph: bytes, draft: Manifest, samples: Sequence[Sample]) -> Answers:
     """Lets a graph answer labelled pictures from their bytes."""
     indexes = np.array([sample.index for sample in samples], dtype=np.int64)
     return Answers(*Scorer(graph, draft).probabilities_and_logits(SamplePictures(samples)), indexes)
-
-
-def golden_candidates(data: DataSet, test: Answers, plan: Publish) -> list[Picture]:
-    """Chooses test pictures that the graph knows well, of as many classes as possible.
-
-    The surest pictures of each class come first, one class after the other, so that a swapped label
-    or a channel mix-up anywhere shows. They are published with the version.
-    """
-    ranked: dict[int, list[Sample]] = {}
-    rows = np.arange(len(test.indexes))
-    sure = test.probabilities[rows, test.indexes]  # (N,)
-    for row in np.argsort(-sure, kind="stable"):
-        if test.probabilities[row].argmax() == test.indexes[row]:
-            ranked.setdefault(int(test.indexes[row]), []).append(data.test[int(row)])
-    rounds = max((len(samples) for samples in ranked.values()), default=0)
-    in_turn = (
-        ranked[index][turn]
-        for turn in range(rounds)
-        for index in sorted(ranked)
-        if turn < len(ranked[index])
-    )
-    chosen = list(islice(in_turn, plan.golden_images))
-    pictures = []
-    for number, sample in enumerate(chosen):
-        content, label = sample.read(), data.labels[sample.index].name
-        pictures.append(Picture(_golden_name(number, label, content), content, sample.index))
-    return pictures
-
-
-def _golden_name(number: int, label: str, content: bytes) -> str:
-    """Makes a file name that every system can hold, whatever the label and the file are called."""
-    plain = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40]
-    return f"{number:02d}-{plain or 'class'}.{sniff(content).name}"
 
 
 def _still_readable(data: DataSet, report: Report) -> DataSet:
