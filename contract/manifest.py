@@ -202,6 +202,19 @@ class Quantization(_Strict):
     top1_agreement_percent: Percent = Field(description="with the float graph")
 
 
+class HalfPrecision(_Strict):
+    """How a float16 graph was made and what it costs on a processor that computes in float16."""
+
+    method: str
+    accuracy_drop_percent: float | None = Field(
+        default=None, description="top-1 of the float graph minus top-1 of this one, in points"
+    )
+    top1_agreement_percent: Percent = Field(description="with the float graph")
+    max_abs_difference: float = Field(
+        ge=0, description="largest difference of a probability from the float graph"
+    )
+
+
 class GoldenPrediction(_Strict):
     """One expected prediction of a golden example."""
 
@@ -250,6 +263,7 @@ class Manifest(_Strict):
     metrics: Metrics | None = None
     parity: Parity | None = None
     quantization: Quantization | None = None
+    half_precision: HalfPrecision | None = None
     golden: tuple[GoldenExample, ...] = Field(min_length=1)
     files: dict[RelativePath, Sha256] = Field(
         description="every file of the version's folder but manifest.json and its digest"
@@ -260,6 +274,19 @@ class Manifest(_Strict):
     def n_classes(self) -> int:
         """C, the length of a row of probabilities."""
         return len(self.labels)
+
+    @property
+    def precision(self) -> Literal["int8", "fp16", "fp32"]:
+        """What the graph mostly computes in."""
+        if self.quantization is not None:
+            return "int8"
+        return "fp32" if self.half_precision is None else "fp16"
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> Self:
+        if self.quantization is not None and self.half_precision is not None:
+            raise ValueError("quantization and half_precision exclude each other")
+        return self
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:

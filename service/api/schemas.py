@@ -65,7 +65,8 @@ class ModelDocument(BaseModel):
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] | None
     parity: dict[str, Any] | None
-    quantization: dict[str, Any] | None
+    quantization: dict[str, Any] | None = Field(description="Of an int8 graph.")
+    half_precision: dict[str, Any] | None = Field(description="Of a float16 graph.")
     calibration: dict[str, Any]
     provenance: dict[str, Any]
     created_at: str
@@ -184,6 +185,7 @@ def model_document(version: LoadedVersion, repository: Repository, *, ready: boo
         metrics=plain.get("metrics"),
         parity=plain.get("parity"),
         quantization=plain.get("quantization"),
+        half_precision=plain.get("half_precision"),
         calibration=plain["calibration"],
         provenance=plain["provenance"],
         created_at=plain["created_at"],

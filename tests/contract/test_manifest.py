@@ -43,6 +43,29 @@ def test_manifest_schema_file_is_the_models_schema():
     assert json.loads(path.read_text()) == Manifest.model_json_schema()
 
 
+INT8 = {
+    "method": "made up",
+    "calibration_data": "pictures",
+    "n_calibration_images": 3,
+    "top1_agreement_percent": 97.0,
+}
+HALF = {"method": "made up", "top1_agreement_percent": 99.9, "max_abs_difference": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("members", "precision"),
+    [({}, "fp32"), ({"quantization": INT8}, "int8"), ({"half_precision": HALF}, "fp16")],
+    ids=["float", "int8", "float16"],
+)
+def test_manifest_tells_its_precision(members, precision):
+    assert parse(fields(**members)).precision == precision
+
+
+def test_manifest_of_two_precisions_is_refused():
+    with pytest.raises(ManifestInvalid, match="exclude each other"):
+        parse(fields(quantization=INT8, half_precision=HALF))
+
+
 def test_manifest_outputs_prefer_probabilities_to_logits():
     outputs = [{"name": "a", "kind": "logits"}, {"name": "b", "kind": "probabilities"}]
 
@@ -89,6 +112,11 @@ def test_manifest_golden_label_that_is_not_the_classs_is_refused():
 def test_manifest_unknown_field_is_refused(path):
     with pytest.raises(ManifestInvalid, match=r"surprise: Extra inputs"):
         parse(changed(path, 1))
+
+
+def test_manifest_unknown_field_of_half_precision_is_refused():
+    with pytest.raises(ManifestInvalid, match=r"half_precision\.surprise: Extra inputs"):
+        parse(fields(half_precision={**HALF, "surprise": 1}))
 
 
 @pytest.mark.parametrize("field", [f for f in fields() if f != "schema_version"])

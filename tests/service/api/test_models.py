@@ -40,6 +40,15 @@ def test_models_description_of_foreign_graph_is_complete(make_client, tmp_path):
     assert (document["input"]["dtype"], document["metrics"]) == ("float32", None)
 
 
+def test_models_description_of_float16_graph_tells_what_it_cost(make_client, tmp_path):
+    cost = {"method": "made up", "top1_agreement_percent": 99.9, "max_abs_difference": 0.01}
+    tinymodel.write_version(tmp_path, half_precision=cost)
+
+    document = make_client(models_dir=tmp_path).get("/v1/models/tiny").json()
+
+    assert (document["half_precision"], document["quantization"]) == (cost, None)
+
+
 def test_models_draining_service_is_not_ready(fresh_client):
     fresh_client.app.state.service.begin_drain()
 
