@@ -11,7 +11,6 @@ Shapes: S = crop size in pixels.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from training.errors import QuantizationFailed
-from training.export import strip_history
+from training.graph_edits import finished, normalisation_nodes, prepared, quiet_tools
 from training.onnx_session import quantization
 
 METHOD: Final = (
@@ -45,15 +44,10 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
         QuantizationFailed: the quantizer gives up, or onnx's checker refuses its result.
     """
     tools = quantization()
-    with tempfile.TemporaryDirectory(prefix="convserve-") as folder, warnings.catch_warnings():
-        # onnxruntime 1.32 still calls onnx helpers that announce their removal.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        source, prepared, result = (Path(folder) / f"{i}.onnx" for i in range(3))
-        source.write_bytes(graph)
+    with tempfile.TemporaryDirectory(prefix="convserve-") as folder, quiet_tools():
+        result = Path(folder) / "int8.onnx"
         try:
-            # Folds constants and batch normalisation, which a foreign graph may still have.
-            tools.shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
-            model = onnx.load_model(prepared)
+            model = prepared(graph)
             tools.quantize_static(
                 model,
                 result,
@@ -69,36 +63,9 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
                 # Logits in 256 steps would tie classes that differ.
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             )
-            quantized = onnx.load_model(result)
-            strip_history(quantized)
-            _drop_unused_domains(quantized)
-            onnx.checker.check_model(quantized, full_check=True)
+            return finished(onnx.load_model(result))
         except Exception as error:  # the quantizer fails in whatever its steps raise
             raise QuantizationFailed(f"the quantizer failed: {error}") from error
-    answer: bytes = quantized.SerializeToString(deterministic=True)
-    return answer
-
-
-def normalisation_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Names the nodes between the input and the first convolution.
-
-    They turn pixels into normalised floats exactly; rounding twice there would only lose.
-    """
-    reached = {graph.input[0].name}
-    names = []
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") and reached.intersection(node.input):
-            reached.update(node.output)
-            names.append(node.name)
-    return names
-
-
-def _drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Removes what onnxruntime's preparation declares for operators that do not occur."""
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
 
 
 def _reader(tools: Any, name: str, rows: Sequence[NDArray[Any]]) -> Any:
