@@ -92,6 +92,11 @@ def main() -> None:
     help="Quantize: smaller, faster on CPUs with VNNI, a bit less exact.",
 )
 @click.option(
+    "--fp16",
+    is_flag=True,
+    help="Convert to float16: half the size, for CUDA; CPUs compute it in float32.",
+)
+@click.option(
     "--calibration", "calibration_dir", type=_FOLDER, help="Pictures to calibrate int8 on."
 )
 @click.option(
@@ -105,20 +110,22 @@ def main() -> None:
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
-    default=2.0,
-    show_default=True,
-    help="Points of top-1 int8 may cost, judged on --evaluate.",
+    show_default="2 for int8, 0.2 for fp16",
+    help="Points of top-1 the lower precision may cost, judged on --evaluate.",
 )
 @click.option(
     "--min-agreement",
     "min_agreement_percent",
     type=click.FloatRange(0, 100),
-    default=80.0,
-    show_default=True,
-    help="Percent of first classes int8 must share with float on free pictures without --evaluate.",
+    show_default="80 for int8, 99 for fp16",
+    help="Percent of first classes to share with float on free pictures without --evaluate.",
 )
 @click.option(
-    "--float-if-int8-fails", "or_float", is_flag=True, help="Publish the float graph in that case."
+    "--float-if-fails",
+    "--float-if-int8-fails",
+    "or_float",
+    is_flag=True,
+    help="Publish the float graph where int8 or fp16 costs more.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the calibration crops.")
 @click.option(

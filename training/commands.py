@@ -19,7 +19,7 @@ from training.foreign import ForeignSpec, import_onnx
 from training.importing import Candidate, finish, import_timm
 from training.measures import Evaluation, evaluate
 from training.pictures import PictureFolder, scan_labelled
-from training.plan import Destination, Evidence, Int8, Report
+from training.plan import Destination, Evidence, Fp16, Int8, LowerPrecision, Report
 from training.publish import check_free, next_version
 
 _CLASSES: Final = 20
@@ -52,9 +52,9 @@ def run_import(
     """
     to = _destination(source, options, arguments)
     evidence = Evidence(**_pick(options, Evidence))
-    int8 = Int8(**_pick(options, Int8)) if options["int8"] else None
+    plan = _precision(options)
     candidate = _candidate(source, options, to, evidence, report)
-    return finish(candidate, int8, to, evidence, report)
+    return finish(candidate, plan, to, evidence, report)
 
 
 def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None = None) -> str:
@@ -135,6 +135,14 @@ def _destination(source: str, options: Mapping[str, Any], arguments: Sequence[st
     )
 
 
+def _precision(options: Mapping[str, Any]) -> LowerPrecision | None:
+    if options["int8"] and options["fp16"]:
+        raise InputRefused("--int8 and --fp16 exclude each other: a graph has one precision")
+    if options["int8"]:
+        return Int8(**_pick(options, Int8))
+    return Fp16(**_pick(options, Fp16)) if options["fp16"] else None
+
+
 def _candidate(
     source: str,
     options: Mapping[str, Any],
@@ -168,8 +176,9 @@ def _foreign_spec(options: Mapping[str, Any]) -> ForeignSpec:
 
 
 def _pick(options: Mapping[str, Any], group: Any) -> dict[str, Any]:
-    """Takes the options that a settings group has fields for."""
-    return {field.name: options[field.name] for field in fields(group) if field.name in options}
+    """Takes the options that a settings group has fields for and that were given."""
+    names = [field.name for field in fields(group)]
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def _is_onnx(source: str) -> bool:

@@ -203,11 +203,13 @@ class Loop(_Strict):
 class Publish(_Strict):
     """The gates between a trained network and a version."""
 
-    int8: bool = Field(
-        default=True, description="try int8; the float graph where it loses too much"
+    precision: Literal["int8", "fp16", "fp32"] = Field(
+        default="int8",
+        description="of the graph: int8 for CPUs, fp16 for CUDA; float32 where it loses too much",
     )
-    max_drop: float = Field(
-        default=1.0, ge=0, le=100, description="points of validation top-1 int8 may cost"
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="points of validation top-1 that it may cost; unset: 1 for int8, 0.2 for fp16",
     )
     calibration_images: int = Field(default=512, ge=1)
     min_top1_percent: float = Field(

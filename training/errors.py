@@ -14,7 +14,9 @@ TrainingError
 └── GateFailed                    the model was made but is not good enough (exit code 1)
     ├── ExportFailed              the graph is invalid or differs from the network
     ├── ParityFailed              from image bytes, graph and network disagree
-    ├── QuantizationFailed        the int8 graph loses too much
+    ├── PrecisionFailed           the graph of a lower precision
+    │   ├── QuantizationFailed    ... in int8 loses too much
+    │   └── HalfPrecisionFailed   ... in float16 loses too much, or overflows
     ├── LossNotFinite             training diverged; the message names the step
     ├── AccuracyTooLow            the network is worse than the config allows
     └── VersionUnproven           the finished version fails its own golden examples or digests
@@ -115,10 +117,22 @@ class ParityFailed(GateFailed):
     code = "parity_failed"
 
 
-class QuantizationFailed(GateFailed):
+class PrecisionFailed(GateFailed):
+    """The graph of a lower precision cannot be made, or loses too much against the float graph."""
+
+    code = "precision_failed"
+
+
+class QuantizationFailed(PrecisionFailed):
     """The int8 graph loses too much against the float graph."""
 
     code = "quantization_failed"
+
+
+class HalfPrecisionFailed(PrecisionFailed):
+    """The float16 graph loses too much against the float graph, or overflows."""
+
+    code = "half_precision_failed"
 
 
 class LossNotFinite(GateFailed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from training.reporting.report_data import ReportData, Subject
 from training.reporting.robustness import measure_robustness, stratified
 from training.reporting.speed import N_PICTURES as N_TIMED
 from training.reporting.speed import describe_machine, measure_speed
+
+_GRAPHS: Final = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +106,7 @@ def _subject(proven: Proven) -> Subject:
         model=manifest.name,
         version=manifest.version,
         architecture=manifest.architecture,
-        graph="int8" if manifest.quantization else "float32",
+        graph=_GRAPHS[manifest.precision],
         dataset=proven.data.name,
         created_at=manifest.created_at,
         config_sha256=manifest.provenance.config_sha256 or "",

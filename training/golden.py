@@ -3,7 +3,8 @@
 A good example is decided: its first class must survive everything that may differ between machines.
 The tolerance is measured: each picture is answered alone and in a full batch, by one thread and by
 all, with the runtime's kernels and node by node in plain float arithmetic. The last pair bounds
-what another processor's kernels can change, since both round at the same places.
+what another processor's kernels can change, since both round at the same places. A float16 graph,
+which CPUs compute in float32, is answered with every result rounded to float16 as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contract.preprocessing import reference_input
 from contract.versions import sha256
 from training.errors import VersionUnproven
 from training.evaluate import Scorer
+from training.half import rounded
 from training.onnx_session import SessionPlan
 from training.pictures import Picture
 
@@ -74,14 +76,16 @@ def _answers(
     exact = Scorer(graph, manifest, SessionPlan(optimise=False), reference_input)
     single = Scorer(graph, manifest, SessionPlan(threads=1), reference_input)
     usual = Scorer(graph, manifest, prepare=reference_input)
-    return np.stack(
-        [
-            usual.probabilities(pictures, 1),
-            usual.probabilities(full, max_batch)[:n],
-            single.probabilities(pictures, 1),
-            exact.probabilities(pictures, 1),
-        ]
-    )
+    variants = [
+        usual.probabilities(pictures, 1),
+        usual.probabilities(full, max_batch)[:n],
+        single.probabilities(pictures, 1),
+        exact.probabilities(pictures, 1),
+    ]
+    if manifest.half_precision is not None:
+        as_in_float16 = Scorer(rounded(graph), manifest, prepare=reference_input)
+        variants.append(as_in_float16.probabilities(pictures, 1))
+    return np.stack(variants)
 
 
 def _example(

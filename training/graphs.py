@@ -58,7 +58,7 @@ def read_foreign(path: Path) -> bytes:
 
 
 def describe_export(graph: bytes) -> Graph:
-    """Describes a graph that `training.export` or `training.quantize` made."""
+    """Describes a graph that `training.export` made, or one of lower precision made of it."""
     model = onnx.load_model_from_string(graph)
     return Graph(
         file=GRAPH_FILE,

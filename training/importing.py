@@ -1,8 +1,8 @@
 """`convserve-train import` of a timm network, and what every import ends with.
 
-A network becomes a `Candidate`: a float graph that has proven itself. `finish` quantizes it if asked
-and if it stays good enough, measures it and publishes it. Each gate raises before anything is
-written to the repository.
+A network becomes a `Candidate`: a float graph that has proven itself. `finish` lowers its precision
+if asked and if it stays good enough, measures it and publishes it. Each gate raises before anything
+is written to the repository.
 
 Shapes: N pictures, C classes.
 """
@@ -10,6 +10,7 @@ Shapes: N pictures, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -18,14 +19,16 @@ from contract.manifest import Label, Manifest, Provenance
 from contract.preprocessing import reference_input
 from training import architectures, graphs
 from training.environment import installed_versions
-from training.errors import InputRefused, PicturesMissing, QuantizationFailed
+from training.errors import InputRefused, PicturesMissing
 from training.evaluate import Scorer, accuracy, answer_labelled
 from training.free_pictures import picture_files, read_photographs
-from training.int8 import Judgement, calibration_rows, held_out_pictures, make_int8
+from training.int8 import calibration_rows
 from training.labels import imagenet_labels, read_labels
+from training.lowering import lower
 from training.parity import reference_probabilities, without_transparency
 from training.pictures import Picture, scan_labelled, scan_plain
-from training.plan import Destination, Evidence, Int8, Report
+from training.plan import Destination, Evidence, Int8, LowerPrecision, Report
+from training.precision_gate import Judgement, held_out_pictures
 from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
 from training.publish import draft_manifest, publish
 from training.transfer import load_trained
@@ -113,13 +116,17 @@ def import_timm(
 
 
 def finish(
-    candidate: Candidate, int8: Int8 | None, to: Destination, evidence: Evidence, report: Report
+    candidate: Candidate,
+    plan: LowerPrecision | None,
+    to: Destination,
+    evidence: Evidence,
+    report: Report,
 ) -> Path:
-    """Quantizes, measures and publishes a candidate.
+    """Lowers the precision, measures and publishes a candidate.
 
     Args:
         candidate: a proven float graph.
-        int8: how to quantize it, or None to publish it as it is.
+        plan: the precision to make of it, or None to publish it as it is.
         to: where it goes.
         evidence: labelled pictures and golden candidates.
         report: takes progress lines.
@@ -128,26 +135,21 @@ def finish(
         The published version's folder.
 
     Raises:
-        GateFailed: quantization, golden examples or the last proof.
+        GateFailed: the lower precision, golden examples or the last proof.
     """
-    judgement = _judge(candidate, int8, evidence)
+    judgement = _judge(candidate, plan, evidence)
     graph, draft = candidate.graph, candidate.draft
-    if int8 is not None and judgement is not None:
-        try:
-            graph, draft = make_int8(
-                graph,
-                draft,
-                calibration=calibration_rows(draft, int8),
-                judgement=judgement,
-                plan=int8,
-                report=report,
-            )
-        except QuantizationFailed as error:
-            if not int8.or_float:
-                raise
-            report(f"int8: {error}; the float graph is published instead")
+    if plan is not None and judgement is not None:
+        graph, draft = lower(
+            graph,
+            draft,
+            plan=plan,
+            judgement=judgement,
+            calibration=partial(calibration_rows, draft),
+            report=report,
+        )
     draft = _measure(graph, draft, candidate, judgement, evidence, report)
-    draft = draft.model_copy(update={"provenance": _provenance(candidate, draft, int8, to)})
+    draft = draft.model_copy(update={"provenance": _provenance(candidate, draft, plan, to)})
     manifest, files = assemble(
         graph,
         draft,
@@ -184,13 +186,15 @@ def _parity_pictures(evidence: Evidence, labels: tuple[Label, ...]) -> tuple[Pic
     return pictures
 
 
-def _judge(candidate: Candidate, int8: Int8 | None, evidence: Evidence) -> Judgement | None:
-    """Lets the float graph answer the pictures that accuracy and int8 are judged by."""
+def _judge(
+    candidate: Candidate, plan: LowerPrecision | None, evidence: Evidence
+) -> Judgement | None:
+    """Lets the float graph answer the pictures that accuracy and precision are judged by."""
     scorer = Scorer(candidate.graph, candidate.draft)
     if evidence.evaluate_dir is not None:
         folder = scan_labelled(evidence.evaluate_dir, candidate.draft.labels)
         return Judgement(folder, *answer_labelled(scorer, folder))
-    if int8 is not None:
+    if plan is not None:
         pictures = held_out_pictures()
         return Judgement(pictures, scorer.probabilities(pictures))
     return None
@@ -207,7 +211,7 @@ def _measure(
     """Adds the accuracy and the parity of the graph that is published."""
     scorer = Scorer(graph, draft)
     changes: dict[str, object] = {}
-    if candidate.reference is not None and draft.quantization is not None:
+    if candidate.reference is not None and draft.precision != "fp32":
         exact = Scorer(graph, draft, prepare=reference_input)
         changes["parity"] = note_parity(exact, candidate.reference).parity
     if judgement is not None and judgement.indexes is not None and evidence.evaluate_dir:
@@ -223,12 +227,12 @@ def _measure(
 
 
 def _provenance(
-    candidate: Candidate, draft: Manifest, int8: Int8 | None, to: Destination
+    candidate: Candidate, draft: Manifest, plan: LowerPrecision | None, to: Destination
 ) -> Provenance:
     return Provenance(
         license=candidate.license,
         weights_source=candidate.weights_source,
         command=to.command,
-        seed=int8.seed if int8 is not None and draft.quantization is not None else None,
+        seed=plan.seed if isinstance(plan, Int8) and draft.quantization is not None else None,
         versions=installed_versions(),
     )

@@ -1,53 +1,24 @@
-"""The int8 step of an import: calibrate, quantize, and judge what it cost.
-
-Where labelled pictures are given the judge is the drop of top-1. Otherwise it is how often int8 and
-float agree on the first class, over free pictures that calibration has not seen and on which the
-float graph is decided. Crops of a dozen photographs show few of the classes, so this judge is harder
-than photographs: the committed model agrees on 86 % of such crops and on 97 % of 300 photographs.
-
-Shapes: N pictures, C classes.
-"""
+"""The int8 step: calibrate, quantize, and let the gate judge what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from contract.manifest import Manifest, Quantization
 from contract.preprocessing import to_input
 from contract.versions import sha256
-from training.errors import PicturesMissing, QuantizationFailed
-from training.evaluate import Scorer, accuracy, agreement_percent
-from training.free_pictures import SOURCE, picture_files, read_photographs, varied_crops
-from training.pictures import Picture, input_rows, scan_plain
+from training.errors import PicturesMissing
+from training.evaluate import Scorer
+from training.free_pictures import SOURCE, read_photographs, varied_crops
+from training.pictures import input_rows, scan_plain
 from training.plan import Int8, Report
+from training.precision_gate import Judgement, judge
 from training.quantize import METHOD, quantize
-
-_N_HELD_OUT: Final = 400
-_DECIDED_LEAD: Final = 0.2
-"""By how much the first class must be ahead of the second for a picture to judge without a label."""
-
-_HELD_OUT_SEED: Final = 1_000_003  # far from any calibration seed
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the float graph answers to the pictures that judge the int8 one.
-
-    Attributes:
-        pictures: N files, the same on every pass.
-        answers: float32, shape (N, C): the float graph's probabilities.
-        indexes: int64, shape (N,): the class each picture shows; None where that is unknown.
-    """
-
-    pictures: Iterable[Picture]
-    answers: NDArray[np.float32]
-    indexes: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +32,6 @@ class CalibrationRows:
 
     rows: Sequence[NDArray[Any]]
     source: str
-
-
-def held_out_pictures() -> list[Picture]:
-    """Returns free pictures that no calibration has seen, though of the same photographs."""
-    return list(picture_files(read_photographs(), _N_HELD_OUT, seed=_HELD_OUT_SEED))
 
 
 def make_int8(
@@ -98,20 +64,13 @@ def make_int8(
     described = draft.graph.model_copy(update={"sha256": sha256(quantized)})
     draft = draft.model_copy(update={"graph": described})
     answers = Scorer(quantized, draft).probabilities(judgement.pictures)
-    judges = _judges(judgement)
-    agreement = agreement_percent(answers[judges], judgement.answers[judges])
-    drop = _drop(answers, judgement)
-    report(
-        f"int8: same first class as float in {agreement:.2f} % of {int(judges.sum())} pictures"
-        + (f", {drop:.2f} points of top-1 lost" if drop is not None else "")
-    )
-    _check(agreement, drop, plan)
+    loss = judge(answers, judgement, plan, report)
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,
         n_calibration_images=len(calibration.rows),
-        accuracy_drop_percent=drop,
-        top1_agreement_percent=agreement,
+        accuracy_drop_percent=loss.drop_percent,
+        top1_agreement_percent=loss.agreement_percent,
     )
     return quantized, draft.model_copy(update={"quantization": cost})
 
@@ -129,40 +88,6 @@ def calibration_rows(draft: Manifest, plan: Int8) -> CalibrationRows:
     if not rows:
         raise PicturesMissing(f"{plan.calibration_dir.name}: no readable pictures")
     return CalibrationRows(rows, f"pictures of the folder {plan.calibration_dir.name}")
-
-
-def _judges(judgement: Judgement) -> NDArray[np.bool_]:
-    """Tells which pictures count, bool, shape (N,): all with a class, else the decided ones."""
-    if judgement.indexes is not None:
-        return np.ones(len(judgement.answers), dtype=np.bool_)
-    second, first = np.sort(judgement.answers, axis=1)[:, -2:].T
-    decided: NDArray[np.bool_] = first - second >= _DECIDED_LEAD
-    if not decided.any():
-        raise QuantizationFailed(
-            "the float graph is undecided on every free picture; judge it on pictures of its own "
-            "classes with --evaluate"
-        )
-    return decided
-
-
-def _check(agreement: float, drop: float | None, plan: Int8) -> None:
-    if drop is not None and drop > plan.max_drop:
-        raise QuantizationFailed(
-            f"int8 costs {drop:.2f} points of top-1, the limit is {plan.max_drop:g}"
-        )
-    if drop is None and agreement < plan.min_agreement_percent:
-        raise QuantizationFailed(
-            f"int8 and float agree in {agreement:.2f} % of first classes, "
-            f"the limit is {plan.min_agreement_percent:g} %"
-        )
-
-
-def _drop(answers: NDArray[np.float32], judgement: Judgement) -> float | None:
-    if judgement.indexes is None:
-        return None
-    before = accuracy(judgement.answers, judgement.indexes, "float").top1_percent
-    after = accuracy(answers, judgement.indexes, "int8").top1_percent
-    return round(before - after, 3)
 
 
 def _free_rows(draft: Manifest, plan: Int8) -> list[NDArray[Any]]:

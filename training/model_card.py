@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from contract.manifest import Manifest
+from contract.manifest import HalfPrecision, Manifest, Quantization
 from training.parity import N_EVERY_BATCH
 
 FILE: Final = "MODEL_CARD.md"
+_KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
 
 
 def model_card(manifest: Manifest, notes: tuple[str, ...] = ()) -> str:
@@ -35,7 +36,7 @@ def model_card(manifest: Manifest, notes: tuple[str, ...] = ()) -> str:
 
 
 def _summary(manifest: Manifest) -> str:
-    kind = "an int8 graph" if manifest.quantization else "a float graph"
+    kind = _KINDS[manifest.precision]
     return (
         f"An image classifier: the architecture {manifest.architecture} as {kind} that tells "
         f"{manifest.n_classes:,} classes apart. Every number below is also in `manifest.json`."
@@ -72,16 +73,34 @@ def _accuracy(manifest: Manifest, notes: tuple[str, ...]) -> str:
             f"{', '.join(map(str, parity.batch_sizes))}, all but the largest for the first "
             f"{N_EVERY_BATCH} pictures only."
         )
-    loss = manifest.quantization
-    if loss:
-        drop = loss.accuracy_drop_percent
-        lines.append(
-            f"Quantization: {loss.method}; calibrated on {loss.n_calibration_images} pictures "
-            f"({loss.calibration_data}). It agrees with its float graph in "
-            f"{loss.top1_agreement_percent:g} % of first classes"
-            + (f" and costs {drop:g} points of top-1." if drop is not None else ".")
-        )
+    lines += _cost(manifest)
     return "\n".join(f"- {line}" for line in (*lines, *notes))
+
+
+def _cost(manifest: Manifest) -> list[str]:
+    """Says what the lower precision cost, where the graph has one."""
+    int8, half = manifest.quantization, manifest.half_precision
+    if int8:
+        return [
+            f"Quantization: {int8.method}; calibrated on {int8.n_calibration_images} pictures "
+            f"({int8.calibration_data}). {_against_float(int8)}"
+        ]
+    if half:
+        return [
+            f"Half precision: {half.method}. {_against_float(half)} The largest difference of a "
+            f"probability is {half.max_abs_difference:.2g}. This was measured with every result "
+            "rounded to float16, as a processor with float16 arithmetic does; CPUs compute the "
+            "graph in float32 and round less."
+        ]
+    return []
+
+
+def _against_float(loss: Quantization | HalfPrecision) -> str:
+    drop = loss.accuracy_drop_percent
+    return (
+        f"It agrees with its float graph in {loss.top1_agreement_percent:g} % of first classes"
+        + (f" and costs {drop:g} points of top-1." if drop is not None else ".")
+    )
 
 
 def _measured(manifest: Manifest) -> str:

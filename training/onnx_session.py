@@ -31,6 +31,12 @@ def quantization() -> Any:
     return importlib.import_module("onnxruntime.quantization")
 
 
+def float16() -> Any:
+    """Returns the module `onnxruntime.transformers.float16`."""
+    disable_runtime_telemetry()
+    return importlib.import_module("onnxruntime.transformers.float16")
+
+
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """How a graph is run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
@@ -72,9 +72,30 @@ class Int8:
         seed: of the calibration crops.
     """
 
+    name: ClassVar[str] = "int8"
     calibration_dir: Path | None = None
     n_calibration: int = 512
     max_drop: float = 2.0
     min_agreement_percent: float = 80.0
     or_float: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fp16:
+    """What a float16 graph may cost, judged with every result rounded to float16.
+
+    Attributes:
+        max_drop: points of top-1, judged where there are labelled pictures.
+        min_agreement_percent: of first classes with the float graph, judged on free pictures
+            otherwise.
+        or_float: publish the float graph where the float16 one fails its gate.
+    """
+
+    name: ClassVar[str] = "fp16"
+    max_drop: float = 0.2
+    min_agreement_percent: float = 99.0
+    or_float: bool = False
+
+
+LowerPrecision = Int8 | Fp16

@@ -106,7 +106,7 @@ def prove_parity(
 
 
 def note_parity(scorer: Scorer, reference: Reference) -> Manifest:
-    """Returns a scorer's draft with how its graph, rounded to int8, compares with the network."""
+    """Returns a scorer's draft with how its graph of lower precision compares with the network."""
     parity, _ = measure_parity(
         scorer, reference.expected, reference.pictures, batch_sizes(reference.max_batch)
     )

@@ -1,7 +1,7 @@
 """From a trained network to a published version.
 
-The order of the gates: temperature on the validation pictures, export, parity, int8 judged on the
-validation pictures, accuracy and calibration of the very graph that is published on both splits
+The order of the gates: temperature on the validation pictures, export, parity, int8 or float16
+judged on the validation pictures, accuracy and calibration of the very graph that is published on both splits
 from image bytes, golden examples, one rename. The test pictures decide nothing but whether the
 accuracy is enough.
 
@@ -30,15 +30,17 @@ from training.calibrate import calibrate, fit_temperature
 from training.config import Publish, RunConfig
 from training.data import DataSet, Sample, SamplePictures, readable
 from training.environment import installed_versions
-from training.errors import AccuracyTooLow, QuantizationFailed
+from training.errors import AccuracyTooLow
 from training.evaluate import Scorer, accuracy
 from training.free_pictures import picture_files, read_photographs
 from training.golden_choice import choose_surest
-from training.int8 import CalibrationRows, Judgement, make_int8
+from training.int8 import CalibrationRows
 from training.loading import Batches, Plain
+from training.lowering import lower
 from training.parity import reference_probabilities, without_transparency
 from training.pictures import input_rows
-from training.plan import Destination, Int8, Report
+from training.plan import Destination, Fp16, Int8, LowerPrecision, Report
+from training.precision_gate import Judgement
 from training.proving import Reference, assemble, export_checked, note_parity, prove_parity
 from training.publish import draft_manifest, publish
 
@@ -47,6 +49,7 @@ UNSTATED_LICENSE: Final = "NOASSERTION"
 
 _N_PARITY: Final = 300
 _BATCH: Final = 32
+_MAX_DROP_INT8: Final = 1.0  # less than for an import, whose network may be worse to quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,9 @@ def prove(finished: Finished, to: Destination, report: Report) -> Proven:
     ).model_copy(update={"calibration": Calibration(temperature=temperature)})
     reference = _reference(finished, temperature)
     draft = prove_parity(graph, draft, reference, report)
-    if plan.int8:
-        graph, draft = _try_int8(graph, draft, finished, report)
-        if draft.quantization is not None:
-            draft = note_parity(Scorer(graph, draft, prepare=reference_input), reference)
+    graph, draft = _lowered(graph, draft, finished, report)
+    if draft.precision != "fp32":
+        draft = note_parity(Scorer(graph, draft, prepare=reference_input), reference)
     validation, test = (answer(graph, draft, samples) for samples in (data.validation, data.test))
     draft = _with_evidence(draft, finished, to, validation, test)
     _check_accuracy(draft, plan, report)
@@ -204,30 +206,42 @@ def _reference(finished: Finished, temperature: float) -> Reference:
     return Reference(pictures, expected, finished.config.publish.max_batch)
 
 
-def _try_int8(
+def _lowered(
     graph: bytes, draft: Manifest, finished: Finished, report: Report
 ) -> tuple[bytes, Manifest]:
-    """Returns the int8 graph and its draft, or the float ones where it loses too much."""
-    plan = finished.config.publish
-    data = finished.data
-    pictures = SamplePictures(data.validation)
-    float_answers = answer(graph, draft, data.validation)
-    chosen = list(data.train)
-    random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-    seen = readable(chosen[: plan.calibration_images], report)
-    rows = input_rows(SamplePictures(seen), draft)
-    try:
-        return make_int8(
-            graph,
-            draft,
-            calibration=CalibrationRows(rows, f"training pictures of {data.name}"),
-            judgement=Judgement(pictures, float_answers.probabilities, float_answers.indexes),
-            plan=Int8(max_drop=plan.max_drop),
-            report=report,
-        )
-    except QuantizationFailed as error:
-        report(f"int8: {error}; the float graph is published instead")
+    """Returns the graph of the precision asked for, or the float one where it loses too much."""
+    data, plan = finished.data, _precision(finished.config.publish)
+    if plan is None:
         return graph, draft
+    answers = answer(graph, draft, data.validation)
+    return lower(
+        graph,
+        draft,
+        plan=plan,
+        judgement=Judgement(
+            SamplePictures(data.validation), answers.probabilities, answers.indexes
+        ),
+        calibration=lambda _: _calibration_rows(draft, finished, report),
+        report=report,
+    )
+
+
+def _precision(publish: Publish) -> LowerPrecision | None:
+    drop = publish.max_drop
+    if publish.precision == "int8":
+        return Int8(max_drop=_MAX_DROP_INT8 if drop is None else drop, or_float=True)
+    if publish.precision == "fp16":
+        return Fp16(or_float=True) if drop is None else Fp16(max_drop=drop, or_float=True)
+    return None
+
+
+def _calibration_rows(draft: Manifest, finished: Finished, report: Report) -> CalibrationRows:
+    """Takes training pictures, of all classes by chance."""
+    chosen = list(finished.data.train)
+    random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
+    seen = readable(chosen[: finished.config.publish.calibration_images], report)
+    rows = input_rows(SamplePictures(seen), draft)
+    return CalibrationRows(rows, f"training pictures of {finished.data.name}")
 
 
 def _with_evidence(

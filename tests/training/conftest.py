@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from tests.training import networks
-from training import importing, int8, proving
+from training import importing, precision_gate, proving
 from training.__main__ import main
 from training.pictures import Picture
 
@@ -69,7 +69,7 @@ def run_import(
     networks.register()
     monkeypatch.setattr(proving, "export", lambda *_: tiny_graph)
     monkeypatch.setattr(importing, "_N_PARITY", 8)
-    monkeypatch.setattr(int8, "_N_HELD_OUT", 16)
+    monkeypatch.setattr(precision_gate, "_N_HELD_OUT", 16)
 
     def run(source: str = networks.ARCHITECTURE, **flags: object) -> Result:
         usual: dict[str, object] = {

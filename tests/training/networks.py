@@ -95,8 +95,8 @@ def labels() -> tuple[Label, ...]:
     return tuple(Label(index=index, name=name) for index, name in enumerate(NAMES))
 
 
-def wrapped(network: nn.Module | None = None) -> PixelsToProbabilities:
-    return PixelsToProbabilities(network or TinyNet().eval(), MEAN, STD).eval()
+def wrapped(network: nn.Module | None = None, temperature: float = 1.0) -> PixelsToProbabilities:
+    return PixelsToProbabilities(network or TinyNet().eval(), MEAN, STD, temperature).eval()
 
 
 def exported() -> bytes:

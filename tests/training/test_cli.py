@@ -133,6 +133,64 @@ def test_import_whose_int8_fails_publishes_float_where_asked(run_import, tmp_pat
     assert read_version(tmp_path / "models", "tiny", 1).manifest.quantization is None
 
 
+def test_import_to_float16_records_its_cost_and_is_served(
+    run_import, make_client, tmp_path, colours_dir
+):
+    result = run_import(fp16=True)
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    assert version.manifest.half_precision
+    assert version.manifest.half_precision.top1_agreement_percent == 100.0
+    assert version.manifest.provenance.seed is None
+    assert b"as a float16 graph" in version.contents["MODEL_CARD.md"]
+    client = make_client(models_dir=tmp_path / "models")
+    picture = (colours_dir / "green" / "green1.jpeg").read_bytes()
+    answer = client.post("/v1/classify", content=picture).json()
+    described = client.get("/v1/models/tiny").json()
+    assert answer["predictions"][0]["label"] == "green"
+    assert described["half_precision"]["accuracy_drop_percent"] == 0.0
+    assert described["quantization"] is None
+
+
+def test_import_to_float16_without_evaluation_is_judged_on_free_pictures(run_import, tmp_path):
+    pytest.importorskip("skimage")
+
+    result = run_import(fp16=True, evaluate=None)
+
+    assert result.exit_code == 0, result.output
+    half = read_version(tmp_path / "models", "tiny", 1).manifest.half_precision
+    assert half
+    assert half.accuracy_drop_percent is None
+
+
+def test_import_whose_float16_loses_too_much_publishes_nothing(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.fp16.to_half", broken)
+
+    result = run_import(fp16=True)
+
+    assert result.exit_code == 1
+    assert "half_precision_failed: fp16 costs" in result.output
+    assert names(tmp_path) == []
+
+
+def test_import_whose_float16_fails_publishes_float_where_asked(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.fp16.to_half", broken)
+
+    result = run_import(fp16=True, float_if_fails=True)
+
+    assert result.exit_code == 0, result.output
+    assert read_version(tmp_path / "models", "tiny", 1).manifest.precision == "fp32"
+
+
+def test_import_of_two_precisions_is_refused(run_import, tmp_path):
+    result = run_import(int8=True, fp16=True)
+
+    assert result.exit_code == 2
+    assert "--int8 and --fp16 exclude each other" in result.output
+    assert not (tmp_path / "models").exists()
+
+
 def broken(graph):
     """Returns the graph with its classifier turned upside down."""
     import onnx

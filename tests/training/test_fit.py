@@ -49,7 +49,7 @@ epochs = 3
 batch_size = 9
 
 [publish]
-int8 = false
+precision = "fp32"
 max_batch = 4
 golden_images = 4
 """
@@ -257,9 +257,9 @@ def test_fit_whose_int8_graph_loses_too_much_publishes_the_float_one(root, monke
     def refuse(*_: object, **__: object) -> None:
         raise QuantizationFailed("int8 costs 9 points of top-1, the limit is 1")
 
-    monkeypatch.setattr("training.release.make_int8", refuse)
+    monkeypatch.setattr("training.lowering.make_int8", refuse)
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml", "--set", "publish.int8=true")
+    ran = run(root, "--data", "colours", "--config", "mine.toml", "--set", "publish.precision=int8")
 
     assert ran.result.exit_code == 0, ran.result.output
     assert "int8 costs 9 points" in ran.result.output
@@ -268,7 +268,7 @@ def test_fit_whose_int8_graph_loses_too_much_publishes_the_float_one(root, monke
 
 
 def test_fit_to_int8_calibrates_on_training_pictures(root):
-    limits = ("--set", "publish.int8=true", "--set", "publish.max_drop=100")
+    limits = ("--set", "publish.precision=int8", "--set", "publish.max_drop=100")
 
     ran = run(root, "--data", "colours", "--config", "mine.toml", *limits)
 
@@ -277,6 +277,21 @@ def test_fit_to_int8_calibrates_on_training_pictures(root):
     assert quantization
     assert quantization.calibration_data == "training pictures of colours"
     assert quantization.n_calibration_images == 18
+
+
+def test_fit_to_float16_publishes_and_reports_a_float16_graph(root):
+    arguments = ("--data", "colours", "--config", "mine.toml", "--set", "publish.precision=fp16")
+
+    ran = run(root, *arguments)
+
+    assert ran.result.exit_code == 0, ran.result.output
+    manifest = prove(root / "models", "colours", 1).manifest
+    assert (manifest.precision, manifest.quantization) == ("fp16", None)
+    assert manifest.half_precision
+    assert manifest.half_precision.accuracy_drop_percent == 0.0
+    assert manifest.parity
+    assert manifest.parity.top1_agreement_percent == 100.0
+    assert "float16" in (ran.folder / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_fit_without_publishing_proves_and_reports_only(root):

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from contract.manifest import HalfPrecision
 from contract.predictions import check_golden
 from tests.training import networks
+from tests.training.test_half import scaled
 from training.errors import VersionUnproven
 from training.evaluate import Scorer
 from training.golden import MAX_TOLERANCE, MIN_TOLERANCE, _example, make_golden
@@ -55,3 +57,21 @@ def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
             [Picture("a.png", networks.picture("red"))],
             max_batch=2,
         )
+
+
+def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
+    tiny_graph, colour_pictures, monkeypatch
+):
+    less_sure = scaled(tiny_graph, classifier=0.6)
+    monkeypatch.setattr("training.golden.rounded", lambda _: less_sure)
+    loss = HalfPrecision(method="made up", top1_agreement_percent=100, max_abs_difference=0)
+    draft = networks.draft(tiny_graph).model_copy(update={"half_precision": loss})
+
+    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=2)
+
+    scorer = Scorer(less_sure, draft)
+    pictures = {f"golden/{picture.name}": picture for picture in colour_pictures}
+    assert examples
+    for example in examples:
+        assert example.tolerance > MIN_TOLERANCE
+        check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])

@@ -8,9 +8,10 @@ from tests.training.test_graph_edits import without_names
 from training import int8
 from training.errors import QuantizationFailed
 from training.evaluate import Scorer
-from training.int8 import Judgement, make_int8
+from training.int8 import make_int8
 from training.pictures import input_rows
 from training.plan import Int8
+from training.precision_gate import Judgement
 from training.quantize import quantize
 
 
@@ -99,18 +100,3 @@ def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_
     assert draft.quantization.n_calibration_images == 5
     assert draft.quantization.calibration_data == f"pictures of the folder {colours_dir.name}"
     assert said[-1].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")
-
-
-def test_int8_judged_without_labels_counts_decided_pictures_only():
-    answers = np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]], dtype=np.float32)
-
-    judges = int8._judges(Judgement([], answers))
-
-    assert judges.tolist() == [False, True]
-
-
-def test_int8_that_nothing_can_judge_is_refused():
-    undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
-
-    with pytest.raises(QuantizationFailed, match="--evaluate"):
-        int8._judges(Judgement([], undecided))

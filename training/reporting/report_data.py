@@ -22,7 +22,7 @@ class Subject:
         model: its name.
         version: its number.
         architecture: of the network.
-        graph: what was measured, such as "int8" or "float32".
+        graph: what was measured, "int8", "float16" or "float32".
         dataset: what it was trained and measured on.
         created_at: when, with a time zone.
         config_sha256: of the effective config.
