@@ -204,8 +204,11 @@ def test_open_watchers_without_report_displays_nothing(tmp_path):
     assert {type(watcher) for watcher in watchers} == {progress.JsonLog, progress.TensorBoardLog}
 
 
-def test_tensorboard_log_holds_scalars_and_hides_those_after_the_checkpoint(tmp_path):
+def test_tensorboard_log_holds_scalars_and_hides_those_after_the_checkpoint(tmp_path, monkeypatch):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    # Files of one second are read in the order of their names, where 10 comes before 9.
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(0))
     first = progress.TensorBoardLog(tmp_path, step=0)
     for number in (1, 2, 3):
         first.on_step(step(number, loss=9.0))
