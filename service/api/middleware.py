@@ -128,6 +128,9 @@ class _Exchange:
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             headers.extend(_ON_EVERY_ANSWER)
+            if all(name != b"server-timing" for name, _ in headers):
+                total_ms = 1e3 * (time.monotonic() - self.scope[STARTED])
+                headers.append((b"server-timing", b"total;dur=%.2f" % total_ms))
             if self._closing() and all(name != b"connection" for name, _ in headers):
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}

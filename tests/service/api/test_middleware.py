@@ -67,6 +67,17 @@ def test_edge_every_answer_has_the_safe_headers(client, path):
     assert headers.get_list("cache-control") == ["no-store"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/livez"), ("GET", "/nowhere"), ("PUT", "/livez"), ("POST", "/v1/classify")],
+    ids=["health", "not_found", "method_not_allowed", "refused"],
+)
+def test_edge_answers_that_classify_nothing_tell_their_time(client, method, path):
+    response = client.request(method, path)
+
+    assert re.fullmatch(r"total;dur=\d+\.\d\d", response.headers["server-timing"])
+
+
 def test_edge_one_line_a_request_without_anything_of_the_upload(fresh_client, caplog):
     with caplog.at_level(logging.DEBUG):
         response = fresh_client.post(
