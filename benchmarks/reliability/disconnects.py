@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -94,7 +95,7 @@ def main() -> int:
     """Starts a service, breaks connections and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--breaks", type=int, default=10_000)
-    parser.add_argument("--log", type=Path, default=Path("disconnects.log"))
+    parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir(), "disconnects.log"))
     arguments = parser.parse_args()
     with arguments.log.open("w+") as log:
         command = [sys.executable, "-m", "service", "serve", "--port", "0", "--no-tune"]
