@@ -35,8 +35,10 @@ from service.width import Width
 
 __all__ = ["BatchLimits", "BatchedRow", "Batcher"]
 
-_SLOW_S: Final = 0.05  # a lane at work for longer keeps nothing waiting behind it,
-_SLOW_BATCHES: Final = 4  # unless full batches take as long divided by this
+# Others take what waits behind a lane that has been at work for longer than so many full batches
+# take, and for so long at least.
+_SLOW_BATCHES: Final = 4
+_SLOW_S: Final = 0.05
 _COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 

@@ -57,9 +57,6 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def __getitem__(self, number: int) -> Lane:
-        return self._lanes[number]
-
     @property
     def at_work(self) -> bool:
         """True while any has a batch."""

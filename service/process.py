@@ -14,9 +14,7 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK_BYTES: Final = 1 << 20
-_KEPT_BYTES: Final = (
-    4 << 20
-)  # free at the end of a heap; one picture of half a megapixel needs 2 MB
+_KEPT_BYTES: Final = 4 << 20  # free at the end of each heap
 
 
 class AddressUnusable(Exception):

@@ -243,9 +243,9 @@ class PixelsToProbabilities(nn.Module):
     def _normalised(self, image: Tensor) -> Tensor:
         """Returns float32, shape (N, 3, S, S), normalised.
 
-        Each channel is one row of values meanwhile (docs/decisions/0026). onnxruntime moves a permutation behind the
-        arithmetic that follows it, where every third value has another factor and takes ten times
-        as long (0.8 of the 3.3 ms of an int8 EfficientNet-Lite0); past a reshape it does not.
+        Each channel is one row of values meanwhile (docs/decisions/0026): onnxruntime moves a
+        permutation behind the arithmetic that follows it, where every third value has another
+        factor and takes ten times as long; past a reshape it does not.
         """
         side_px = image.shape[1]
         rows = image.permute(0, 3, 1, 2).flatten(2).to(torch.float32)  # (N, 3, S * S)

@@ -1,9 +1,9 @@
 """From a trained network to a published version.
 
 The order of the gates: temperature on the validation pictures, export, parity, int8 or float16
-judged on the validation pictures, accuracy and calibration of the very graph that is published on both splits
-from image bytes, golden examples, one rename. The test pictures decide nothing but whether the
-accuracy is enough.
+judged on the validation pictures, accuracy and calibration of the very graph that is published on
+both splits from image bytes, golden examples, one rename. The test pictures decide nothing but
+whether the accuracy is enough.
 
 Shapes: N pictures, C classes.
 """

@@ -23,7 +23,6 @@ import queue
 import random
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,7 +30,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.reliability.worker_faults import ROOT, Asked, Service, canary, load, spread
+from benchmarks.reliability.worker_faults import ROOT, Service, canary, spread, under_load
 
 STUCK_AFTER_S: Final = 1.0
 DEAF_S: Final = 8.0
@@ -96,24 +95,14 @@ def trial(kind: str, count: int, n_clients: int, seed: int) -> bool:
     settings = {"stuck_after_s": STUCK_AFTER_S, "models_poll_s": 0, "tune": False}
     service = Service(settings, (__file__,), {FAULT: kind}).start()
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
-    asked: list[Asked] = []
-    done = threading.Event()
     expected = canary(service, picture)
-    clients = [
-        threading.Thread(target=load, args=(service, picture, asked, done))
-        for _ in range(n_clients)
-    ]
-    for client in clients:
-        client.start()
-    time.sleep(1)
-    before = service.footprint()
-    dice = random.Random(seed)  # noqa: S311 - repeatable
-    faults = [strike(service, kind, dice) for _ in range(count)]
-    time.sleep(1)
-    after = service.footprint()
-    done.set()
-    for client in clients:
-        client.join()
+    with under_load(service, picture, n_clients) as asked:
+        time.sleep(1)
+        before = service.footprint()
+        dice = random.Random(seed)  # noqa: S311 - repeatable
+        faults = [strike(service, kind, dice) for _ in range(count)]
+        time.sleep(1)
+        after = service.footprint()
     same = canary(service, picture) == expected
     service.process.send_signal(signal.SIGINT)
     exit_status = service.process.wait(60)

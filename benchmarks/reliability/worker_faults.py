@@ -25,6 +25,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,23 @@ def load(service: Service, picture: bytes, asked: list[Asked], done: threading.E
         asked.append(Asked(ended_s, ended_s - began_s, status, document.get("code", "")))
 
 
+@contextmanager
+def under_load(service: Service, picture: bytes, n_clients: int) -> Iterator[list[Asked]]:
+    """Has clients ask without pause; yields what they asked, complete behind the block."""
+    asked: list[Asked] = []
+    done = threading.Event()
+    clients = [
+        threading.Thread(target=load, args=(service, picture, asked, done))
+        for _ in range(n_clients)
+    ]
+    for client in clients:
+        client.start()
+    yield asked
+    done.set()
+    for client in clients:
+        client.join()
+
+
 def canary(service: Service, picture: bytes) -> Any:
     """Returns the predictions for the photograph, on a connection of their own."""
     connection = service.connect()
@@ -181,26 +200,16 @@ def trial(name: str, number: signal.Signals, count: int, options: argparse.Names
         settings["request_timeout_s"] = DEADLINE_S
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     service = Service(settings).start()
-    asked: list[Asked] = []
-    done = threading.Event()
     before_answer = canary(service, picture)
-    threads = [
-        threading.Thread(target=load, args=(service, picture, asked, done))
-        for _ in range(options.clients)
-    ]
-    for thread in threads:
-        thread.start()
-    time.sleep(2)
-    before = service.footprint()
-    dice = random.Random(options.seed)  # noqa: S311 - repeatable
-    began_s = time.monotonic()
-    faults = [strike(service, number, dice) for _ in range(count)]
-    lasted_s = time.monotonic() - began_s
-    time.sleep(1)
-    after = service.footprint()
-    done.set()
-    for thread in threads:
-        thread.join()
+    with under_load(service, picture, options.clients) as asked:
+        time.sleep(2)
+        before = service.footprint()
+        dice = random.Random(options.seed)  # noqa: S311 - repeatable
+        began_s = time.monotonic()
+        faults = [strike(service, number, dice) for _ in range(count)]
+        lasted_s = time.monotonic() - began_s
+        time.sleep(1)
+        after = service.footprint()
     same = canary(service, picture) == before_answer
     service.process.send_signal(signal.SIGINT)
     exit_status = service.process.wait(PATIENCE_S)
@@ -238,23 +247,13 @@ def cost(options: argparse.Namespace) -> None:
     for _ in range(options.rounds):
         for workers, rounds in found.items():
             service = Service({"workers": workers, "models_poll_s": 0}).start()
-            asked: list[Asked] = []
-            done = threading.Event()
-            threads = [
-                threading.Thread(target=load, args=(service, picture, asked, done))
-                for _ in range(options.clients)
-            ]
-            for thread in threads:
-                thread.start()
-            time.sleep(1)
-            before, began, began_s = len(asked), service.cpu_s(), time.monotonic()
-            time.sleep(5)
-            count, spent_s = len(asked) - before, service.cpu_s() - began
-            lasted_s = time.monotonic() - began_s
-            resident_kb = service.resident_kb()
-            done.set()
-            for thread in threads:
-                thread.join()
+            with under_load(service, picture, options.clients) as asked:
+                time.sleep(1)
+                before, began, began_s = len(asked), service.cpu_s(), time.monotonic()
+                time.sleep(5)
+                count, spent_s = len(asked) - before, service.cpu_s() - began
+                lasted_s = time.monotonic() - began_s
+                resident_kb = service.resident_kb()
             service.process.send_signal(signal.SIGINT)
             service.process.wait(PATIENCE_S)
             rounds.append((count / lasted_s, spent_s / count * 1e3, resident_kb / 1e3))

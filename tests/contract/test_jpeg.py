@@ -133,6 +133,16 @@ def test_decode_reduced_flipped_bits_end_as_in_decode(kind):
     assert [outcome(reduced, file) for file in broken] == [outcome(decode, file) for file in broken]
 
 
+@pytest.mark.parametrize("n_more", [1, 2, 200])
+def test_decode_reduced_scan_behind_a_complete_one_ends_as_in_decode(n_more):
+    """libjpeg expects none (JERR_EOI_EXPECTED), so nobody need count them beforehand."""
+    data = pictures.jpeg(noisy())
+    scan = data[data.rfind(b"\xff\xda") : -2]
+    file = data[:-2] + n_more * scan + b"\xff\xd9"
+
+    assert outcome(reduced, file) == outcome(decode, file) != ACCEPTED
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_decode_reduced_hostile_file_ends_as_in_decode(name, capfd):
     file = HOSTILE[name]

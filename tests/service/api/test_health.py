@@ -72,7 +72,7 @@ def test_readyz_draining_counted_with_its_status(fresh_client):
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_health_stuck_lane_fails(fresh_client, monkeypatch, path):
     batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
-    lane = batcher._lanes[0]
+    lane = next(iter(batcher._lanes))
     monkeypatch.setattr(lane, "since_s", batcher._clock() - 31)
     lane.jobs.append(Mock(entries=[]))
 
@@ -80,7 +80,8 @@ def test_health_stuck_lane_fails(fresh_client, monkeypatch, path):
 
 
 def test_livez_dead_lane_fails(fresh_client):
-    lane = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher._lanes[0]
+    batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
+    lane = next(iter(batcher._lanes))
     lane.dead = True
 
     response = fresh_client.get("/livez")
