@@ -29,7 +29,8 @@ from PIL import Image
 from benchmarks.contenders import CORES
 from benchmarks.measures import percentile
 from benchmarks.photos import default_folder, read_photos
-from contract import images, preprocessing
+from contract import preprocessing
+from contract.images import decoding as images
 from contract.manifest import Manifest, parse_manifest
 from contract.preprocessing import INTERPOLATIONS, resized_size
 

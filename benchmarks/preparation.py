@@ -27,12 +27,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from contract import preprocessing, resampling
+from contract import preprocessing
 from contract.errors import ImageError
-from contract.images import Picture, decode, decode_reduced
+from contract.images import resampling
+from contract.images.decoding import Picture, decode, decode_reduced
+from contract.images.resampling import simd
 from contract.manifest import Manifest, Preprocessing
 from contract.preprocessing import reference_pixels, resize_and_crop, resized_size
-from contract.resampling import simd
 
 Pixels = NDArray[np.uint8]
 Way = Callable[[bytes], Pixels]

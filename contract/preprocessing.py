@@ -4,7 +4,7 @@ timm (`timm.data.create_transform`, is_training=False, crop_mode "center" or "sq
 Pillow, resizes the whole picture and cuts out the middle. `reference_input` gives its very pixels,
 on every machine: golden examples and parity are judged by them. `read_input`, which answers
 requests, takes the short way: a JPEG is decoded at a reduced size where that is still twice what is
-needed (`contract.jpeg`), and only what the crop shows is resized (`contract.resampling`).
+needed (`contract.images.jpeg`), and only what the crop shows is resized (`contract.images.resampling`).
 docs/decisions/0022 has what that saves and what it changes.
 
 Shapes: S = crop_size_px, N = batch.
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import GoldenMismatch
-from contract.images import ImageLimits, Picture, decode, decode_reduced
-from contract.resampling import Span, as_image, resize_part, size_of
+from contract.images.decoding import ImageLimits, Picture, decode, decode_reduced
+from contract.images.resampling import Span, as_image, resize_part, size_of
 
 if TYPE_CHECKING:
     from contract.manifest import Manifest, Preprocessing
@@ -60,7 +60,7 @@ def read_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = Non
         As `to_input`.
 
     Raises:
-        ImageError: the file is not an acceptable picture; see `contract.images.decode`.
+        ImageError: the file is not an acceptable picture; see `contract.images.decoding.decode`.
     """
     return to_input(decode_for(data, manifest.preprocessing, limits), manifest)
 

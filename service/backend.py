@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from contract.images import ImageLimits
+from contract.images.decoding import ImageLimits
 from service.answering import Answerer
 from service.batcher import Batcher, BatchLimits
 from service.local import LocalAnswerer

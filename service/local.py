@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from contract.errors import ImageError
-from contract.images import ImageLimits, declared_pixels
+from contract.images.decoding import ImageLimits, declared_pixels
 from contract.manifest import Manifest
 from contract.preprocessing import Tensor, decode_for, to_input
 from service.answering import Answered

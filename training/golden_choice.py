@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.images import sniff
+from contract.images.decoding import sniff
 from contract.manifest import Label
 from training.data import Sample
 from training.pictures import Picture

@@ -14,7 +14,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from contract.images import decode
+from contract.images.decoding import decode
 from contract.manifest import Label, Manifest
 from contract.preprocessing import Tensor, read_input
 from training.errors import PicturesMissing

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 
-from contract.images import DECODERS
+from contract.images.decoding import DECODERS
 from service.api import problems
 from service.api.connection import while_connected
 from service.api.payload import (

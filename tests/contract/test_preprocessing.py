@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contract.errors import GoldenMismatch, ImageTooManyPixels, ImageTruncated
-from contract.images import ImageLimits, Picture
+from contract.images.decoding import ImageLimits, Picture
 from contract.manifest import Preprocessing, parse_manifest
 from contract.preprocessing import (
     INTERPOLATIONS,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.images import decode
+from contract.images.decoding import decode
 from service.answering import Answered
 from service.classifier import Choice, Classifier, Serving, StageTimes
 from service.errors import (

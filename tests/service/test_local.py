@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contract.errors import ImageError
-from contract.images import ImageLimits
+from contract.images.decoding import ImageLimits
 from contract.preprocessing import decode_for
 from service import local as module
 from service.batcher import Batcher, BatchLimits

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract.images import decode
+from contract.images.decoding import decode
 from tests.training import networks
 from training import features
 from training.architectures import normalise

@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 from PIL import Image
 
-from contract.images import decode
+from contract.images.decoding import decode
 from tests.pictures import photo
 from training.errors import PicturesMissing
 from training.free_pictures import PHOTOGRAPHS, picture_files, read_photographs, varied_crops

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import ImageError
-from contract.images import decode, sniff
+from contract.images.decoding import decode, sniff
 from training.data import Sample, reason_of
 from training.dataset.duplicates import Progress
 from training.dataset.likeness import THUMBNAIL_PX

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contract.images import decode
+from contract.images.decoding import decode
 from contract.scores import top_k
 from training.data import Sample
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageStat
 
-from contract.images import decode
+from contract.images.decoding import decode
 from training.data import Sample
 from training.errors import PicturesMissing
 from training.evaluate import Scorer, agreement_percent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.images import decode
+from contract.images.decoding import decode
 from tests.training.picture_sets import label_names, sample_names
 from training.dataset.builtin_sets import TORCHVISION_SETS
 from training.dataset.sources import find

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from contract.colours import BACKGROUND
 from contract.errors import (
     ImageBadDimensions,
     ImageError,
@@ -16,7 +15,8 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
-from contract.images import DECODERS, ImageLimits, decode, sniff
+from contract.images.colours import BACKGROUND
+from contract.images.decoding import DECODERS, ImageLimits, decode, sniff
 from tests import pictures
 from tests.pictures import ACCEPTED, FORMATS, HOSTILE, MODES, ORIENTATIONS, RED
 

@@ -1,8 +1,8 @@
 import pytest
 
 from contract.errors import ImageTooComplex
-from contract.essentials import png_has_all_rows, strip_gif, strip_jpeg, strip_png, unchanged
-from contract.images import decode
+from contract.images.decoding import decode
+from contract.images.stripping import png_has_all_rows, strip_gif, strip_jpeg, strip_png, unchanged
 from tests import pictures
 from tests.pictures import HOSTILE
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract import headers
 from contract.errors import ImageTooComplex
+from contract.images import headers
 from tests import pictures
 
 SIZES = {

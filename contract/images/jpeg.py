@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from contract.headers import Size
+from contract.images.headers import Size
 
 _REDUCTIONS: Final = (8, 4, 2)  # others have no vector code and take longer than the whole picture
 _COLOUR_SPACES: Final = frozenset({"YCbCr", "Gray"})

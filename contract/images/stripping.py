@@ -4,7 +4,7 @@ Decoders spend time and memory on comments, profiles and extensions that a class
 at, and some of that grows with the square of their number: 2 MB of small EXIF segments held Pillow
 for 5 s, and 64 kB of compressed PNG text became 250 MB. Each function here takes a whole file and
 returns the same picture without them, together with the EXIF block, from which
-`contract.headers.exif_orientation` reads the one field that matters.
+`contract.images.headers.exif_orientation` reads the one field that matters.
 
 Damage is left for the decoder to find, in the bytes that are kept.
 """
@@ -16,8 +16,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from contract import headers
 from contract.errors import ImageBadDimensions, ImageTooComplex, ImageUndecodable
+from contract.images import headers
 
 MAX_GIF_BLOCKS: Final = 100_000
 """Sub-blocks walked in front of a GIF's first frame at most; the largest real metadata has 10,000."""

@@ -2,14 +2,14 @@
 
 The magic bytes decide the format; names and media types are never trusted. Size, aspect and
 complexity are judged from the header, before a decoder allocates anything, and the decoder is given
-only what makes pixels (`contract.essentials`). Whatever it raises becomes an `ImageError`, and an
+only what makes pixels (`contract.images.stripping`). Whatever it raises becomes an `ImageError`, and an
 image object that raised is never touched again: a second `load()` after a failed one can answer
 with black pixels and no error.
 
 What every picture becomes, whatever it was stored as:
 
 - the first frame of an animation; EXIF orientation applied; ICC profiles ignored;
-- RGB as `contract.colours` says: grey repeated, palette and alpha composed over white.
+- RGB as `contract.images.colours` says: grey repeated, palette and alpha composed over white.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from typing import Final
 
 from PIL import Image
 
-from contract import headers
-from contract.colours import to_rgb
 from contract.errors import (
     ImageBadDimensions,
     ImageError,
@@ -33,7 +31,11 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
-from contract.essentials import (
+from contract.images import headers
+from contract.images.colours import to_rgb
+from contract.images.jpeg import decode_jpeg, reduction_for
+from contract.images.resampling import Pixels, size_of
+from contract.images.stripping import (
     Essentials,
     png_has_all_rows,
     strip_gif,
@@ -41,8 +43,6 @@ from contract.essentials import (
     strip_png,
     unchanged,
 )
-from contract.jpeg import decode_jpeg, reduction_for
-from contract.resampling import Pixels, size_of
 
 # EXIF 2.32, 4.6.4: what undoes each stored orientation.
 _UPRIGHT: Final = {
@@ -98,7 +98,7 @@ class Decoder:
         strip: leaves only what makes pixels.
         verify: refuses a decoded picture that lost rows without the decoder saying so; gets the
             stripped file.
-        reduces: `contract.jpeg` can decode it, and at a reduced size.
+        reduces: `contract.images.jpeg` can decode it, and at a reduced size.
     """
 
     name: str

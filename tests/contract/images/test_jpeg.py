@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from contract.errors import ImageError
-from contract.images import Picture, decode, decode_reduced
-from contract.jpeg import decode_jpeg, reduction_for
-from contract.resampling import as_image
+from contract.images.decoding import Picture, decode, decode_reduced
+from contract.images.jpeg import decode_jpeg, reduction_for
+from contract.images.resampling import as_image
 from tests import pictures
 from tests.pictures import ACCEPTED, HOSTILE, MODES, ORIENTATIONS
 

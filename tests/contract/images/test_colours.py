@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.colours import BACKGROUND, to_rgb
+from contract.images.colours import BACKGROUND, to_rgb
 from tests import pictures
 
 
@@ -36,7 +36,7 @@ def test_to_rgb_in_strips_equals_the_whole_picture(monkeypatch):
     image = pictures.photo((64, 48)).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     whole = to_rgb(image).tobytes()
-    monkeypatch.setattr("contract.colours._STRIP_PIXELS", 64 * 7)
+    monkeypatch.setattr("contract.images.colours._STRIP_PIXELS", 64 * 7)
 
     strips = to_rgb(image).tobytes()
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contract import resampling
-from contract.resampling import Span, as_image, resize_part, size_of
+from contract.images import resampling
+from contract.images.resampling import Span, as_image, resize_part, size_of
 from tests.pictures import photo
 
 INTERPOLATIONS = {

@@ -1,0 +1,1 @@
+"""From the bytes of an upload to pixels, and what is refused on the way."""
