@@ -19,7 +19,7 @@ from service.api.problems import PROBLEMS
 from service.app import ROUTERS
 from service.metrics import Metrics
 from service.settings import ENVIRONMENT_PREFIX, Settings
-from training.config import RunConfig
+from training.config.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 _HEADER = "<!-- Written by docs/generate.py from the code; do not edit. -->\n\n"

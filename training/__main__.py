@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from contract.preprocessing import INTERPOLATIONS
-from training.pictures import example_pictures
+from training.data.pictures import example_pictures
 
 if TYPE_CHECKING:
     from contract.manifest import Rgb
@@ -149,7 +149,7 @@ def main() -> None:
 @click.option("--output", help="ONNX: name of the scores, where there are several outputs.")
 def import_command(source: str, **options: Any) -> None:
     """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
-    from training.commands import run_import
+    from training.commands.imports import run_import
 
     _run(lambda: run_import(source, options, sys.argv, _say))
 
@@ -194,7 +194,7 @@ def fit_command(**options: Any) -> None:
     # Read when torch is loaded. Threads that wait for work by spinning take the processor from
     # whatever else runs: on two busy cores a run was six times slower; alone it makes no difference.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from training.fit_command import run_fit
+    from training.commands.fit import run_fit
 
     _run(lambda: run_fit(options, sys.argv, _say))
 
@@ -209,7 +209,7 @@ def check_command(**options: Any) -> None:
 
     Ends with status 0, or with 1 if there is something that `fit` would refuse.
     """
-    from training.check_command import run_check
+    from training.commands.check import run_check
 
     _run(lambda: sys.exit(0 if run_check(options, click.echo, _say) else 1))
 
@@ -221,7 +221,7 @@ def check_command(**options: Any) -> None:
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def evaluate_command(model: str, folder: Path, models_dir: Path, json_file: Path | None) -> None:
     """Measures MODEL, a published name/version, on a labelled FOLDER, from image bytes."""
-    from training.commands import run_evaluate
+    from training.commands.imports import run_evaluate
 
     _run(lambda: click.echo(run_evaluate(model, folder, models_dir, json_file)))
 

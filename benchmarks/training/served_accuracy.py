@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 
 from contract.versions import read_version
-from training.evaluate import Scorer
-from training.pictures import scan_labelled
+from training.data.pictures import scan_labelled
+from training.evaluation.scorer import Scorer
 
 
 def ask(url: str, model: str, data: bytes) -> tuple[int, float]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from contract.versions import read_version
-from training.calibrate import energy, is_unlike
-from training.evaluate import Scorer
-from training.pictures import scan_plain
+from training.data.pictures import scan_plain
+from training.evaluation.calibrate import energy, is_unlike
+from training.evaluation.scorer import Scorer
 
 
 def main() -> None:

@@ -65,7 +65,10 @@ def traced(home: Path, *arguments: str) -> tuple[list[str], str]:
     [
         ("-m", "service", "classify", "examples/cat.jpg"),
         ("-m", "service", "verify"),
-        ("-c", "from training.onnx_session import quantization; quantization(); print('cat ok')"),
+        (
+            "-c",
+            "from training.evaluation.session import quantization; quantization(); print('cat ok')",
+        ),
     ],
     ids=["classify", "verify", "training"],
 )

@@ -9,27 +9,29 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from tests.training import networks
-from training import importing, precision_gate, proving
+from tests.training import tinynet
 from training.__main__ import main
-from training.pictures import Picture
+from training.data.pictures import Picture
+from training.export import gate as precision_gate
+from training.release import gates as proving
+from training.release import timm as importing
 
 Import = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
 def tiny_graph() -> bytes:
-    return networks.exported()
+    return tinynet.exported()
 
 
 @pytest.fixture(scope="session")
 def colours_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of one subfolder a class with four pictures each; not to be changed."""
     root = tmp_path_factory.mktemp("colours")
-    for name in networks.NAMES:
+    for name in tinynet.NAMES:
         (root / name).mkdir()
         for i, kind in enumerate(("PNG", "JPEG", "PNG", "JPEG")):
-            data = networks.picture(name, i, (50 + 9 * i, 80 - 11 * i), kind)
+            data = tinynet.picture(name, i, (50 + 9 * i, 80 - 11 * i), kind)
             (root / name / f"{name}{i}.{kind.lower()}").write_bytes(data)
     return root
 
@@ -38,16 +40,16 @@ def colours_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labels and weights of the tiny network as files; not to be changed."""
     root = tmp_path_factory.mktemp("inputs")
-    (root / "labels.txt").write_text("\n".join(networks.NAMES))
-    save_file(networks.TinyNet().state_dict(), root / "tiny.safetensors")
+    (root / "labels.txt").write_text("\n".join(tinynet.NAMES))
+    save_file(tinynet.TinyNet().state_dict(), root / "tiny.safetensors")
     return root
 
 
 @pytest.fixture
 def colour_pictures() -> list[Picture]:
     return [
-        Picture(f"{name}{i}.png", networks.picture(name, i), index)
-        for index, name in enumerate(networks.NAMES)
+        Picture(f"{name}{i}.png", tinynet.picture(name, i), index)
+        for index, name in enumerate(tinynet.NAMES)
         for i in range(3)
     ]
 
@@ -63,15 +65,15 @@ def run_import(
     """Runs `convserve-train import` of the tiny network into an empty model repository.
 
     Flags given replace the usual ones; a value of None leaves a flag out, True means no value. The
-    exporter, which takes seconds, is replaced by its result; `export` of `training.export` brings it
+    exporter, which takes seconds, is replaced by its result; `export` of `training.export.export` brings it
     back.
     """
-    networks.register()
+    tinynet.register()
     monkeypatch.setattr(proving, "export", lambda *_: tiny_graph)
     monkeypatch.setattr(importing, "_N_PARITY", 8)
     monkeypatch.setattr(precision_gate, "_N_HELD_OUT", 16)
 
-    def run(source: str = networks.ARCHITECTURE, **flags: object) -> Result:
+    def run(source: str = tinynet.ARCHITECTURE, **flags: object) -> Result:
         usual: dict[str, object] = {
             "weights": inputs_dir / "tiny.safetensors",
             "labels": inputs_dir / "labels.txt",

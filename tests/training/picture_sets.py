@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image, ImageEnhance
 
 from tests.pictures import jpeg, photo, png
-from training.check import inspect_data, load_data
-from training.config import Data
-from training.data import DataSet, Sample
-from training.dataset.catalogue import Found
-from training.dataset.findings import Finding, Findings
+from training.config.config import Data
+from training.data.checks.check import inspect_data, load_data
+from training.data.checks.findings import Finding, Findings
+from training.data.samples import DataSet, Sample
+from training.data.sources.catalogue import Found
 
 SIZE = (72, 60)
 

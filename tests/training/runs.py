@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from contract.manifest import Preprocessing
-from tests.training import networks
-from training.config import RunConfig
-from training.data import DataSet, Sample
-from training.distributed import World
-from training.run import Run
+from tests.training import tinynet
+from training.config.config import RunConfig
+from training.data.samples import DataSet, Sample
+from training.learning.run import Run
+from training.system.distributed import World
 
 SIDE_PX = 16
 WORLD = World(device=torch.device("cpu"))
@@ -48,8 +48,8 @@ def spec() -> Preprocessing:
         resize_size_px=SIDE_PX,
         crop_size_px=SIDE_PX,
         interpolation="bilinear",
-        mean=networks.MEAN,
-        std=networks.STD,
+        mean=tinynet.MEAN,
+        std=tinynet.STD,
         in_graph=True,
     )
 
@@ -61,7 +61,7 @@ def samples(split: str, n: int) -> tuple[Sample, ...]:
         Sample(
             f"{split}/{i}.png",
             i % 3,
-            data=networks.picture(networks.NAMES[i % 3], _number(split) + i, (20, 18)),
+            data=tinynet.picture(tinynet.NAMES[i % 3], _number(split) + i, (20, 18)),
         )
         for i in range(n)
     )
@@ -74,7 +74,7 @@ def _number(text: str) -> int:
 def data_set(n_train: int = 22, n_validation: int = 9) -> DataSet:
     return DataSet(
         "colours",
-        networks.labels(),
+        tinynet.labels(),
         samples("train", n_train),
         samples("validation", n_validation),
         samples("test", 3),

@@ -1,0 +1,370 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from contract.manifest import parse_manifest
+from contract.versions import find_versions, read_version
+from tests.training import tinynet
+from training.__main__ import main
+from training.errors import VersionUnproven
+from training.evaluation import parity
+from training.export.export import export
+from training.networks import architectures
+from training.release import gates as proving
+from training.release import publish
+
+
+def names(tmp_path):
+    """Everything in the model repository, to see that a refused import leaves nothing."""
+    root = tmp_path / "models"
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def test_import_of_a_network_publishes_a_proven_version(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr(proving, "export", export)
+
+    result = run_import()
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    manifest = version.manifest
+    assert manifest.architecture == tinynet.ARCHITECTURE
+    assert [label.name for label in manifest.labels] == list(tinynet.NAMES)
+    assert [output.kind for output in manifest.graph.outputs] == [
+        "probabilities",
+        "logits",
+        "embedding",
+    ]
+    assert manifest.parity
+    assert manifest.metrics
+    assert manifest.parity.max_abs_difference <= parity.MAX_DIFFERENCE
+    assert manifest.parity.top1_agreement_percent == 100.0
+    assert manifest.parity.batch_sizes == (1, 2, 7, 8)
+    assert manifest.metrics.top1_percent == 100.0
+    assert manifest.metrics.n_images == 12
+    assert manifest.quantization is None
+    assert manifest.provenance.license == "CC0-1.0"
+    assert b"# tiny, version 1" in version.contents["MODEL_CARD.md"]
+
+
+def test_import_leaves_no_local_folder_in_any_file(run_import, tmp_path, inputs_dir):
+    run_import(int8=True, dataset="colours")
+
+    contents = read_version(tmp_path / "models", "tiny", 1).contents
+    text = (tmp_path / "models" / "tiny" / "1" / "manifest.json").read_bytes()
+    for data in (text, *contents.values()):
+        assert str(tmp_path).encode() not in data
+        assert str(inputs_dir).encode() not in data
+        assert b"/training/" not in data
+
+
+def test_import_to_int8_records_method_and_cost(run_import, tmp_path):
+    result = run_import(int8=True, dataset="twelve coloured pictures")
+
+    assert result.exit_code == 0, result.output
+    manifest = read_version(tmp_path / "models", "tiny", 1).manifest
+    assert manifest.quantization
+    assert manifest.metrics
+    assert manifest.quantization.n_calibration_images == 12
+    assert manifest.quantization.accuracy_drop_percent == 0.0
+    assert manifest.quantization.top1_agreement_percent == 100.0
+    assert manifest.metrics.dataset == "twelve coloured pictures"
+
+
+def test_import_twice_takes_the_next_version(run_import, tmp_path):
+    run_import()
+    run_import()
+
+    assert find_versions(tmp_path / "models") == {"tiny": [1, 2]}
+
+
+def test_import_of_an_existing_version_is_refused(run_import, tmp_path):
+    run_import(version=1)
+    before = read_version(tmp_path / "models", "tiny", 1).manifest_sha256
+
+    result = run_import(version=1)
+
+    assert result.exit_code == 2
+    assert "version_exists: tiny/1 exists" in result.output
+    assert read_version(tmp_path / "models", "tiny", 1).manifest_sha256 == before
+
+
+def test_import_with_replace_puts_a_new_version_in_its_place(run_import, tmp_path):
+    run_import(version=1)
+
+    result = run_import(version=1, replace=True, license="MIT")
+
+    assert result.exit_code == 0, result.output
+    assert read_version(tmp_path / "models", "tiny", 1).manifest.provenance.license == "MIT"
+    assert find_versions(tmp_path / "models") == {"tiny": [1]}
+    assert not list((tmp_path / "models" / "tiny").glob(".*"))
+
+
+def test_import_whose_mean_is_wrong_fails_parity_and_publishes_nothing(
+    run_import, tmp_path, monkeypatch
+):
+    wrong = tinynet.spec().model_copy(update={"mean": (0.4, 0.4, 0.4)})
+    monkeypatch.setattr(proving, "export", export)
+    monkeypatch.setattr(architectures, "preprocessing_of", lambda _: wrong)
+
+    result = run_import()
+
+    assert result.exit_code == 1
+    assert "parity_failed: a probability differs by" in result.output
+    assert names(tmp_path) == []
+
+
+def test_import_whose_int8_loses_too_much_publishes_nothing(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+
+    result = run_import(int8=True)
+
+    assert result.exit_code == 1
+    assert "quantization_failed: int8 costs" in result.output
+    assert names(tmp_path) == []
+
+
+def test_import_whose_int8_fails_publishes_float_where_asked(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+
+    result = run_import(int8=True, float_if_int8_fails=True)
+
+    assert result.exit_code == 0, result.output
+    assert read_version(tmp_path / "models", "tiny", 1).manifest.quantization is None
+
+
+def test_import_to_float16_records_its_cost_and_is_served(
+    run_import, make_client, tmp_path, colours_dir
+):
+    result = run_import(fp16=True)
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    assert version.manifest.half_precision
+    assert version.manifest.half_precision.top1_agreement_percent == 100.0
+    assert version.manifest.provenance.seed is None
+    assert b"as a float16 graph" in version.contents["MODEL_CARD.md"]
+    client = make_client(models_dir=tmp_path / "models")
+    picture = (colours_dir / "green" / "green1.jpeg").read_bytes()
+    answer = client.post("/v1/classify", content=picture).json()
+    described = client.get("/v1/models/tiny").json()
+    assert answer["predictions"][0]["label"] == "green"
+    assert described["half_precision"]["accuracy_drop_percent"] == 0.0
+    assert described["quantization"] is None
+
+
+def test_import_to_float16_without_evaluation_is_judged_on_free_pictures(run_import, tmp_path):
+    pytest.importorskip("skimage")
+
+    result = run_import(fp16=True, evaluate=None)
+
+    assert result.exit_code == 0, result.output
+    half = read_version(tmp_path / "models", "tiny", 1).manifest.half_precision
+    assert half
+    assert half.accuracy_drop_percent is None
+
+
+def test_import_whose_float16_loses_too_much_publishes_nothing(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.fp16.to_half", broken)
+
+    result = run_import(fp16=True)
+
+    assert result.exit_code == 1
+    assert "half_precision_failed: fp16 costs" in result.output
+    assert names(tmp_path) == []
+
+
+def test_import_whose_float16_fails_publishes_float_where_asked(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.fp16.to_half", broken)
+
+    result = run_import(fp16=True, float_if_fails=True)
+
+    assert result.exit_code == 0, result.output
+    assert read_version(tmp_path / "models", "tiny", 1).manifest.precision == "fp32"
+
+
+def test_import_of_two_precisions_is_refused(run_import, tmp_path):
+    result = run_import(int8=True, fp16=True)
+
+    assert result.exit_code == 2
+    assert "--int8 and --fp16 exclude each other" in result.output
+    assert not (tmp_path / "models").exists()
+
+
+def broken(graph):
+    """Returns the graph with its classifier turned upside down."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.weight"):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    return model.SerializeToString()
+
+
+def test_import_without_evaluation_is_judged_on_free_pictures(run_import, tmp_path):
+    pytest.importorskip("skimage")
+
+    result = run_import(
+        int8=True, evaluate=None, calibration=None, calibration_images=26, min_agreement=50, seed=3
+    )
+
+    assert result.exit_code == 0, result.output
+    manifest = read_version(tmp_path / "models", "tiny", 1).manifest
+    assert manifest.metrics is None
+    assert manifest.quantization
+    assert manifest.quantization.accuracy_drop_percent is None
+    assert "scikit-image" in manifest.quantization.calibration_data
+
+
+def test_import_below_the_asked_agreement_is_refused(run_import, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+
+    result = run_import(int8=True, evaluate=None, calibration_images=4)
+
+    assert result.exit_code == 1
+    assert "agree in" in result.output
+    assert names(tmp_path) == []
+
+
+def test_import_that_cannot_be_proven_leaves_nothing(run_import, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise VersionUnproven("made up")
+
+    monkeypatch.setattr(publish, "prove", refuse)
+
+    result = run_import()
+
+    assert result.exit_code == 1
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param({"weights": None}, "--weights is missing", id="no-weights"),
+        pytest.param({"weights": "missing.pth"}, "missing.pth: no such file", id="weights-missing"),
+        pytest.param({"weights": "package:no-such-package"}, "is not installed", id="no-package"),
+        pytest.param({"license": None}, "--license", id="no-licence"),
+        pytest.param({"labels": "missing.txt"}, "missing.txt", id="labels-missing"),
+        pytest.param({"golden": "missing"}, "'missing' does not exist", id="golden-missing"),
+        pytest.param({"evaluate": "missing"}, "'missing' does not exist", id="evaluate-missing"),
+        pytest.param({"max_batch": 0}, "--max-batch", id="batch-of-none"),
+        pytest.param({"name": "a/b"}, "name", id="name-with-slash"),
+    ],
+)
+def test_import_of_unusable_input_is_one_line_and_exit_2(run_import, flags, message):
+    result = run_import(**flags)
+
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_import_of_an_unknown_architecture_suggests_near_ones(run_import):
+    result = run_import("tf_efficientnet_light0")
+
+    assert result.exit_code == 2
+    assert "did you mean tf_efficientnet_lite0" in result.output
+
+
+def test_import_from_the_hub_asks_timm_for_its_weights(run_import, tmp_path):
+    result = run_import(weights="hub")
+
+    assert result.exit_code == 0, result.output
+    manifest = read_version(tmp_path / "models", "tiny", 1).manifest
+    assert manifest.provenance.weights_source == f"hub {tinynet.ARCHITECTURE}"
+
+
+def test_import_undecided_golden_pictures_are_refused(run_import, tmp_path):
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    Image.new("RGB", (40, 40), (128, 102, 77)).save(grey / "grey.png")
+
+    result = run_import(golden=grey)
+
+    assert result.exit_code == 1
+    assert "version_unproven: none of 1 golden pictures" in result.output
+
+
+def test_import_judged_on_transparent_pictures_only_is_refused(run_import, tmp_path):
+    (tmp_path / "clear" / "red").mkdir(parents=True)
+    Image.new("RGBA", (40, 40), (255, 0, 0, 90)).save(tmp_path / "clear" / "red" / "a.png")
+
+    result = run_import(evaluate=tmp_path / "clear")
+
+    assert result.exit_code == 2
+    assert "no readable opaque pictures" in result.output
+
+
+def test_import_help_shows_its_examples_line_by_line():
+    result = CliRunner().invoke(main, ["import", "--help"])
+
+    assert "\n    convserve-train import net.onnx --labels labels.txt" in result.output
+
+
+def test_evaluate_measures_a_published_version(run_import, tmp_path, colours_dir):
+    run_import()
+
+    result = CliRunner().invoke(
+        main, ["evaluate", "tiny/1", str(colours_dir), "--models", str(tmp_path / "models")]
+    )
+
+    assert result.exit_code == 0
+    assert result.output.startswith("tiny/1: top-1 100.00 % (standard error 0.00), top-5 100.00 %")
+    assert "classification error 0.0000" in result.output
+    assert "red       100.0%  100.0%  100.0%         4" in result.output
+
+
+def test_evaluate_writes_every_measure_as_json(run_import, tmp_path, colours_dir):
+    run_import()
+    models, listed = tmp_path / "models", tmp_path / "measures.json"
+
+    arguments = ["evaluate", "tiny/1", str(colours_dir), "--models", str(models)]
+    result = CliRunner().invoke(main, [*arguments, "--json", str(listed)])
+
+    found = json.loads(listed.read_text(encoding="utf-8"))
+    assert result.exit_code == 0
+    assert (found["model"], found["labels"]) == ("tiny/1", list(tinynet.NAMES))
+    assert found["confusion"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        pytest.param("tiny", "is not <name>/<version>", id="no-version"),
+        pytest.param("tiny/9", "manifest_invalid", id="missing-version"),
+    ],
+)
+def test_evaluate_of_nothing_is_one_line_and_exit_2(tmp_path, model, message):
+    result = CliRunner().invoke(main, ["evaluate", model, str(tmp_path), "--models", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_two_imports_give_the_same_graph(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr(proving, "export", export)
+
+    run_import(int8=True)
+    run_import(int8=True)
+
+    graphs = [read_version(tmp_path / "models", "tiny", n).graph for n in (1, 2)]
+    assert graphs[0] == graphs[1]
+
+
+def test_imported_manifest_has_the_committed_schema(run_import, tmp_path):
+    run_import()
+    text = (tmp_path / "models" / "tiny" / "1" / "manifest.json").read_text()
+    schema = json.loads(
+        (Path(__file__).parents[3] / "contract" / "manifest.schema.json").read_text()
+    )
+
+    assert json.loads(text).keys() <= schema["properties"].keys()
+    assert set(schema["required"]) <= json.loads(text).keys()
+    assert parse_manifest(text).golden

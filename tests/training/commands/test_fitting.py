@@ -1,0 +1,391 @@
+"""From a folder of pictures to a version, through the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from contract.versions import Version, find_versions, read_version
+from tests.training import tinynet
+from training.__main__ import main
+from training.commands import fit as fit_command
+from training.config.config import Data, read_config
+from training.data.checks.check import load_data
+from training.data.samples import SamplePictures
+from training.errors import CheckpointRefused, QuantizationFailed
+from training.evaluation.scorer import Scorer
+from training.learning.features import FittedHead
+from training.learning.folder import RunFolder
+from training.learning.head import read_head, write_head
+from training.networks import build as transfer
+from training.release.publish import prove
+
+pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
+CONFIG = """
+[network]
+architecture = "convnet"
+input_size_px = 16
+
+[network.options]
+widths = [8]
+hidden = [8]
+
+[optimizer]
+learning_rate = 0.02
+
+[schedule]
+epochs = 3
+
+[loop]
+batch_size = 9
+
+[publish]
+precision = "fp32"
+max_batch = 4
+golden_images = 4
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of the command and where it wrote."""
+
+    root: Path
+    result: Result
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / "colours" / "1"
+
+    @property
+    def version(self) -> Version:
+        return read_version(self.root / "models", "colours", 1)
+
+
+def write_pictures(root: Path, n: int = 6) -> None:
+    """Writes n pictures of each colour for each split, no two of them alike."""
+    for place, split in enumerate(("train", "val", "test")):
+        for name in tinynet.NAMES:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                data = tinynet.picture(name, 100 * place + i, (30 + i, 40 - i))
+                (folder / f"{i}.png").write_bytes(data)
+
+
+def run(root: Path, *arguments: str) -> Ran:
+    """Runs `fit` in a folder of its own, as a user stands in one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["convserve-train", "fit", *arguments])
+        result = CliRunner().invoke(main, ["fit", *arguments], catch_exceptions=False)
+    return Ran(root, result)
+
+
+def prepare(root: Path, *, n: int = 6) -> Path:
+    write_pictures(root / "colours", n)
+    (root / "mine.toml").write_text(CONFIG)
+    return root
+
+
+def reported(result: Result, pattern: str) -> str:
+    found = re.search(pattern, result.output)
+    assert found, result.output
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Ran:
+    """A finished run; not to be changed."""
+    root = prepare(tmp_path_factory.mktemp("fit"))
+    ran = run(root, "--data", "colours", "--config", "mine.toml", "--license", "CC0-1.0")
+    assert ran.result.exit_code == 0, ran.result.output
+    return ran
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return prepare(tmp_path)
+
+
+def test_fit_publishes_a_version_that_proves_itself(published):
+    manifest = prove(published.root / "models", "colours", 1).manifest
+
+    assert manifest.architecture == "convnet"
+    assert [label.name for label in manifest.labels] == sorted(tinynet.NAMES)
+    assert manifest.parity
+    assert manifest.parity.top1_agreement_percent == 100.0
+    assert manifest.provenance.license == "CC0-1.0"
+    assert manifest.provenance.seed == 0
+    config = read_config(str(published.folder / "config.toml"))
+    assert manifest.provenance.config_sha256 == config.sha256
+    assert "--data colours" in (manifest.provenance.command or "")
+
+
+def test_fit_accuracy_is_that_of_the_published_graph_on_the_test_pictures(published):
+    version = published.version
+    data, _ = load_data(
+        str(published.root / "colours"), Data(), cache_dir=published.root, report=lambda _: None
+    )
+
+    answers = Scorer(version.graph, version.manifest).probabilities(SamplePictures(data.test))
+
+    hits = answers.argmax(axis=1) == [sample.index for sample in data.test]
+    assert version.manifest.metrics
+    assert version.manifest.metrics.n_images == len(data.test) == 18
+    assert version.manifest.metrics.top1_percent == round(100 * float(np.mean(hits)), 3)
+
+
+def test_fit_calibrates_with_the_temperature_in_the_graph(published):
+    calibration = published.version.manifest.calibration
+    said = reported(published.result, r"temperature ([0-9.]+) on 18 validation")
+
+    assert calibration.temperature == pytest.approx(float(said), abs=6e-4)
+    assert calibration.n_fitted == 18
+    assert [row.coverage_percent for row in calibration.conformal] == [90, 95, 99]
+    assert calibration.unlike
+
+
+def test_fit_golden_examples_are_test_pictures_of_every_class(published):
+    golden = published.version.manifest.golden
+
+    test_files = {p.read_bytes() for p in (published.root / "colours" / "test").rglob("*.png")}
+    assert {example.top5[0].label for example in golden} == set(tinynet.NAMES)
+    assert all(published.version.contents[example.file] in test_files for example in golden)
+
+
+def test_fit_writes_the_report_and_what_it_was_made_from(published):
+    folder = published.folder
+    metrics = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
+    manifest = published.version.manifest
+
+    assert manifest.metrics
+    assert metrics["test"]["top1_percent"] == pytest.approx(manifest.metrics.top1_percent, abs=1e-3)
+    assert metrics["calibration"]["temperature"] == manifest.calibration.temperature
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "colours, version 1" in page
+    assert json.loads((folder / "check.json").read_text(encoding="utf-8"))["name"] == "colours"
+    assert len((folder / "splits.csv").read_text(encoding="utf-8").splitlines()) == 1 + 54
+    log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in log].count("epoch") == 3
+
+
+def test_fit_leaves_no_local_folder_in_the_version(published):
+    version = published.version
+    manifest = (published.root / "models" / "colours" / "1" / "manifest.json").read_bytes()
+
+    for data in (manifest, *version.contents.values()):
+        assert str(published.root).encode() not in data
+
+
+def test_fit_of_a_published_run_is_not_repeated(published):
+    again = run(published.root, "--resume", "runs/colours/1")
+
+    assert again.result.exit_code == 0
+    assert "published as colours/1" in again.result.output
+    assert find_versions(published.root / "models") == {"colours": [1]}
+
+
+def test_fit_that_was_killed_before_publishing_goes_on_from_the_trained_network(
+    published, tmp_path, monkeypatch
+):
+    """The epochs are not trained again, and the version has the same weights."""
+    shutil.copytree(published.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "published.json").unlink()
+    request = json.loads((tmp_path / "copy" / "run.json").read_text())
+    request["models_dir"] = str(tmp_path / "models")
+    (tmp_path / "copy" / "run.json").write_text(json.dumps(request))
+    monkeypatch.setattr("training.learning.learner.Learner.step", lambda *_: pytest.fail("trained"))
+
+    resumed = run(tmp_path, "--resume", "copy")
+
+    assert resumed.result.exit_code == 0, resumed.result.output
+    assert resumed.version.graph == published.version.graph
+
+
+def test_fit_whose_test_picture_vanishes_meanwhile_goes_on_without_it(root, monkeypatch):
+    def build(*arguments: Any) -> Any:
+        (root / "colours" / "test" / "red" / "0.png").unlink()
+        (root / "colours" / "val" / "red" / "0.png").write_bytes(b"broken")
+        return transfer.build(*arguments)
+
+    monkeypatch.setattr("training.commands.fitting.build", build)
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml")
+
+    assert ran.result.exit_code == 0, ran.result.output
+    assert "test/red/0.png is left out: No such file" in ran.result.output
+    assert "val/red/0.png is left out" in ran.result.output
+    manifest = ran.version.manifest
+    assert manifest.metrics
+    assert (manifest.metrics.n_images, manifest.calibration.n_fitted) == (17, 17)
+
+
+def test_fit_that_ends_during_its_report_has_published_nothing(root, monkeypatch):
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.commands.fitting.write_fit_report", end)
+
+    run(root, "--data", "colours", "--config", "mine.toml")
+
+    assert not (root / "models").exists()
+    assert RunFolder(root / "runs" / "colours" / "1").published is None
+
+
+def test_fit_whose_accuracy_is_too_low_publishes_nothing(root):
+    arguments = ("--data", "colours", "--config", "mine.toml", "--set", "schedule.epochs=1")
+    limits = ("--set", "publish.min_top1_percent=100", "--set", "optimizer.learning_rate=1e-9")
+
+    ran = run(root, *arguments, *limits)
+
+    assert ran.result.exit_code == 1
+    assert "accuracy_too_low" in ran.result.output
+    assert not (root / "models").exists()
+
+
+def test_fit_whose_int8_graph_loses_too_much_publishes_the_float_one(root, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise QuantizationFailed("int8 costs 9 points of top-1, the limit is 1")
+
+    monkeypatch.setattr("training.export.lower.make_int8", refuse)
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml", "--set", "publish.precision=int8")
+
+    assert ran.result.exit_code == 0, ran.result.output
+    assert "int8 costs 9 points" in ran.result.output
+    assert "the float graph is published instead" in ran.result.output
+    assert ran.version.manifest.quantization is None
+
+
+def test_fit_to_int8_calibrates_on_training_pictures(root):
+    limits = ("--set", "publish.precision=int8", "--set", "publish.max_drop=100")
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml", *limits)
+
+    assert ran.result.exit_code == 0, ran.result.output
+    quantization = ran.version.manifest.quantization
+    assert quantization
+    assert quantization.calibration_data == "training pictures of colours"
+    assert quantization.n_calibration_images == 18
+
+
+def test_fit_to_float16_publishes_and_reports_a_float16_graph(root):
+    arguments = ("--data", "colours", "--config", "mine.toml", "--set", "publish.precision=fp16")
+
+    ran = run(root, *arguments)
+
+    assert ran.result.exit_code == 0, ran.result.output
+    manifest = prove(root / "models", "colours", 1).manifest
+    assert (manifest.precision, manifest.quantization) == ("fp16", None)
+    assert manifest.half_precision
+    assert manifest.half_precision.accuracy_drop_percent == 0.0
+    assert manifest.parity
+    assert manifest.parity.top1_agreement_percent == 100.0
+    assert "float16" in (ran.folder / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_fit_without_publishing_proves_and_reports_only(root):
+    ran = run(root, "--data", "colours", "--config", "mine.toml", "--no-publish")
+
+    assert ran.result.exit_code == 0, ran.result.output
+    assert not (root / "models").exists()
+    assert (ran.folder / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((), "input_refused: --data is missing"),
+        (("--data", "nowhere"), "data_refused"),
+        (("--data", "colours", "--config", "nothing"), "config_invalid: there is no config"),
+        (("--data", "colours", "--set", "loop.batch=3"), "config_invalid"),
+        (("--data", "colours", "--name", "a/b"), "input_refused: the name"),
+        (("--data", "colours", "--run", "colours"), "input_refused: colours is not empty"),
+        (("--resume", "colours"), "checkpoint_refused"),
+        (("--resume", "colours", "--seed", "1"), "leave out --seed"),
+    ],
+    ids=["no_data", "no_folder", "no_config", "key", "name", "run_folder", "no_run", "resume_seed"],
+)
+def test_fit_of_what_cannot_be_done_says_so_before_any_work(root, arguments, code):
+    ran = run(root, *arguments)
+
+    assert ran.result.exit_code == 2
+    assert code in ran.result.output
+    assert not (root / "models").exists()
+
+
+def test_fit_of_a_class_without_pictures_is_refused(root):
+    (root / "colours" / "train" / "violet").mkdir()
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml")
+
+    assert ran.result.exit_code == 2
+    assert "violet" in ran.result.output
+
+
+def test_fit_of_an_existing_version_is_refused_before_training(root, monkeypatch):
+    (root / "models" / "colours" / "4").mkdir(parents=True)
+    monkeypatch.setattr("training.commands.fitting.build", lambda *_: pytest.fail("trained"))
+
+    ran = run(root, "--data", "colours", "--config", "mine.toml", "--version", "4")
+
+    assert ran.result.exit_code == 2
+    assert "version_exists" in ran.result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/photos/My Birds/", "my-birds"),
+        ("lists/fish.csv", "fish"),
+        ("torchvision:CIFAR10", "cifar10"),
+        ("digits", "digits"),
+    ],
+)
+def test_fit_names_the_model_after_its_data(source, name):
+    assert fit_command.name_of(source) == name
+
+
+def test_check_tells_what_is_wrong_and_ends_with_its_status(root):
+    (root / "colours" / "train" / "red" / "broken.png").write_bytes(b"not a picture")
+    listed = root / "found.json"
+    arguments = ["check", "--data", str(root / "colours"), "--json", str(listed)]
+
+    usual = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    strict = CliRunner().invoke(main, [*arguments, "--strict"], catch_exceptions=False)
+    (root / "colours" / "train" / "violet").mkdir()
+    stopped = CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    assert [usual.exit_code, strict.exit_code, stopped.exit_code] == [0, 1, 1]
+    assert "broken.png" in usual.output
+    assert "violet" in stopped.output
+    assert "broken.png" in listed.read_text(encoding="utf-8")
+
+
+def test_head_survives_its_file(tmp_path):
+    head = FittedHead(torch.randn(3, 8), torch.randn(3), 0.1 + 0.2, 1 / 3, 7)
+
+    write_head(tmp_path / "head.safetensors", head)
+    found = read_head(tmp_path / "head.safetensors")
+
+    assert torch.equal(found.weight, head.weight)
+    assert torch.equal(found.bias, head.bias)
+    assert (found.top1, found.nll, found.epoch) == (head.top1, head.nll, head.epoch)
+
+
+def test_head_that_is_damaged_is_refused(tmp_path):
+    (tmp_path / "head.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(CheckpointRefused, match="delete it"):
+        read_head(tmp_path / "head.safetensors")

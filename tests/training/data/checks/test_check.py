@@ -1,0 +1,181 @@
+import pytest
+
+from tests.pictures import jpeg, photo, picture, png
+from tests.training.picture_sets import (
+    by_code,
+    check,
+    copy,
+    load,
+    write,
+    write_classes,
+    write_splits,
+)
+from training.data.checks.findings import render
+from training.errors import DataRefused
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data set of two classes and three splits in which nothing is wrong."""
+    return write_splits(tmp_path / "data")
+
+
+def test_check_shows_an_empty_class_with_the_rest_and_fit_stops(root, tmp_path):
+    for split in ("train", "validation", "test"):
+        (root / split / "gloves").mkdir()
+    (root / "train" / "a" / "text.jpg").write_text("x")
+
+    findings = check(root, tmp_path)
+
+    assert by_code(findings)["class_without_training_pictures"].items == (
+        ("gloves", "no pictures at all"),
+    )
+    assert "unreadable" in by_code(findings)
+    assert findings.items[0].severity == "stop"
+    with pytest.raises(DataRefused, match=r"1 class without a training picture: gloves: no pic"):
+        load(root, tmp_path)
+
+
+def test_check_says_why_a_class_cannot_be_trained(root, tmp_path):
+    write(root, "test/only-here/1.jpg", seed=50)
+    (root / "train" / "broken").mkdir()
+    for i in range(3):
+        (root / "train" / "broken" / f"{i}.jpg").write_bytes(b"x")
+    copy(root, "test/a/a1.jpg", "train/leaked/1.jpg")
+
+    findings = check(root, tmp_path)
+
+    assert by_code(findings)["class_without_training_pictures"].items == (
+        ("broken", "3 unreadable"),
+        ("leaked", "1 duplicate across splits"),
+        ("only-here", "pictures in test only"),
+    )
+
+
+def test_check_of_one_class_stops(tmp_path):
+    findings = check(write_classes(tmp_path / "data", "a"), tmp_path)
+
+    assert [one.code for one in findings.stops] == ["too_few_classes"]
+
+
+def test_check_of_empty_class_folders_stops_at_no_pictures(tmp_path):
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+
+    findings = check(tmp_path / "data", tmp_path)
+
+    assert [one.code for one in findings.stops] == ["no_pictures"]
+    assert "cannot be trained on" in render(findings)
+
+
+def test_check_of_an_empty_validation_split_stops(root, tmp_path):
+    for label in "ab":
+        for path in (root / "validation" / label).iterdir():
+            path.write_bytes(b"broken")
+
+    findings = check(root, tmp_path)
+
+    assert [one.code for one in findings.stops] == ["no_validation_pictures"]
+
+
+def test_check_warns_of_small_unbalanced_and_missing_classes(root, tmp_path):
+    write_classes(root, "c", n=3, split="train")
+    write(root, *(f"train/b/more{i}.jpg" for i in range(25)), seed=70)
+
+    findings = by_code(check(root, tmp_path))
+
+    assert findings["few_pictures"].items == (("c", "3"),)
+    assert "35 training pictures of b, 3 of c" in findings["imbalance"].message
+    assert findings["class_missing_in_validation"].items == (("c",),)
+    assert findings["class_missing_in_test"].items == (("c",),)
+
+
+def test_check_warns_of_odd_pictures(root, tmp_path):
+    folder = root / "train" / "a"
+    (folder / "cmyk.jpg").write_bytes(jpeg(photo((64, 64), 90).convert("CMYK")))
+    (folder / "palette.png").write_bytes(png(photo((64, 64), 91).convert("P")))
+    (folder / "clear.png").write_bytes(png(photo((64, 64), 92).convert("RGBA")))
+    (folder / "tiny.png").write_bytes(png(photo((20, 64), 93)))
+    (folder / "long.png").write_bytes(png(photo((400, 64), 94)))
+
+    findings = check(root, tmp_path, input_size_px=64)
+
+    odd = {one.message.split()[1]: one.items for one in findings.items if one.code == "odd_mode"}
+    assert odd == {
+        "CMYK": (("train/a/cmyk.jpg", "CMYK"),),
+        "palette": (("train/a/palette.png", "P"),),
+        "transparent": (("train/a/clear.png", "RGBA"),),
+    }
+    assert by_code(findings)["small"].items == (("train/a/tiny.png", "20 x 64"),)
+    assert by_code(findings)["long"].items == (("train/a/long.png", "400 x 64"),)
+    assert by_code(findings)["below_input"].message.startswith("61 with a side shorter")
+
+
+def test_check_of_pictures_that_are_all_tiny_or_all_transparent_only_notes_it(tmp_path):
+    for label in "ab":
+        for i in range(4):
+            path = tmp_path / "data" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(photo((8, 8), ord(label) + 10 * i).convert("RGBA")))
+
+    findings = check(tmp_path / "data", tmp_path)
+
+    assert "small" not in by_code(findings)
+    assert by_code(findings)["odd_mode"].severity == "note"
+    assert not {"near_within", "near_across"} & by_code(findings).keys()
+
+
+def test_check_of_tiny_pictures_still_finds_exact_copies(tmp_path):
+    root = tmp_path / "data"
+    for place in ("train/a/1", "train/b/2", "test/a/3", "test/b/4"):
+        path = root / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(photo((8, 8), int(place[-1]))))
+    copy(root, "train/a/1.png", "test/a/copy.png")
+
+    findings = check(root, tmp_path)
+
+    assert by_code(findings)["exact_across"].items == (("test/a/copy.png", "train/a/1.png"),)
+
+
+def test_check_warns_where_most_of_training_repeats_the_test(root, tmp_path):
+    for i in range(6):
+        copy(root, f"train/a/a{i}.jpg", f"test/a/copy{i}.jpg")
+
+    findings = by_code(check(root, tmp_path))
+
+    assert findings["many_left_out"].message.startswith("6 of 20 pictures")
+    assert "fixed camera" in findings["many_left_out"].advice
+
+
+def test_check_warns_of_labels_that_are_spelt_in_two_ways(root, tmp_path):
+    write(root, "train/T_Shirt/1.jpg", "train/t-shirt/2.jpg", "train/b /3.jpg", seed=60)
+
+    findings = by_code(check(root, tmp_path))
+
+    assert findings["labels_alike"].items == (("t-shirt", "T_Shirt"),)
+    assert findings["labels_merged"].items == (("'b'",), ("'b '",))
+
+
+def test_check_reports_what_was_skipped(root, tmp_path):
+    (root / "train" / "a" / "notes.txt").write_text("x")
+    write(root, "train/loose.jpg")
+
+    findings = check(root, tmp_path).items
+
+    skipped = {one.message: one.severity for one in findings if one.code == "skipped"}
+
+    assert skipped == {
+        "1 skipped: not a picture": "note",
+        "1 skipped: a picture outside of the class folders": "warning",
+    }
+
+
+def test_check_of_one_colour_pictures_makes_no_near_duplicates(tmp_path):
+    for i, label in enumerate("aabbbb"):
+        path = tmp_path / "data" / label / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(picture((40 * i, 20, 30), (64, 64))))
+
+    findings = check(tmp_path / "data", tmp_path)
+
+    assert not {"near_within", "exact_within", "two_labels"} & by_code(findings).keys()

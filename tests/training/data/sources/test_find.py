@@ -1,0 +1,42 @@
+import pytest
+
+from tests.training.picture_sets import label_names, sample_names, write
+from training.data.sources.catalogue import natural_key
+from training.data.sources.find import find
+from training.errors import DataRefused
+
+
+def test_find_orders_labels_and_pictures_naturally(tmp_path):
+    write(tmp_path, "10/a.jpg", "9/a10.jpg", "9/a9.jpg", "b/1.jpg", "A/1.jpg")
+
+    found = find(str(tmp_path), cache_dir=tmp_path)
+
+    assert label_names(found) == ["9", "10", "A", "b"]
+    assert sample_names(found)[:2] == ["9/a9.jpg", "9/a10.jpg"]
+
+
+def test_natural_key_orders_names_of_any_script():
+    names = ["12" * 50, "a10", "²", "a9", "٣", "", "A1b", "1²3"]
+
+    assert sorted(names, key=natural_key) == ["", "1²3", "12" * 50, "A1b", "a9", "a10", "²", "٣"]
+
+
+def test_find_takes_names_that_differ_in_spaces_as_one_label(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "val/cat /2.jpg", "train/dog/3.jpg")
+
+    found = find(str(tmp_path), cache_dir=tmp_path)
+
+    assert label_names(found) == ["cat", "dog"]
+    assert found.merged == ("cat", "cat ")
+
+
+def test_find_in_a_missing_folder_names_what_is_possible(tmp_path):
+    with pytest.raises(DataRefused, match=r"no such folder; give a folder .* `digits`"):
+        find(str(tmp_path / "none"), cache_dir=tmp_path)
+
+
+def test_find_refuses_a_label_that_is_too_long(tmp_path):
+    write(tmp_path, f"{'x' * 201}/1.jpg")
+
+    with pytest.raises(DataRefused, match="cannot be a label: labels are text of 1 to 200"):
+        find(str(tmp_path), cache_dir=tmp_path)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from contract.images.decoding import decode
+from contract.preprocessing import resize_and_crop
+from tests.training import tinynet
+from training.config.config import Augment
+from training.data.augment import Augmentation
+from training.data.batches import Batches, Drawing, Plain
+from training.data.samples import Sample
+
+SPEC = tinynet.spec()
+
+
+def samples_of(n, classes=3):
+    """Returns pictures in memory, each of its own noise."""
+    names = tinynet.NAMES
+    return [
+        Sample(f"{i}.png", i % classes, data=tinynet.picture(names[i % 3], seed=i, size=(40, 36)))
+        for i in range(n)
+    ]
+
+
+@dataclass(frozen=True)
+class Tagged(Plain):
+    """Writes the seed it was called with into the corner of the picture."""
+
+    def __call__(self, image: Image.Image, seed: tuple[int, ...] = ()) -> torch.Tensor:
+        pixels = super().__call__(image)
+        pixels[0, 0, : len(seed)] = torch.tensor([part % 256 for part in seed], dtype=torch.uint8)
+        return pixels
+
+
+class Counting(Sample):
+    """A sample that notes down when it is read."""
+
+    reads: list[str] = []  # noqa: RUF012 - shared on purpose
+
+    def read(self) -> bytes:
+        self.reads.append(self.name)
+        return super().read()
+
+
+@pytest.fixture
+def reads():
+    Counting.reads.clear()
+    return Counting.reads
+
+
+def test_batches_of_an_epoch_hold_every_picture_once_in_nearly_equal_parts():
+    batches = Batches(samples_of(10), Plain(SPEC), batch_size=4, drawing=Drawing(0))
+
+    epoch = list(batches.epoch(0))
+
+    assert len(batches) == 3
+    assert sorted(len(batch.images) for batch in epoch) == [3, 3, 4]
+    assert sorted(torch.cat([batch.numbers for batch in epoch]).tolist()) == list(range(10))
+    assert [batch.global_size for batch in epoch] == [len(batch.images) for batch in epoch]
+
+
+def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
+    samples = samples_of(5)
+
+    (batch,) = Batches(samples, Plain(SPEC), batch_size=8).epoch(0)
+
+    assert batch.images.shape == (5, 3, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.numbers.tolist() == [0, 1, 2, 3, 4]
+    assert batch.indexes.tolist() == [0, 1, 2, 0, 1]
+    for image, sample in zip(batch.images, samples, strict=True):
+        expected = resize_and_crop(decode(sample.read()), SPEC)
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_batches_give_each_position_a_seed_of_its_own():
+    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, drawing=Drawing(7))
+
+    seeds = [
+        tuple(image[0, 0, :3].tolist()) for batch in batches.epoch(2) for image in batch.images
+    ]
+
+    assert sorted(seeds) == [(7, 2, i) for i in range(6)]
+
+
+def test_batches_unshuffled_are_seeded_and_in_order():
+    drawing = Drawing(7, shuffled=False)
+    (batch,) = Batches(samples_of(3), Tagged(SPEC), batch_size=4, drawing=drawing).epoch(1)
+
+    assert batch.numbers.tolist() == [0, 1, 2]
+    assert batch.images[:, 0, 0, :3].tolist() == [[7, 1, 0], [7, 1, 1], [7, 1, 2]]
+
+
+def test_balanced_batches_show_a_rare_picture_in_several_ways():
+    samples = [*samples_of(9, classes=1), Sample("rare", 1, data=tinynet.picture("blue"))]
+    batches = Batches(samples, Tagged(SPEC), batch_size=10, drawing=Drawing(0, balanced=True))
+
+    (batch,) = batches.epoch(0)
+
+    rare = batch.images[batch.indexes == 1]
+    assert len(rare) == 5
+    assert len({tuple(image[0, 0, :3].tolist()) for image in rare}) == 5
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_together_see_what_one_process_sees(world):
+    changes = Augment(flip=0.5, rotate_degrees=10, crop_scale=(0.5, 1.0))
+    batches = Batches(samples_of(11), Augmentation(changes, SPEC), batch_size=6, drawing=Drawing(1))
+
+    whole = list(batches.epoch(3))
+
+    parts = [list(batches.epoch(3, rank=rank, world=world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        by_number = {
+            int(number): image
+            for rank in parts
+            for number, image in zip(rank[step].numbers, rank[step].images, strict=True)
+        }
+        assert sorted(by_number) == sorted(batch.numbers.tolist())
+        assert all(rank[step].global_size == len(batch.images) for rank in parts)
+        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+            assert torch.equal(by_number[number], image)
+
+
+def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
+    samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
+    batches = Batches(samples, Plain(SPEC), batch_size=3, drawing=Drawing(4))
+    whole = list(batches.epoch(1))
+    reads.clear()
+
+    rest = list(batches.epoch(1, first_step=2))
+
+    assert len(rest) == 1
+    assert torch.equal(rest[0].images, whole[2].images)
+    assert len(reads) == 3
+
+
+def test_epoch_is_read_batch_by_batch(reads):
+    samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
+
+    next(Batches(samples, Plain(SPEC), batch_size=3).epoch(0))
+
+    assert len(reads) == 3
+
+
+def broken_samples(tmp_path):
+    """Returns five samples: one vanished, one was cut short, one is no picture."""
+    good = samples_of(5)
+    short = tmp_path / "short.png"
+    short.write_bytes((good[1].data or b"")[:200])
+    return [
+        Sample("gone.png", 0, path=tmp_path / "gone.png"),
+        Sample("short.png", 1, path=short),
+        Sample("text.png", 2, data=b"no picture"),
+        good[3],
+        good[4],
+    ]
+
+
+def test_files_that_break_are_left_out_and_told_once(tmp_path):
+    lines: list[str] = []
+    batches = Batches(broken_samples(tmp_path), Plain(SPEC), batch_size=5, report=lines.append)
+
+    first, second = list(batches.epoch(0)), list(batches.epoch(1))
+
+    for (batch,) in (first, second):
+        assert batch.numbers.tolist() == [3, 4]
+        assert batch.indexes.tolist() == [0, 1]
+        assert len(batch.images) == 2
+        assert batch.global_size == 5
+    assert len(lines) == 3
+    assert lines[0] == "gone.png is left out: No such file or directory"
+    assert lines[1].startswith("short.png is left out: ")
+    assert str(tmp_path) not in "".join(lines)
+
+
+def test_batch_of_broken_files_only_is_empty(tmp_path):
+    (batch,) = Batches(broken_samples(tmp_path)[:2], Plain(SPEC), batch_size=4).epoch(0)
+
+    assert batch.images.shape == (0, 3, 32, 32)
+    assert batch.indexes.dtype == torch.int64
+    assert batch.global_size == 2
+
+
+def test_batches_of_no_samples_are_none():
+    assert list(Batches([], Plain(SPEC), batch_size=4).epoch(0)) == []
+
+
+def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path):
+    samples = [*samples_of(7), *broken_samples(tmp_path)[:1]]
+    prepare = Augmentation(Augment(rotate_degrees=20), SPEC)
+    lines: list[str] = []
+    here = Batches(samples, prepare, batch_size=4, drawing=Drawing(0))
+    torch.manual_seed(0)
+    expected_random = torch.rand(1)
+    torch.manual_seed(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        there = Batches(
+            samples, prepare, batch_size=4, drawing=Drawing(0), workers=1, report=lines.append
+        )
+        next(there.epoch(0))  # left in the middle
+        for epoch, first_step in ((0, 0), (1, 1)):
+            ours = list(here.epoch(epoch, first_step=first_step))
+            theirs = list(there.epoch(epoch, first_step=first_step))
+
+            assert len(ours) == len(theirs) == 2 - first_step
+            for one, other in zip(ours, theirs, strict=True):
+                assert torch.equal(one.images, other.images)
+                assert torch.equal(one.indexes, other.indexes)
+                assert torch.equal(one.numbers, other.numbers)
+        there.close()
+
+    assert lines == ["gone.png is left out: No such file or directory"]
+    assert torch.equal(torch.rand(1), expected_random)

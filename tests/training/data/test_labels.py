@@ -1,0 +1,115 @@
+import pytest
+
+from contract.manifest import Label
+from training.data.labels import check_labels, class_of_folder, imagenet_labels, read_labels
+from training.errors import LabelsInvalid
+
+
+def test_imagenet_labels_are_in_the_networks_order():
+    labels = imagenet_labels()
+
+    assert len(labels) == 1000
+    assert labels[293] == Label(index=293, name="cheetah", synset="n02130308")
+    assert labels[0].name == "tench"
+    assert labels[999].name == "toilet tissue"
+
+
+def test_imagenet_labels_that_share_a_name_differ_in_synset():
+    cranes = [label for label in imagenet_labels() if label.name == "crane"]
+
+    assert len({label.synset for label in cranes}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("labels.txt", "cat\ndog\n", id="lines"),
+        pytest.param("labels.txt", "\ufeffcat\r\ndog\r\n", id="lines-from-windows"),
+        pytest.param("labels.json", '["cat", "dog"]', id="json-list"),
+        pytest.param("labels.json", '{"1": "dog", "0": "cat"}', id="json-by-index"),
+        pytest.param("labels.json", '[{"name": "cat"}, {"name": "dog"}]', id="json-objects"),
+        pytest.param("labels.csv", "name\ncat\ndog\n", id="csv"),
+    ],
+)
+def test_read_labels_reads_every_format(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+
+    labels = read_labels(tmp_path / name)
+
+    assert labels == (Label(index=0, name="cat"), Label(index=1, name="dog"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("l.json", '[{"name": "cheetah", "synset": "n02130308"}]', id="json"),
+        pytest.param("l.csv", "synset,name\nn02130308,cheetah\n", id="csv"),
+    ],
+)
+def test_read_labels_reads_synsets(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+
+    assert read_labels(tmp_path / name)[0].synset == "n02130308"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        pytest.param("l.txt", "", "there are no labels", id="empty"),
+        pytest.param("l.txt", "cat\n\ndog\n", "label name", id="empty-line"),
+        pytest.param("l.txt", "cat\ncat\n", "'cat' occurs more than once", id="twice"),
+        pytest.param("l.json", "{", "l.json: Expecting", id="broken-json"),
+        pytest.param("l.json", "3", "expected a list", id="json-number"),
+        pytest.param("l.json", '{"0": "a", "2": "b"}', "without a gap", id="json-gap"),
+        pytest.param("l.json", '[["a"]]', "each entry must be", id="json-nested"),
+        pytest.param("l.json", '[{"name": "a", "color": 1}]', "each entry must", id="json-extra"),
+        pytest.param("l.csv", "label\ncat\n", "no column called name", id="csv-header"),
+        pytest.param("l.csv", "name,synset\ncat,n1\n", "label synset", id="bad-synset"),
+        pytest.param("l.yaml", "- cat", "expected one of", id="suffix"),
+    ],
+)
+def test_read_labels_that_name_no_classes_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(LabelsInvalid, match=message):
+        read_labels(tmp_path / name)
+
+
+def test_read_labels_of_a_missing_file_says_so(tmp_path):
+    with pytest.raises(LabelsInvalid, match=r"none.txt: No such file"):
+        read_labels(tmp_path / "none.txt")
+
+
+def test_read_labels_that_are_not_text_are_refused(tmp_path):
+    (tmp_path / "l.txt").write_bytes(b"\xff\xfe\xfa")
+
+    with pytest.raises(LabelsInvalid, match=r"l.txt"):
+        read_labels(tmp_path / "l.txt")
+
+
+def test_check_labels_of_another_number_is_refused():
+    with pytest.raises(LabelsInvalid, match="1 labels for a network of 2 classes"):
+        check_labels((Label(index=0, name="cat"),), 2)
+
+
+LABELS = (
+    Label(index=0, name="crane", synset="n02012849"),
+    Label(index=1, name="crane", synset="n03126707"),
+    Label(index=2, name="house finch", synset="n01532829"),
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "index"),
+    [
+        pytest.param("n01532829", 2, id="synset"),
+        pytest.param("house finch", 2, id="name"),
+        pytest.param("House_Finch", 2, id="name-with-underscore"),
+        pytest.param("crane", None, id="ambiguous"),
+        pytest.param("n03126707", 1, id="synset-of-an-ambiguous-name"),
+        pytest.param("n00000000", None, id="unknown-synset"),
+        pytest.param("sparrow", None, id="unknown-name"),
+    ],
+)
+def test_class_of_folder_is_its_synset_or_name(folder, index):
+    assert class_of_folder(folder, LABELS) == index

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from training.errors import HalfPrecisionFailed, QuantizationFailed
+from training.export.gate import Judgement, Loss, decided, judge
+from training.export.plan import Fp16, Int8
+
+SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
+LAST_SWAPPED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
+CLASSES = np.array([0, 1, 0, 1])
+
+
+def test_judge_without_labels_counts_decided_pictures_only():
+    answers = np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]], dtype=np.float32)
+
+    assert decided(Judgement([], answers)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("plan", "failure"), [(Int8(), QuantizationFailed), (Fp16(), HalfPrecisionFailed)]
+)
+def test_judge_that_has_nothing_to_go_by_refuses(plan, failure):
+    undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
+
+    with pytest.raises(failure, match="--evaluate"):
+        judge(undecided, Judgement([], undecided), plan, lambda _: None)
+
+
+def test_judge_tells_the_loss():
+    said: list[str] = []
+
+    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), Int8(max_drop=30), said.append)
+
+    assert loss == Loss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
+    assert said == [
+        "int8: same first class as float in 75.00 % of 4 pictures, 25.00 points of top-1 lost"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "indexes", "failure", "message"),
+    [
+        (Int8(), CLASSES, QuantizationFailed, "int8 costs 25.00 points of top-1, the limit is 2"),
+        (Int8(), None, QuantizationFailed, "int8 and float agree in 75.00 % .* limit is 80 %"),
+        (Fp16(), CLASSES, HalfPrecisionFailed, "fp16 costs 25.00 points .* limit is 0.2"),
+        (Fp16(), None, HalfPrecisionFailed, "fp16 and float agree in 75.00 % .* limit is 99 %"),
+    ],
+    ids=["int8-labels", "int8-free", "fp16-labels", "fp16-free"],
+)
+def test_judge_refuses_what_is_beyond_the_plan(plan, indexes, failure, message):
+    with pytest.raises(failure, match=message):
+        judge(LAST_SWAPPED, Judgement([], SURE, indexes), plan, lambda _: None)
+
+
+@pytest.mark.parametrize("plan", [Int8(min_agreement_percent=75), Fp16(min_agreement_percent=75)])
+def test_judge_lets_pass_what_is_at_the_limit(plan):
+    assert judge(LAST_SWAPPED, Judgement([], SURE), plan, lambda _: None).drop_percent is None

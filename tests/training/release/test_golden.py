@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from contract.manifest import HalfPrecision
+from contract.predictions import check_golden
+from tests.training import tinynet
+from tests.training.export.test_half import scaled
+from training.data.pictures import Picture
+from training.errors import VersionUnproven
+from training.evaluation.scorer import Scorer
+from training.release.golden import MAX_TOLERANCE, MIN_TOLERANCE, _example, make_golden
+
+
+def test_golden_examples_are_answered_by_the_graph_they_came_from(tiny_graph, colour_pictures):
+    draft = tinynet.draft(tiny_graph)
+
+    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=4)
+
+    assert len(examples) == len(colour_pictures)
+    scorer = Scorer(tiny_graph, draft)
+    for example, picture in zip(examples, colour_pictures, strict=True):
+        assert example.file == f"golden/{picture.name}"
+        assert example.top5[0].label == tinynet.NAMES[picture.index]
+        check_golden(example, scorer.probabilities([picture], 1)[0])
+
+
+def answers(*rows):
+    return np.array(rows, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("variants", "tolerance"),
+    [
+        pytest.param(answers([0.8, 0.1, 0.1]), MIN_TOLERANCE, id="no-spread"),
+        pytest.param(answers([0.8, 0.1, 0.1], [0.82, 0.09, 0.09]), 0.06, id="three-times-spread"),
+        pytest.param(answers([0.5, 0.49, 0.01]), None, id="undecided"),
+        pytest.param(answers([0.5, 0.2, 0.3], [0.6, 0.2, 0.2]), None, id="not-safe"),
+        pytest.param(answers([0.9, 0.1, 0.0], [0.8, 0.2, 0.0]), None, id="too-loose"),
+    ],
+)
+def test_golden_tolerance_follows_the_spread(tiny_graph, variants, tolerance):
+    picture = Picture("a.png", b"data")
+
+    example = _example(picture, variants, tinynet.draft(tiny_graph))
+
+    assert (example and example.tolerance) == (tolerance and pytest.approx(tolerance))
+    assert tolerance is None or tolerance <= MAX_TOLERANCE
+
+
+def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
+    monkeypatch.setattr("training.release.golden._example", lambda *_: None)
+
+    with pytest.raises(VersionUnproven, match="--golden"):
+        make_golden(
+            tiny_graph,
+            tinynet.draft(tiny_graph),
+            [Picture("a.png", tinynet.picture("red"))],
+            max_batch=2,
+        )
+
+
+def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
+    tiny_graph, colour_pictures, monkeypatch
+):
+    less_sure = scaled(tiny_graph, classifier=0.6)
+    monkeypatch.setattr("training.release.golden.rounded", lambda _: less_sure)
+    loss = HalfPrecision(method="made up", top1_agreement_percent=100, max_abs_difference=0)
+    draft = tinynet.draft(tiny_graph).model_copy(update={"half_precision": loss})
+
+    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=2)
+
+    scorer = Scorer(less_sure, draft)
+    pictures = {f"golden/{picture.name}": picture for picture in colour_pictures}
+    assert examples
+    for example in examples:
+        assert example.tolerance > MIN_TOLERANCE
+        check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])

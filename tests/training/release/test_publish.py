@@ -1,0 +1,172 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from contract.manifest import Provenance
+from contract.versions import find_versions, read_version
+from tests.training import tinynet
+from training.data.pictures import Picture
+from training.errors import VersionExists, VersionUnproven
+from training.release import publish as module
+from training.release.golden import make_golden
+from training.release.publish import (
+    STAGING_PREFIX,
+    check_free,
+    complete_manifest,
+    next_version,
+    prove,
+    publish,
+)
+
+PICTURE = Picture("red.png", tinynet.picture("red"))
+
+
+@pytest.fixture
+def finished(tiny_graph):
+    """Makes a manifest and its files, as an import does at its end."""
+
+    def make(**changes):
+        draft = tinynet.draft(tiny_graph)
+        golden = make_golden(tiny_graph, draft, [PICTURE], max_batch=2)
+        files = {"model.onnx": tiny_graph, "golden/red.png": PICTURE.data, "MODEL_CARD.md": b"#"}
+        provenance = Provenance(license="CC0-1.0", weights_source="test")
+        fields = {"golden": golden, "provenance": provenance, **changes}
+        return complete_manifest(draft, files, **fields), files
+
+    return make
+
+
+def test_publish_writes_a_version_the_contract_reads(tmp_path, finished):
+    manifest, files = finished()
+
+    folder = publish(tmp_path / "new" / "models", manifest, files)
+
+    assert folder == tmp_path / "new" / "models" / "tiny" / "1"
+    version = read_version(tmp_path / "new" / "models", "tiny", 1)
+    assert dict(version.contents) == files
+    assert version.manifest == manifest
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+
+
+def test_publish_never_overwrites(tmp_path, finished):
+    manifest, files = finished()
+    publish(tmp_path, manifest, files)
+    before = (tmp_path / "tiny" / "1" / "manifest.json").stat().st_mtime_ns
+
+    with pytest.raises(VersionExists):
+        publish(tmp_path, manifest, files)
+
+    assert (tmp_path / "tiny" / "1" / "manifest.json").stat().st_mtime_ns == before
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("step", ["_write", "prove", "_swap_in"])
+def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatch, step):
+    manifest, files = finished()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, step, fail)
+
+    with pytest.raises(OSError, match="disk full"):
+        publish(tmp_path, manifest, files)
+
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_replacing_that_fails_midway_keeps_the_old_version(tmp_path, finished, monkeypatch):
+    manifest, files = finished()
+    publish(tmp_path, manifest, files)
+    old = read_version(tmp_path, "tiny", 1).manifest_sha256
+    rename = Path.rename
+
+    def fail_into_place(self, target):
+        if STAGING_PREFIX in str(self) and STAGING_PREFIX not in str(target) and self.name == "1":
+            raise OSError("cannot rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_into_place)
+
+    with pytest.raises(OSError, match="cannot rename"):
+        publish(tmp_path, manifest, files, replace=True)
+
+    assert read_version(tmp_path, "tiny", 1).manifest_sha256 == old
+
+
+def test_a_reader_during_publishing_sees_no_half_version(tmp_path, finished, monkeypatch):
+    manifest, files = finished()
+    seen = []
+    prove_really = module.prove
+
+    def look(models_dir, name, version):
+        seen.append(find_versions(tmp_path))
+        return prove_really(models_dir, name, version)
+
+    monkeypatch.setattr(module, "prove", look)
+
+    publish(tmp_path, manifest, files)
+
+    assert seen == [{}]
+    assert find_versions(tmp_path) == {"tiny": [1]}
+
+
+def test_publish_flushes_every_file_before_the_rename(tmp_path, finished, monkeypatch):
+    manifest, files = finished()
+    flushed = []
+    fsync = os.fsync
+
+    def note(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+
+    publish(tmp_path, manifest, files)
+
+    assert {"model.onnx", "manifest.json", "red.png", "MODEL_CARD.md", "golden"} <= set(flushed)
+    assert flushed[-1] == "tiny"
+
+
+def test_prove_refuses_a_version_with_wrong_golden_answers(tmp_path, finished):
+    manifest, files = finished()
+    (example,) = manifest.golden
+    first = example.top5[0].model_copy(update={"probability": 0.1})
+    wrong = example.model_copy(update={"top5": (first, *example.top5[1:])})
+    manifest, files = finished(golden=(wrong,))
+
+    with pytest.raises(VersionUnproven, match="a probability differs"):
+        publish(tmp_path, manifest, files)
+
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_prove_refuses_a_version_whose_file_was_changed(tmp_path, finished):
+    manifest, files = finished()
+    publish(tmp_path, manifest, files)
+    (tmp_path / "tiny" / "1" / "MODEL_CARD.md").write_text("changed")
+
+    with pytest.raises(VersionUnproven, match="SHA-256"):
+        prove(tmp_path, "tiny", 1)
+
+
+def test_complete_manifest_that_contradicts_itself_is_refused(finished):
+    with pytest.raises(VersionUnproven, match="contradicts itself"):
+        finished(golden=())
+
+
+def test_next_version_follows_the_highest(tmp_path, finished):
+    assert next_version(tmp_path, "tiny") == 1
+    manifest, files = finished()
+    publish(tmp_path, manifest.model_copy(update={"version": 7}), files)
+
+    assert next_version(tmp_path, "tiny") == 8
+
+
+def test_check_free_with_replace_allows_an_existing_version(tmp_path):
+    (tmp_path / "tiny" / "1").mkdir(parents=True)
+
+    check_free(tmp_path, "tiny", 1, replace=True)
+    with pytest.raises(VersionExists, match="--replace"):
+        check_free(tmp_path, "tiny", 1, replace=False)

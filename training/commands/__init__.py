@@ -1,0 +1,1 @@
+"""What `convserve-train` does, one file a command."""

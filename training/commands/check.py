@@ -1,0 +1,33 @@
+"""What `convserve-train check` does with its flags; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from training.config.config import Data
+from training.data.checks.check import inspect_data
+from training.data.checks.findings import render
+from training.export.plan import Report
+
+
+def run_check(options: Mapping[str, Any], show: Report, report: Report) -> bool:
+    """Inspects pictures and shows what was found.
+
+    Args:
+        options: the command's flags by their Python names.
+        show: takes the findings as text.
+        report: takes progress lines.
+
+    Returns:
+        Whether `fit` would accept them; with `strict`, whether there is nothing to warn of.
+    """
+    findings = inspect_data(
+        options["source"], Data(), cache_dir=options["cache_dir"], report=report
+    )
+    show(render(findings))
+    if options["json_file"] is not None:
+        text = json.dumps(findings.to_json(), indent=1, ensure_ascii=False)
+        options["json_file"].write_text(text + "\n", encoding="utf-8")
+    return not findings.stops and not (options["strict"] and findings.warnings)

@@ -1,0 +1,105 @@
+"""What `convserve-train fit` does with its flags; `training.commands.fitting` does the work."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from contract.manifest import NAME_PATTERN
+from training.commands.fitting import Plan, fit
+from training.config.config import RunConfig, read_config
+from training.data.sources.builtin import DIGITS
+from training.data.sources.find import TORCHVISION
+from training.errors import InputRefused
+from training.export.plan import Report
+from training.learning.folder import Request, RunFolder, next_folder
+from training.system.environment import command_line
+
+_RUNS: Final = Path("runs")
+# Flags that only a new run takes, by the options' Python names.
+_ONLY_NEW: Final = {
+    "source": "--data",
+    "config": "--config",
+    "changes": "--set",
+    "seed": "--seed",
+    "name": "--name",
+    "version": "--version",
+    "run_dir": "--run",
+    "license": "--license",
+}
+
+
+def run_fit(options: Mapping[str, Any], arguments: Sequence[str], report: Report) -> Path | None:
+    """Trains on pictures and publishes a version, or goes on with a run that was stopped.
+
+    Args:
+        options: the command's flags by their Python names.
+        arguments: the command line.
+        report: takes progress lines.
+
+    Returns:
+        The published version's folder; None where nothing was published.
+
+    Raises:
+        TrainingError: with the exit code of the command.
+    """
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's; the others write nothing
+    if options["resume_dir"] is not None:
+        given = [flag for option, flag in _ONLY_NEW.items() if options[option] not in (None, ())]
+        if given:
+            raise InputRefused(
+                f"--resume takes everything from the run's folder; leave out {given[0]}"
+            )
+        folder = RunFolder(options["resume_dir"])
+        request, config = folder.read_request()
+    else:
+        request, config = _new_run(options, arguments)
+        path = options["run_dir"] or next_folder(_RUNS, request.name)
+        folder = RunFolder.new(path, request, config) if first else RunFolder(path)
+        if first:
+            report(f"run: {path}")
+    plan = Plan(
+        request,
+        config,
+        folder,
+        resume=options["resume_dir"] is not None,
+        device=options["device"],
+        cache_dir=options["cache_dir"],
+    )
+    return fit(plan, report)
+
+
+def _new_run(options: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Request, RunConfig]:
+    source = options["source"]
+    if source is None:
+        raise InputRefused("--data is missing: a folder, a .csv, digits, or torchvision:NAME")
+    changes = list(options["changes"])
+    if options["seed"] is not None:
+        changes.append(f"seed={options['seed']}")
+    config = read_config(
+        options["config"] or ("digits" if source == DIGITS else "finetune"), changes
+    )
+    built_in = source == DIGITS or source.startswith(TORCHVISION)
+    name = options["name"] or name_of(source)
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}; give one with --name")
+    request = Request(
+        source=source if built_in else str(Path(source).absolute()),
+        name=name,
+        version=options["version"],
+        models_dir=str(options["models_dir"].absolute()),
+        license=options["license"],
+        publish=not options["no_publish"],
+        command=command_line(arguments),
+    )
+    return request, config
+
+
+def name_of(source: str) -> str:
+    """Makes a model's name of a folder's, a file's or a set's."""
+    plain = source.removeprefix(TORCHVISION)
+    stem = Path(plain).absolute().stem if plain.endswith(".csv") else Path(plain).absolute().name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")

@@ -1,0 +1,1 @@
+"""Pictures: found, checked, split, turned into batches."""

@@ -1,0 +1,119 @@
+"""Decides which pictures are trained, tuned and tested on, given what is known of all of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from training.config.config import Data
+from training.data.checks.duplicates import Duplicates
+from training.data.checks.inspection import Facts
+from training.data.checks.splitting import Fractions, assign
+from training.data.samples import SPLITS, Sample
+from training.data.sources.catalogue import Found
+
+UNREADABLE: Final = "unreadable"
+LEAK: Final = "duplicate across splits"
+TWO_LABELS: Final = "same picture under two labels"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All that is known of N pictures.
+
+    Attributes:
+        found: the source.
+        facts: of each picture.
+        duplicates: unreadable pictures are copies of none.
+        splits: where each picture is used; None where it is left out.
+        left_out: why each of these is left out.
+    """
+
+    found: Found
+    facts: Sequence[Facts]
+    duplicates: Duplicates
+    splits: tuple[str | None, ...]
+    left_out: dict[int, str]
+
+    @property
+    def source_splits(self) -> tuple[str, ...]:
+        """The split of each picture in the source, "train" where there is none."""
+        return source_splits(self.found)
+
+    def used(self, split: str) -> tuple[Sample, ...]:
+        """Returns the pictures of a split, in order of their names."""
+        pairs = zip(self.found.samples, self.splits, strict=True)
+        return tuple(sample for sample, used in pairs if used == split)
+
+
+def examine(found: Found, facts: Sequence[Facts], duplicates: Duplicates, config: Data) -> Examined:
+    """Leaves out what cannot be used and cuts the splits that the source lacks."""
+    splits: list[str | None] = list(source_splits(found))
+    left_out = {i: UNREADABLE for i, one in enumerate(facts) if not one.readable}
+    if config.leaks == "drop":
+        for position in _leaked(splits, duplicates, left_out):
+            left_out[position] = LEAK
+        for position in _contradicting(found.samples, splits, duplicates, left_out):
+            left_out[position] = TWO_LABELS
+    for position in left_out:
+        splits[position] = None
+    _cut(found, splits, duplicates, config)
+    return Examined(found, facts, duplicates, tuple(splits), left_out)
+
+
+def source_splits(found: Found) -> tuple[str, ...]:
+    """Returns the split of each picture in the source, "train" where there is none."""
+    return tuple(split or "train" for split in found.splits)
+
+
+def groups(numbers: Iterable[int]) -> Iterator[tuple[int, ...]]:
+    """Yields the positions of equal numbers, for each that occurs more than once."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for position, number in enumerate(numbers):
+        members[number].append(position)
+    return (tuple(group) for group in members.values() if len(group) > 1)
+
+
+def _leaked(
+    splits: Sequence[str | None], duplicates: Duplicates, left_out: dict[int, str]
+) -> Iterator[int]:
+    """Yields what repeats a picture of a later split; so the test pictures stay whole."""
+    for group in groups(duplicates.near.tolist()):
+        readable = [position for position in group if position not in left_out]
+        present = {splits[position] for position in readable}
+        last = [split for split in SPLITS if split in present][-1:]
+        yield from (position for position in readable if [splits[position]] != last)
+
+
+def _contradicting(
+    samples: Sequence[Sample],
+    splits: Sequence[str | None],
+    duplicates: Duplicates,
+    left_out: dict[int, str],
+) -> Iterator[int]:
+    """Yields training pictures whose pixels occur under two labels."""
+    for group in groups(duplicates.exact.tolist()):
+        trained = [i for i in group if splits[i] == "train" and i not in left_out]
+        if len({samples[i].index for i in trained}) > 1:
+            yield from trained
+
+
+def _cut(found: Found, splits: list[str | None], duplicates: Duplicates, config: Data) -> None:
+    """Cuts the splits that the source lacks off its training pictures."""
+    fractions = Fractions(
+        validation=0.0 if "validation" in found.given_splits else config.validation_fraction,
+        test=0.0 if "test" in found.given_splits else config.test_fraction,
+    )
+    trained = [position for position, split in enumerate(splits) if split == "train"]
+    if not fractions.validation and not fractions.test:
+        return
+    assigned = assign(
+        [found.samples[position] for position in trained],
+        [int(duplicates.near[position]) for position in trained],
+        fractions,
+        config.split_seed,
+    )
+    for position, split in zip(trained, assigned, strict=True):
+        splits[position] = split

@@ -1,1 +1,0 @@
-"""Finds, inspects and splits pictures; `training.check` puts the steps together."""

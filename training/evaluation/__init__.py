@@ -1,0 +1,1 @@
+"""How good answers are, measured on the ONNX file from image bytes."""

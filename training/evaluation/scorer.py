@@ -1,0 +1,165 @@
+"""Answers and accuracy of an ONNX file from image bytes, through the functions the service runs.
+
+Shapes: N pictures, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.manifest import Manifest, Metrics
+from contract.predictions import to_probabilities
+from contract.preprocessing import read_input
+from training.data.pictures import Picture, Prepare, input_rows
+from training.errors import GateFailed, GraphRefused, PicturesMissing
+from training.evaluation.measures import top_k_accuracy
+from training.evaluation.session import BATCH_SIZE, SessionPlan, open_session, run_outputs
+
+_CHUNK: Final = 64  # pictures prepared at once, so that memory does not grow with the folder
+
+
+class Scorer:
+    """A graph that answers pictures with probabilities.
+
+    Args:
+        graph: the ONNX file.
+        manifest: its preprocessing, outputs and calibration; it need not have golden examples yet.
+        plan: how the runtime is set up.
+        prepare: makes input rows of files: as the service does, or the reference where answers are
+            compared with those of another machine or of torch.
+    """
+
+    def __init__(
+        self,
+        graph: bytes,
+        manifest: Manifest,
+        plan: SessionPlan | None = None,
+        prepare: Prepare = read_input,
+    ) -> None:
+        self.manifest = manifest
+        self._prepare = prepare
+        self._session = open_session(graph, plan)
+
+    def probabilities(
+        self, pictures: Iterable[Picture], batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
+        """Answers pictures in order.
+
+        Args:
+            pictures: files that decode.
+            batch_size: pictures a run; graphs with a fixed batch are run one by one whatever it is.
+
+        Returns:
+            float32, shape (N, C), each row summing to 1.
+
+        Raises:
+            PicturesMissing: there are none.
+            GateFailed: an answer is not finite.
+        """
+        (scores,) = self._run(pictures, [self.manifest.graph.scores.name], batch_size)
+        return to_probabilities(scores, self.manifest)
+
+    def probabilities_and_logits(
+        self, pictures: Iterable[Picture]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answers pictures with both outputs of the same runs.
+
+        Args:
+            pictures: files that decode.
+
+        Returns:
+            Probabilities, float32, shape (N, C), and logits, float32, shape (N, C).
+
+        Raises:
+            GraphRefused: the graph has no output of kind logits.
+        """
+        named = {output.kind: output.name for output in self.manifest.graph.outputs}
+        if "logits" not in named:
+            raise GraphRefused("the graph answers probabilities only, calibration needs its logits")
+        scores, logits = self._run(pictures, [self.manifest.graph.scores.name, named["logits"]])
+        return to_probabilities(scores, self.manifest), logits
+
+    def _run(
+        self, pictures: Iterable[Picture], outputs: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> list[NDArray[np.float32]]:
+        """Fetches outputs, each float32, shape (N, C), a chunk of pictures in memory at a time."""
+        batch_size = self.manifest.graph.fixed_batch_size or batch_size
+        parts = [
+            run_outputs(self._session, self._rows(chunk), outputs, batch_size)
+            for chunk in _chunks(pictures, max(_CHUNK // batch_size, 1) * batch_size)
+        ]
+        if not parts:
+            raise PicturesMissing("there are no readable pictures")
+        found = [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+        if not all(np.isfinite(rows).all() for rows in found):
+            raise GateFailed("the graph answers values that are not finite")
+        return found
+
+    def _rows(self, pictures: Iterable[Picture]) -> list[NDArray[Any]]:
+        return input_rows(pictures, self.manifest, self._prepare)
+
+
+def answer_labelled(
+    scorer: Scorer, pictures: Iterable[Picture]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Answers labelled pictures.
+
+    Args:
+        scorer: the graph.
+        pictures: each with its class index.
+
+    Returns:
+        Probabilities, float32, shape (N, C), and class indexes, int64, shape (N,).
+
+    Raises:
+        PicturesMissing: there are none, or one has no class index.
+    """
+    indexes: list[int] = []
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            if picture.index is None:
+                raise PicturesMissing(f"{picture.name} has no class")
+            indexes.append(picture.index)
+            yield picture
+
+    probabilities = scorer.probabilities(noted())
+    return probabilities, np.array(indexes, dtype=np.int64)
+
+
+def accuracy(
+    probabilities: NDArray[np.float32], indexes: NDArray[np.int64], dataset: str
+) -> Metrics:
+    """Returns top-1 and top-5 in percent, with the binomial standard error of top-1.
+
+    Args:
+        probabilities: float32, shape (N, C).
+        indexes: int64, shape (N,): the class each picture shows.
+        dataset: what the pictures are.
+    """
+    n = len(indexes)
+    top1, top5 = (top_k_accuracy(probabilities, indexes, k) for k in (1, 5))
+    return Metrics(
+        top1_percent=round(100 * top1, 3),
+        top5_percent=round(100 * top5, 3),
+        n_images=n,
+        standard_error=round(100 * math.sqrt(top1 * (1 - top1) / n), 3),
+        dataset=dataset,
+    )
+
+
+def agreement_percent(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Returns in how many percent of the rows, shape (N, C), both put the same class first."""
+    return round(100 * float((one.argmax(axis=1) == other.argmax(axis=1)).mean()), 3)
+
+
+def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    iterator = iter(pictures)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,140 @@
+"""The folder of one training run: what was asked, so that it can be resumed, and what came of it.
+
+runs/<name>/<number>/
+    run.json          data source and destination, for `fit --resume`
+    config.toml       the effective config; can be given to another run
+    check.json        findings of the data check
+    splits.csv        which picture is in which split
+    log.jsonl         one line a step and one an epoch
+    checkpoints/      the newest and the best weights
+    head.safetensors  the classifier of the first stage
+    report/           report.html, its plots and metrics.json
+    published.json    the version it became
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+
+from training.config.config import RunConfig, read_config
+from training.data.checks.findings import Findings
+from training.data.samples import SPLITS, DataSet
+from training.errors import CheckpointRefused, InputRefused
+from training.system.files import write_whole
+
+CONFIG: Final = "config.toml"
+REPORT: Final = "report"
+HEAD: Final = "head.safetensors"
+_RUN: Final = "run.json"
+_CHECK: Final = "check.json"
+_SPLITS: Final = "splits.csv"
+_PUBLISHED: Final = "published.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run was asked for beside its config.
+
+    Attributes:
+        source: of the pictures; a folder or file as an absolute path.
+        name: of the model.
+        version: its number; None takes the next free one when it is published.
+        models_dir: the model repository, absolute.
+        license: SPDX identifier of the pictures' terms, where given.
+        publish: False ends after the training and the report.
+        command: the command line, without local folders.
+    """
+
+    source: str
+    name: str
+    version: int | None
+    models_dir: str
+    license: str | None
+    publish: bool
+    command: str
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, path: Path, request: Request, config: RunConfig) -> RunFolder:
+        """Makes the folder and notes what was asked.
+
+        Raises:
+            InputRefused: the folder holds something already.
+        """
+        if path.exists() and any(path.iterdir()):
+            raise InputRefused(
+                f"{path} is not empty; go on with that run by --resume, or take another --run"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        values = config.model_dump(mode="json", exclude_none=True)
+        folder.write(CONFIG, tomli_w.dumps(values))
+        folder.write_json(_RUN, asdict(request))
+        return folder
+
+    def read_request(self) -> tuple[Request, RunConfig]:
+        """Reads what the run was asked.
+
+        Raises:
+            CheckpointRefused: the folder is not that of a run.
+            ConfigInvalid: its config is of another release.
+        """
+        try:
+            request = Request(**json.loads((self.path / _RUN).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointRefused(f"{self.path} is not the folder of a run ({_RUN})") from error
+        return request, read_config(str(self.path / CONFIG))
+
+    @property
+    def published(self) -> str | None:
+        """The version it became as "<name>/<number>", or None so far."""
+        try:
+            found = json.loads((self.path / _PUBLISHED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return str(found["version"])
+
+    def note_published(self, version: str) -> None:
+        """Notes which version the run became."""
+        self.write_json(_PUBLISHED, {"version": version})
+
+    def write_data(self, data: DataSet, findings: Findings) -> None:
+        """Writes the findings of the data check and the list of pictures by split."""
+        self.write_json(_CHECK, findings.to_json())
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(("split", "picture", "label"))
+        for split in SPLITS:
+            rows.writerows((split, s.name, data.labels[s.index].name) for s in data.split(split))
+        self.write(_SPLITS, text.getvalue())
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Writes a JSON file, whole or not at all."""
+        self.write(name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a text file, whole or not at all."""
+        write_whole(self.path / name, text.encode())
+
+
+def next_folder(runs_dir: Path, name: str) -> Path:
+    """Returns `runs_dir/<name>/<number>` with the next number that is not taken."""
+    taken = [int(p.name) for p in (runs_dir / name).glob("*") if p.name.isdecimal()]
+    return runs_dir / name / str(max(taken, default=0) + 1)

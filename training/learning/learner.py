@@ -1,0 +1,312 @@
+"""One optimizer step, exactly: loss, gradients of all parts, clipping, average, schedule.
+
+It knows neither files nor epochs; `training.learning.loop` does.
+
+Shapes: B pictures of a batch, S = crop size in pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it so
+from torch import Tensor, nn
+
+from contract.manifest import Preprocessing
+from training.config.config import RunConfig
+from training.data.augment import mix
+from training.data.batches import Batch
+from training.data.samples import DataSet
+from training.errors import LossNotFinite
+from training.learning import optim
+from training.networks.architectures import normalise
+from training.system.distributed import World
+from training.system.randomness import seed_of
+from training.system.torch_compat import timm
+
+_LOWEST_SCALE: Final = 2.0**-10  # float16 gradients that overflow below this are not finite
+
+
+Signals = Callable[[], tuple[int, int]]
+"""Tells whether this process was told to stop, by SIGTERM and by SIGINT: 1 or 0 each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What learns, from what.
+
+    Attributes:
+        network: float32 (B, 3, S, S), normalised, to logits (B, C).
+        spec: its evaluation preprocessing; training pictures are normalised likewise.
+        data: the pictures.
+        config: of the run.
+    """
+
+    network: nn.Module
+    spec: Preprocessing
+    data: DataSet
+    config: RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave, over all processes.
+
+    Attributes:
+        loss_sum: over the pictures, with weights.
+        hits: pictures whose target's main class was put first.
+        n_images: pictures that were read.
+        gradient_norm: before clipping.
+        signals: processes that were told to stop, by SIGTERM and by SIGINT.
+    """
+
+    loss_sum: float
+    hits: int
+    n_images: int
+    gradient_norm: float
+    signals: tuple[int, int]
+
+
+class Learner:
+    """A network with all that changes while it learns.
+
+    Args:
+        subject: the network is changed in place and moved to the device; where batch norms are
+            joined over CUDA devices, a copy of it learns.
+        world: the processes.
+        epoch_steps: optimizer steps of an epoch.
+    """
+
+    def __init__(self, subject: Subject, world: World, epoch_steps: int) -> None:
+        config = subject.config
+        optimizer, schedule = optim.second_stage(config)
+        self._subject, self._config, self._world = subject, config, world
+        layout = torch.channels_last if config.loop.channels_last else torch.preserve_format
+        # torch's stub knows no call with a layout alone
+        subject.network.to(world.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.network = _joined_batch_norms(subject.network, world)
+        self._still = optim.freeze(
+            self.network,
+            config.loop.trained_groups,
+            freeze_batch_norm=config.loop.freeze_batch_norm,
+        )
+        self._precision = optim.decide_precision(config.loop.precision, world.device)
+        self._optimizer = optim.make_optimizer(self.network, optimizer)
+        self._schedule = optim.make_schedule(self._optimizer, schedule, epoch_steps)
+        self._clip_norm = optimizer.clip_norm or math.inf
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._precision.scaled)
+        self._wrapped = world.wrap(self.network)
+        self._average = optim.make_average(self.network, config.loop.ema_decay)
+        self._weights = class_weights(subject.data) if config.loop.class_weights else None
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.network if self._average is None else self._average.module
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the head, at the last step."""
+        return optim.learning_rate(self._optimizer)
+
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """What the last bits of the result depend on beside config and data."""
+        return {
+            "processes": str(self._world.size),
+            "device": self._world.device.type,
+            "precision": str(self._precision.dtype or torch.float32),
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+        }
+
+    def step(
+        self, batches: Sequence[Batch], first_batch: int, step: int, signals: Signals
+    ) -> Outcome:
+        """Makes one optimizer step.
+
+        The gradient is that of the mean loss over all pictures of all batches and processes, however
+        they are divided (batch norms see each part by itself). A picture that could not be read
+        counts as one without gradient.
+
+        Args:
+            batches: this process's parts, one or more.
+            first_batch: number of the first of them in the whole run; random numbers depend on it.
+            step: 0 upwards; the learning rate depends on it.
+            signals: asked late in the step whether this process was told to stop; the answer goes to
+                all processes with the loss, in one message, so that they stop at the same step.
+
+        Raises:
+            LossNotFinite: the loss or the gradient is not finite; no weight has changed then.
+        """
+        optim.set_training(self.network, self._still)
+        self._schedule.step_update(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        total = sum(batch.global_size for batch in batches)
+        parts = []
+        for at, batch in enumerate(batches):
+            more_follow = at + 1 < len(batches)
+            with self._world.without_exchange(self._wrapped, more_follow):
+                parts.append(self._backward(batch, first_batch + at, total))
+        loss_sum, hits = torch.stack(parts).sum(dim=0).tolist()  # the one wait for the device
+        n_images = sum(len(batch.images) for batch in batches)
+        sums = self._world.sum([loss_sum, hits, n_images, *signals()])
+        if not math.isfinite(sums[0]):
+            raise LossNotFinite(f"the loss is {sums[0]}")
+        norm = self._update(step)
+        return Outcome(sums[0], int(sums[1]), int(sums[2]), norm, (int(sums[3]), int(sums[4])))
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> tuple[float, int]:
+        """Returns the summed negative log-likelihood and the hits of `kept` on plain pictures.
+
+        It computes in float32, as the exported graph does.
+        """
+        if len(batch.images) == 0:
+            return 0.0, 0
+        self.kept.eval()
+        images = self._in_layout(self._prepare(batch.images))
+        logits = self.kept(images).double()  # (B, C)
+        indexes = batch.indexes.to(logits.device)
+        nll = F.cross_entropy(logits, indexes, reduction="sum")
+        return float(nll.item()), int((logits.argmax(dim=1) == indexes).sum().item())
+
+    def state(self) -> dict[str, Any]:
+        """Returns tensors and plain values from which `restore` goes on.
+
+        Raises:
+            LossNotFinite: a weight is not finite, so nothing should be written.
+        """
+        require_finite(self.network)
+        return {
+            "network": self.network.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """Returns uint8 pixels (B, 3, S, S) as the input of the network, on its device."""
+        moved = images.to(self._world.device, non_blocking=True)
+        return normalise(moved, self._subject.spec)
+
+    def _backward(self, batch: Batch, number: int, total: int) -> Tensor:
+        """Adds a part's gradients; returns the sum of its losses and its hits, float64 (2,)."""
+        if len(batch.images) == 0:
+            self._backward_nothing()
+            return torch.zeros(2, dtype=torch.float64, device=self._world.device)
+        seed = self._config.seed
+        images, targets = mix(
+            self._prepare(batch.images),
+            batch.indexes.to(self._world.device, non_blocking=True),
+            self._config.augment,
+            n_classes=self._subject.data.n_classes,
+            label_smoothing=self._config.loop.label_smoothing,
+            seed=seed_of("mix", seed, number),
+        )
+        # Dropout and the like: from the step alone, so that a resumed run draws the same.
+        torch.manual_seed(seed_of("step", seed, number, self._world.rank))
+        logits = self._forward(images)  # (B, C)
+        weights = None if self._weights is None else self._weights.to(logits.device)
+        loss = F.cross_entropy(logits, targets, weight=weights, reduction="sum")
+        # Processes are averaged, so each counts as often as there are of them.
+        share: Any = self._scaler.scale(loss * (self._world.size / total))
+        share.backward()
+        hits = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
+        return torch.stack([loss.detach().double(), hits.double()])
+
+    def _backward_nothing(self) -> None:
+        """Takes part in a step without pictures: the other processes wait for its gradients."""
+        side = self._subject.spec.crop_size_px
+        if not any(isinstance(part, nn.SyncBatchNorm) for part in self.network.modules()):
+            self.network.eval()  # a black picture is to leave no trace in the statistics
+        black = torch.zeros((1, 3, side, side), dtype=torch.uint8)
+        loss: Any = 0.0 * self._forward(self._prepare(black)).sum()
+        loss.backward()
+        optim.set_training(self.network, self._still)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with self._precision.autocast(self._world.device):
+            logits: Tensor = self._wrapped(self._in_layout(images))
+        return logits.float()
+
+    def _in_layout(self, images: Tensor) -> Tensor:
+        if not self._config.loop.channels_last:
+            return images
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _update(self, step: int) -> float:
+        """Clips, steps once and averages; returns the norm of the gradient."""
+        self._scaler.unscale_(self._optimizer)
+        learning = [value for value in self.network.parameters() if value.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(learning, self._clip_norm).item())
+        # A scaler skips steps that overflow and lowers its scale; that ends somewhere, too.
+        may_overflow = self._precision.scaled and self._scaler.get_scale() >= _LOWEST_SCALE
+        if not math.isfinite(norm) and not may_overflow:
+            raise LossNotFinite(f"the gradient is {norm}")
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update(self.network, step + 2)
+        return norm
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Makes CUDA's convolutions repeat themselves to the bit; CPUs do so by themselves."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def class_weights(data: DataSet) -> Tensor:
+    """Returns a weight for each class, the inverse of its frequency in the training pictures.
+
+    Returns:
+        float32, shape (C,); their mean over the training pictures is 1, and 0 is the weight of a
+        class without any.
+    """
+    indexes = np.array([sample.index for sample in data.train], dtype=np.int64)
+    counts = np.bincount(indexes, minlength=data.n_classes)
+    present = np.count_nonzero(counts)
+    weights = np.divide(
+        len(indexes), present * counts, out=np.zeros(data.n_classes), where=counts > 0
+    )
+    return torch.from_numpy(weights).float()
+
+
+def require_finite(network: nn.Module) -> None:
+    """Looks at every weight and buffer.
+
+    Raises:
+        LossNotFinite: one is not finite; the message names its tensor.
+    """
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise LossNotFinite(f"{name} holds a value that is not finite")
+
+
+def _joined_batch_norms(network: nn.Module, world: World) -> nn.Module:
+    """Returns a copy with SyncBatchNorm where there are several CUDA devices, else the network."""
+    if world.size == 1 or world.device.type != "cuda":
+        return network
+    joined: nn.Module = timm().layers.convert_sync_batchnorm(copy.deepcopy(network))
+    return joined

@@ -1,0 +1,298 @@
+"""A whole training run: epochs, validation, the best weights, checkpoints, and going on from them.
+
+Everything random is a function of the config's seed and the step, so a run that was stopped and
+resumed ends with the very weights of one that was not, on the same machine with as many threads.
+
+Shapes: B pictures of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.data.batches import Batch
+from training.errors import CheckpointRefused, DataRefused, LossNotFinite
+from training.learning import learner, optim, progress
+from training.learning.checkpoint import Checkpoints, changes, identity_of
+from training.learning.history import EpochRecord, Extent, StepRecord, best_of, is_over
+from training.learning.run import Run, Trained, make_batches
+from training.system.signals import StopFlag, raise_for, stop_on_signals
+
+__all__ = ["Run", "Trained", "train"]
+
+Weights = dict[str, torch.Tensor]
+
+
+def train(run: Run, *, resume: bool = False) -> Trained:
+    """Trains a network.
+
+    Args:
+        run: what and where.
+        resume: go on from the newest checkpoint in the folder, if there is one.
+
+    Raises:
+        ConfigInvalid: the config has no such stage, or asks for what is not there.
+        DataRefused: there are no pictures to train or to validate on.
+        CheckpointRefused: the folder holds a run and `resume` is not set, or another run's.
+        LossNotFinite: training diverged; the last checkpoint is from before.
+        Interrupted: a signal stopped the run after a checkpoint; `Terminated` for SIGTERM.
+    """
+    with stop_on_signals() as flag, learner.deterministic(), ExitStack() as cleanup:
+        return _Training(run, flag, cleanup).go(resume)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of the running epoch."""
+
+    steps: int = 0
+    loss: float = 0.0
+    hits: int = 0
+    n_images: int = 0
+    train_s: float = 0.0
+
+
+class _Training:
+    """A run while it goes.
+
+    The state is: finished epochs (`history`), the running one (`sums`), the learner's tensors and
+    the best weights. The number of the next step follows from it.
+    """
+
+    def __init__(self, run: Run, flag: StopFlag, cleanup: ExitStack) -> None:
+        self.run, self.flag, self.cleanup = run, flag, cleanup
+        self.world, self.loop = run.world, run.config.loop
+        _, schedule = optim.second_stage(run.config)
+        self.train_batches, self.validation_batches = make_batches(run, cleanup)
+        epoch_steps = math.ceil(len(self.train_batches) / self.loop.accumulate)
+        self.extent = Extent(schedule.epochs, epoch_steps)
+        self.checkpoints = Checkpoints(run.folder, identity_of(run.config, run.data))
+        self.history: list[EpochRecord] = []
+        self.sums = _Sums()
+        self.best: Weights = {}  # of no epoch yet
+        self.watchers: Sequence[progress.Watcher] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return len(self.history) * self.extent.epoch_steps + self.sums.steps
+
+    def _at(self) -> tuple[int, int]:
+        return len(self.history), self.sums.steps
+
+    def go(self, resume: bool) -> Trained:
+        found = self.world.first(lambda: self._find(resume))
+        subject = learner.Subject(self.run.network, self.run.spec, self.run.data, self.run.config)
+        self.learner = learner.Learner(subject, self.world, self.extent.epoch_steps)
+        if found is not None:
+            self._restore(self.checkpoints.open(found))
+        self._open_watchers()
+        self.written, self.written_s = self._at(), self.run.clock()
+        while not self._is_over():
+            self._train_epoch()
+            self._finish_epoch()
+        return self._result()
+
+    def _find(self, resume: bool) -> bytes | None:
+        if not resume and self.checkpoints.exist:
+            raise CheckpointRefused(
+                f"{self.run.folder} holds the checkpoints of a run; resume it or take another folder"
+            )
+        return self.checkpoints.read_last(self._say)
+
+    def _is_over(self) -> bool:
+        loop = self.loop
+        return is_over(self.history, self.extent.epochs, loop.best_by, loop.patience_epochs)
+
+    def _train_epoch(self) -> None:
+        epoch, accumulate = len(self.history), self.loop.accumulate
+        stream = self.train_batches.epoch(
+            epoch,
+            first_step=self.sums.steps * accumulate,
+            rank=self.world.rank,
+            world=self.world.size,
+        )
+        last_s = self.run.clock()
+        for batches in _chunks(stream, accumulate):
+            first_batch = epoch * len(self.train_batches) + self.sums.steps * accumulate
+            outcome = self._learn(batches, first_batch)
+            now_s = self.run.clock()
+            self._note_step(outcome, now_s - last_s)
+            last_s = now_s
+            self._stop_if(outcome.signals)
+            self._write_if_due()
+
+    def _learn(self, batches: list[Batch], first_batch: int) -> learner.Outcome:
+        try:
+            return self.learner.step(batches, first_batch, self.step, self.flag.counts)
+        except LossNotFinite as error:
+            raise self._diverged(error, f"step {self.step + 1}") from error
+
+    def _note_step(self, outcome: learner.Outcome, seconds: float) -> None:
+        sums = self.sums
+        sums.steps += 1
+        sums.loss += outcome.loss_sum
+        sums.hits += outcome.hits
+        sums.n_images += outcome.n_images
+        sums.train_s += seconds
+        record = StepRecord(
+            epoch=len(self.history) + 1,
+            step=self.step,
+            loss=outcome.loss_sum / max(outcome.n_images, 1),
+            learning_rate=self.learner.learning_rate,
+            gradient_norm=outcome.gradient_norm,
+            n_images=outcome.n_images,
+            images_per_s=outcome.n_images / max(seconds, 1e-9),
+        )
+        for watcher in self.watchers:
+            watcher.on_step(record)
+
+    def _finish_epoch(self) -> None:
+        """Validates, keeps the weights if they are the best, and writes a checkpoint."""
+        began_s = self.run.clock()
+        nll, top1 = self._validate()
+        sums, n_images = self.sums, max(self.sums.n_images, 1)
+        validation_s = self.run.clock() - began_s
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            step=self.step,
+            train_loss=sums.loss / n_images,
+            train_top1=sums.hits / n_images,
+            validation_nll=nll,
+            validation_top1=top1,
+            learning_rate=self.learner.learning_rate,
+            images_per_s=sums.n_images / max(sums.train_s, 1e-9),
+            seconds=sums.train_s + validation_s,
+        )
+        self.history.append(record)
+        self.sums = _Sums()
+        is_best = best_of(self.history, self.loop.best_by) is record
+        if is_best:
+            self.best = _copy(self.learner.kept)
+        for watcher in self.watchers:
+            watcher.on_epoch(record, is_best)
+        if self.world.is_first:
+            if is_best:
+                self._write_best()
+            self._write_last()
+        self._stop_if(self.world.sum(self.flag.counts()))
+
+    def _validate(self) -> tuple[float, float]:
+        """Returns NLL and top-1 on the validation pictures, in float32, as they will be served."""
+        self.world.share_buffers(self.learner.kept)
+        totals = [0.0, 0.0, 0.0]
+        for batch in self.validation_batches.epoch(0, rank=self.world.rank, world=self.world.size):
+            nll, hits = self.learner.score(batch)
+            *sums, terminated, interrupted = self.world.sum(
+                [nll, hits, len(batch.images), *self.flag.counts()]
+            )
+            self._stop_if((terminated, interrupted))
+            self._write_if_due()
+            totals = [total + value for total, value in zip(totals, sums, strict=True)]
+        if totals[2] == 0:
+            raise DataRefused("none of the validation pictures can be read any more")
+        if not math.isfinite(totals[0]):
+            error = LossNotFinite(f"the validation NLL is {totals[0]}")
+            raise self._diverged(error, f"after step {self.step}")
+        # What follows from these must be the same in all processes, to the last bit.
+        return self.world.broadcast((totals[0] / totals[2], totals[1] / totals[2]))
+
+    def _result(self) -> Trained:
+        self.run.network.load_state_dict(self.best)
+        self.run.network.eval()
+        best = best_of(self.history, self.loop.best_by)
+        return Trained(self.run.network, tuple(self.history), best)
+
+    def _stop_if(self, signals: Sequence[float]) -> None:
+        """Ends the run after a checkpoint if any process was told to stop."""
+        if not any(signals):
+            return
+        if self.world.is_first and self._at() != self.written:
+            self._write_last()
+        self.world.barrier()  # the others may end only when it is written
+        raise_for(
+            signals,
+            f"stopped after step {self.step} of {self.extent.steps}; the checkpoint is in "
+            f"{self.checkpoints.folder}; resume the run with the same config and data to go on",
+        )
+
+    def _diverged(self, error: LossNotFinite, where: str) -> LossNotFinite:
+        epoch = len(self.history) + 1
+        rate = self.learner.learning_rate
+        kept = "the checkpoint before it is kept" if self.checkpoints.exist else "nothing is kept"
+        return LossNotFinite(
+            f"{error} in epoch {epoch}, {where}; {kept}. Try a lower optimizer.learning_rate (now "
+            f'{rate:g}), optimizer.clip_norm = 1.0, schedule.warmup_epochs or loop.precision = "fp32"'
+        )
+
+    def _write_if_due(self) -> None:
+        is_new = self._at() != self.written
+        due_s = self.written_s + self.loop.checkpoint_s
+        if self.world.is_first and is_new and self.run.clock() >= due_s:
+            self._write_last()
+
+    def _write_last(self) -> None:
+        try:
+            tensors = self.learner.state()
+        except LossNotFinite as error:
+            raise self._diverged(error, f"after step {self.step}") from error
+        self.checkpoints.write_last(
+            {
+                **tensors,
+                "sums": asdict(self.sums),
+                "history": [asdict(record) for record in self.history],
+                "best": self.best,
+                "surroundings": self.learner.surroundings,
+            }
+        )
+        self.written = self._at()
+        self.written_s = self.run.clock()
+
+    def _write_best(self) -> None:
+        record = best_of(self.history, self.loop.best_by)
+        self.checkpoints.write_best({"network": self.best, "epoch": asdict(record)})
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.learner.restore(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointRefused(f"the checkpoint is of another network: {error}") from error
+        self.sums = _Sums(**state["sums"])
+        self.history = [EpochRecord(**values) for values in state["history"]]
+        self.best = state["best"]
+        if self.world.is_first:
+            if self.best:
+                self._write_best()
+            self._say(f"going on after step {self.step} of {self.extent.steps}")
+            for line in changes(state["surroundings"], self.learner.surroundings):
+                self._say(line)
+
+    def _open_watchers(self) -> None:
+        if not self.world.is_first:
+            return
+        extent = Extent(self.extent.epochs, self.extent.epoch_steps, self.step)
+        progress.cut_log(self.run.folder / progress.LOG_FILE, self.step, len(self.history))
+        self.watchers = progress.open_watchers(self.run.folder, extent, self.run.report)
+        for watcher in self.watchers:
+            self.cleanup.callback(watcher.close)
+
+    def _say(self, line: str) -> None:
+        if self.run.report is not None:
+            self.run.report(line)
+
+
+def _copy(network: nn.Module) -> Weights:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _chunks(stream: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while chunk := list(islice(stream, size)):
+        yield chunk

@@ -1,0 +1,252 @@
+"""What a run tells while it goes: a live display, plain lines, a JSONL log, TensorBoard.
+
+Each is a `Watcher`; only the first process has any. Fractions are 0..1 and units are in the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from training.export.plan import Report
+from training.learning.history import EpochRecord, Extent, StepRecord
+from training.system.files import write_whole
+
+LOG_FILE: Final = "log.jsonl"
+TENSORBOARD_FOLDER: Final = "tensorboard"
+_PLAIN_EVERY_S: Final = 30.0
+
+
+class Watcher(Protocol):
+    """Is told of every step and every epoch."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """Takes a step that is done."""
+        ...
+
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:
+        """Takes an epoch that is done, and whether it is the best one so far."""
+        ...
+
+    def close(self) -> None:
+        """Ends the display or closes the file."""
+        ...
+
+
+class JsonLog:
+    """One JSON object a line: {"event": "step", ...} and {"event": "epoch", ...}.
+
+    Each line goes to the operating system at once, so that a killed process loses none.
+
+    Args:
+        path: appended to; see `cut_log` for what a resumed run does before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # flushed at each line
+
+    def on_step(self, record: StepRecord) -> None:
+        """Writes a line."""
+        self._write("step", dataclasses.asdict(record))
+
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:
+        """Writes a line."""
+        self._write("epoch", {**dataclasses.asdict(record), "best": best})
+
+    def close(self) -> None:
+        """Closes the file, flushed to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write(self, event: str, values: dict[str, Any]) -> None:
+        # JSON knows no infinity; a float16 step that was skipped has such a gradient.
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        self._file.write(json.dumps({"event": event, **known}) + "\n")
+
+
+def cut_log(path: Path, step: int, epochs: int) -> None:
+    """Drops what a checkpoint does not know of, so that a resumed run logs every step once.
+
+    Args:
+        path: of the log; it may be missing, and its last line may be torn.
+        step: of the checkpoint; later steps are dropped.
+        epochs: that the checkpoint has finished; later ones are dropped.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            known = entry["step"] <= step if entry["event"] == "step" else entry["epoch"] <= epochs
+        except (ValueError, KeyError, TypeError):
+            continue
+        if known:
+            kept.append(line)
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+class TensorBoardLog:
+    """Scalars for TensorBoard.
+
+    Args:
+        folder: of its event files.
+        step: of the checkpoint a run goes on from; TensorBoard hides what was written after it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        module: Any = importlib.import_module("torch.utils.tensorboard")
+        self._writer: Any = module.SummaryWriter(str(folder), purge_step=step + 1)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Writes loss, learning rate, gradient norm and speed."""
+        for name in ("loss", "learning_rate", "gradient_norm", "images_per_s"):
+            self._writer.add_scalar(f"step/{name}", getattr(record, name), record.step)
+
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:  # noqa: ARG002 - a Watcher
+        """Writes losses and accuracies."""
+        for name in ("train_loss", "train_top1", "validation_nll", "validation_top1"):
+            self._writer.add_scalar(f"epoch/{name}", getattr(record, name), record.step)
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+class PlainDisplay:
+    """A line an epoch, and one in between where that takes long; for files and pipes.
+
+    Args:
+        report: takes the lines.
+        extent: of the run.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, report: Report, extent: Extent, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._report = report
+        self._extent = extent
+        self._clock = clock
+        self._started_s = self._spoke_s = clock()
+
+    def on_step(self, record: StepRecord) -> None:
+        """Speaks if it has been silent for long."""
+        now_s = self._clock()
+        if now_s - self._spoke_s < _PLAIN_EVERY_S:
+            return
+        self._spoke_s = now_s
+        done = record.step - self._extent.step
+        left_s = (now_s - self._started_s) / done * (self._extent.steps - record.step)
+        self._report(
+            f"epoch {record.epoch}/{self._extent.epochs}, step {record.step}/{self._extent.steps}: "
+            f"loss {record.loss:.4f}, {record.images_per_s:.0f} images/s, {clock_text(left_s)} left"
+        )
+
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:
+        """Speaks."""
+        self._spoke_s = self._clock()
+        self._report(epoch_text(record, self._extent, best=best))
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class RichDisplay:
+    """A live bar on a terminal: rate, time left, loss and accuracy; a line stays for each epoch.
+
+    Args:
+        extent: of the run.
+        console: a rich Console; standard error if None.
+    """
+
+    def __init__(self, extent: Extent, console: Any = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._extent = extent
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/" + str(extent.epochs)),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}  validation {task.fields[top1]}"),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task(
+            "training",
+            total=extent.steps,
+            completed=extent.step,
+            epoch=extent.step // extent.epoch_steps + 1,
+            rate=0.0,
+            loss="-",
+            top1="-",
+        )
+        self._progress.start()
+
+    def on_step(self, record: StepRecord) -> None:
+        """Moves the bar."""
+        self._progress.update(
+            self._task,
+            completed=record.step,
+            epoch=record.epoch,
+            rate=record.images_per_s,
+            loss=f"{record.loss:.3f}",
+        )
+
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:
+        """Leaves a line above the bar."""
+        self._progress.update(self._task, top1=f"{100 * record.validation_top1:.1f} %")
+        self._progress.console.print(
+            epoch_text(record, self._extent, best=best), highlight=False, soft_wrap=True
+        )
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._progress.stop()
+
+
+def epoch_text(record: EpochRecord, extent: Extent, *, best: bool) -> str:
+    """Returns one line about an epoch."""
+    return (
+        f"epoch {record.epoch}/{extent.epochs}: loss {record.train_loss:.4f}, validation top-1 "
+        f"{100 * record.validation_top1:.2f} %, NLL {record.validation_nll:.4f}, "
+        f"{record.images_per_s:.0f} images/s, {record.seconds:.1f} s{', best so far' * best}"
+    )
+
+
+def clock_text(seconds: float) -> str:
+    """Returns a duration such as "1:02:03" or "2:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def open_watchers(folder: Path, extent: Extent, report: Report | None) -> Sequence[Watcher]:
+    """Opens the log, TensorBoard's log and a display.
+
+    Args:
+        folder: of the run.
+        extent: of the run.
+        report: takes plain lines where standard error is no terminal; None displays nothing.
+    """
+    watchers: list[Watcher] = [JsonLog(folder / LOG_FILE)]
+    watchers.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
+    if report is not None:
+        live = sys.stderr.isatty()
+        watchers.append(RichDisplay(extent) if live else PlainDisplay(report, extent))
+    return watchers

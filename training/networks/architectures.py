@@ -1,0 +1,341 @@
+"""Networks by name, and the wrapper that makes a graph eat pixels and answer probabilities.
+
+Shapes: N pictures, S = crop size in pixels, C classes, D = length of the embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from contract.manifest import Preprocessing
+from contract.preprocessing import INTERPOLATIONS, resize_size_for
+from training.errors import ArchitectureRefused
+from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, Design
+from training.system.torch_compat import timm, timm_data
+
+OUTPUTS: Final = ("probabilities", "logits", "embedding")
+"""Outputs of every exported graph, in order; each name is also its kind."""
+
+# What a config says elsewhere, or what would make timm build something else than a classifier.
+_RESERVED: Final = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "exportable",
+        "features_only",
+        "img_size",
+        "in_chans",
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_strict",
+        "scriptable",
+    }
+)
+
+ResizeMode = Literal["shortest_side", "squash"]
+
+# timm's crop modes and what the contract calls them; "border" pads and is not reproduced.
+_RESIZE_MODES: Final[dict[str, ResizeMode]] = {"center": "shortest_side", "squash": "squash"}
+_CROP_MODES: Final = {ours: timms for timms, ours in _RESIZE_MODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How much of a picture is seen at evaluation; None is the architecture's own.
+
+    Attributes:
+        crop_fraction: S / resized shorter side.
+        resize_mode: as the manifest calls it.
+    """
+
+    crop_fraction: float | None = None
+    resize_mode: ResizeMode | None = None
+
+
+class Builder(Protocol):
+    """Builds a network with the methods and `pretrained_cfg` of timm's networks."""
+
+    def __call__(self, n_classes: int, input_size_px: int | None, **options: Any) -> nn.Module:
+        """Returns a network with random weights.
+
+        Raises:
+            TypeError, ValueError: an option is unknown or has a value that cannot be.
+        """
+        ...
+
+
+BUILDERS: Final[dict[str, Builder]] = {}
+"""Architectures of this package and of its users, by name; they come before timm's."""
+
+
+def register(builder: Builder) -> Builder:
+    """Adds an architecture under its function's name; a decorator.
+
+    Args:
+        builder: its name is the architecture's.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    name: str = builder.__name__  # type: ignore[attr-defined] # builders are functions
+    if name in BUILDERS:
+        raise ValueError(f"the architecture {name!r} is registered twice")
+    BUILDERS[name] = builder
+    return builder
+
+
+@register
+def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Module:
+    """Builds the classic network of `training.networks.convnet`."""
+    # TOML has lists where the design has tuples.
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+    }
+    return ConvNet(n_classes, input_size_px or DEFAULT_SIZE_PX, Design(**values))
+
+
+def create(
+    architecture: str,
+    n_classes: int | None = None,
+    *,
+    weights_from_hub: bool = False,
+    input_size_px: int | None = None,
+    framing: Framing | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Builds a network in evaluation mode, of this package or else of timm.
+
+    Random weights come from torch's global generator; seed it before.
+
+    Args:
+        architecture: a name in `BUILDERS`, or timm's with an optional tag after a dot.
+        n_classes: C; timm's own number if not given.
+        weights_from_hub: download timm's pretrained weights; otherwise they are random.
+        input_size_px: S; the architecture's own if not given.
+        framing: what of a picture is seen at evaluation; likewise.
+        options: of the architecture, such as `drop_rate`.
+
+    Raises:
+        ArchitectureRefused: there is no such architecture, it does not take the size or an option,
+            or the hub has no weights for it.
+    """
+    options = options or {}
+    if architecture in BUILDERS:
+        if n_classes is None or weights_from_hub:
+            what = "weights on the hub" if weights_from_hub else "number of classes of its own"
+            raise ArchitectureRefused(f"{architecture} has no {what}")
+        build: Callable[..., nn.Module] = partial(BUILDERS[architecture], n_classes, input_size_px)
+    elif timm().is_model(architecture.split(".")[0]):
+        _check_options(architecture, options)
+        build = partial(timm().create_model, architecture, pretrained=weights_from_hub)
+        if n_classes is not None:
+            build = partial(build, num_classes=n_classes)
+        if input_size_px is not None and _has_fixed_size(architecture):
+            build = partial(build, img_size=input_size_px)
+    else:
+        raise ArchitectureRefused(_unknown(architecture))
+    network = _build(architecture, build, options)
+    _note_evaluation(network, input_size_px, framing or Framing())
+    return network.eval()
+
+
+def evaluation_transform(network: nn.Module) -> Any:
+    """Returns timm's own evaluation transform of a network: PIL image -> float32 (3, S, S)."""
+    data = timm_data()
+    return data.create_transform(**data.resolve_data_config({}, model=network), is_training=False)
+
+
+def preprocessing_of(network: nn.Module) -> Preprocessing:
+    """Returns a network's evaluation preprocessing as the manifest states it, done in the graph.
+
+    Raises:
+        ArchitectureRefused: the crop mode, size or interpolation has no equal in the contract.
+    """
+    config = timm_data().resolve_data_config({}, model=network)
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise ArchitectureRefused(f"the input is {channels} x {height} x {width}, not a RGB square")
+    if config["crop_mode"] not in _RESIZE_MODES:
+        raise ArchitectureRefused(f"crop mode {config['crop_mode']!r} is not supported")
+    if config["interpolation"] not in INTERPOLATIONS:
+        raise ArchitectureRefused(f"interpolation {config['interpolation']!r} is not supported")
+    return Preprocessing.model_validate(
+        {
+            "resize_mode": _RESIZE_MODES[config["crop_mode"]],
+            "resize_size_px": resize_size_for(height, config["crop_pct"]),
+            "crop_size_px": height,
+            "interpolation": config["interpolation"],
+            "mean": config["mean"],
+            "std": config["std"],
+            "in_graph": True,
+        }
+    )
+
+
+def normalise(images: Tensor, spec: Preprocessing) -> Tensor:
+    """Normalises a batch exactly as an exported graph does.
+
+    Args:
+        images: uint8, shape (N, 3, S, S), 0..255, on any device.
+        spec: mean and standard deviation.
+
+    Returns:
+        float32, shape (N, 3, S, S), on the same device.
+    """
+    scale, shift = _scale_and_shift(spec.mean, spec.std)
+    return images.to(torch.float32) * scale.to(images.device) + shift.to(images.device)
+
+
+class PixelsToProbabilities(nn.Module):
+    """A network with its normalisation in front and softmax behind.
+
+    Args:
+        network: a timm network: float32 (N, 3, S, S), normalised, to logits (N, C). It is copied.
+        mean: three channels, for values scaled to 0..1.
+        std: likewise.
+        temperature: > 0; logits are divided by it before the softmax.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = _with_plain_pooling(network)
+        self.temperature = temperature
+        scale, shift = _scale_and_shift(mean, std)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers a batch of pictures.
+
+        Args:
+            image: uint8, shape (N, S, S, 3), RGB, 0..255.
+
+        Returns:
+            Probabilities (N, C), logits (N, C) and embedding (N, D), all float32.
+        """
+        network: Any = self.network
+        features = network.forward_features(self._normalised(image))
+        embedding = network.forward_head(features, pre_logits=True)  # (N, D)
+        # Not the classifier on the embedding: some networks normalise in between, or have two
+        # classifiers. The exporter joins what both calls compute.
+        logits = network.forward_head(features)  # (N, C)
+        return torch.softmax(logits / self.temperature, dim=-1), logits, embedding
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """Returns float32, shape (N, 3, S, S), normalised.
+
+        Each channel is one row of values meanwhile (docs/decisions/0026): onnxruntime moves a
+        permutation behind the arithmetic that follows it, where every third value has another
+        factor and takes ten times as long; past a reshape it does not.
+        """
+        side_px = image.shape[1]
+        rows = image.permute(0, 3, 1, 2).flatten(2).to(torch.float32)  # (N, 3, S * S)
+        normalised = rows * self.scale.flatten(2) + self.shift.flatten(2)
+        return normalised.view(-1, 3, side_px, side_px)  # (N, 3, S, S)
+
+
+def _scale_and_shift(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift."""
+    deviation = torch.tensor(std, dtype=torch.float64)
+    shift = -torch.tensor(mean, dtype=torch.float64) / deviation
+    scale = 1 / (255 * deviation)
+    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)
+
+
+class _MeanPool(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+def _with_plain_pooling(network: nn.Module) -> nn.Module:
+    """Copies a network with `AdaptiveAvgPool2d(1)` written as a mean.
+
+    The exporter turns the former into a chain of shape arithmetic and a Gather; the latter becomes
+    one ReduceMean.
+    """
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, name, _MeanPool())
+    return network
+
+
+def _build(
+    architecture: str, build: Callable[..., nn.Module], options: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        return build(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        with_options = f" with {given}" if given else ""
+        raise ArchitectureRefused(
+            f"{architecture} cannot be built{with_options}: {first_line(error)}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ArchitectureRefused(
+            f"timm cannot make {architecture}: {first_line(error)}"
+        ) from error
+
+
+def _check_options(architecture: str, options: Mapping[str, Any]) -> None:
+    reserved = sorted(_RESERVED & options.keys())
+    if reserved:
+        raise ArchitectureRefused(
+            f"{architecture}: {', '.join(reserved)} cannot be an option; classes, weights and input "
+            "size have keys of their own"
+        )
+
+
+def _has_fixed_size(architecture: str) -> bool:
+    """Says whether timm must know the input size when it builds the network: transformers mostly."""
+    config = timm().get_pretrained_cfg(architecture)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _note_evaluation(network: nn.Module, input_size_px: int | None, framing: Framing) -> None:
+    """Changes what `preprocessing_of` and `evaluation_transform` read."""
+    changes: dict[str, Any] = {}
+    if input_size_px is not None:
+        changes["input_size"] = (3, input_size_px, input_size_px)
+    if framing.crop_fraction is not None:
+        changes["crop_pct"] = framing.crop_fraction
+    if framing.resize_mode is not None:
+        changes["crop_mode"] = _CROP_MODES[framing.resize_mode]
+    if changes:
+        given: Any = getattr(network, "pretrained_cfg", None) or {}
+        network.pretrained_cfg = {**given, **changes}  # type: ignore[assignment] # timm's dict
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _unknown(architecture: str) -> str:
+    known = [*BUILDERS, *timm().list_models()]
+    near = difflib.get_close_matches(architecture, known, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"timm has no architecture {architecture!r}{hint}"

@@ -1,0 +1,199 @@
+"""Networks with trained weights: as they are, or with a fresh classifier for other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from training.config import config
+from training.errors import ArchitectureRefused
+from training.networks.architectures import (
+    Framing,
+    PixelsToProbabilities,
+    create,
+    first_line,
+    normalise,
+    preprocessing_of,
+)
+from training.networks.weights import HUB, Weights, load_into, read_weights
+
+# Classes a network is built with to see which of its tensors are the classifier's.
+_PROBE_CLASSES: Final = 1000
+
+
+def build(network: config.Network, n_classes: int) -> tuple[nn.Module, Weights | None]:
+    """Builds the network a config asks for.
+
+    Args:
+        network: the section of the config.
+        n_classes: C.
+
+    Returns:
+        The network in evaluation mode, its classifier random from torch's global generator, and
+        where its weights are from; None where all of them are random.
+
+    Raises:
+        ArchitectureRefused: see `architectures.create`, or it could not be exported.
+        WeightsRefused: see `load_trained`.
+    """
+    choices: dict[str, Any] = {
+        "input_size_px": network.input_size_px,
+        "framing": Framing(network.crop_fraction, network.resize_mode),
+        "options": network.options,
+    }
+    weights: Weights | None = None
+    if network.weights is None:
+        built = create(network.architecture, n_classes, **choices)
+    else:
+        built, weights = load_pretrained(
+            network.architecture, network.weights, n_classes, **choices
+        )
+    check_answers(built)
+    return built, weights
+
+
+def load_trained(
+    architecture: str,
+    source: str,
+    n_classes: int | None = None,
+    *,
+    input_size_px: int | None = None,
+    framing: Framing | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, Weights]:
+    """Builds a network with weights of a package, a file or the hub, classifier included.
+
+    Args:
+        architecture: as for `create`.
+        source: "package:<distribution>", "hub" or a path.
+        n_classes: C of the weights; read from them if not given.
+        input_size_px: as for `create`.
+        framing: likewise.
+        options: likewise.
+
+    Returns:
+        The network in evaluation mode, and where its weights are from; without tensors where the
+        hub has loaded them itself.
+
+    Raises:
+        ArchitectureRefused: as for `create`.
+        WeightsRefused: unsafe, unreadable or of another network.
+    """
+    make = partial(
+        create,
+        architecture,
+        input_size_px=input_size_px,
+        framing=framing,
+        options=options,
+    )
+    if source == HUB:
+        network = make(n_classes, weights_from_hub=True)
+        config = getattr(network, "pretrained_cfg", {})
+        hub_id = config.get("hf_hub_id") or architecture
+        return network, Weights({}, f"hub {hub_id}", config.get("license"))
+    weights = read_weights(source)
+    network = make(_PROBE_CLASSES if n_classes is None else n_classes)
+    if n_classes is None:
+        found = _classes_in(weights, network)
+        network = network if found == _PROBE_CLASSES else make(found)
+    load_into(network, weights)
+    return network, weights
+
+
+def load_pretrained(
+    architecture: str,
+    source: str,
+    n_classes: int,
+    *,
+    input_size_px: int | None = None,
+    framing: Framing | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, Weights]:
+    """Builds a network with trained weights and a fresh classifier for other classes.
+
+    Args:
+        architecture: as for `create`.
+        source: as for `load_trained`.
+        n_classes: C of the fresh classifier, which is random from torch's global generator.
+        input_size_px: as for `create`.
+        framing: likewise.
+        options: likewise.
+
+    Returns:
+        The network in evaluation mode, and where its weights are from.
+
+    Raises:
+        ArchitectureRefused: as for `create`, or its classifier cannot be replaced.
+        WeightsRefused: unsafe, unreadable or of another network.
+    """
+    network, weights = load_trained(
+        architecture,
+        source,
+        input_size_px=input_size_px,
+        framing=framing,
+        options=options,
+    )
+    reset: Any = getattr(network, "reset_classifier", None)
+    if reset is None:
+        raise ArchitectureRefused(f"the classifier of {architecture} cannot be replaced")
+    reset(n_classes)
+    return network.eval(), weights
+
+
+def check_answers(network: nn.Module) -> None:
+    """Runs random pixels through a network and through what would be exported of it.
+
+    Run before training, it refuses what would fail at the very end.
+
+    Args:
+        network: in evaluation mode.
+
+    Raises:
+        ArchitectureRefused: it does not run at its input size, or its logits are not those of
+            `forward_head` after `forward_features`.
+    """
+    spec = preprocessing_of(network)
+    side = spec.crop_size_px
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
+    wrapped = PixelsToProbabilities(network, spec.mean, spec.std).eval()
+    with torch.inference_mode():
+        for parameter in wrapped.network.parameters():
+            if not parameter.any():  # some classifiers start at zero, and zeros are always equal
+                parameter.normal_(std=0.02, generator=generator)
+        try:
+            expected = wrapped.network(normalise(pixels, spec))
+            logits = wrapped(pixels.permute(0, 2, 3, 1))[1]
+            close = torch.allclose(logits, expected, rtol=1e-3, atol=1e-3)
+        except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
+            raise ArchitectureRefused(
+                f"the network does not run at {side} x {side} pixels: {first_line(error)}"
+            ) from error
+    if not close:
+        raise ArchitectureRefused(
+            "the network's logits are not forward_head(forward_features(images)), "
+            "so it cannot be exported"
+        )
+
+
+def _classes_in(weights: Weights, network: nn.Module) -> int:
+    """Returns the number of classes of a checkpoint, from the shape of the classifier's weight."""
+    key = _classifier_key(network)
+    names, own = list(weights.tensors), list(network.state_dict())
+    if key in own and key not in weights.tensors and weights.in_order and len(names) == len(own):
+        key = names[own.index(key)]
+    tensor = weights.tensors.get(key)
+    # Where it cannot be told, loading says what does not fit.
+    return _PROBE_CLASSES if tensor is None or tensor.ndim < 2 else tensor.shape[0]
+
+
+def _classifier_key(network: Any) -> str:
+    classifier = network.get_classifier()
+    if isinstance(classifier, tuple):  # distilled networks have two
+        classifier = classifier[0]
+    names = [name for name, module in network.named_modules() if module is classifier]
+    return f"{names[0]}.weight" if names else ""

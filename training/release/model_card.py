@@ -1,0 +1,160 @@
+"""MODEL_CARD.md: what a version is, for a person, built from the manifest's own facts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from contract.manifest import HalfPrecision, Manifest, Quantization
+from training.evaluation.parity import N_EVERY_BATCH
+
+FILE: Final = "MODEL_CARD.md"
+_KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
+
+
+def model_card(manifest: Manifest, notes: tuple[str, ...] = ()) -> str:
+    """Returns the model card as Markdown.
+
+    Args:
+        manifest: complete but for the card's own digest.
+        notes: further facts, a sentence each, such as a published accuracy.
+    """
+    sections = [
+        f"# {manifest.name}, version {manifest.version}",
+        _summary(manifest),
+        "## Input and output",
+        _interface(manifest),
+        "## Accuracy",
+        _accuracy(manifest, notes),
+        "## Calibration",
+        _calibration(manifest),
+        "## Origin and licence",
+        _origin(manifest),
+        "## Limits",
+        _limits(),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(manifest: Manifest) -> str:
+    kind = _KINDS[manifest.precision]
+    return (
+        f"An image classifier: the architecture {manifest.architecture} as {kind} that tells "
+        f"{manifest.n_classes:,} classes apart. Every number below is also in `manifest.json`."
+    )
+
+
+def _interface(manifest: Manifest) -> str:
+    spec, graph = manifest.preprocessing, manifest.graph
+    resize = "the shorter side is resized" if spec.resize_mode == "shortest_side" else "resized"
+    shape = ", ".join("N" if axis is None else str(axis) for axis in graph.input.shape)
+    where = "inside the graph" if spec.in_graph else "before the graph"
+    outputs = ", ".join(f"`{output.name}` ({output.kind})" for output in graph.outputs)
+    first, last = manifest.labels[0].name, manifest.labels[-1].name
+    return "\n".join(
+        (
+            f"- Pictures: {resize} to {spec.resize_size_px} px ({spec.interpolation}), then the "
+            f"middle {spec.crop_size_px} x {spec.crop_size_px} px are cut out.",
+            f"- Input: `{graph.input.name}`, {graph.input.dtype}, {graph.input.layout} ({shape}); "
+            f"normalised {where} with mean {_rgb(spec.mean)} and std {_rgb(spec.std)}.",
+            f"- Outputs: {outputs}.",
+            f"- Labels: {manifest.n_classes:,}, from {first!r} to {last!r}.",
+        )
+    )
+
+
+def _accuracy(manifest: Manifest, notes: tuple[str, ...]) -> str:
+    lines = [_measured(manifest)]
+    parity = manifest.parity
+    if parity:
+        lines.append(
+            f"Against {parity.reference}, from the bytes of {parity.n_images} pictures: the same "
+            f"first class in {parity.top1_agreement_percent:g} %, largest difference of a "
+            f"probability {parity.max_abs_difference:.2g}; batches of "
+            f"{', '.join(map(str, parity.batch_sizes))}, all but the largest for the first "
+            f"{N_EVERY_BATCH} pictures only."
+        )
+    lines += _cost(manifest)
+    return "\n".join(f"- {line}" for line in (*lines, *notes))
+
+
+def _cost(manifest: Manifest) -> list[str]:
+    """Says what the lower precision cost, where the graph has one."""
+    int8, half = manifest.quantization, manifest.half_precision
+    if int8:
+        return [
+            f"Quantization: {int8.method}; calibrated on {int8.n_calibration_images} pictures "
+            f"({int8.calibration_data}). {_against_float(int8)}"
+        ]
+    if half:
+        return [
+            f"Half precision: {half.method}. {_against_float(half)} The largest difference of a "
+            f"probability is {half.max_abs_difference:.2g}. This was measured with every result "
+            "rounded to float16, as a processor with float16 arithmetic does; CPUs compute the "
+            "graph in float32 and round less."
+        ]
+    return []
+
+
+def _against_float(loss: Quantization | HalfPrecision) -> str:
+    drop = loss.accuracy_drop_percent
+    return (
+        f"It agrees with its float graph in {loss.top1_agreement_percent:g} % of first classes"
+        + (f" and costs {drop:g} points of top-1." if drop is not None else ".")
+    )
+
+
+def _measured(manifest: Manifest) -> str:
+    metrics = manifest.metrics
+    if metrics is None:
+        return "Accuracy of this version was not measured; no labelled pictures were given."
+    return (
+        f"Top-1 {metrics.top1_percent:.2f} % (standard error {metrics.standard_error:.2f}), "
+        f"top-5 {metrics.top5_percent:.2f} %, n = {metrics.n_images}, measured on this file from "
+        f"image bytes. Data: {metrics.dataset}."
+    )
+
+
+def _calibration(manifest: Manifest) -> str:
+    facts = manifest.calibration
+    if facts.ece_percent is None:
+        return "Probabilities are the network's own softmax and were not calibrated."
+    before = facts.ece_before_percent
+    lines = [
+        f"Temperature {facts.temperature:.3g}, fitted on {facts.n_fitted} validation pictures; "
+        f"expected calibration error on the test pictures {facts.ece_percent:.2f} %"
+        + (f" ({before:.2f} % before)." if before is not None else ".")
+    ]
+    lines += [
+        f"Sets of every class with a probability of {row.min_probability:.3g} or more, and the "
+        f"first class always: {row.coverage_percent:g} % coverage asked, "
+        f"{row.achieved_percent:.1f} % achieved, {row.mean_set_size:.2f} classes on average."
+        for row in facts.conformal
+    ]
+    if facts.unlike:
+        lines.append(
+            f"A picture is unlike anything seen where its {facts.unlike.score} is "
+            f"below {facts.unlike.threshold:.4g}; {facts.unlike.flagged_percent:.1f} % of the test "
+            "pictures are, wrongly."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _origin(manifest: Manifest) -> str:
+    facts = manifest.provenance
+    lines = [f"Weights: {facts.weights_source}.", f"Licence of the weights: {facts.license}."]
+    if facts.command:
+        lines.append(f"Made by `{facts.command}`.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limits() -> str:
+    return "\n".join(
+        (
+            "- It always answers one of its labels; a picture of anything else gets one too.",
+            "- Pictures unlike those it was trained on are answered less well than the numbers say.",
+        )
+    )
+
+
+def _rgb(values: tuple[float, float, float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"

@@ -1,0 +1,167 @@
+"""`convserve-train import` of somebody's ONNX file, with labels and preprocessing from the user.
+
+There is no network to compare with, so the graph is its own reference: it must answer finite rows,
+the same whatever the batch, and its golden examples are what it answers now.
+
+Shapes: N pictures, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from contract.manifest import Manifest, Preprocessing, Rgb
+from training.data.labels import read_labels
+from training.data.pictures import Picture, input_rows, scan_plain
+from training.errors import GraphRefused, InputRefused
+from training.evaluation.session import open_session, run_rows
+from training.export import describe as graphs
+from training.export.plan import Destination, Evidence, Report
+from training.release.gates import batch_sizes
+from training.release.publish import draft_manifest
+from training.release.timm import Candidate, known_license
+
+MAX_BATCH_DIFFERENCE: Final = 1e-3
+"""Largest difference of a score, relative to the largest one, between two batch sizes."""
+
+ScoreKind = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSpec:
+    """What an ONNX file does not say about itself.
+
+    Attributes:
+        labels_file: names of the classes.
+        resize_mode: "shortest_side" or "squash".
+        resize_size_px: before the crop.
+        crop_size_px: must be the size of the graph's input.
+        interpolation: one of the contract's.
+        mean: three channels, for values scaled to 0..1.
+        std: likewise.
+        layout: axis order of the input; None to find it.
+        scores: what the output holds; None to find it.
+        output: its name, where there are several.
+    """
+
+    labels_file: Path
+    resize_mode: str
+    resize_size_px: int
+    crop_size_px: int
+    interpolation: str
+    mean: Rgb
+    std: Rgb
+    layout: graphs.Layout | None = None
+    scores: ScoreKind | None = None
+    output: str | None = None
+
+
+def import_onnx(
+    path: Path, spec: ForeignSpec, to: Destination, evidence: Evidence, report: Report
+) -> Candidate:
+    """Checks a foreign ONNX file and makes it a candidate.
+
+    Args:
+        path: the file.
+        spec: what it does not say.
+        to: where it goes.
+        evidence: pictures to try it with.
+        report: takes progress lines.
+
+    Raises:
+        InputRefused: the file, the labels, the preprocessing or the licence cannot be used.
+    """
+    license_id = known_license(to.license, None)
+    labels = read_labels(spec.labels_file)
+    graph = graphs.read_foreign(path)
+    model = onnx.load_model_from_string(graph)
+    graph_input = graphs.describe_input(model, spec.layout)
+    output = graphs.describe_scores(model, len(labels), spec.output)
+    preprocessing = _preprocessing(spec, in_graph=graph_input.dtype == "uint8")
+    size = graph_input.shape[2]  # between batch or channels and the other side: always a side
+    if size != spec.crop_size_px:
+        raise GraphRefused(f"the graph takes {size} px, --crop says {spec.crop_size_px}")
+    draft = draft_manifest(
+        to,
+        f"ONNX file {path.name}",
+        graph=graphs.describe_foreign(graph, graph_input, output, "logits"),
+        preprocessing=preprocessing,
+        labels=labels,
+    )
+    scores = _warm_up(graph, draft, list(scan_plain(evidence.golden_dir)), evidence.max_batch)
+    if scores.shape[1] != len(labels):
+        raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")
+    kind = spec.scores or kind_of(scores)
+    report(f"graph: {len(graph) / 1e6:.1f} MB, opset {draft.graph.opset}, answers {kind}")
+    described = graphs.describe_foreign(graph, graph_input, output, kind)
+    draft = draft.model_copy(update={"graph": described})
+    return Candidate(graph, draft, f"ONNX file {path.name}", license_id)
+
+
+def kind_of(scores: NDArray[np.float32]) -> ScoreKind:
+    """Tells probabilities from logits by their values.
+
+    Args:
+        scores: float32, shape (N, C).
+
+    Returns:
+        "probabilities" if nothing is negative and every row sums to 1 within 1e-3.
+    """
+    sums = scores.sum(axis=1)
+    if (scores >= 0).all() and (np.abs(sums - 1) < 1e-3).all():
+        return "probabilities"
+    return "logits"
+
+
+def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
+    try:
+        return Preprocessing.model_validate(
+            {
+                "resize_mode": spec.resize_mode,
+                "resize_size_px": spec.resize_size_px,
+                "crop_size_px": spec.crop_size_px,
+                "interpolation": spec.interpolation,
+                "mean": spec.mean,
+                "std": spec.std,
+                "in_graph": in_graph,
+            }
+        )
+    except ValidationError as error:
+        raise InputRefused(f"preprocessing: {error.errors()[0]['msg']}") from error
+
+
+def _warm_up(
+    graph: bytes, draft: Manifest, pictures: list[Picture], max_batch: int
+) -> NDArray[np.float32]:
+    """Runs the graph at every batch size and returns its scores, float32, shape (N, C)."""
+    fixed = draft.graph.fixed_batch_size
+    sizes = (fixed,) if fixed else batch_sizes(max_batch)
+    rows = input_rows(pictures, draft)
+    rows = [rows[i % len(rows)] for i in range(max(sizes))]
+    try:
+        session = open_session(graph)
+        answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]
+    except Exception as error:  # onnxruntime raises plain exceptions of its own
+        reason = str(error).strip().splitlines()[0]
+        raise GraphRefused(f"the graph does not run: {reason}") from error
+    _check_answers(answers, len(rows))
+    return answers[0]
+
+
+def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
+    for answer in answers:
+        if answer.ndim != 2 or len(answer) != n:
+            raise GraphRefused(f"{n} pictures give scores of shape {answer.shape}")
+        if not np.isfinite(answer).all():
+            raise GraphRefused("the graph answers values that are not finite")
+    scale = max(float(np.abs(answers[0]).max()), 1e-12)
+    for answer in answers[1:]:
+        if float(np.abs(answer - answers[0]).max()) > MAX_BATCH_DIFFERENCE * scale:
+            raise GraphRefused("the answer to a picture depends on its batch")

@@ -1,0 +1,83 @@
+"""What a report is made of, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from contract.manifest import Calibration
+from training.evaluation.measures import Evaluation, Reliability
+from training.evaluation.robustness import RobustnessRow
+from training.evaluation.speed import StepTime
+from training.report.guesses import Guess
+from training.report.plots import HistoryRow
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Which version a report is about.
+
+    Attributes:
+        model: its name.
+        version: its number.
+        architecture: of the network.
+        graph: what was measured, "int8", "float16" or "float32".
+        dataset: what it was trained and measured on.
+        created_at: when, with a time zone.
+        config_sha256: of the effective config.
+        machine: what the times were measured on.
+        command: the command line, without local folders.
+    """
+
+    model: str
+    version: int
+    architecture: str
+    graph: str
+    dataset: str
+    created_at: datetime
+    config_sha256: str
+    machine: str
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportData:
+    """Everything a report shows; all text is plain text.
+
+    Attributes:
+        subject: the version.
+        labels: C names, by class index.
+        counts: pictures of each class, by split, in the order to show.
+        findings: of the data check.
+        config: the effective config, as text.
+        history: epochs in order; may be empty.
+        kept_epoch: whose weights are kept.
+        validation, test: measures of the published graph, from image bytes.
+        uncalibrated: the test pictures at a temperature of 1.
+        calibration: the manifest's.
+        robustness: from `measure_robustness`; may be empty.
+        speed: from `measure_speed`; may be empty.
+        guesses: pictures with their guess lists.
+        mistakes: wrongly answered pictures, the most probable mistakes first.
+        durations_s: what took how long, by name.
+        notes: further facts, a sentence each.
+    """
+
+    subject: Subject
+    labels: tuple[str, ...]
+    counts: Mapping[str, Sequence[int]]
+    findings: str
+    config: str
+    history: Sequence[HistoryRow]
+    kept_epoch: int | None
+    validation: Evaluation
+    test: Evaluation
+    uncalibrated: Reliability
+    calibration: Calibration
+    robustness: tuple[RobustnessRow, ...]
+    speed: tuple[StepTime, ...]
+    guesses: tuple[Guess, ...]
+    mistakes: tuple[Guess, ...]
+    durations_s: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,94 @@
+"""Which pictures a report shows, and what the network guessed for them.
+
+Shapes: N pictures, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.images.decoding import decode
+from contract.scores import top_k
+from training.data.samples import Sample
+
+TOP_K: Final = 5
+THUMBNAIL_PX: Final = 160
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guess:
+    """One picture with the most probable classes.
+
+    Attributes:
+        name: the sample's.
+        index: the true class.
+        guesses: (class index, probability 0..1) pairs, most probable first, TOP_K at most.
+        thumbnail: mode RGB, longer side THUMBNAIL_PX at most.
+    """
+
+    name: str
+    index: int
+    guesses: tuple[tuple[int, float], ...]
+    thumbnail: Image.Image
+
+
+def pick_mistakes(
+    probabilities: NDArray[np.float32], indexes: NDArray[np.int64], n: int = 16
+) -> list[int]:
+    """Returns the rows answered wrongly, those with the most probable wrong class first.
+
+    Args:
+        probabilities: float32, shape (N, C).
+        indexes: int64, shape (N,): the true classes.
+        n: how many at most.
+    """
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != indexes)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    return [int(row) for row in wrong[order][:n]]
+
+
+def pick_guesses(probabilities: NDArray[np.float32], n: int = 12, seed: int = 0) -> list[int]:
+    """Returns rows to show guesses for: half drawn at random, half the least sure ones.
+
+    Where a network is nearly always right, drawn pictures alone would show nothing but certainty.
+
+    Args:
+        probabilities: float32, shape (N, C).
+        n: how many at most.
+        seed: of the draw.
+
+    Returns:
+        The drawn ones, then the others, least sure first; no row twice.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(probabilities))[: n - n // 2]
+    unsure = np.argsort(probabilities.max(axis=1), kind="stable")
+    chosen = dict.fromkeys(int(row) for row in drawn)
+    for row in unsure[: len(chosen) + n // 2]:
+        if len(chosen) < n:
+            chosen.setdefault(int(row))
+    return list(chosen)
+
+
+def show_guesses(
+    samples: Sequence[Sample], probabilities: NDArray[np.float32], rows: Sequence[int]
+) -> tuple[Guess, ...]:
+    """Reads the pictures of chosen rows and names their most probable classes.
+
+    Args:
+        samples: N, in the order of the rows.
+        probabilities: float32, shape (N, C).
+        rows: which to show, in order.
+    """
+    shown = []
+    for row in rows:
+        thumbnail = decode(samples[row].read())
+        thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))  # never enlarges
+        best = tuple(top_k(probabilities[row], TOP_K))
+        shown.append(Guess(samples[row].name, samples[row].index, best, thumbnail))
+    return tuple(shown)

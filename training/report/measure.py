@@ -1,0 +1,124 @@
+"""The report of a `fit`: what tells how good a version is, measured and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from contract.scores import softmax
+from training.data.samples import SPLITS, DataSet, SamplePictures
+from training.evaluation.measures import Evaluation, evaluate, reliability
+from training.evaluation.robustness import measure_robustness, stratified
+from training.evaluation.scorer import Scorer
+from training.evaluation.speed import N_PICTURES as N_TIMED
+from training.evaluation.speed import describe_machine, measure_speed
+from training.export.plan import Report
+from training.release.trained import Answers, Proven
+from training.report.data import ReportData, Subject
+from training.report.guesses import pick_guesses, pick_mistakes, show_guesses
+from training.report.page import write_report
+from training.report.plots import HistoryRow
+
+_GRAPHS: Final = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """How a run went.
+
+    Attributes:
+        findings: of the data check, as text.
+        config: the effective config, as text.
+        history: its epochs; none where only the head was trained.
+        kept_epoch: whose weights were kept, or None.
+        durations_s: what took how long, by name.
+    """
+
+    findings: str
+    config: str
+    history: tuple[HistoryRow, ...] = ()
+    kept_epoch: int | None = None
+    durations_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_fit_report(
+    folder: Path, proven: Proven, course: Course, report: Report
+) -> dict[str, Any]:
+    """Measures robustness and speed and writes the report.
+
+    Args:
+        folder: of the report.
+        proven: the version and its pictures.
+        course: how its run went.
+        report: takes progress lines.
+
+    Returns:
+        Everything measured, as plain values for JSON.
+    """
+    manifest, data, test = proven.manifest, proven.data, proven.test
+    scorer = Scorer(proven.graph, manifest)
+    report("report: measuring robustness and speed")
+    timed = list(SamplePictures(data.test[:N_TIMED]))
+    measured = ReportData(
+        subject=_subject(proven),
+        labels=tuple(label.name for label in data.labels),
+        counts={split: _counts(data, split) for split in SPLITS},
+        findings=course.findings,
+        config=course.config,
+        history=course.history,
+        kept_epoch=course.kept_epoch,
+        validation=_evaluate(proven.validation, "validation"),
+        test=_evaluate(test, "test"),
+        uncalibrated=reliability(softmax(test.logits), test.indexes),
+        calibration=manifest.calibration,
+        robustness=measure_robustness(scorer, stratified(data.test)),
+        speed=measure_speed(proven.graph, manifest, timed),
+        guesses=show_guesses(data.test, test.probabilities, pick_guesses(test.probabilities)),
+        mistakes=show_guesses(
+            data.test, test.probabilities, pick_mistakes(test.probabilities, test.indexes)
+        ),
+        durations_s=course.durations_s,
+    )
+    page = write_report(folder, measured)
+    report(f"report: {page}")
+    return _plain(measured)
+
+
+def _plain(measured: ReportData) -> dict[str, Any]:
+    return {
+        "labels": list(measured.labels),
+        "validation": measured.validation.to_json(),
+        "test": measured.test.to_json(),
+        "calibration": measured.calibration.model_dump(mode="json"),
+        "robustness": {row.name: row.top1_percent for row in measured.robustness},
+        "speed_ms": {step.step: step.median_ms for step in measured.speed},
+        "durations_s": {name: round(value, 1) for name, value in measured.durations_s.items()},
+    }
+
+
+def _subject(proven: Proven) -> Subject:
+    manifest = proven.manifest
+    return Subject(
+        model=manifest.name,
+        version=manifest.version,
+        architecture=manifest.architecture,
+        graph=_GRAPHS[manifest.precision],
+        dataset=proven.data.name,
+        created_at=manifest.created_at,
+        config_sha256=manifest.provenance.config_sha256 or "",
+        machine=describe_machine(),
+        command=manifest.provenance.command,
+    )
+
+
+def _evaluate(answers: Answers, split: str) -> Evaluation:
+    return evaluate(answers.probabilities, answers.indexes, split)
+
+
+def _counts(data: DataSet, split: str) -> list[int]:
+    indexes = [sample.index for sample in data.split(split)]
+    return [int(n) for n in np.bincount(indexes, minlength=data.n_classes)]

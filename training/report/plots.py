@@ -1,0 +1,255 @@
+"""Plots of a report: learning curves, confusion matrix, reliability diagram, guess lists.
+
+Each is a panel, or several, for `training.report.canvas` to draw. Colours are of the palette of
+Okabe and Ito, which colour-blind people can tell apart; nothing is said by colour alone.
+
+Shapes: C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.measures import Bin, Reliability, wilson_interval
+from training.report.canvas import INK, Panel, Size
+from training.report.guesses import Guess
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE: Final = "#0072B2"
+ORANGE: Final = "#D55E00"
+PALE_GREEN: Final = "#8FD6BF"  # the palette's green, light enough for dark letters on it
+GREY: Final = "#C3CAD3"
+MUTED: Final = "#6B7280"
+
+MAX_NUMBERED_CLASSES: Final = 40
+"""A confusion matrix of more classes shows colours only, without labels and numbers."""
+
+GUESS_SIZE: Final[Size] = (2.4, 3.1)
+GUESS_COLUMNS: Final = 4
+
+_MAX_LABEL: Final = 18  # characters
+
+
+class HistoryRow(Protocol):
+    """One epoch; shares are 0..1."""
+
+    @property
+    def epoch(self) -> int:
+        """1 upwards."""
+        ...
+
+    @property
+    def train_loss(self) -> float:
+        """Mean over the pictures as they were seen, with smoothing and mixing."""
+        ...
+
+    @property
+    def train_top1(self) -> float:
+        """Share of them answered rightly."""
+        ...
+
+    @property
+    def validation_nll(self) -> float:
+        """Mean negative log-likelihood."""
+        ...
+
+    @property
+    def validation_top1(self) -> float:
+        """Share answered rightly."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """At the end of the epoch."""
+        ...
+
+
+def curve_panels(history: Sequence[HistoryRow], kept_epoch: int | None = None) -> list[Panel]:
+    """Returns the panels of loss, accuracy and learning rate.
+
+    Args:
+        history: epochs in order; values that are not finite leave gaps.
+        kept_epoch: the one whose weights are kept, marked in the first two.
+    """
+    epochs = [row.epoch for row in history]
+    marker = "o" if len(epochs) == 1 else None
+
+    def curves(axes: Axes, title: str, lines: dict[str, list[float]]) -> None:
+        styles = ((ORANGE, "--"), (BLUE, "-"))
+        for (name, values), (colour, dashes) in zip(lines.items(), styles, strict=False):
+            axes.plot(epochs, values, dashes, color=colour, label=name, marker=marker)
+        if kept_epoch is not None:
+            axes.axvline(kept_epoch, color=MUTED, linewidth=1, linestyle=":", label="kept")
+        _finish(axes, title, "epoch")
+        axes.locator_params(axis="x", integer=True)
+        axes.legend()
+
+    def loss(axes: Axes) -> None:
+        train = [row.train_loss for row in history]
+        validation = [row.validation_nll for row in history]
+        curves(axes, "Loss", {"training": train, "validation (NLL)": validation})
+
+    def accuracy(axes: Axes) -> None:
+        train = [100 * row.train_top1 for row in history]
+        validation = [100 * row.validation_top1 for row in history]
+        curves(axes, "Top-1, %", {"training (augmented)": train, "validation": validation})
+
+    def learning_rate(axes: Axes) -> None:
+        rates = [row.learning_rate for row in history]
+        axes.plot(epochs, rates, color=BLUE, marker=marker)
+        axes.set_ylim(bottom=0)
+        _finish(axes, "Learning rate", "epoch")
+        axes.locator_params(axis="x", integer=True)
+
+    return [loss, accuracy, learning_rate]
+
+
+def reliability_panel(measured: Reliability, title: str) -> Panel:
+    """Returns the panel of a reliability diagram.
+
+    Points are bins with their 95 % Wilson intervals, on the dashed line where the probabilities mean
+    what they say; grey bars are the shares of the pictures.
+
+    Args:
+        measured: bins and ECE.
+        title: what was measured.
+    """
+
+    def draw(axes: Axes) -> None:
+        filled = [b for b in measured.bins if b.n]
+        n = sum(b.n for b in filled)
+        width = 1 / len(measured.bins)
+        centres = [(b.lower + b.upper) / 2 for b in filled]
+        axes.bar(
+            centres, [b.n / n for b in filled], 0.9 * width, color=GREY, label="share of pictures"
+        )
+        axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="as claimed")
+        points = [(b.mean_probability or 0.0, b.accuracy or 0.0, _errors(b)) for b in filled]
+        axes.errorbar(
+            [x for x, _, _ in points],
+            [y for _, y, _ in points],
+            yerr=np.array([e for _, _, e in points]).T,
+            fmt="o",
+            color=BLUE,
+            ecolor="#7FB3D5",
+            label="accuracy",
+            clip_on=False,
+        )
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+        _finish(axes, f"{title}: ECE {measured.ece_percent:.1f} %, n = {n}", "probability")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)  # below the axes
+
+    return draw
+
+
+def confusion_panel(confusion: NDArray[np.int64], labels: Sequence[str]) -> tuple[Panel, Size]:
+    """Returns the panel of a confusion matrix and the size it wants.
+
+    Right answers are blue and mistakes orange, the stronger the larger their share of the row.
+
+    Args:
+        confusion: int64, shape (C, C), true classes in rows.
+        labels: C names.
+    """
+    n_classes = len(labels)
+    numbered = n_classes <= MAX_NUMBERED_CLASSES
+    side = 2.4 + 0.42 * max(n_classes, 4) if numbered else 8.0
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)  # (C, C)
+
+    def draw(axes: Axes) -> None:
+        axes.imshow(_colours(shares))
+        axes.set(xlabel="answered", ylabel="true")
+        axes.spines[:].set_visible(False)
+        if not numbered:
+            axes.set(xlabel="class index answered", ylabel="true class index")
+            return
+        names = [shorten(label) for label in labels]
+        axes.set_xticks(range(n_classes), names, rotation=90)
+        axes.set_yticks(range(n_classes), names)
+        axes.tick_params(length=0)
+        for row, column in np.argwhere(confusion):
+            strong = shares[row, column] > 0.4
+            axes.text(
+                column,
+                row,
+                str(confusion[row, column]),
+                ha="center",
+                va="center",
+                fontsize=9 if n_classes <= 20 else 7,
+                color="white" if strong else INK,
+            )
+
+    return draw, (side, side)
+
+
+def guess_panels(guesses: Sequence[Guess], labels: Sequence[str]) -> list[Panel]:
+    """Returns the panels of the guess-list figure, one a picture.
+
+    Below each picture stand its true label and bars of the most probable classes, the right one
+    green and ticked, the others grey.
+
+    Args:
+        guesses: pictures in order.
+        labels: C names.
+    """
+    return [_guess_panel(guess, labels) for guess in guesses]
+
+
+def _guess_panel(guess: Guess, labels: Sequence[str]) -> Panel:
+    def draw(axes: Axes) -> None:
+        axes.set_axis_off()
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        picture = axes.inset_axes((0.0, 0.5, 1.0, 0.5))
+        picture.imshow(np.asarray(guess.thumbnail))
+        picture.set_axis_off()
+        name = shorten(labels[guess.index], 28)
+        axes.text(0.5, 0.445, name, ha="center", va="center", weight="bold")
+        for place, (index, probability) in enumerate(guess.guesses):
+            height = 0.365 - 0.08 * place
+            right = index == guess.index
+            axes.barh(height, 1.0, 0.068, color="#F3F4F6")
+            axes.barh(height, probability, 0.068, color=PALE_GREEN if right else GREY)
+            text = shorten(labels[index], 22) + (" \N{CHECK MARK}" if right else "")
+            number = f"{100 * probability:.1f}"
+            axes.text(0.02, height, text, va="center_baseline", fontsize=8)
+            axes.text(0.98, height, number, va="center_baseline", ha="right", fontsize=8)
+
+    return draw
+
+
+def shorten(label: str, length: int = _MAX_LABEL) -> str:
+    """Returns a label in one line of at most `length` characters, an ellipsis for what is missing."""
+    text = " ".join(label.split())
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _errors(point: Bin) -> tuple[float, float]:
+    """Returns how far the Wilson interval reaches below and above the accuracy."""
+    accuracy = point.accuracy or 0.0
+    low, high = wilson_interval(round(accuracy * point.n), point.n)
+    return max(0.0, accuracy - low), max(0.0, high - accuracy)
+
+
+def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns RGB, 0..1, shape (C, C, 3): white to blue on the diagonal, to orange elsewhere."""
+    full = np.where(np.eye(len(shares), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
+    strength = np.sqrt(shares)[..., None]  # the root, so that a few mistakes are seen
+    colours: NDArray[np.float64] = 1.0 - strength * (1.0 - full)
+    return colours
+
+
+def _rgb(colour: str) -> NDArray[np.float64]:
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def _finish(axes: Axes, title: str, across: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(across)
+    axes.grid(visible=True)
+    axes.set_axisbelow(True)

@@ -1,0 +1,1 @@
+"""The process: distributed runs, signals, randomness, files."""
