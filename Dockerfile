@@ -14,6 +14,7 @@ FROM base AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY contract contract
+COPY convserve convserve
 COPY service service
 COPY training training
 COPY models/efficientnet_lite0 models/efficientnet_lite0

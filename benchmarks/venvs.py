@@ -14,7 +14,7 @@ from benchmarks.answers import SERVERS
 from benchmarks.photos import ROOT
 
 VENVS: Final = Path(__file__).parent / ".venvs"
-_OUR_SOURCES: Final = ("contract", "service", "pyproject.toml", "requirements")
+_OUR_SOURCES: Final = ("contract", "convserve", "service", "pyproject.toml", "requirements")
 
 
 def bin_folder(name: str) -> Path:

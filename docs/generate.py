@@ -15,10 +15,10 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from contract.manifest import Manifest
-from service.api.problems import PROBLEMS
 from service.app import ROUTERS
-from service.metrics import Metrics
+from service.http.problems import PROBLEMS
 from service.settings import ENVIRONMENT_PREFIX, Settings
+from service.system.metrics import Metrics
 from training.config.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,23 +23,25 @@ from starlette.types import Receive, Scope, Send
 
 from contract.errors import ContractError
 from service import __name__ as package
-from service.admission import Admission
-from service.adoption import Adopter, fingerprint
-from service.api import classify, docs, health, models
-from service.api.deadlines import Deadlines
+from service.api import docs, health
+from service.api.dialects import models
+from service.api.dialects import native as classify
 from service.api.express import Express
-from service.api.middleware import Edge
+from service.api.parts import REQUEST_ID, Parts
 from service.api.payload import BodyLimits
-from service.api.problems import count_refusal, problem_response
-from service.api.state import REQUEST_ID, Parts
-from service.backend import Backend, LocalLanes, Observers, prepare_threads, run_plan
-from service.classifier import Classifier, Serving
-from service.cpus import usable_cpus
 from service.errors import Draining, ModelNotReady, ServiceError
-from service.metrics import Metrics
-from service.repository import Load, Repository, Shelf, load_repository, resolve_models_dir
+from service.http.deadlines import Deadlines
+from service.http.edge import Edge
+from service.http.problems import count_refusal, problem_response
+from service.models.adoption import Adopter, fingerprint
+from service.models.repository import Load, Repository, Shelf, load_repository, resolve_models_dir
+from service.serving.admission import Admission
+from service.serving.backend import Backend, LocalLanes, Observers, prepare_threads, run_plan
+from service.serving.classifier import Classifier, Serving
 from service.settings import Settings
-from service.version import package_version
+from service.system.cpus import usable_cpus
+from service.system.metrics import Metrics
+from service.system.version import package_version
 from service.workers.crew import Crew, Recruiter
 
 log = logging.getLogger(package)

@@ -18,9 +18,9 @@ from typing import Final, Literal
 import numpy as np
 
 from contract.preprocessing import Tensor
-from service.batcher import Batcher
-from service.engine import Batch, Engine, Run
-from service.threads import DaemonThread
+from service.batching.batcher import Batcher
+from service.models.engine import Batch, Engine, Run
+from service.system.threads import DaemonThread
 
 log = logging.getLogger(__name__)
 

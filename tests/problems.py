@@ -6,7 +6,7 @@ from typing import Final
 
 from httpx2 import Response
 
-from service.api.problems import MEDIA_TYPE, PROBLEMS
+from service.http.problems import MEDIA_TYPE, PROBLEMS
 
 MARKER: Final = "zq7marker"
 """Tests put this into what they send; no answer and no log line may contain it."""

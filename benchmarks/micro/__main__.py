@@ -89,7 +89,7 @@ class _NullEngine:
 
 async def batcher(seconds: float) -> list[Timed]:
     """Times the way through the batcher to an engine that does nothing, alone and 32 together."""
-    from service.batcher import Batcher, BatchLimits
+    from service.batching.batcher import Batcher, BatchLimits
 
     measured = Batcher(_NullEngine(), BatchLimits())
     measured.start()

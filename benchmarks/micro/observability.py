@@ -24,9 +24,10 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.micro.requests import send
-from service.answering import Answered
-from service.api import classify, middleware
+from service.api.dialects import native as classify
 from service.app import create_app
+from service.http import edge as middleware
+from service.serving.answering import Answered
 from service.settings import Settings
 
 _MODELS: Final = Path(__file__).resolve().parents[2] / "models"

@@ -44,8 +44,8 @@ SIGNS: Final = {
 
 def serve() -> None:
     """Runs the service with an engine that goes wrong once for each SIGUSR1."""
-    from service import __main__ as program
-    from service.engine import OnnxEngine
+    from convserve import __main__ as program
+    from service.models.engine import OnnxEngine
 
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     signal.signal(signal.SIGUSR1, lambda *_: orders.put(os.environ[FAULT]))

@@ -62,7 +62,7 @@ class Service:
     """A service in a process of its own; its log is read with the time of arrival."""
 
     settings: dict[str, Any]
-    program: tuple[str, ...] = ("-m", "service")
+    program: tuple[str, ...] = ("-m", "convserve")
     environment: dict[str, str] = field(default_factory=dict)
     lines: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     port: int = 0

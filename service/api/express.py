@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.api.classify import classify_upload
+from service.api.dialects.native import classify_upload
+from service.api.parts import Parts
 from service.api.payload import Options
-from service.api.state import Parts
-from service.classifier import Choice
+from service.serving.classifier import Choice
 
 _PATH: Final = re.compile(
     r"/v1/(?:models/(?P<name>[A-Za-z0-9._-]+)/(?:versions/(?P<version>[1-9][0-9]{0,8})/)?)?classify"

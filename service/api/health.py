@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.api.classify import ERRORS
+from service.api.dialects.native import ERRORS
+from service.api.parts import PartsDep
 from service.api.schemas import HealthDocument
-from service.api.state import PartsDep
 from service.errors import ModelNotReady
 
 router = APIRouter(tags=["health"], responses={503: ERRORS[503]})

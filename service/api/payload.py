@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from service.admission import Slot
 from service.api.multipart import Part, parse_multipart
 from service.errors import (
     BodyTooLarge,
@@ -27,6 +26,7 @@ from service.errors import (
     RequestTimeout,
     ServiceError,
 )
+from service.serving.admission import Slot
 
 Image = bytes | ServiceError
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from contract.predictions import Prediction
-from service.api.problems import problem_document
-from service.classifier import Answer, Outcome
-from service.repository import LoadedVersion, Repository
+from service.http.problems import problem_document
+from service.models.repository import LoadedVersion, Repository
+from service.serving.classifier import Answer, Outcome
 from service.tuning import Tuning
 
 

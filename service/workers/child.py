@@ -28,14 +28,14 @@ from typing import Final, cast
 
 from contract.errors import ContractError
 from contract.telemetry import disable_runtime_telemetry
-from service import process
-from service.backend import Backend, LocalLanes
 from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
-from service.logs import LogWriter
+from service.serving.backend import Backend, LocalLanes
 from service.settings import Settings
+from service.system import process
+from service.system.logs import LogWriter
 from service.workers import wire
 from service.workers.lanes import Reporter, load_lanes
-from service.workers.launching import receive
+from service.workers.launch import receive
 from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, WireBroken, Worked
 
 log = logging.getLogger(__name__)

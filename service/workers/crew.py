@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from contract.manifest import Manifest
 from contract.versions import read_version
-from service.answering import Answered
-from service.backend import Observers, batch_limits
-from service.engine import Batch
 from service.errors import EngineFailure
-from service.providers import Fallback
-from service.repository import LoadedVersion, Repository, RunPlan, Shelf
+from service.models.engine import Batch
+from service.models.providers import Fallback
+from service.models.repository import LoadedVersion, Repository, RunPlan, Shelf
+from service.serving.answering import Answered
+from service.serving.backend import Observers, batch_limits
 from service.settings import Settings
 from service.workers.lanes import Told
-from service.workers.launching import Launched, ProcessLauncher
+from service.workers.launch import Launched, ProcessLauncher
 from service.workers.pool import PoolHooks, PoolLimits, WorkerPool
 from service.workers.vitals import Reason, Tolerance
 from service.workers.wire import Worked

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import VersionCorrupt
-from service.backend import LocalLanes, Observers, prepare_threads, run_plan
-from service.repository import LoadedVersion, Repository, load_version
+from service.models.repository import LoadedVersion, Repository, load_version
+from service.serving.backend import LocalLanes, Observers, prepare_threads, run_plan
 from service.settings import Settings
 from service.workers.wire import Worked
 

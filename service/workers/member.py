@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from service.answering import Answered
 from service.errors import DeadlineExceeded, WorkerLost
+from service.serving.answering import Answered
 from service.workers import wire
 from service.workers.vitals import Reason, Vitals
 from service.workers.wire import Frame, Kind, WireBroken, Worked

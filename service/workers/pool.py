@@ -25,9 +25,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.answering import Answered
 from service.errors import DeadlineExceeded, Draining, ModelNotReady, ServiceError
-from service.workers.launching import Launched, Launcher
+from service.serving.answering import Answered
+from service.workers.launch import Launched, Launcher
 from service.workers.member import Hooks, Member, Order
 from service.workers.seat import Rules, Seat
 from service.workers.vitals import Reason, Tolerance

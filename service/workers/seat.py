@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.workers.launching import Launched, Launcher
+from service.workers.launch import Launched, Launcher
 from service.workers.member import Hooks, Member, Process
 from service.workers.vitals import Reason, Tolerance, Vitals
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from contract import errors as contract_errors
 from service import errors
-from service.answering import Answered
+from service.serving.answering import Answered
 
 MAX_CONTROL_BYTES: Final = 16_777_216
 """No frame but a picture is larger: probabilities of four million classes."""

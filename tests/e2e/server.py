@@ -37,7 +37,7 @@ class Server:
             [
                 sys.executable,
                 "-m",
-                "service",
+                "convserve",
                 "serve",
                 *([] if "port" in settings else ["--port", "0"]),
             ],

@@ -63,8 +63,8 @@ def traced(home: Path, *arguments: str) -> tuple[list[str], str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("-m", "service", "classify", "examples/cat.jpg"),
-        ("-m", "service", "verify"),
+        ("-m", "convserve", "classify", "examples/cat.jpg"),
+        ("-m", "convserve", "verify"),
         (
             "-c",
             "from training.evaluation.session import quantization; quantization(); print('cat ok')",

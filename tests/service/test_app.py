@@ -14,11 +14,11 @@ from starlette.testclient import TestClient
 
 from contract.errors import ModelError
 from service import app as app_module
-from service import repository as repository_module
 from service.app import ROUTERS, create_app
 from service.errors import ProviderUnavailable
-from service.providers import ProviderSession, open_session
-from service.repository import Repository, RunPlan
+from service.models import repository as repository_module
+from service.models.providers import ProviderSession, open_session
+from service.models.repository import Repository, RunPlan
 from service.settings import Settings
 from tests import tinymodel
 from tests.asgi import call_and_leave
@@ -89,7 +89,7 @@ def test_app_import_stays_light():
 def test_app_import_has_no_side_effects():
     code = (
         "import os, threading, logging; before = dict(os.environ); import service.app, "
-        "service.__main__, service.server; print(threading.active_count(), "
+        "convserve.__main__, service.http.server; print(threading.active_count(), "
         "logging.getLogger().handlers, before == dict(os.environ))"
     )
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from service.__main__ import main
+from convserve.__main__ import main
 from service.settings import Settings, SettingsInvalid, from_environment
 
 FIELDS = Settings.model_fields

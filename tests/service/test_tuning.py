@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, BatchLimits
+from service.batching.batcher import Batcher, BatchLimits
 from service.tuning import (
     Candidates,
     Interrupted,

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from service.api.problems import MEDIA_TYPE
 from service.app import ROUTERS
+from service.http.problems import MEDIA_TYPE
 from tests.problems import assert_problem
 
 OPERATIONS = [

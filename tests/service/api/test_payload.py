@@ -11,7 +11,6 @@ import pytest
 from httpx2 import Response
 from starlette.requests import Request
 
-from service.admission import Admission
 from service.api.payload import READERS, BodyLimits, Options, merge_options, parse_body, read_body
 from service.errors import (
     BodyTooLarge,
@@ -21,6 +20,7 @@ from service.errors import (
     Overloaded,
     RequestTimeout,
 )
+from service.serving.admission import Admission
 from tests import tinymodel
 from tests.asgi import call
 from tests.problems import assert_problem

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from service.answering import Answered
+from service.serving.answering import Answered
 from service.workers import wire
-from service.workers.launching import Launched
+from service.workers.launch import Launched
 from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong
 
 

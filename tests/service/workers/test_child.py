@@ -16,14 +16,14 @@ import pytest
 
 from contract.errors import ImageTruncated, ManifestInvalid, VersionCorrupt
 from contract.versions import sha256
-from service.answering import Answered
-from service.backend import LocalLanes
 from service.errors import EngineFailure, ModelNotFound
+from service.serving.answering import Answered
+from service.serving.backend import LocalLanes
 from service.settings import Settings
 from service.workers import child, wire
 from service.workers.child import Worker, resident_bytes
 from service.workers.lanes import Reporter, load_lanes
-from service.workers.launching import receive
+from service.workers.launch import receive
 from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, Worked
 from tests import tinymodel
 

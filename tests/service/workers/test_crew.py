@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from contract.errors import VersionCorrupt
-from service.backend import Observers
 from service.errors import EngineFailure, WorkerNotStarted
-from service.repository import RunPlan, Shelf, load_repository
+from service.models.repository import RunPlan, Shelf, load_repository
+from service.serving.backend import Observers
 from service.settings import Settings
 from service.workers.crew import EngineElsewhere, Recruiter
-from service.workers.launching import Launched, ProcessLauncher
+from service.workers.launch import Launched, ProcessLauncher
 from tests import tinymodel
 
 pytestmark = pytest.mark.anyio

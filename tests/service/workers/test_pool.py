@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from contract.errors import ImageTruncated
-from service.answering import Answered
 from service.errors import WorkerNotStarted
+from service.serving.answering import Answered
 from service.workers import wire
 from service.workers.pool import LOOK_S, PoolHooks, PoolLimits, WorkerPool
 from service.workers.seat import LONGEST_DELAY_S

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ImageTruncated
-from service.answering import Answered
 from service.errors import EngineFailure, Overloaded, Unavailable
+from service.serving.answering import Answered
 from service.workers import wire
 from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, WireBroken, Worked
 

@@ -92,7 +92,7 @@ def names_of_calls(path):
 def test_tree_loads_pickles_in_two_places_and_weights_only():
     forbidden = ("pickle.load", "yaml.load", "joblib.load", "dill.load", "torch.jit.load")
     loads = []
-    for package in ("contract", "service", "training"):
+    for package in ("contract", "convserve", "service", "training"):
         for path in (ROOT / package).rglob("*.py"):
             for name, keywords in names_of_calls(path):
                 if name == "torch.load":
@@ -101,13 +101,13 @@ def test_tree_loads_pickles_in_two_places_and_weights_only():
                 assert keywords.get("allow_pickle", "False") == "False", path
 
     # Somebody else's weights, and the checkpoints of a run of one's own.
-    assert sorted(name for name, _ in loads) == ["checkpoint.py", "pretrained.py"]
+    assert sorted(name for name, _ in loads) == ["checkpoint.py", "weights.py"]
     for _, keywords in loads:
         assert keywords == {"map_location": "'cpu'", "weights_only": "True"}
 
 
 def test_no_module_imports_an_unpickler():
-    for package in ("contract", "service", "training"):
+    for package in ("contract", "convserve", "service", "training"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -1,0 +1,1 @@
+"""The front door: what people type and import."""

@@ -1,0 +1,1 @@
+"""One queue, batches, and the lanes that run them."""

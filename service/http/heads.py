@@ -1,0 +1,70 @@
+"""What the protocol refuses before the application sees it: the rules for a head, and the answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from service.http.problems import MEDIA_TYPE, PROBLEMS
+
+MAX_HEADERS: Final = 100
+
+log = logging.getLogger("service.access")
+
+
+class HeadRefused(Exception):
+    """A request head breaks a rule; stops the parser when raised in one of its callbacks."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Checks what the parser lets pass: the version, Host and what frames the body.
+
+    Raises:
+        HeadRefused: the head is one that RFC 9112 tells a server to refuse, or asks for a tunnel.
+    """
+    if version not in ("1.0", "1.1"):
+        raise HeadRefused("malformed_request", "the request is not valid HTTP/1.1")
+    if method == b"CONNECT":
+        raise HeadRefused("malformed_request", "this server is no proxy")
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise HeadRefused("malformed_request", "exactly one Host field is needed")
+    # No other coding is undone here, so the body would not be what the client meant.
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+        raise HeadRefused("malformed_request", "the only transfer coding is chunked")
+
+
+def refusal_bytes(code: str, detail: str, client: str) -> bytes:
+    """Returns a whole answer, and writes it down: no application and no middleware will see it."""
+    problem = PROBLEMS[code]
+    request_id = secrets.token_hex(8)
+    body = json.dumps(
+        {
+            "type": "about:blank",
+            "title": problem.title,
+            "status": problem.status,
+            "code": code,
+            "detail": detail,
+            "request_id": request_id,
+        }
+    ).encode()
+    head = (
+        f"HTTP/1.1 {problem.status} {problem.title}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
+        "cache-control: no-store\r\nconnection: close\r\n\r\n"
+    )
+    log.info(
+        "request refused",
+        extra={"request_id": request_id, "status": problem.status, "code": code, "client": client},
+    )
+    return head.encode() + body

@@ -1,0 +1,1 @@
+"""What is served: versions found, proven, adopted and run."""

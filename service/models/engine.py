@@ -1,0 +1,155 @@
+"""Runs a graph: the one thing that can be replaced by a fake, and the one user of a session.
+
+Shapes: N pictures, C classes; a batch is what `contract.preprocessing.to_input` rows stack to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import GraphMismatch
+from contract.manifest import Manifest
+from contract.predictions import to_probabilities
+from service.models.device import DeviceRuns, Names, fixed_sizes
+from service.models.providers import PROVIDERS, ProviderSession, new_run_options
+
+Batch = NDArray[Any]
+
+
+class Run:
+    """How one run is made, and the means to end it early.
+
+    Attributes:
+        wide: it may have all cores, since nothing else is being run.
+        interrupted: it was asked to end.
+    """
+
+    __slots__ = ("_terminate", "interrupted", "wide")
+
+    def __init__(self, *, wide: bool = False) -> None:
+        self.wide = wide
+        self.interrupted = False
+        self._terminate: Callable[[], None] | None = None
+
+    def on_interrupt(self, terminate: Callable[[], None]) -> None:
+        """Registers how the runtime is told to end this run; told at once if that was asked for."""
+        self._terminate = terminate
+        if self.interrupted:
+            terminate()
+
+    def interrupt(self) -> None:
+        """Asks the run to end; from any thread, also before it began."""
+        self.interrupted = True
+        if self._terminate is not None:
+            self._terminate()
+
+
+class Engine(Protocol):
+    """Answers a batch of prepared pictures with probabilities."""
+
+    def run(self, batch: Batch, run: Run) -> NDArray[np.float32]:
+        """Runs the network once; blocks; safe to call from several threads.
+
+        Args:
+            batch: shape (N, ...), dtype and layout as the manifest's `graph.input`.
+            run: how, and how it is told to end early; it raises then.
+
+        Returns:
+            Probabilities, float32, shape (N, C), row i for picture i.
+        """
+        ...
+
+
+class OnnxEngine:
+    """An onnxruntime session, or two of one graph, that answers as its manifest says."""
+
+    def __init__(
+        self,
+        opened: ProviderSession,
+        manifest: Manifest,
+        wide: ProviderSession | None = None,
+        *,
+        largest_batch: int = 1,
+    ) -> None:
+        """Checks the graph's signature against the manifest.
+
+        Args:
+            opened: for runs beside others.
+            manifest: what the graph should be.
+            wide: the same graph with all cores, for runs that are alone; None where it would be no
+                faster.
+            largest_batch: pictures in one run at most; matters where a provider has few sizes.
+
+        Raises:
+            GraphMismatch: the input, the outputs or the number of classes differ.
+        """
+        self._session = opened.session
+        self._wide = (wide or opened).session
+        self._manifest = manifest
+        self._outputs = [manifest.graph.scores.name]
+        self._input = manifest.graph.input.name
+        _check_input(self._session, manifest)
+        _check_outputs(self._session, manifest)
+        provider = PROVIDERS[opened.provider]
+        self._on_device: DeviceRuns | None = None
+        if provider.device is not None:
+            sizes = fixed_sizes(
+                () if manifest.graph.fixed_batch_size else provider.batch_sizes, largest_batch
+            )
+            names = Names(self._input, self._outputs[0])
+            self._on_device = DeviceRuns(opened, provider.device, names, sizes)
+
+    def warm_up(self) -> None:
+        """Runs every batch size once where there are few, so that no request is the first."""
+        if self._on_device is not None:
+            graph_input = self._manifest.graph.input
+            self._on_device.warm_up(np.zeros(graph_input.shape[1:], graph_input.dtype))
+
+    def run(self, batch: Batch, run: Run | None = None) -> NDArray[np.float32]:
+        """Runs the network once; see `Engine.run`."""
+        run = run or Run()
+        options = new_run_options()
+        run.on_interrupt(partial(setattr, options, "terminate", True))
+        if self._on_device is not None:
+            scores = self._on_device.run(batch, options)
+        else:
+            session = self._wide if run.wide else self._session
+            (scores,) = session.run(self._outputs, {self._input: batch}, options)
+        return to_probabilities(scores, self._manifest)
+
+
+def _check_input(session: Any, manifest: Manifest) -> None:
+    declared = manifest.graph.input
+    inputs = session.get_inputs()
+    if [node.name for node in inputs] != [declared.name]:
+        found = ", ".join(node.name for node in inputs)
+        raise GraphMismatch(f"the graph's inputs are {found}, the manifest says {declared.name}")
+    element = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}.get(inputs[0].type)
+    if element != declared.dtype:
+        raise GraphMismatch(f"the input is {inputs[0].type}, the manifest says {declared.dtype}")
+    shape = inputs[0].shape
+    agrees = len(shape) == len(declared.shape) and all(
+        # A symbolic side accepts any size; a symbolic batch must be declared as null.
+        actual == expected if isinstance(actual, int) else position > 0 or expected is None
+        for position, (actual, expected) in enumerate(zip(shape, declared.shape, strict=True))
+    )
+    if not agrees:
+        raise GraphMismatch(f"the input's shape is {shape}, the manifest says {declared.shape}")
+
+
+def _check_outputs(session: Any, manifest: Manifest) -> None:
+    outputs = {node.name: node for node in session.get_outputs()}
+    for declared in manifest.graph.outputs:
+        if declared.name not in outputs:
+            raise GraphMismatch(f"the graph has no output {declared.name!r}")
+    scores = outputs[manifest.graph.scores.name]
+    n_classes = scores.shape[-1] if scores.shape else None
+    if isinstance(n_classes, int) and n_classes != manifest.n_classes:
+        raise GraphMismatch(
+            f"the graph answers {n_classes} classes, the manifest has {manifest.n_classes} labels"
+        )

@@ -1,0 +1,1 @@
+"""The use case: pictures in, predictions out, behind admission."""

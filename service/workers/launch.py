@@ -1,0 +1,187 @@
+"""Starts worker processes: a fresh interpreter, a socket pair, and the first two messages.
+
+Not a fork: the front has threads and an event loop. The child gets this process's module search path,
+so that it runs the same code wherever that came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from contract.errors import ModelError
+from service.errors import ProviderUnavailable, WorkerNotStarted
+from service.system.threads import DaemonThread
+from service.workers import wire
+from service.workers.member import Process
+from service.workers.wire import Frame, Kind, WireBroken
+
+_HEAD_BYTES: Final = len(wire.pack(Kind.PING))
+_MODULE: Final = "service.workers.child"
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A worker process that is ready.
+
+    Attributes:
+        process: its handle.
+        sock: the front's end of its connection, not yet used by an event loop.
+        facts: what it said of its versions, in the order it was given them.
+    """
+
+    process: Process
+    sock: socket.socket
+    facts: list[dict[str, Any]]
+
+    def abort(self) -> None:
+        """Ends it, whatever it does."""
+        self.process.kill()
+        self.sock.close()
+        self.process.wait()
+
+
+class Launcher(Protocol):
+    """What the pool needs to replace a worker."""
+
+    async def launch(self) -> Launched:
+        """Starts a worker and returns it when it is ready.
+
+        Raises:
+            ModelError, ProviderUnavailable: it cannot serve what it was told to.
+        """
+        ...
+
+
+class ProcessLauncher:
+    """Starts real processes that serve given versions."""
+
+    def __init__(self, plan: dict[str, Any], timeout_s: float) -> None:
+        """Prepares.
+
+        Args:
+            plan: the START message; see `child`.
+            timeout_s: a worker that is not ready by then is ended.
+        """
+        self._plan = plan
+        self._timeout_s = timeout_s
+
+    async def launch(self) -> Launched:
+        """Starts a worker without holding up the event loop; see `Launcher.launch`."""
+        starting = self._spawn()
+        thread = DaemonThread("launch")
+        try:
+            return await asyncio.wrap_future(thread.submit(starting.ready))
+        except BaseException:
+            starting.abort()
+            raise
+        finally:
+            thread.close()
+
+    def launch_now(self, count: int) -> list[Launched]:
+        """Starts so many workers at the same time and waits for all of them; blocks.
+
+        The thread that calls this must outlive them: Linux ends them with it.
+
+        Raises:
+            ModelError, ProviderUnavailable: one of them failed; the others have been ended.
+        """
+        starting = [self._spawn() for _ in range(count)]
+        try:
+            with ThreadPoolExecutor(count, "launch") as pool:
+                return list(pool.map(_Starting.ready, starting))
+        except BaseException:
+            for one in starting:
+                one.abort()
+            raise
+
+    def _spawn(self) -> _Starting:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
+            )
+        return _Starting(process, ours, self._plan, time.monotonic() + self._timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """A worker process that loads its versions."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    plan: dict[str, Any]
+    until_s: float
+
+    def ready(self) -> Launched:
+        """Waits until it is ready; blocks."""
+        try:
+            self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
+            self.sock.sendall(wire.pack_json(Kind.START, self.plan))
+            frame = receive(self.sock, self.until_s)
+        except TimeoutError as error:
+            raise WorkerNotStarted("a worker process was not ready in time") from error
+        except (OSError, EOFError, WireBroken) as error:
+            raise WorkerNotStarted(f"a worker process {self._ending()}") from error
+        if frame.kind is Kind.FAILED:
+            said = wire.unpack_refusal(frame.payload)
+            known = isinstance(said, ModelError | ProviderUnavailable)
+            raise said if known else WorkerNotStarted(str(said))
+        if frame.kind is not Kind.READY:
+            raise WorkerNotStarted("a worker process said something else than that it is ready")
+        self.sock.setblocking(False)
+        return Launched(self.process, self.sock, wire.unpack_json(frame.payload)["versions"])
+
+    def abort(self) -> None:
+        """Ends it, also while `ready` waits on another thread."""
+        self.process.kill()
+        self.process.wait()
+        self.sock.close()
+
+    def _ending(self) -> str:
+        try:
+            status = self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "broke the protocol"
+        how = f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
+        return f"{how} while it was starting"
+
+
+def receive(sock: socket.socket, until_s: float) -> Frame:
+    """Returns the next frame of a socket that no event loop reads.
+
+    Args:
+        sock: in blocking mode.
+        until_s: monotonic seconds; waits no longer.
+
+    Raises:
+        TimeoutError: it was not there in time.
+        EOFError: the peer is gone.
+        WireBroken: what came is not a frame.
+    """
+    reader = wire.FrameReader(wire.MAX_CONTROL_BYTES)
+    wanted = _HEAD_BYTES
+    while True:
+        sock.settimeout(max(0.01, until_s - time.monotonic()))
+        # Not a byte more than the frame: what follows belongs to whoever reads next.
+        data = sock.recv(wanted)
+        if not data:
+            raise EOFError
+        for frame in reader.feed(data):
+            return frame
+        wanted = reader.missing_bytes
+
+
+def _search_path() -> list[str]:
+    return [entry or str(Path.cwd()) for entry in sys.path]

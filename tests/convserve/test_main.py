@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from convserve.__main__ import EXIT_NOT_SERVABLE, main
+from service.system.version import package_version
+from tests import tinymodel
+
+
+def run(*arguments: str | Path, **environment: str) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in arguments], env=environment)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A red, a corrupt, a missing and a blue picture file."""
+    paths = [tmp_path / name for name in ("red.png", "corrupt.png", "missing.png", "blue.png")]
+    paths[0].write_bytes(tinymodel.picture("red"))
+    paths[1].write_bytes(b"no picture")
+    paths[3].write_bytes(tinymodel.picture("blue"))
+    return paths
+
+
+def corrupt(models_dir: Path) -> Path:
+    """Makes version 1 a corrupt one."""
+    (models_dir / "tiny" / "1" / "model.onnx").write_bytes(b"corrupt")
+    return models_dir
+
+
+@pytest.fixture
+def half_corrupt(tmp_path: Path) -> Path:
+    """A repository whose tiny/1 is corrupt and whose tiny/2 and other/1 are not."""
+    models_dir = tmp_path / "models"
+    for name, version in (("tiny", 1), ("tiny", 2), ("other", 1)):
+        tinymodel.write_version(models_dir, name, version)
+    return corrupt(models_dir)
+
+
+def test_main_version_is_printed():
+    result = run("--version")
+
+    assert result.output == f"convserve, version {package_version()}\n"
+
+
+@pytest.mark.parametrize("command", ["", "serve", "classify", "models", "verify"])
+def test_main_help_explains_every_command(command):
+    result = run(*command.split(), "--help")
+
+    assert (result.exit_code, result.output.startswith("Usage:")) == (0, True)
+
+
+# classify
+
+
+def test_main_classify_prints_predictions_most_probable_first(models_dir, pictures):
+    result = run("classify", pictures[0], "--models-dir", models_dir)
+
+    assert result.exit_code == 0
+    first, *predictions = result.stdout.splitlines()
+    assert first == str(pictures[0])
+    assert predictions[0] == "   0.9647  red"
+    assert [line.split()[1] for line in predictions] == ["red", "green", "blue"]
+
+
+def test_main_classify_bad_files_fail_and_the_others_are_answered(models_dir, pictures):
+    result = run("classify", *pictures, "--models-dir", models_dir, "--top-k", "1")
+
+    assert result.exit_code == 1
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == [
+        str(pictures[0]),
+        "red",
+        str(pictures[3]),
+        "blue",
+    ]
+    corrupt_line, missing_line = result.stderr.splitlines()
+    assert corrupt_line.startswith(f"{pictures[1]}: the bytes are not an accepted image format")
+    assert missing_line == f"{pictures[2]}: No such file or directory"
+
+
+def test_main_classify_picks_the_named_model(half_corrupt, pictures):
+    result = run("classify", pictures[0], "--models-dir", half_corrupt, "--model", "other")
+
+    assert (result.exit_code, "red" in result.stdout) == (0, True)
+
+
+def test_main_classify_reads_the_models_dir_variable(models_dir, pictures):
+    result = run("classify", pictures[0], CONVSERVE_MODELS_DIR=str(models_dir))
+
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "none"], "no model of this name"),
+        (["--provider", "cuda"], "cuda"),
+        (["--models-dir", "nowhere"], "no version"),
+    ],
+    ids=["model", "provider", "models_dir"],
+)
+def test_main_classify_that_cannot_begin_says_why(models_dir, pictures, arguments, message):
+    result = run("classify", pictures[0], "--models-dir", models_dir, *arguments)
+
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--top-k", "0", "x"], ["--provider", "tpu", "x"]], ids=["none", "k", "tpu"]
+)
+def test_main_classify_wrong_usage_refused(arguments):
+    assert run("classify", *arguments).exit_code == 2
+
+
+# models, verify
+
+
+def test_main_models_lists_names_and_versions(half_corrupt):
+    result = run("models", "--models-dir", half_corrupt)
+
+    assert (result.exit_code, result.output) == (0, "other  1\ntiny  1, 2\n")
+
+
+def test_main_models_of_empty_repository_fails(tmp_path):
+    result = run("models", "--models-dir", tmp_path)
+
+    assert (result.exit_code, result.stderr) == (1, "no versions found\n")
+
+
+def test_main_verify_tells_good_from_corrupt(half_corrupt):
+    result = run("verify", "--models-dir", half_corrupt)
+
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", "other/1:"],
+        ["FAILED", "tiny/1:"],
+        ["ok", "tiny/2:"],
+    ]
+    assert "3 golden examples within" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "verified"),
+    [
+        (["other"], ["other/1:"]),
+        (["tiny/2"], ["tiny/2:"]),
+        (["tiny/2", "other"], ["other/1:", "tiny/2:"]),
+    ],
+    ids=["name", "version", "both"],
+)
+def test_main_verify_checks_only_what_is_named(half_corrupt, names, verified):
+    result = run("verify", *names, "--models-dir", half_corrupt)
+
+    assert result.exit_code == 0
+    assert [line.split()[1] for line in result.stdout.splitlines()] == verified
+
+
+@pytest.mark.parametrize("name", ["none", "tiny/3", "other/"])
+def test_main_verify_unknown_name_refused(half_corrupt, name):
+    result = run("verify", name, "--models-dir", half_corrupt)
+
+    assert (result.exit_code, name in result.stderr) == (1, True)
+
+
+def test_main_verify_of_empty_repository_fails(tmp_path):
+    result = run("verify", "--models-dir", tmp_path)
+
+    assert (result.exit_code, "holds no version" in result.stderr) == (1, True)
+
+
+def test_main_verify_on_missing_provider_fails(models_dir):
+    result = run("verify", "--models-dir", models_dir, "--provider", "cuda")
+
+    assert (result.exit_code, result.stdout.count("FAILED")) == (1, 2)
+
+
+# serve
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [([], "tiny/1: model.onnx"), (["--provider", "cuda", "--versions-per-model", "1"], "cuda")],
+    ids=["corrupt", "provider"],
+)
+def test_main_serve_that_cannot_begin_exits_with_one_line(half_corrupt, arguments, reason):
+    every = ["--versions-per-model", "0", *arguments]
+
+    result = run("serve", "--models-dir", half_corrupt, *every)
+
+    assert result.exit_code == EXIT_NOT_SERVABLE == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("convserve: not servable: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "name"),
+    [
+        (["--port", "65536"], {}, "CONVSERVE_PORT"),
+        ([], {"CONVSERVE_PORT": "x"}, "CONVSERVE_PORT"),
+        ([], {"CONVSERVE_PROT": "1"}, "CONVSERVE_PROT: no such setting"),
+        (["--provider", "tpu"], {}, "tpu"),
+    ],
+    ids=["flag", "variable", "unknown_variable", "choice"],
+)
+def test_main_serve_wrong_setting_refused_by_name(arguments, environment, name):
+    result = run("serve", *arguments, **environment)
+
+    assert result.exit_code == 2
+    assert name in result.stderr
+
+
+def test_main_serve_prints_effective_settings():
+    result = run("serve", "--print-settings", "--port", "1", CONVSERVE_PORT="2", CONVSERVE_LANES="")
+
+    printed = json.loads(result.stdout)
+    assert (printed["port"], printed["lanes"]) == (1, None)
+
+
+def test_main_as_module_runs_without_the_web_framework():
+    code = "import sys, convserve.__main__; print({'fastapi', 'onnxruntime'} & sys.modules.keys())"
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "set()\n"

@@ -1,0 +1,359 @@
+"""A lane by itself; see test_batcher for what a batcher makes of its lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batching.lane import BatchedRow, Entry, Job, Lane, Report
+from service.errors import DeadlineExceeded, EngineFailure
+from service.models.engine import Run
+from tests.fakes import FakeClock, FakeEngine
+
+NEVER = float("inf")
+
+
+class Bench:
+    """A lane with a fake engine and clock, whose reports are waited for."""
+
+    def __init__(self, engine: FakeEngine | None = None) -> None:
+        self.engine = engine or FakeEngine()
+        self.clock = FakeClock()
+        self.carried_out: list[float] = []
+        self._reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.lane = Lane(
+            0, lambda: self.engine, self.clock, lambda _, report: self._reports.put_nowait(report)
+        )
+
+    def entry(
+        self,
+        value: float,
+        *,
+        deadline_s: float = NEVER,
+        first: Callable[[], object] = lambda: None,
+    ) -> Entry:
+        """An entry with a recipe, which calls `first`."""
+
+        def recipe() -> np.ndarray[Any, Any]:
+            self.carried_out.append(value)
+            first()
+            return np.array([value], np.float32)
+
+        future = asyncio.get_running_loop().create_future()
+        return Entry(recipe, deadline_s, self.clock(), future)
+
+    def interrupt(self) -> None:
+        """As `Lane.interrupt`, on the lane's thread: it answers nothing."""
+        self.lane.jobs[0].run.interrupt()
+
+    async def work(self, *batch: Entry, wide: bool = False) -> Report:
+        self.lane.work(list(batch), wide=wide)
+        report = await self.report()
+        self.lane.close()
+        return report
+
+    async def report(self) -> Report:
+        return await self._reports.get()
+
+
+def outcome(entry: Entry) -> float | str:
+    """The entry's value, or the name of its error."""
+    if not entry.future.done():
+        return "waits"
+    if entry.future.cancelled():
+        return "cancelled"
+    error = entry.future.exception()
+    return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
+
+
+@pytest.mark.anyio
+async def test_lane_deadline_that_passes_between_recipes_spares_the_later_ones():
+    bench = Bench()
+    slow = bench.entry(0.25, first=lambda: bench.clock.advance(2))
+    late = bench.entry(0.5, deadline_s=bench.clock() + 1)
+    fresh = bench.entry(0.75, deadline_s=bench.clock() + 60)
+
+    await bench.work(slow, late, fresh)
+
+    assert [outcome(one) for one in (slow, late, fresh)] == [0.25, "DeadlineExceeded", 0.75]
+    assert bench.carried_out == [0.25, 0.75]
+    assert bench.engine.batches == [[0.25, 0.75]]
+
+
+@pytest.mark.anyio
+async def test_lane_recipe_of_abandoned_entry_is_not_carried_out():
+    bench = Bench()
+    gone, there = bench.entry(0.25), bench.entry(0.5)
+    gone.future.cancel()
+
+    await bench.work(gone, there)
+
+    assert (bench.carried_out, bench.engine.batches) == ([0.5], [[0.5]])
+    assert [outcome(one) for one in (gone, there)] == ["cancelled", 0.5]
+
+
+@pytest.mark.anyio
+async def test_lane_batch_that_nobody_waits_for_is_not_run_and_reported():
+    bench = Bench()
+    gone = bench.entry(0.25)
+    gone.future.cancel()
+
+    report = await bench.work(gone)
+
+    assert (bench.engine.batches, report.runs, report.outcomes) == ([], [], [])
+
+
+@pytest.mark.anyio
+async def test_lane_batch_whose_recipes_all_fail_is_not_run():
+    bench = Bench()
+
+    def fail() -> None:
+        raise ValueError("bad")
+
+    batch = [bench.entry(0.25, first=fail), bench.entry(0.5, first=fail)]
+    report = await bench.work(*batch)
+
+    assert [outcome(one) for one in batch] == ["ValueError", "ValueError"]
+    assert (bench.engine.batches, report.runs, report.died) == ([], [], None)
+
+
+@pytest.mark.anyio
+async def test_lane_interrupted_while_preparing_carries_out_no_more_recipes():
+    bench = Bench()
+    batch = [bench.entry(0.25, first=bench.interrupt), bench.entry(0.5)]
+
+    await bench.work(*batch)
+
+    assert bench.carried_out == [0.25]
+
+
+class Interruptible(FakeEngine):
+    """Ends with an error if its run is interrupted, and calls `meanwhile` before."""
+
+    meanwhile: Callable[[], object]
+
+    def run(self, batch: Any, run: Any = None) -> Any:
+        told: list[bool] = []
+        run.on_interrupt(lambda: told.append(True))
+        scores = super().run(batch)
+        self.meanwhile()
+        if told:
+            raise RuntimeError("terminated")
+        return scores
+
+
+@pytest.mark.anyio
+async def test_lane_interrupted_batch_is_not_retried():
+    engine = Interruptible()
+    bench = Bench(engine)
+    engine.meanwhile = bench.interrupt
+    batch = [bench.entry(0.25), bench.entry(0.5)]
+
+    report = await bench.work(*batch)
+
+    assert engine.batches == [[0.25, 0.5]]
+    assert (report.outcomes, report.runs, report.died) == ([], [], None)
+
+
+@pytest.mark.anyio
+async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine(caplog):
+    engine = Interruptible()
+    bench = Bench(engine)
+    engine.meanwhile = bench.interrupt
+
+    report = await bench.work(bench.entry(0.25))
+
+    assert (report.outcomes, caplog.records) == ([], [])
+
+
+@pytest.mark.anyio
+async def test_lane_after_an_interrupted_batch_works_on():
+    engine = Interruptible()
+    bench = Bench(engine)
+    engine.meanwhile = bench.interrupt
+    bench.lane.work([bench.entry(0.25)])
+    await bench._reports.get()
+    engine.meanwhile = lambda: None
+    entry = bench.entry(0.5)
+
+    await bench.work(entry)
+
+    assert (outcome(entry), bench.lane.interrupted) == (0.5, False)
+
+
+@pytest.mark.anyio
+async def test_lane_deadline_that_passes_before_a_retry_spares_it():
+    bench = Bench()
+
+    def fail_slowly(batch: Any) -> Any:
+        bench.clock.advance(2)
+        if len(batch) > 1:
+            raise RuntimeError("bad batch")
+        return bench.engine._answer(batch)
+
+    bench.engine.answer = fail_slowly
+    late = bench.entry(0.25, deadline_s=bench.clock() + 1)
+    fresh = bench.entry(0.5, deadline_s=bench.clock() + 60)
+
+    await bench.work(late, fresh)
+
+    assert [outcome(one) for one in (late, fresh)] == ["DeadlineExceeded", 0.5]
+    assert bench.engine.batches == [[0.25, 0.5], [0.5]]
+
+
+@pytest.mark.anyio
+async def test_lane_times_tell_queue_preparing_and_run_apart():
+    bench = Bench()
+
+    def answer(batch: Any) -> Any:
+        bench.clock.advance(4)
+        return bench.engine._answer(batch)
+
+    bench.engine.answer = answer
+    entry = bench.entry(0.5, first=lambda: bench.clock.advance(2))
+    bench.clock.advance(1)
+
+    report = await bench.work(entry)
+
+    answered = entry.future.result()
+    assert (answered.queue_s, answered.run_s, report.work_s) == (1, 4, 6)
+    assert report.runs == [(1, 4)]
+
+
+@pytest.mark.anyio
+async def test_lane_run_counts_from_its_beginning_not_from_the_preparing():
+    bench = Bench()
+    begun_s = bench.clock()
+
+    await bench.work(bench.entry(0.5, first=lambda: bench.clock.advance(2)))
+
+    assert bench.lane.since_s == begun_s + 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+async def test_lane_run_is_as_wide_as_asked(wide):
+    widths = []
+
+    class Engine(FakeEngine):
+        def run(self, batch: Any, run: Any = None) -> Any:
+            widths.append(run.wide)
+            return super().run(batch)
+
+    bench = Bench(Engine())
+    await bench.work(bench.entry(0.5), wide=wide)
+
+    assert widths == [wide]
+
+
+@pytest.mark.anyio
+async def test_lane_fails_what_it_has_in_hand_once():
+    bench = Bench()
+    bench.engine.hold()
+    entry = bench.entry(0.5)
+    work = asyncio.create_task(bench.work(entry))
+    await asyncio.to_thread(bench.engine.entered.acquire)
+
+    bench.lane.interrupt(EngineFailure("first"))
+    bench.lane.interrupt(EngineFailure("second"))
+    bench.engine.release()
+    await work
+
+    assert str(entry.future.exception()) == "first"
+
+
+@pytest.mark.anyio
+async def test_report_of_lane_that_died_fails_what_has_no_outcome():
+    bench = Bench()
+    answered, open_one = bench.entry(0.25), bench.entry(0.5)
+    row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 2)
+    report = Report([answered, open_one], Run(), [(answered, row)], died=SystemExit(2))
+
+    report.deliver()
+
+    assert [outcome(one) for one in (answered, open_one)] == [0.25, "EngineFailure"]
+
+
+@pytest.mark.anyio
+async def test_report_leaves_entries_that_were_answered_meanwhile():
+    bench = Bench()
+    entry = bench.entry(0.25)
+    entry.fail(DeadlineExceeded("late"))
+    row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 1)
+
+    Report([entry], Run(), [(entry, row)]).deliver()
+
+    assert outcome(entry) == "DeadlineExceeded"
+
+
+def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
+    """What the thread raised would fail the test."""
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> Bench:
+        bench = Bench()
+        bench.engine.hold()
+        bench.lane.work([bench.entry(0.5)])
+        await asyncio.to_thread(bench.engine.entered.acquire)
+        return bench
+
+    bench = loop.run_until_complete(begin())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    bench.engine.release()
+    bench.lane.close()
+    bench.lane.thread._thread.join(5)
+
+    assert (bench.lane.thread._thread.is_alive(), bench.lane.busy) == (False, False)
+
+
+# Whose a batch is
+
+
+def test_job_can_be_claimed_once():
+    job = Job([], Run())
+
+    assert [job.claim() for _ in range(3)] == [True, False, False]
+
+
+def test_job_claimed_by_many_threads_at_once_is_one_s():
+    for _ in range(200):
+        job, start = Job([], Run()), threading.Barrier(3)
+        claims: list[bool] = []
+
+        def claim(
+            job: Job = job, claims: list[bool] = claims, start: threading.Barrier = start
+        ) -> None:
+            start.wait()
+            claims.append(job.claim())
+
+        threads = [threading.Thread(target=claim) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sorted(claims) == [False, False, True]
+
+
+@pytest.mark.anyio
+async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
+    bench = Bench()
+    bench.engine.hold()
+    first, ahead = bench.entry(0.25), bench.entry(0.5)
+    bench.lane.work([first])
+    bench.lane.work([ahead])
+    await asyncio.to_thread(bench.engine.entered.acquire)
+
+    passed_on = [bench.lane.pass_on(), bench.lane.pass_on()]
+    bench.engine.release()
+    await bench.report()
+    bench.lane.close()
+
+    assert passed_on == [[ahead], []]
+    assert (outcome(first), ahead.future.done(), bench.carried_out) == (0.25, False, [0.25])

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from tests.fakes import FakeClock, FakeEngine
+from tests.service.batching.harness import (
+    entered,
+    occupy,
+    raising,
+    running,
+    settle,
+    submit,
+    values_of,
+    wait_until,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+DEADLY = {
+    "system_exit": SystemExit(2),
+    "keyboard_interrupt": KeyboardInterrupt(),
+    "cancelled": asyncio.CancelledError(),
+    "generator_exit": GeneratorExit(),
+}
+
+
+@pytest.mark.parametrize("error", DEADLY.values(), ids=DEADLY.keys())
+async def test_lane_that_dies_fails_its_item_and_is_replaced(error):
+    engine = FakeEngine()
+    async with running(engine, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
+        await settle()
+        answers = iter([raising(error), engine._answer, engine._answer, engine._answer])
+        engine.answer = lambda batch: next(answers)(batch)
+        engine.release()
+        values = await values_of(tasks)
+
+        assert values == ["EngineFailure", 0.25, 0.5]
+        assert batcher.alive
+
+
+async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever():
+    engine = FakeEngine()
+    engine.answer = raising(SystemExit(2))
+    async with running(engine, max_batch_size=1) as batcher:
+        values = await values_of([submit(batcher, number / 8) for number in range(8)])
+        after = await values_of([submit(batcher, 0.75)])
+
+        assert values == ["EngineFailure"] * 4 + ["ModelNotReady"] * 4
+        assert (after, batcher.alive) == (["ModelNotReady"], False)
+
+
+async def test_lanes_success_forgives_earlier_deaths():
+    engine = FakeEngine()
+    async with running(engine, max_batch_size=1) as batcher:
+        for _ in range(5):
+            engine.answer = raising(SystemExit(2))
+            await values_of([submit(batcher, 0.5)])
+            engine.answer = engine._answer
+            await values_of([submit(batcher, 0.5)])
+
+        assert batcher.alive
+
+
+async def test_lanes_stuck_lane_fails_liveness_until_it_comes_back():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
+        held = await occupy(batcher, engine)
+        states = [batcher.alive]
+        for seconds in (30, 1):
+            clock.advance(seconds)
+            states.append(batcher.alive)
+        engine.release()
+        await held
+        states.append(batcher.alive)
+
+    assert states == [True, True, False, True]
+
+
+class InterruptibleEngine(FakeEngine):
+    """Its held runs end with an error when they are interrupted, as onnxruntime's do."""
+
+    def run(self, batch: Any, run: Any = None) -> Any:
+        run.on_interrupt(self.release)
+        scores = super().run(batch)
+        if run.interrupted:
+            raise RuntimeError("terminated")
+        return scores
+
+
+async def test_lanes_stuck_run_is_interrupted_and_the_lane_goes_on():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        clock.advance(31)
+        batcher._lanes._look_for_stuck()
+        values = await values_of(tasks)
+
+        assert (values, batcher.alive) == (["EngineFailure", 0.25], True)
+    assert engine.batches == [[0.0], [0.25]]
+
+
+async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_replaced():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        for seconds in (31, 2):
+            clock.advance(seconds)
+            batcher._lanes._look_for_stuck()
+        await entered(engine)  # the new lane's
+        alive_while_stuck = batcher.alive
+        engine.release()
+        values = await values_of(tasks)
+        await asyncio.to_thread(wait_until, lambda: batcher.alive)
+
+    assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
+
+
+async def test_lanes_resized_while_running_loses_nothing():
+    engine = FakeEngine()
+    async with running(engine, lanes=1, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher.resize(lanes=2, max_batch_size=2)
+        await entered(engine)
+        batcher.resize(lanes=1, max_batch_size=1)
+        engine.release()
+        values = await values_of(tasks)
+        after = await values_of([submit(batcher, 0.125)])
+
+        assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
+        assert (len(batcher._lanes), batcher.alive) == (1, True)
+    assert engine.batches == [[0.0], [0.25], [0.5, 0.75], [0.125]]
+
+
+async def test_lanes_work_ahead_of_a_stuck_lane_goes_to_another():
+    engine, clock = FakeEngine(), FakeClock()
+    async with running(engine, clock=clock, max_batch_size=1, stuck_after_s=30) as batcher:
+        tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
+        await settle()
+        ahead = batcher.waiting == 0
+        for seconds in (31, 2):
+            clock.advance(seconds)
+            batcher._lanes._look_for_stuck()
+        await entered(engine)  # the new lane's
+        engine.release()
+        values = await values_of(tasks)
+
+    assert (ahead, values) == (True, ["EngineFailure", 0.25])
+    assert engine.batches == [[0.0], [0.25]]
+
+
+async def test_lanes_too_many_finish_what_they_have_ahead_and_end():
+    engine = FakeEngine()
+    async with running(engine, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher.resize(lanes=1, max_batch_size=1)
+        engine.release()
+        values = await values_of(tasks)
+        await settle()
+
+        assert values == [0.0, 0.125, 0.25, 0.5, 0.75]
+        assert (len(batcher._lanes), batcher.alive) == (1, True)
+
+
+class OneSlowRun(FakeEngine):
+    """Answers the item 0.0 when `slow` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = threading.Event()
+
+    def run(self, batch: Any, run: Any = None) -> Any:
+        scores = super().run(batch, run)
+        if float(batch[0, 0]) == 0.0:
+            self.slow.wait()
+        return scores
+
+
+async def test_lanes_work_ahead_of_a_slow_run_goes_to_a_lane_that_is_free():
+    engine = OneSlowRun()
+    async with running(engine, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5)]
+        await settle()
+        ahead_of_each = batcher.waiting == 0
+        engine.release()
+        others = await values_of(tasks[1:])
+        slow_done = tasks[0].done()
+        engine.slow.set()
+        (last,) = await values_of(tasks[:1])
+
+    assert (ahead_of_each, others, slow_done, last) == (True, [0.125, 0.25, 0.5], False, 0.0)
+    assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5]]
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "second_run"), [(0.01, 0.75), (10.0, 0.25)], ids=["usual", "slow"]
+)
+async def test_lanes_work_behind_a_slow_run_is_not_overtaken_by_what_came_later(
+    passed_s, second_run
+):
+    engine, clock = OneSlowRun(), FakeClock()
+    async with running(engine, clock=clock, lanes=2, max_batch_size=1) as batcher:
+        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
+        await settle()
+        batcher._item_s = 0.01
+        clock.advance(passed_s)
+        engine.release()
+        await values_of([tasks[1], tasks[3]])
+        await asyncio.to_thread(wait_until, lambda: len(engine.batches) > 3)
+        after_both = engine.batches[3][0]
+        engine.slow.set()
+        await values_of(tasks)
+
+    assert after_both == second_run
+    assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5], [0.75]]

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from service.errors import InvalidParameter
+from service.http.deadlines import STARTED, Deadlines
+from tests import tinymodel
+from tests.fakes import FakeClock
+from tests.problems import assert_problem
+
+RED = tinymodel.picture("red")
+CLASSIFY = "/v1/classify"
+BAD = {
+    "zero": "0",
+    "negative_zero": "-0",
+    "negative": "-5",
+    "nan": "nan",
+    "infinite": "inf",
+    "minus_infinite": "-inf",
+    "beyond_a_float": "9" * 400,
+    "text": "soon",
+    "unit": "5ms",
+    "two": "5, 5",
+    "empty": "",
+}
+
+
+def request(asked: str | None = None, **scope: object) -> Request:
+    headers = [] if asked is None else [(b"x-request-timeout-ms", asked.encode())]
+    return Request({"type": "http", "headers": headers, **scope})
+
+
+def deadlines(clock: FakeClock | None = None) -> Deadlines:
+    return Deadlines(default_s=30, max_s=300, clock=clock or FakeClock())
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected_s"),
+    [
+        (None, 30),
+        ("250", 0.25),
+        ("0.5", 0.0005),
+        ("1e3", 1),
+        (" 40 ", 0.04),
+        ("300000", 300),
+        ("300001", 300),
+        ("1e300", 300),
+    ],
+    ids=["default", "whole", "part", "exponent", "spaces", "longest", "longer", "huge"],
+)
+def test_deadline_is_what_was_asked_for_up_to_the_longest(asked, expected_s):
+    deadline = deadlines().of(request(asked))
+
+    assert deadline.at_s - deadline.started_s == pytest.approx(expected_s)
+
+
+@given(st.floats(min_value=1e-3, allow_nan=False, allow_infinity=False))
+def test_deadline_of_any_positive_number_is_within_the_bound(milliseconds):
+    deadline = deadlines().of(request(repr(milliseconds)))
+
+    assert 0 <= deadline.left_s() <= 300
+
+
+@pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())
+def test_deadline_that_is_no_positive_number_refused(asked):
+    with pytest.raises(InvalidParameter, match="X-Request-Timeout-Ms"):
+        deadlines().of(request(asked))
+
+
+def test_deadline_default_beyond_the_longest_is_cut():
+    deadline = Deadlines(default_s=30, max_s=5, clock=FakeClock()).of(request())
+
+    assert deadline.left_s() == 5
+
+
+def test_deadline_counts_from_the_head():
+    clock = FakeClock()
+    head_s = clock()
+    clock.advance(2)
+
+    deadline = deadlines(clock).of(request("5000", **{STARTED: head_s}))
+
+    assert (deadline.left_s(), deadline.elapsed_s()) == (3, 2)
+
+
+def test_deadline_without_a_noted_head_counts_from_now():
+    clock = FakeClock()
+
+    deadline = deadlines(clock).of(request("5000"))
+
+    assert (deadline.left_s(), deadline.elapsed_s()) == (5, 0)
+
+
+def test_deadline_that_has_passed_leaves_less_than_nothing():
+    clock = FakeClock()
+    deadline = deadlines(clock).of(request("5000"))
+
+    clock.advance(6)
+
+    assert (deadline.left_s(), deadline.elapsed_s()) == (-1, 6)
+
+
+@pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())
+def test_deadline_header_that_is_bad_answers_invalid_parameter(client, asked):
+    response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": asked})
+
+    assert_problem(response, 422, "invalid_parameter")
+
+
+def test_deadline_that_is_long_enough_is_met(client):
+    response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "60000"})
+
+    assert response.status_code == 200
+
+
+class Untouched:
+    """An engine that must not be run."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, _batch: object, _run: object) -> None:
+        self.runs += 1
+
+
+@pytest.mark.parametrize("asked", ["1e-9", "0.000001"], ids=["exponent", "decimal"])
+def test_deadline_that_passed_answers_504_and_the_picture_is_never_run(fresh_client, asked):
+    engine = Untouched()
+    fresh_client.app.state.service._backend.answerers["tiny", 2].batcher._engine = engine
+
+    response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": asked})
+
+    assert_problem(response, 504, "deadline_exceeded")
+    assert engine.runs == 0
+
+
+def test_deadline_beyond_the_longest_is_cut_to_it_over_http(make_client):
+    client = make_client(max_request_timeout_s=1e-9)
+
+    response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "60000"})
+
+    assert_problem(response, 504, "deadline_exceeded")

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from service.http.peer import PEER, Peer, while_connected
+from service.serving.classifier import Answer
+
+pytestmark = pytest.mark.anyio
+
+ANSWER: Any = object()
+DISCONNECT = {"type": "http.disconnect"}
+
+
+class Work:
+    """Waits until it is let go on, and writes down how far it came."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def __call__(self) -> Answer:
+        self.events.append("begun")
+        self.begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.events.append("cancelled")
+            raise
+        finally:
+            self.ended.set()
+        self.events.append("done")
+        answer: Answer = ANSWER
+        return answer
+
+
+def request_of(peer: Peer) -> Request:
+    return Request({"type": "http", PEER: peer})
+
+
+def request_receiving(*messages: dict[str, Any], then: asyncio.Event | None = None) -> Request:
+    """A request without a peer, whose messages come when `then` is set."""
+    queue = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if then is not None:
+            await then.wait()
+        if not queue:
+            await asyncio.Event().wait()
+        return queue.pop(0)
+
+    return Request({"type": "http"}, receive)
+
+
+async def failing() -> Answer:
+    raise KeyError("x")
+
+
+def begin(request: Request, work: Callable[[], Coroutine[Any, Any, Answer]]) -> asyncio.Task[Any]:
+    return asyncio.create_task(while_connected(request, work()))
+
+
+def test_peer_is_there_at_first():
+    peer = Peer()
+
+    assert (peer.gone, peer.on_gone) == (False, None)
+
+
+def test_peer_that_leaves_tells_whoever_asked():
+    peer, told = Peer(), []
+    peer.on_gone = lambda: told.append(peer.gone)
+
+    peer.leave()
+
+    assert told == [True]
+
+
+def test_peer_that_leaves_unasked_is_gone():
+    peer = Peer()
+
+    peer.leave()
+
+    assert peer.gone
+
+
+async def test_connected_work_answers():
+    work, peer = Work(), Peer()
+    work.go_on.set()
+
+    answer = await begin(request_of(peer), work)
+
+    assert answer is ANSWER
+
+
+@pytest.mark.parametrize("outcome", ["answer", "error"])
+async def test_connected_peer_that_leaves_after_the_work_disturbs_nobody(outcome):
+    peer, work = Peer(), Work()
+    work.go_on.set()
+
+    await asyncio.gather(
+        begin(request_of(peer), work if outcome == "answer" else failing), return_exceptions=True
+    )
+
+    assert peer.on_gone is None
+
+
+async def test_connected_error_of_the_work_is_raised():
+    with pytest.raises(KeyError):
+        await begin(request_of(Peer()), failing)
+
+
+async def test_connected_peer_that_leaves_cancels_the_work():
+    peer, work = Peer(), Work()
+    task = begin(request_of(peer), work)
+    await work.begun.wait()
+
+    peer.leave()
+
+    with pytest.raises(ClientDisconnect):
+        await task
+    assert work.events == ["begun", "cancelled"]
+
+
+async def test_connected_task_whose_peer_left_is_not_cancelled_itself():
+    """Whoever answers for the request goes on awaiting, for example its log line."""
+    peer, work = Peer(), Work()
+
+    async def handle() -> tuple[str, int]:
+        try:
+            await while_connected(request_of(peer), work())
+        except ClientDisconnect:
+            await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return "went on", task.cancelling()
+
+    task = asyncio.create_task(handle())
+    await work.begun.wait()
+    peer.leave()
+
+    assert await task == ("went on", 0)
+
+
+async def test_connected_peer_that_leaves_within_a_timeout_is_no_timeout():
+    peer, work = Peer(), Work()
+
+    async def patient() -> Answer:
+        async with asyncio.timeout(60):
+            return await work()
+
+    task = begin(request_of(peer), patient)
+    await work.begun.wait()
+    peer.leave()
+
+    with pytest.raises(ClientDisconnect):
+        await task
+
+
+async def test_connected_server_that_gives_up_is_no_disconnect():
+    peer, work = Peer(), Work()
+    task = begin(request_of(peer), work)
+    await work.begun.wait()
+
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.events == ["begun", "cancelled"]
+
+
+async def test_connected_peer_already_gone_never_begins_the_work():
+    peer, work = Peer(), Work()
+    peer.leave()
+
+    with pytest.raises(ClientDisconnect):
+        await begin(request_of(peer), work)
+
+    assert work.events == []
+
+
+async def test_unknown_server_work_answers():
+    work = Work()
+    work.go_on.set()
+
+    answer = await begin(request_receiving(), work)
+
+    assert answer is ANSWER
+
+
+async def test_unknown_server_error_of_the_work_is_raised():
+    with pytest.raises(KeyError):
+        await begin(request_receiving(), failing)
+
+
+async def test_unknown_server_disconnect_cancels_the_work():
+    work = Work()
+    rest = {"type": "http.request", "body": b"", "more_body": False}
+    task = begin(request_receiving(rest, DISCONNECT, then=work.begun), work)
+
+    with pytest.raises(ClientDisconnect):
+        await task
+    await work.ended.wait()
+
+    assert work.events == ["begun", "cancelled"]
+
+
+async def test_unknown_server_that_gives_up_is_no_disconnect():
+    work = Work()
+    task = begin(request_receiving(), work)
+    await work.begun.wait()
+
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task

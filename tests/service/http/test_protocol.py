@@ -1,0 +1,668 @@
+"""The protocol against an application that tells what it was given; see also tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from uvicorn.server import ServerState
+
+from service.http import peer as connection
+from service.http import protocol as http_protocol
+from service.http.flow import BoundedFlow
+from service.http.heads import MAX_HEADERS
+from service.http.peer import PEER, while_connected
+from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET /get HTTP/1.1\r\nHost: t\r\n\r\n"
+CHUNKED = b"POST /read HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+LONG = b"POST /get HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n"
+NEVER_S = 600
+
+
+class Recorder:
+    """Reads bodies under /read, waits under /wait, sends much under /big, writes down who asked."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.headers: list[str] = []
+        self.bodies: list[bytes] = []
+        self.left = 0
+        self.go_on = asyncio.Event()
+        self.waits = asyncio.Event()
+        self.newest: list[bool] = []
+        self.protocol: Watched
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        self.paths.append(request.url.path)
+        self.newest.append(self.protocol.cycle.scope is scope)
+        self.headers += [name for name, _ in request.headers.items()]
+        if request.url.path == "/read":
+            try:
+                self.bodies.append(await request.body())
+            except ClientDisconnect:
+                self.left += 1
+                return
+        if request.url.path == "/wait":
+            await receive()
+            self.waits.set()
+            await self.go_on.wait()
+        if request.url.path == "/big":
+            await Response(b"x" * 10_000_000)(scope, receive, send)
+        else:
+            await PlainTextResponse("done")(scope, receive, send)
+
+
+class Watched(BoundedHttpProtocol):
+    """Tells when the connection has ended."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lost = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+class Peer:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.send = writer.write
+
+    async def answers(self) -> list[int | str]:
+        """Reads to the end: the status of every answer, for a problem its code instead."""
+        text = (await self._reader.read()).decode()
+        found = re.findall(r"HTTP/1\.1 (\d+).*?\r\n\r\n(done|{.*?}|)", text, re.DOTALL)
+        return [json.loads(b)["code"] if b.startswith("{") else int(s) for s, b in found]
+
+    async def until(self, text: bytes) -> None:
+        await self._reader.readuntil(text)
+
+
+@asynccontextmanager
+async def connected(
+    app: Recorder, header_timeout_s: float = NEVER_S, keep_alive_s: float = NEVER_S
+) -> AsyncIterator[Peer]:
+    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+    config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
+
+    def protocol() -> Watched:
+        app.protocol = Watched(config, ServerState(), {}, header_timeout_s=header_timeout_s)
+        return app.protocol
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.close()
+        server.close()
+
+
+CLOSE = b"GET /close HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+
+
+async def test_protocol_requests_answered_in_order():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(GET + CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
+        answers = await peer.answers()
+
+    assert (answers, app.paths) == ([200, 200, 200], ["/get", "/read", "/close"])
+    assert app.bodies == [b"abc"]
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_protocol_field_count_is_limited(extra):
+    app = Recorder()
+    fields = b"".join(b"x-%d: y\r\n" % number for number in range(MAX_HEADERS - 2 + extra))
+    async with connected(app) as peer:
+        peer.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n" + fields + b"\r\n" + GET)
+        answers = await peer.answers()
+
+    assert answers == (["headers_too_large"] if extra else [200])
+
+
+@pytest.mark.parametrize("excess", [-100, 1])
+async def test_protocol_head_size_is_limited(excess):
+    app = Recorder()
+    head = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\nx: "
+    async with connected(app) as peer:
+        peer.send(head + b"y" * (MAX_HEAD_BYTES - len(head) - 4 + excess) + b"\r\n\r\n")
+        answers = await peer.answers()
+
+    assert answers == (["headers_too_large"] if excess > 0 else [200])
+
+
+async def test_protocol_trailers_are_dropped():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx-trailer: y\r\n\r\n" + CLOSE)
+        answers = await peer.answers()
+
+    assert (answers, app.bodies) == ([200, 200], [b"abc"])
+    assert "x-trailer" not in app.headers
+
+
+async def test_protocol_trailers_are_limited():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES)
+        answers = await peer.answers()
+
+    assert (answers, app.bodies, app.left) == (["headers_too_large"], [], 1)
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"3\r\nabcd\r\n", b"3\nabc\n"])
+async def test_protocol_malformed_body_refused_and_its_reader_told(body):
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + body + GET)
+        answers = await peer.answers()
+
+    assert (answers, app.paths, app.left) == (["malformed_request"], ["/read"], 1)
+
+
+async def test_protocol_malformed_body_behind_others_lets_them_finish():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(
+            GET + LONG.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked") + b"zz"
+        )
+        peer.send(b"\r\n" + GET)
+        answers = await peer.answers()
+
+    assert (answers, app.paths) == ([200, "malformed_request"], ["/get", "/get"])
+
+
+async def test_protocol_malformed_request_behind_a_good_one_lets_it_finish():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(GET + b"hello there\r\n\r\n" + GET)
+        answers = await peer.answers()
+
+    assert (answers, app.paths) == ([200, "malformed_request"], ["/get"])
+
+
+async def test_protocol_malformed_rest_of_answered_request_closes_silently():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED.replace(b"/read", b"/get"))
+        await peer.until(b"done")
+        peer.send(b"zz\r\n" + GET)
+
+        assert (await peer.answers(), app.paths) == ([], ["/get"])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /get\r\n\r\n",
+        b"GET http://t HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01",
+        b"CONNECT t:1 HTTP/1.1\r\n\r\n",
+    ],
+    ids=["http_0.9", "no_path", "tls", "connect"],
+)
+async def test_protocol_malformed_head_refused(sent):
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(sent + GET)
+
+        assert (await peer.answers(), app.paths) == (["malformed_request"], [])
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", []),
+        (b"\r\n", []),
+        (b"GET /ge", ["request_timeout"]),
+        (GET + b"GET /ge", [200, "request_timeout"]),
+        (LONG, [200]),
+        (LONG + b"x", [200]),
+        (LONG + b"x" * 1000 + b"G", [200, "request_timeout"]),
+    ],
+    ids=["nothing", "line", "half_head", "second_half_head", "no_body", "half_body", "third"],
+)
+async def test_protocol_peer_that_stops_is_closed(sent, expected):
+    async with connected(Recorder(), header_timeout_s=0.05) as peer:
+        peer.send(sent)
+
+        assert await peer.answers() == expected
+
+
+async def test_protocol_peer_that_sends_only_empty_lines_is_closed():
+    async with connected(Recorder(), header_timeout_s=0.05) as peer:
+        peer.send(GET)
+        await peer.until(b"done")
+        peer.send(b"\r\n")
+
+        assert await peer.answers() == []
+
+
+async def test_protocol_half_head_never_cuts_an_answer_short():
+    """The clock of a head that waits behind another request begins with that one's answer."""
+    app = Recorder()
+    async with connected(app, header_timeout_s=0.05) as peer:
+        peer.send(GET.replace(b"/get", b"/wait") + b"GET /ge")
+        await app.waits.wait()
+        assert app.protocol._head_timer is None
+        app.go_on.set()
+
+        assert await peer.answers() == [200, "request_timeout"]
+
+
+async def test_protocol_refused_peer_that_goes_on_sending_is_cut_off(monkeypatch):
+    monkeypatch.setattr(http_protocol, "_LINGER_S", 0.05)
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(b"hello there\r\n\r\n")
+        peer.send(GET * 100)
+
+        assert (await peer.answers(), app.paths) == (["malformed_request"], [])
+
+
+# Requests behind the one in hand
+
+
+def declared(path: bytes, body: bytes, *fields: bytes) -> bytes:
+    lines = (b"POST %s HTTP/1.1" % path, b"Host: t", *fields, b"Content-Length: %d" % len(body))
+    return b"\r\n".join((*lines, b"", body))
+
+
+async def test_protocol_pipelined_requests_are_parsed_one_at_a_time():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send((GET + declared(b"/get", b"abc")) * 1000 + CLOSE)
+        answers = await peer.answers()
+
+    assert answers == [200] * 2001
+    assert all(app.newest)
+
+
+async def test_protocol_request_in_hand_stops_the_reading():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(GET.replace(b"/get", b"/wait") + GET + CLOSE)
+        await app.waits.wait()
+        paused_meanwhile = app.protocol.flow.read_paused
+        app.go_on.set()
+
+        assert await peer.answers() == [200, 200, 200]
+    assert paused_meanwhile
+
+
+async def test_protocol_bodies_and_heads_mixed_are_answered_in_order():
+    app = Recorder()
+    bodies = [b"%d\r\n\r\n" % number * 20_000 for number in range(20)]
+    async with connected(app) as peer:
+        peer.send(b"".join(declared(b"/read", body) + GET for body in bodies) + CLOSE)
+        answers = await peer.answers()
+
+    assert answers == [200] * 41
+    assert app.paths == ["/read", "/get"] * 20 + ["/close"]
+    assert app.bodies == bodies
+
+
+async def test_protocol_requests_behind_a_chunked_one_are_answered():
+    """The one case in which a piece holds more than one request: uvicorn's pipeline takes them."""
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 500 + CLOSE)
+        answers = await peer.answers()
+
+    assert (answers, app.bodies) == ([200] * 502, [b"abc"])
+
+
+async def test_protocol_client_that_leaves_with_a_pipeline_tells_the_request_in_hand():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
+        await app.waits.wait()
+        protocol = app.protocol
+        cycle = protocol._active
+        protocol.connection_lost(ConnectionResetError())
+        app.go_on.set()
+
+    assert cycle is not None
+    assert cycle is not protocol.cycle
+    assert (cycle.disconnected, len(protocol.pipeline)) == (True, 0)
+
+
+async def test_protocol_requests_behind_the_last_one_are_ignored():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CLOSE + GET * 100)
+        answers = await peer.answers()
+
+    assert (answers, app.paths) == ([200], ["/close"])
+
+
+# Clients that leave
+
+
+class Peers(Recorder):
+    """Keeps each request's peer and how often it told that it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers: list[connection.Peer] = []
+        self.told: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        peer: connection.Peer = scope[PEER]
+        self.peers.append(peer)
+        peer.on_gone = lambda: self.told.append(scope["path"])
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            peer.on_gone = None
+
+
+async def test_protocol_connection_lost_during_a_request_calls_its_peer_once():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET.replace(b"/get", b"/wait"))
+        await app.waits.wait()
+        before = app.peers[0].gone
+        app.protocol.connection_lost(ConnectionResetError())
+        app.go_on.set()
+
+    assert (before, app.peers[0].gone, app.told) == (False, True, ["/wait"])
+
+
+async def test_protocol_each_request_of_a_connection_has_its_own_peer():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await peer.until(b"done")
+        peer.send(CLOSE)
+        await peer.answers()
+
+    first, second = app.peers
+    assert first is not second
+    assert app.told == []
+
+
+async def test_protocol_pipelined_requests_have_their_own_peers():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 3 + CLOSE)
+        await peer.answers()
+
+    assert len({id(one) for one in app.peers}) == 5
+    assert app.told == []
+
+
+async def test_protocol_connection_lost_with_a_pipeline_calls_the_peer_in_hand():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
+        await app.waits.wait()
+        app.protocol.connection_lost(ConnectionResetError())
+        app.go_on.set()
+
+    assert (len(app.peers), app.peers[0].gone, app.told) == (1, True, ["/wait"])
+
+
+async def test_protocol_connection_lost_between_requests_disturbs_nobody():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await peer.until(b"done")
+        app.protocol.connection_lost(None)
+
+    assert app.told == []
+
+
+async def test_protocol_connection_lost_before_any_request_is_no_error():
+    app = Peers()
+    async with connected(app) as peer:
+        peer.send(b"GET /ge")
+    await app.protocol.lost.wait()
+
+    assert app.peers == []
+
+
+async def test_protocol_client_that_leaves_cancels_the_work_for_it():
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    class Working(Recorder):
+        async def __call__(self, scope: Any, receive: Any, _send: Any) -> None:
+            try:
+                await while_connected(Request(scope, receive), work())
+            except ClientDisconnect:
+                self.left += 1
+
+    app = Working()
+    async with connected(app) as peer:
+        peer.send(GET)
+        await begun.wait()
+    await ended.wait()
+
+    assert app.left == 1
+
+
+# Peers that do nothing, slowly
+
+
+LONG_CHUNKED = CHUNKED.replace(b"/read", b"/get")
+
+
+async def test_protocol_answered_request_whose_body_ends_later_is_closed_when_idle():
+    async with connected(Recorder(), keep_alive_s=0.05) as peer:
+        peer.send(LONG)
+        await peer.until(b"done")
+        peer.send(b"x" * 1000)
+
+        assert await peer.answers() == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "drop"),
+    [
+        (LONG.replace(b"1000", b"100000000"), b"x"),
+        (LONG_CHUNKED, b"1\r\nx\r\n"),
+        (LONG_CHUNKED + b"0\r\n", b"x: y\r\n"),
+    ],
+    ids=["declared", "chunked", "trailers"],
+)
+async def test_protocol_dripped_rest_of_an_answered_request_is_closed(sent, drop):
+    async with connected(Recorder(), header_timeout_s=0.05) as peer:
+        peer.send(sent)
+        await peer.until(b"done")
+        end = asyncio.ensure_future(peer.answers())
+        while not end.done():
+            peer.send(drop)
+            await asyncio.wait([end], timeout=0.001)
+
+        with suppress(ConnectionResetError):  # what was sent too late
+            assert await end == []
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["open", "close"])
+async def test_protocol_peer_that_takes_no_answer_is_cut_off(last):
+    app = Recorder()
+    async with connected(app, header_timeout_s=0.05) as peer:
+        peer.send(b"GET /big HTTP/1.1\r\nHost: t\r\n" + last + b"\r\n")
+        await peer.until(b"\r\n\r\n")
+        await app.protocol.lost.wait()
+
+    assert app.protocol.transport.is_closing()
+
+
+class SlowTransport(asyncio.Transport):
+    """A transport with the given numbers of unsent bytes, one each time somebody looks."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_flow_peer_that_takes_its_answer_slowly_is_left_alone():
+    transport = SlowTransport([3000, 2000, 2000, 1000, 1000, 1000])
+    flow = BoundedFlow(transport, timeout_s=0.01)
+    flow.pause_writing()
+    await transport.aborted.wait()
+
+    assert transport.sizes == [1000]
+
+
+async def test_flow_peer_that_took_its_answer_is_not_watched():
+    flow = BoundedFlow(SlowTransport([1000]), timeout_s=NEVER_S)
+    flow.pause_writing()
+    flow.resume_writing()
+
+    assert flow._timer is None
+
+
+# What asks for another protocol, or frames its body in another way
+
+
+UPGRADES = {
+    "h2c": (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),
+    "websocket": (
+        b"upgrade:WebSocket",
+        b"connection: keep-alive, Upgrade",
+        b"Sec-WebSocket-Key: x",
+    ),
+}
+TEMPTING = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 100
+
+
+@pytest.mark.parametrize("step", [1, 7, 10**6], ids=["bytes", "sevens", "at_once"])
+@pytest.mark.parametrize("fields", UPGRADES.values(), ids=UPGRADES.keys())
+async def test_protocol_upgrade_is_ignored_and_nothing_lost(fields, step, caplog):
+    app = Recorder()
+    chunked = CHUNKED.replace(b"Host: t", b"\r\n".join((b"Host: t", *fields)))
+    sent = declared(b"/read", TEMPTING, *fields) + chunked + b"3\r\nabc\r\n0\r\n\r\n" + GET + CLOSE
+    async with connected(app) as peer:
+        for start in range(0, len(sent), step):
+            peer.send(sent[start : start + step])
+        answers = await peer.answers()
+
+    assert answers == [200] * 4
+    assert app.bodies == [TEMPTING, b"abc"]
+    assert "upgrade" not in app.headers
+    assert not caplog.records
+
+
+async def test_protocol_upgrade_of_the_last_request_still_closes():
+    app = Recorder()
+    async with connected(app) as peer:
+        peer.send(CLOSE.replace(b": close", b": close, Upgrade\r\nUpgrade: h2c") + GET)
+
+        assert (await peer.answers(), app.paths) == ([200], ["/close"])
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"GET / HTTP/1.1", "malformed_request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: a", "malformed_request"),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b", "malformed_request"),
+        (b"GET / HTTP/1.0", 200),
+        (b"GET / HTTP/1.1\r\nHost:\r\nConnection: close", 200),
+        (b"CONNECT /get HTTP/1.1\r\nHost: t", "malformed_request"),
+    ],
+    ids=["none", "two", "two_1.0", "none_1.0", "empty", "connect"],
+)
+async def test_protocol_host_is_given_once(head, expected):
+    async with connected(Recorder()) as peer:
+        peer.send(head + b"\r\n\r\n")
+
+        assert await peer.answers() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("coding", "expected"),
+    [
+        (b"gzip, chunked", ["malformed_request"]),
+        (b"gzip\r\nTransfer-Encoding: chunked", ["malformed_request"]),
+        (b"chunked, chunked", ["malformed_request"]),
+        (b"identity", ["malformed_request"]),
+        (b"", ["malformed_request"]),
+        (b"CHUNKED ", [200, 200]),
+    ],
+    ids=["gzip", "gzip_line", "twice", "identity", "empty", "upper_case"],
+)
+async def test_protocol_only_transfer_coding_is_chunked(coding, expected):
+    async with connected(Recorder()) as peer:
+        head = CHUNKED.replace(b"Encoding: chunked", b"Encoding: " + coding)
+        peer.send(head + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
+
+        assert await peer.answers() == expected
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"0\r\nx: " + b"y" * 10**6,
+        b"0\r\n" + b"x: y\r\n" * 10**5,
+        b"1;" + b"x" * 10**6,
+        b"0" * 10**6,
+    ],
+    ids=["trailer", "trailers", "extension", "zeros"],
+)
+async def test_protocol_flood_between_chunks_is_refused(flood):
+    async with connected(Recorder()) as peer:
+        peer.send(CHUNKED + flood)
+
+        assert await peer.answers() == ["headers_too_large"]
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"hello there\r\n\r\n", 400, "malformed_request"),
+        (CHUNKED + b"zz\r\n", 400, "malformed_request"),
+        (b"GET /get", 408, "request_timeout"),
+        (b"GET /" + b"x" * MAX_HEAD_BYTES, 431, "headers_too_large"),
+    ],
+    ids=["head", "body", "slow", "large"],
+)
+async def test_protocol_refusal_is_logged_once(caplog, sent, status, code):
+    with caplog.at_level(logging.INFO):
+        async with connected(Recorder(), header_timeout_s=0.05) as peer:
+            peer.send(sent)
+            await peer.answers()
+
+    (record,) = [record for record in caplog.records if record.name != "asyncio"]
+    logged: Any = record
+    assert (record.name, record.levelname, record.exc_info) == ("service.access", "INFO", None)
+    assert (logged.status, logged.code, logged.client) == (status, code, "127.0.0.1")
+    assert re.fullmatch("[0-9a-f]{16}", logged.request_id)

@@ -1,0 +1,87 @@
+"""The stages of stopping, with the server on the test's own loop; see also tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from service.app import create_app
+from service.http.server import DrainingServer
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+class Started:
+    """A server that serves, and the task that ends with it."""
+
+    def __init__(self, models_dir, **settings) -> None:
+        values = {"models_dir": models_dir, "lanes": 1, "port": 0, **settings}
+        parsed = Settings.model_validate(values)
+        self.app = create_app(parsed)
+        self.server = DrainingServer(self.app, parsed)
+        self.serving = asyncio.create_task(self.server.serve())
+
+    async def started(self) -> Started:
+        while not self.server.started:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.server.handle_exit(number, None)
+
+
+async def test_server_says_where_it_serves(models_dir, caplog):
+    with caplog.at_level("INFO"):
+        running = await Started(models_dir).started()
+        running.signal(signal.SIGINT)
+        await running.serving
+
+    (line,) = [record for record in caplog.records if record.message == "serving"]
+    assert line.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("number", "drain_s"),
+    [(signal.SIGINT, 600), (signal.SIGTERM, 0)],
+    ids=["interrupt", "no_drain_time"],
+)
+async def test_server_told_to_stop_now_stops(models_dir, number, drain_s):
+    running = await Started(models_dir, drain_s=drain_s).started()
+
+    running.signal(number)
+    await running.serving
+
+    assert running.app.state.service.draining
+    assert not running.server.force_exit
+
+
+async def test_server_terminated_drains_first(models_dir):
+    running = await Started(models_dir, drain_s=0.05).started()
+
+    running.signal(signal.SIGTERM)
+
+    assert running.app.state.service.draining
+    assert not running.server.should_exit
+    await running.serving
+    assert running.server.should_exit
+
+
+async def test_server_second_signal_ends_the_drain(models_dir):
+    running = await Started(models_dir, drain_s=600).started()
+
+    running.signal(signal.SIGTERM)
+    running.signal(signal.SIGTERM)
+    await running.serving
+
+    assert running.server.force_exit
+
+
+async def test_server_handlers_are_gone_after_it(models_dir):
+    running = await Started(models_dir).started()
+    running.signal(signal.SIGINT)
+    await running.serving
+
+    assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from service.app import Service, create_app
+from service.batching.batcher import Batcher
+from service.errors import WorkerNotStarted
+from service.models.adoption import Adopter, fingerprint
+from service.models.repository import RunPlan, Shelf
+from service.serving.backend import LocalLanes
+from service.serving.classifier import Choice
+from service.settings import Settings
+from tests import tinymodel
+
+pytestmark = pytest.mark.anyio
+RED = tinymodel.picture("red")
+
+
+class Running:
+    """An application that runs, and an adopter that looks when it is told to."""
+
+    def __init__(self, models_dir: Path, **settings: Any) -> None:
+        self.models_dir = models_dir
+        shelf = Shelf(models_dir, RunPlan("cpu"), settings.get("versions_per_model", 1))
+        seen = fingerprint(models_dir)
+        values = {"models_dir": models_dir, "provider": "cpu", "models_poll_s": 0, **settings}
+        self.app: FastAPI = create_app(Settings.model_validate(values))
+        self.service: Service = self.app.state.service
+        self.adopter = Adopter(
+            shelf,
+            lambda: self.service.repository,
+            self.service.adopt,
+            metrics=self.service.metrics,
+            seen=seen,
+        )
+
+    async def __aenter__(self) -> Running:
+        self.service.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.service.stop()
+
+    @property
+    def served(self) -> list[tuple[str, int]]:
+        return [version.key for version in self.service.repository.versions()]
+
+    def batcher(self, number: int) -> Batcher:
+        backend = self.service._backend
+        assert isinstance(backend, LocalLanes)
+        return backend.answerers["tiny", number].batcher
+
+    def adoptions(self, outcome: str) -> float:
+        return float(self.service.metrics.adoptions.labels(outcome)._value.get())
+
+    async def classify(self) -> int:
+        classifier = self.service.parts.classifier
+        deadline_s = time.monotonic() + 30
+        answer = await classifier.classify([RED], Choice("tiny"), deadline_s)
+        (outcome,) = answer.outcomes
+        assert isinstance(outcome, list)
+        assert outcome[0].label == "red"
+        return answer.manifest.version
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    tinymodel.write_version(tmp_path)
+    return tmp_path
+
+
+async def test_adopter_takes_a_newer_version_and_leaves_the_older(root):
+    async with Running(root) as running:
+        tinymodel.write_version(root, version=2)
+        before = await running.classify()
+
+        await running.adopter.look()
+
+        assert (before, await running.classify()) == (1, 2)
+        assert running.served == [("tiny", 2)]
+        assert running.adoptions("adopted") == 1
+
+
+async def test_adopter_keeps_unchanged_versions_as_they_are(root):
+    async with Running(root, versions_per_model=0) as running:
+        first = running.service.repository.get("tiny", 1)
+        batcher = running.batcher(1)
+        tinymodel.write_version(root, version=2)
+
+        await running.adopter.look()
+
+        assert running.served == [("tiny", 1), ("tiny", 2)]
+        assert running.service.repository.get("tiny", 1) is first
+        assert running.batcher(1) is batcher
+
+
+async def test_adopter_takes_new_models_and_drops_removed_ones(root):
+    async with Running(root) as running:
+        tinymodel.write_version(root, name="other")
+        await running.adopter.look()
+        both = running.served
+        shutil.rmtree(root / "tiny")
+
+        await running.adopter.look()
+
+        assert both == [("other", 1), ("tiny", 1)]
+        assert running.served == [("other", 1)]
+        text = running.service.metrics.render().decode()
+        assert 'convserve_images_waiting{model="other"}' in text
+        assert 'model="tiny"' not in text
+
+
+async def test_adopter_takes_a_replaced_version_of_the_same_number(root):
+    async with Running(root) as running:
+        before = running.service.repository.get("tiny").manifest_sha256
+        shutil.rmtree(root / "tiny")
+        tinymodel.write_version(root, architecture="another")
+
+        await running.adopter.look()
+
+        version = running.service.repository.get("tiny")
+        assert version.manifest.architecture == "another"
+        assert version.manifest_sha256 != before
+        assert await running.classify() == 1
+
+
+async def test_adopter_refuses_a_broken_version_and_goes_on_serving(root, caplog):
+    async with Running(root) as running:
+        tinymodel.write_version(root, version=2)
+        (root / "tiny" / "2" / "model.onnx").write_bytes(b"broken")
+
+        with caplog.at_level(logging.ERROR):
+            await running.adopter.look()
+            await running.adopter.look()
+
+        assert running.served == [("tiny", 1)]
+        assert await running.classify() == 1
+        assert running.adoptions("failed") == 1, "once, not at every look"
+        assert "model.onnx" in caplog.records[0].__dict__["reason"]
+
+
+async def test_adopter_tries_a_version_again_once_it_was_copied_whole(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    tinymodel.write_version(elsewhere, version=2)
+    async with Running(root) as running:
+        late = elsewhere / "tiny" / "2" / "model.onnx"
+        graph = late.read_bytes()
+        late.unlink()
+        shutil.copytree(elsewhere / "tiny" / "2", root / "tiny" / "2")
+        await running.adopter.look()
+        half = running.served
+        (root / "tiny" / "2" / "model.onnx").write_bytes(graph)
+
+        await running.adopter.look()
+
+        assert (half, running.served) == ([("tiny", 1)], [("tiny", 2)])
+
+
+async def test_adopter_of_an_emptied_repository_goes_on_serving(root):
+    async with Running(root) as running:
+        shutil.rmtree(root / "tiny")
+
+        await running.adopter.look()
+
+        assert await running.classify() == 1
+        assert running.adoptions("failed") == 1
+
+
+async def test_adopter_without_a_change_loads_nothing(root, monkeypatch):
+    renewed: list[object] = []
+    monkeypatch.setattr(
+        "service.models.adoption.renew", lambda *arguments: renewed.append(arguments)
+    )
+    async with Running(root) as running:
+        before = running.service.repository
+
+        await running.adopter.look()
+
+        assert not renewed
+        assert running.service.repository is before
+
+
+async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeypatch):
+    """The request has its version but not yet a place in the queue when that version is retired."""
+    async with Running(root) as running:
+        gate, decoding = asyncio.Event(), asyncio.Event()
+        batcher = running.batcher(1)
+        submit = batcher.submit
+
+        async def held(row: Any, deadline_s: float) -> Any:
+            decoding.set()
+            await gate.wait()
+            return await submit(row, deadline_s)
+
+        monkeypatch.setattr(batcher, "submit", held)
+        under_way = asyncio.create_task(running.classify())
+        await decoding.wait()
+        tinymodel.write_version(root, version=2)
+        await running.adopter.look()
+        new = await running.classify()
+        retiring = list(running.service._retiring)
+
+        gate.set()
+
+        assert (new, await under_way) == (2, 1)
+        await asyncio.gather(*retiring)
+        assert not batcher.alive, "its lanes have ended"
+        assert not running.service._retiring
+
+
+async def test_looking_goes_on_after_a_look_that_raised(root, monkeypatch, caplog):
+    async with Running(root) as running:
+        looked = asyncio.Event()
+        looks = 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise OSError("the disk is away")
+            looked.set()
+
+        monkeypatch.setattr(running.adopter, "look", look)
+
+        async with running.adopter.looking(1e-3):
+            await looked.wait()
+
+        assert "looking for new versions failed" in caplog.text
+
+
+async def test_looking_at_an_interval_of_zero_never_looks(root, monkeypatch):
+    looks: list[None] = []
+
+    async def look() -> None:
+        looks.append(None)
+
+    async with Running(root) as running:
+        monkeypatch.setattr(running.adopter, "look", look)
+
+        async with running.adopter.looking(0):
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "adopt")
+            await task
+
+        assert not looks
+
+
+async def test_adopter_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):
+    async with Running(root) as running:
+        attempts: list[object] = []
+
+        async def adopt(repository: Any) -> None:
+            attempts.append(repository)
+            if len(attempts) == 1:
+                raise WorkerNotStarted("no memory")
+            await running.service.adopt(repository)
+
+        running.adopter._adopt = adopt
+        tinymodel.write_version(root, version=2)
+
+        with caplog.at_level(logging.ERROR):
+            await running.adopter.look()
+        before = running.served
+        await running.adopter.look()
+
+        assert (before, running.served) == ([("tiny", 1)], [("tiny", 2)])
+        assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)
+        assert caplog.records[0].__dict__["reason"] == "no memory"

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from contract.errors import GraphMismatch
+from contract.images.decoding import decode
+from contract.manifest import Manifest
+from contract.preprocessing import to_input
+from service.models.engine import OnnxEngine, Run
+from service.models.providers import ProviderSession, open_session
+from tests import tinymodel
+
+
+def engine_of(manifest: Manifest, graph: bytes) -> OnnxEngine:
+    return OnnxEngine(open_session(graph, "cpu", threads=1), manifest)
+
+
+def changed(manifest: Manifest, **graph: Any) -> Manifest:
+    return manifest.model_copy(update={"graph": manifest.graph.model_copy(update=graph)})
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Manifest:
+    return tinymodel.write_version(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_engine_answers_each_row_as_expected(tmp_path, kind, count):
+    manifest = tinymodel.write_version(tmp_path, kind=kind)
+    engine = engine_of(manifest, tinymodel.graph(kind))
+    colours = [(40 * number, 255 - 30 * number, 10) for number in range(count)]
+    rows = [to_input(decode(tinymodel.picture(colour)), manifest) for colour in colours]
+
+    probabilities = engine.run(np.stack(rows))
+
+    assert probabilities.shape == (count, 3)
+    expected = [tinymodel.expected(colour) for colour in colours]
+    assert probabilities == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_engine_other_input_name_refused(manifest):
+    wrong = changed(manifest, input=manifest.graph.input.model_copy(update={"name": "pixels"}))
+
+    with pytest.raises(GraphMismatch, match="inputs are image, the manifest says pixels"):
+        engine_of(wrong, tinymodel.graph())
+
+
+@pytest.mark.parametrize(
+    ("manifest_kind", "graph_kind"), [("uint8", "float32"), ("float32", "uint8")]
+)
+def test_engine_other_dtype_refused(tmp_path, manifest_kind, graph_kind):
+    manifest = tinymodel.write_version(tmp_path, kind=manifest_kind)
+
+    with pytest.raises(GraphMismatch, match=r"the input is tensor\("):
+        engine_of(manifest, tinymodel.graph(graph_kind))
+
+
+@pytest.mark.parametrize(("declared", "actual"), [(None, 1), (1, None)], ids=["any", "one"])
+def test_engine_other_batch_size_refused(tmp_path, declared, actual):
+    manifest = tinymodel.write_version(tmp_path, batch=declared)
+
+    with pytest.raises(GraphMismatch, match="input's shape"):
+        engine_of(manifest, tinymodel.graph(batch=actual))
+
+
+def test_engine_other_sides_refused(manifest):
+    wrong = changed(
+        manifest, input=manifest.graph.input.model_copy(update={"shape": (None, 9, 9, 3)})
+    )
+
+    with pytest.raises(GraphMismatch, match="input's shape"):
+        engine_of(wrong, tinymodel.graph())
+
+
+def test_engine_missing_output_refused(manifest):
+    outputs = (manifest.graph.outputs[0].model_copy(update={"name": "scores"}),)
+
+    with pytest.raises(GraphMismatch, match="no output 'scores'"):
+        engine_of(changed(manifest, outputs=outputs), tinymodel.graph())
+
+
+def test_engine_other_number_of_classes_refused(manifest):
+    wrong = manifest.model_copy(update={"labels": manifest.labels[:2]})
+
+    with pytest.raises(GraphMismatch, match="answers 3 classes, the manifest has 2 labels"):
+        engine_of(wrong, tinymodel.graph())
+
+
+def node(name: str, kind: str, shape: list[Any]) -> SimpleNamespace:
+    return SimpleNamespace(name=name, type=kind, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "output_shape"),
+    [(["N", "H", "W", "C"], ["N", "classes"]), (["N", 8, 8, 3], [])],
+    ids=["symbolic", "unknown_output"],
+)
+def test_engine_symbolic_sides_are_accepted(manifest, input_shape, output_shape):
+    session = SimpleNamespace(
+        get_inputs=lambda: [node("image", "tensor(uint8)", input_shape)],
+        get_outputs=lambda: [node("probabilities", "tensor(float)", output_shape)],
+    )
+
+    assert OnnxEngine(ProviderSession(session, "cpu"), manifest)
+
+
+def test_engine_input_of_other_rank_refused(manifest):
+    session = SimpleNamespace(
+        get_inputs=lambda: [node("image", "tensor(uint8)", ["N", 8, 8])],
+        get_outputs=lambda: [node("probabilities", "tensor(float)", ["N", 3])],
+    )
+
+    with pytest.raises(GraphMismatch, match="input's shape"):
+        OnnxEngine(ProviderSession(session, "cpu"), manifest)
+
+
+# Runs that are told to end
+
+
+def endless_graph() -> bytes:
+    """Returns the tiny model with a loop that never ends before its output."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["go_on_still"]),
+            helper.make_node("Add", ["sum", "sum"], ["new_sum"]),
+        ],
+        "body",
+        [
+            value("number", TensorProto.INT64, []),
+            value("go_on", TensorProto.BOOL, []),
+            value("sum", TensorProto.FLOAT, ["N", 3]),
+        ],
+        [
+            value("go_on_still", TensorProto.BOOL, []),
+            value("new_sum", TensorProto.FLOAT, ["N", 3]),
+        ],
+    )
+    model = onnx.load_from_string(tinymodel.graph())
+    model.graph.node[-1].output[0] = "means_of_classes"
+    model.graph.node.append(
+        helper.make_node(
+            "Loop", ["", "true", "means_of_classes"], [model.graph.output[0].name], body=body
+        )
+    )
+    model.graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def rows(count: int = 1) -> np.ndarray[Any, Any]:
+    return np.zeros((count, tinymodel.SIDE_PX, tinymodel.SIDE_PX, 3), np.uint8)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    turn = threading.Event()
+    while not true():
+        turn.wait(0.001)
+
+
+def at_work(thread: threading.Thread) -> bool:
+    """Whether a thread has used more of the processor than getting into the runtime takes."""
+    return thread.ident is not None and (
+        time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) > 0.1
+    )
+
+
+def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
+    engine, run = engine_of(manifest, endless_graph()), Run()
+    errors: list[Exception] = []
+
+    def endless() -> None:
+        try:
+            engine.run(rows(), run)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's own
+            errors.append(error)
+
+    thread = threading.Thread(target=endless, daemon=True)
+    thread.start()
+    wait_until(lambda: at_work(thread))
+    run.interrupt()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert "terminate" in str(errors[0]).lower()
+
+
+def test_engine_run_interrupted_before_it_began_ends_at_once(manifest):
+    engine, run = engine_of(manifest, endless_graph()), Run()
+    run.interrupt()
+
+    with pytest.raises(Exception, match=r"(?i)terminate"):
+        engine.run(rows(), run)
+
+
+def test_engine_run_interrupted_after_it_ended_changes_nothing(manifest):
+    engine, run = engine_of(manifest, tinymodel.graph()), Run()
+    before = engine.run(rows(), run)
+
+    run.interrupt()
+
+    assert np.array_equal(engine.run(rows(), Run()), before)
+
+
+def test_engine_retry_with_the_same_run_can_be_interrupted(manifest):
+    run = Run()
+    engine_of(manifest, tinymodel.graph()).run(rows(2), run)
+    run.interrupt()
+
+    with pytest.raises(Exception, match=r"(?i)terminate"):
+        engine_of(manifest, endless_graph()).run(rows(), run)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_run_interrupt_reaches_the_runtime_in_either_order(order):
+    run, told = Run(), []
+    steps = [run.interrupt, lambda: run.on_interrupt(lambda: told.append(order))]
+
+    for step in steps if order == "before" else reversed(steps):
+        step()
+
+    assert told == [order]
+
+
+def test_run_that_is_not_interrupted_tells_nobody():
+    run, told = Run(), []
+
+    run.on_interrupt(lambda: told.append("x"))
+
+    assert told == []
+
+
+# Runs with all cores
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_engine_wide_runs_answer_the_same(manifest, count):
+    wide = open_session(tinymodel.graph(), "cpu", threads=2, spinning=True)
+    narrow = open_session(tinymodel.graph(), "cpu", threads=1)
+    engine = OnnxEngine(narrow, manifest, wide)
+    batch = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+    alone, beside = (engine.run(batch, Run(wide=is_wide)) for is_wide in (True, False))
+
+    np.testing.assert_allclose(alone, beside, atol=1e-6)
+
+
+class Noting:
+    """A session that notes its runs."""
+
+    def __init__(self, name: str, runs: list[str]) -> None:
+        self._session = open_session(tinymodel.graph(), "cpu", threads=1).session
+        self._name, self._runs = name, runs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *args: Any) -> Any:
+        self._runs.append(self._name)
+        return self._session.run(*args)
+
+
+@pytest.mark.parametrize(
+    ("run", "has_wide", "expected"),
+    [
+        (Run(wide=True), True, "wide"),
+        (Run(), True, "narrow"),
+        (None, True, "narrow"),
+        (Run(wide=True), False, "narrow"),
+    ],
+    ids=["wide", "narrow", "unsaid", "only_one"],
+)
+def test_engine_run_takes_the_session_that_is_meant(manifest, run, has_wide, expected):
+    runs: list[str] = []
+    wide = ProviderSession(Noting("wide", runs), "cpu") if has_wide else None
+    engine = OnnxEngine(ProviderSession(Noting("narrow", runs), "cpu"), manifest, wide)
+
+    engine.run(rows(), run)
+
+    assert runs == [expected]

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from contract.errors import (
+    GoldenMismatch,
+    GraphMismatch,
+    ManifestInvalid,
+    ModelError,
+    VersionCorrupt,
+)
+from contract.manifest import parse_manifest
+from contract.versions import manifest_files, read_version, sha256
+from service.errors import ModelNotFound, ProviderUnavailable
+from service.models import repository
+from service.models.repository import (
+    Repository,
+    RunPlan,
+    Shelf,
+    load_repository,
+    load_version,
+    replay_golden,
+    resolve_models_dir,
+)
+from tests import tinymodel
+
+PLAN = RunPlan("cpu", max_batch_size=4)
+
+
+def published(
+    models_dir: Path, *, name: str = "tiny", graph: bytes | None = None, **changes: Any
+) -> None:
+    """Writes tiny/1 with another graph whose digests are right, or with other manifest members."""
+    manifest = tinymodel.write_version(models_dir, name)
+    folder = models_dir / name / "1"
+    document = manifest.model_dump(mode="json")
+    if graph is not None:
+        (folder / "model.onnx").write_bytes(graph)
+        document["graph"]["sha256"] = document["files"]["model.onnx"] = sha256(graph)
+    document.update(changes)
+    for path, data in manifest_files(parse_manifest(json.dumps(document))).items():
+        (folder / path).write_bytes(data)
+
+
+def fake_version(name: str, number: int) -> Any:
+    return SimpleNamespace(key=(name, number), manifest=SimpleNamespace(name=name, version=number))
+
+
+# Finding
+
+
+def test_repository_get_without_number_is_the_newest():
+    found = Repository([fake_version("a", 2), fake_version("a", 10), fake_version("a", 9)])
+
+    assert found.get("a").key == ("a", 10)
+    assert list(found.models["a"]) == [2, 9, 10]
+    assert found.get("a", 9).key == ("a", 9)
+
+
+@pytest.mark.parametrize(
+    ("names", "configured", "expected"),
+    [
+        (["b", "a"], None, "a"),
+        (["b", "efficientnet_lite0", "a"], None, "efficientnet_lite0"),
+        (["b", "efficientnet_lite0"], "b", "b"),
+    ],
+    ids=["first_name", "preferred", "configured"],
+)
+def test_repository_default_model_follows_the_rules(names, configured, expected):
+    found = Repository([fake_version(name, 1) for name in names], configured)
+
+    assert (found.default_name, found.get().key) == (expected, (expected, 1))
+
+
+def test_repository_default_model_that_is_not_there_refused():
+    with pytest.raises(ManifestInvalid, match="'c' is not there"):
+        Repository([fake_version("a", 1)], "c")
+
+
+def test_repository_of_nothing_refused():
+    with pytest.raises(ManifestInvalid, match="no version"):
+        Repository([])
+
+
+@pytest.mark.parametrize(("name", "number"), [("b", None), ("a", 2)])
+def test_repository_get_unknown_refused(name, number):
+    with pytest.raises(ModelNotFound):
+        Repository([fake_version("a", 1)]).get(name, number)
+
+
+# Where the repository is
+
+
+def test_models_dir_configured_wins_even_if_empty(tmp_path):
+    assert resolve_models_dir(tmp_path / "x", tmp_path) == tmp_path / "x"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["working_dir", "bundled", "source_tree"])
+def test_models_dir_is_the_first_that_holds_a_version(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
+    places = [tmp_path / "cwd", tmp_path / "src" / "service" / "bundled_models", tmp_path / "src"]
+    candidates = [places[0] / "models", places[1], places[2] / "models"]
+    candidates[0].mkdir(parents=True)
+    for candidate in candidates[place:]:
+        tinymodel.write_version(candidate)
+
+    assert resolve_models_dir(None, tmp_path / "cwd") == candidates[place]
+
+
+def test_models_dir_without_any_version_is_the_working_dirs(tmp_path, monkeypatch):
+    monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
+
+    assert resolve_models_dir(None, tmp_path) == tmp_path / "models"
+
+
+# Loading
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [10]), (2, [9, 10]), (5, [2, 9, 10]), (0, [2, 9, 10])]
+)
+def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
+    for version in (2, 9, 10):
+        tinymodel.write_version(tmp_path, version=version)
+
+    found = load_repository(Shelf(tmp_path, PLAN, count))
+
+    assert list(found.models["tiny"]) == expected
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_load_repository_without_versions_refused(tmp_path, exists):
+    with pytest.raises(ManifestInvalid, match="holds no version"):
+        load_repository(Shelf(tmp_path if exists else tmp_path / "missing", PLAN))
+
+
+def test_load_version_reports_what_it_proved(tmp_path, caplog):
+    tinymodel.write_version(tmp_path)
+    with caplog.at_level("INFO"):
+        loaded = load_version(tmp_path, "tiny", 1, PLAN)
+
+    assert (loaded.provider, loaded.max_batch_size, loaded.key) == ("cpu", 4, ("tiny", 1))
+    assert loaded.golden_difference < 1e-5
+    (line,) = [record for record in caplog.records if record.message == "loaded"]
+    assert (line.model, line.version, line.provider) == ("tiny", 1, "cpu")
+
+
+def test_load_version_of_fixed_batch_runs_one_picture_a_time(tmp_path):
+    tinymodel.write_version(tmp_path, batch=1)
+
+    assert load_version(tmp_path, "tiny", 1, PLAN).max_batch_size == 1
+
+
+def test_load_version_with_changed_file_refused_by_name(tmp_path):
+    tinymodel.write_version(tmp_path)
+    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(tinymodel.graph() + b"\0")
+
+    with pytest.raises(VersionCorrupt, match=r"tiny/1: model\.onnx"):
+        load_version(tmp_path, "tiny", 1, PLAN)
+
+
+@pytest.mark.parametrize("position", range(0, 1000, 97))
+def test_load_version_with_one_flipped_bit_refused(tmp_path, position):
+    tinymodel.write_version(tmp_path)
+    for path in (tmp_path / "tiny" / "1").rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            data = bytearray(path.read_bytes())
+            data[position % len(data)] ^= 1
+            path.write_bytes(data)
+            break
+
+    with pytest.raises(VersionCorrupt, match="tiny/1"):
+        load_version(tmp_path, "tiny", 1, PLAN)
+
+
+def test_load_version_with_graph_that_cannot_be_read_refused_by_name(tmp_path):
+    published(tmp_path, graph=b"no graph")
+
+    with pytest.raises(GraphMismatch, match="tiny/1: onnxruntime cannot load the graph"):
+        load_version(tmp_path, "tiny", 1, PLAN)
+
+
+def test_load_version_with_other_golden_answer_refused_by_name(tmp_path):
+    manifest = tinymodel.write_version(tmp_path / "source")
+    golden = manifest.model_dump(mode="json")["golden"]
+    golden[1]["top5"][0]["probability"] -= 0.01
+    published(tmp_path / "models", golden=golden)
+
+    with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/green\.png: .* differs by 0\.0100"):
+        load_version(tmp_path / "models", "tiny", 1, PLAN)
+
+
+def test_load_version_with_golden_picture_that_is_none_refused_by_name(tmp_path):
+    manifest = tinymodel.write_version(tmp_path)
+    path = tmp_path / "tiny" / "1" / "golden" / "red.png"
+    path.write_bytes(b"no picture")
+    document = manifest.model_dump(mode="json")
+    document["golden"][0]["sha256"] = document["files"]["golden/red.png"] = sha256(b"no picture")
+    for file, data in manifest_files(parse_manifest(json.dumps(document))).items():
+        (tmp_path / "tiny" / "1" / file).write_bytes(data)
+
+    with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/red\.png: the bytes are not"):
+        load_version(tmp_path, "tiny", 1, PLAN)
+
+
+@pytest.mark.parametrize("provider", ["cuda"])
+def test_load_version_on_missing_provider_refused(tmp_path, provider):
+    tinymodel.write_version(tmp_path)
+
+    with pytest.raises(ProviderUnavailable, match=provider):
+        load_version(tmp_path, "tiny", 1, RunPlan(provider))
+
+
+NODES = {
+    # Square roots of negative numbers.
+    "not_a_number": (
+        [
+            helper.make_node("Neg", ["before"], ["n"]),
+            helper.make_node("Sqrt", ["n"], ["probabilities"]),
+        ],
+        ["N", 3],
+    ),
+    "fewer_classes": (
+        [helper.make_node("Slice", ["before", "first", "one", "one"], ["probabilities"])],
+        ["N", "C"],
+    ),
+    "one_row": (
+        [helper.make_node("Slice", ["before", "first", "one", "first"], ["probabilities"])],
+        ["N", 3],
+    ),
+    "fixed_inside": (
+        [helper.make_node("Reshape", ["before", "shape"], ["probabilities"])],
+        ["M", 3],
+    ),
+    "flat": ([helper.make_node("Reshape", ["before", "minus"], ["probabilities"])], ["M"]),
+}
+
+
+def wrapped_graph(nodes: list[onnx.NodeProto], sides: list[int | str]) -> bytes:
+    """The tiny graph with more nodes behind its softmax."""
+    model = onnx.load_from_string(tinymodel.graph())
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == "probabilities" else name for name in node.output]
+    model.graph.node.extend(nodes)
+    numbers = {"first": [0], "one": [1], "shape": [1, 3], "minus": [-1]}
+    for name, values in numbers.items():
+        model.graph.initializer.append(
+            helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        )
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, sides)
+    )
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(("nodes", "sides"), NODES.values(), ids=NODES.keys())
+def test_load_version_whose_graph_answers_nonsense_refused_by_name(tmp_path, nodes, sides):
+    published(tmp_path, graph=wrapped_graph(nodes, sides))
+
+    with pytest.raises((ModelError, ProviderUnavailable), match="tiny/1: "):
+        load_version(tmp_path, "tiny", 1, PLAN)
+
+
+def test_replay_golden_runs_singly_and_as_a_full_batch(models_dir):
+    version = read_version(models_dir, "tiny", 1)
+    sizes = []
+
+    def run(batch, how):
+        sizes.append((len(batch), how.wide))
+        colours = batch.reshape(len(batch), -1, 3).mean(axis=1)  # (N, 3)
+        return np.array([tinymodel.expected(colour) for colour in colours], np.float32)
+
+    difference = replay_golden(version, run, 7)
+
+    assert sizes == [(1, True), (1, True), (1, True), (7, False)]
+    assert difference < 1e-6
+
+
+def test_replay_golden_error_of_the_full_batch_only_is_found(models_dir):
+    version = read_version(models_dir, "tiny", 1)
+
+    def run(batch, _how):
+        colours = batch.reshape(len(batch), -1, 3).mean(axis=1)
+        rows = np.array([tinymodel.expected(colour) for colour in colours], np.float32)
+        return rows if len(rows) == 1 else rows[::-1]
+
+    with pytest.raises(GoldenMismatch):
+        replay_golden(version, run, 4)

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batching import preparing as local
+from service.errors import Draining, Overloaded
+from service.serving.admission import Admission
+from tests import tinymodel
+from tests.fakes import FakeClock
+from tests.problems import assert_problem
+
+RED = tinymodel.picture("red")
+CLASSIFY = "/v1/classify"
+SECONDS = st.floats(0, 1e6)
+
+
+def door(max_images: int = 4, max_bytes: int = 100) -> tuple[Admission, FakeClock]:
+    clock = FakeClock()
+    return Admission(max_images=max_images, max_bytes=max_bytes, clock=clock), clock
+
+
+def test_admission_slot_gives_back_what_it_held():
+    admission, _ = door()
+
+    with admission.slot() as slot:
+        slot.add_images(3)
+        slot.add_bytes(60)
+        slot.add_bytes(40)
+        held = (admission.images, admission.n_bytes)
+
+    assert (held, admission.images, admission.n_bytes) == ((3, 100), 0, 0)
+
+
+def test_admission_slot_that_fails_gives_back_what_it_held():
+    admission, _ = door()
+
+    def fail() -> None:
+        with admission.slot() as slot:
+            slot.add_images(2)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+
+    assert admission.images == 0
+
+
+@pytest.mark.parametrize(("images", "n_bytes"), [(5, 0), (0, 101)], ids=["images", "bytes"])
+def test_admission_beyond_a_bound_refused_and_not_counted(images, n_bytes):
+    admission, _ = door()
+
+    with admission.slot() as slot, pytest.raises(Overloaded, match="the limit is"):
+        slot.add_images(images) if images else slot.add_bytes(n_bytes)
+
+    assert (admission.images, admission.n_bytes) == (0, 0)
+
+
+def test_admission_full_refuses_at_the_door():
+    admission, _ = door(max_images=1)
+
+    with admission.slot() as slot:
+        slot.add_images(1)
+        with pytest.raises(Overloaded), admission.slot():
+            pass
+
+    with admission.slot() as slot:
+        slot.add_images(1)
+
+
+def test_admission_slot_without_pictures_holds_no_place():
+    admission, _ = door(max_images=1)
+
+    with admission.slot(), admission.slot() as second:
+        second.add_images(1)
+
+        assert admission.images == 1
+
+
+def test_admission_closed_refuses_new_work():
+    admission, _ = door()
+    admission.closed = True
+
+    with pytest.raises(Draining), admission.slot():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("departures", "seconds", "in_flight", "expected"),
+    [(0, 0, 4, 1), (1, 1, 4, 1), (2, 0, 4, 1), (10, 1, 4, 4), (10, 0.01, 4, 1), (4, 100, 4, 60)],
+    ids=["none_left", "one_left", "no_time", "one_a_second", "fast", "hours"],
+)
+def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, expected):
+    """`departures` requests of one picture each left `seconds` apart."""
+    admission, clock = door()
+    for _ in range(departures):
+        with admission.slot() as slot:
+            slot.add_images(1)
+        clock.advance(seconds)
+
+    with admission.slot() as slot:
+        slot.add_images(in_flight)
+
+        assert admission.retry_after_s() == expected
+
+
+# What would be too late
+
+
+@given(SECONDS, SECONDS)
+def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, left_s):
+    refused = False
+
+    try:
+        door()[0].check_wait(expected_s, left_s)
+    except Overloaded:
+        refused = True
+
+    assert refused == (1.2 * expected_s > left_s)
+
+
+@given(SECONDS.filter(bool), st.floats(-1e6, 0))
+def test_admission_late_refusal_says_when_to_come_back_and_why(expected_s, left_s):
+    with pytest.raises(Overloaded) as caught:
+        door()[0].check_wait(expected_s, left_s)
+
+    assert 1 <= caught.value.retry_after_s <= 60
+    assert caught.value.reason == "deadline"
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "left_s", "retry_after_s"),
+    [(0.01, 0.001, 1), (10, 10, 2), (10, 2, 10), (1e5, 1, 60)],
+    ids=["hardly", "caution", "backlog", "hours"],
+)
+def test_admission_late_refusal_counts_what_must_leave_first(expected_s, left_s, retry_after_s):
+    with pytest.raises(Overloaded) as caught:
+        door()[0].check_wait(expected_s, left_s)
+
+    assert caught.value.retry_after_s == retry_after_s
+
+
+@pytest.mark.parametrize("left_s", [-1, 0, 1e-9], ids=["passed", "now", "soon"])
+def test_admission_that_expects_nothing_refuses_nothing(left_s):
+    admission, _ = door()
+    before = (admission.images, admission.n_bytes)
+
+    admission.check_wait(0.0, left_s)
+
+    assert (admission.images, admission.n_bytes) == before
+
+
+def test_admission_late_refusal_holds_nothing():
+    admission, _ = door()
+
+    with pytest.raises(Overloaded):
+        admission.check_wait(10, 1)
+
+    assert (admission.images, admission.n_bytes) == (0, 0)
+
+
+# What the metrics say of refusals
+
+
+def fill_pictures(client):
+    client.app.state.parts.admission.images = 256
+
+
+def fill_bytes(client):
+    client.app.state.parts.admission.n_bytes = 268_435_456
+
+
+def close(client):
+    client.app.state.parts.admission.closed = True
+
+
+def slow_down(client):
+    batcher_of(client)._waiting = 1
+    batcher_of(client)._item_s = 100.0
+
+
+def fill_queue(client):
+    batcher_of(client)._waiting = 256
+
+
+def kill_lanes(client):
+    for lane in batcher_of(client)._lanes:
+        lane.dead = True
+
+
+def batcher_of(client):
+    return client.app.state.service._backend.answerers["tiny", 2].batcher
+
+
+def refusals(client) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["code"], sample.labels["reason"]): sample.value
+        for metric in client.app.state.service.metrics.refused.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+REFUSALS = {
+    "images": (fill_pictures, "overloaded", "images"),
+    "bytes": (fill_bytes, "overloaded", "bytes"),
+    "deadline": (slow_down, "overloaded", "deadline"),
+    "queue": (fill_queue, "overloaded", "queue"),
+    "closed": (close, "draining", "draining"),
+    "dead": (kill_lanes, "model_not_ready", "model_not_ready"),
+}
+
+
+@pytest.mark.parametrize(("cause", "code", "reason"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_admission_refusal_counted_by_its_reason(fresh_client, cause, code, reason):
+    cause(fresh_client)
+
+    response = fresh_client.post(CLASSIFY, content=RED)
+
+    assert_problem(response, 503, code)
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+    assert refusals(fresh_client) == {(code, reason): 1}
+
+
+def test_admission_refusal_for_memory_counted_as_that(fresh_client, monkeypatch):
+    def decode(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(local, "decode_for", decode)
+
+    response = fresh_client.post(CLASSIFY, content=RED)
+
+    assert_problem(response, 503, "overloaded")
+    assert refusals(fresh_client) == {("overloaded", "memory"): 1}
+
+
+def test_admission_passed_deadline_counted_as_that(make_client):
+    client = make_client(request_timeout_s=1e-9)
+
+    client.post(CLASSIFY, content=RED)
+
+    assert refusals(client) == {("deadline_exceeded", "deadline"): 1}
+
+
+def test_admission_slow_model_still_takes_who_can_wait(fresh_client):
+    slow_down(fresh_client)
+
+    response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "300000"})
+
+    assert response.status_code == 200
+
+
+def test_admission_idle_service_recovers_from_a_slow_run(fresh_client):
+    """One run that was slow, on a paused machine for example, must not refuse everything since.
+
+    Neither while pictures for other models are always in flight.
+    """
+    fresh_client.app.state.parts.admission.images = 1
+    batcher = batcher_of(fresh_client)
+    batcher._item_s = 100.0
+
+    statuses = [fresh_client.post(CLASSIFY, content=RED).status_code for _ in range(30)]
+
+    assert statuses == [200] * 30
+    assert batcher._item_s < 10

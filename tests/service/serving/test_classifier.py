@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.images.decoding import decode
+from service.errors import (
+    DeadlineExceeded,
+    InvalidParameter,
+    MalformedRequest,
+    ModelNotFound,
+    Overloaded,
+)
+from service.models.repository import RunPlan, Shelf, load_repository
+from service.serving.answering import Answered
+from service.serving.classifier import Choice, Classifier, Serving, StageTimes
+from tests import tinymodel
+from tests.fakes import FakeClock
+
+pytestmark = pytest.mark.anyio
+
+RED, GREEN = tinymodel.picture("red"), tinymodel.picture("green")
+
+
+class FakeAnswerer:
+    """Answers with the mean colour, or as told."""
+
+    def __init__(self) -> None:
+        self.deadlines: list[float] = []
+        self.error: Exception | None = None
+        self.held: asyncio.Event | None = None
+
+    async def answer(self, image: bytes, deadline_s: float) -> Answered:
+        colour = np.asarray(decode(image)).reshape(-1, 3).mean(axis=0)
+        self.deadlines.append(deadline_s)
+        if self.held:
+            await self.held.wait()
+        if self.error:
+            raise self.error
+        row = np.array(tinymodel.expected(tuple(colour)), np.float32)
+        return Answered(row, 0.5, 0.25, 1.0, 2.0, 3)
+
+    def expected_s(self) -> float:
+        return 7.0
+
+
+@pytest.fixture
+def answerer() -> FakeAnswerer:
+    return FakeAnswerer()
+
+
+@pytest.fixture
+def classifier(models_dir: Path, answerer: FakeAnswerer) -> Classifier:
+    repository = load_repository(Shelf(models_dir, RunPlan("cpu")))
+    return Classifier(Serving(repository, {("tiny", 2): answerer}), clock=FakeClock())
+
+
+NOW_S = FakeClock()()
+LATER_S = NOW_S + 30
+
+
+async def test_classifier_answers_each_picture_in_order(classifier, answerer):
+    answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
+
+    assert [outcome[0].label for outcome in answer.outcomes] == ["red", "green"]
+    assert answer.manifest.version == 2
+    assert answerer.deadlines == [LATER_S, LATER_S]
+
+
+async def test_classifier_times_are_those_of_the_slowest_picture(classifier):
+    answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
+
+    assert answer.times == StageTimes(0.5, 0.25, 1.0, 2.0, 0.0, 3)
+
+
+def test_stage_times_keep_the_longest():
+    times = StageTimes()
+    row = np.zeros(1, np.float32)
+
+    times.include(Answered(row, 1.0, 9.0, 5.0, 1.0, 2), 0.25)
+    times.include(Answered(row, 2.0, 8.0, 4.0, 3.0, 1), 0.5)
+
+    assert times == StageTimes(2.0, 9.0, 5.0, 3.0, 0.75, 2)
+
+
+async def test_classifier_bad_picture_fails_alone(classifier, answerer):
+    unread = MalformedRequest("unread")
+
+    answer = await classifier.classify([RED, b"x", unread, GREEN], Choice(), LATER_S)
+
+    codes = [getattr(outcome, "code", "ok") for outcome in answer.outcomes]
+    assert codes == ["ok", "unsupported_media_type", "malformed_request", "ok"]
+    assert len(answerer.deadlines) == 2
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late")])
+async def test_classifier_refusal_of_the_answerer_is_the_pictures_outcome(
+    classifier, answerer, error
+):
+    answerer.error = error
+
+    answer = await classifier.classify([RED], Choice(), LATER_S)
+
+    assert answer.outcomes == [error]
+
+
+async def test_classifier_unexpected_error_is_raised(classifier, answerer):
+    answerer.error = KeyError("bug")
+
+    with pytest.raises(KeyError):
+        await classifier.classify([RED], Choice(), LATER_S)
+
+
+async def test_classifier_deadline_ends_the_wait(classifier, answerer):
+    answerer.held = asyncio.Event()
+
+    answer = await classifier.classify([RED], Choice(), NOW_S + 0.2)
+
+    assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
+
+
+async def test_classifier_past_deadline_answers_at_once(classifier, answerer):
+    answer = await classifier.classify([RED], Choice(), NOW_S - 1)
+
+    assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
+    assert answerer.deadlines == []
+
+
+def test_classifier_expects_what_the_answerer_does(classifier):
+    assert classifier.expected_s(classifier.find(Choice())) == 7.0
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (3, 3)])
+async def test_classifier_top_k_limits_predictions(classifier, top_k, count):
+    answer = await classifier.classify([RED], Choice(top_k=top_k), LATER_S)
+
+    assert len(answer.outcomes[0]) == count
+
+
+@pytest.mark.parametrize("top_k", [-1, 0, 4])
+def test_classifier_top_k_beyond_the_classes_refused(classifier, top_k):
+    with pytest.raises(InvalidParameter, match="1 to 3"):
+        classifier.find(Choice(top_k=top_k))
+
+
+@pytest.mark.parametrize("choice", [Choice("none"), Choice("tiny", 1), Choice(version=7)])
+def test_classifier_unknown_version_refused(classifier, choice):
+    with pytest.raises(ModelNotFound):
+        classifier.find(choice)

@@ -1,0 +1,129 @@
+"""Real worker processes, of the tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import ManifestInvalid
+from contract.versions import sha256
+from service.errors import WorkerNotStarted
+from service.settings import Settings
+from service.workers import launch as launching
+from service.workers.launch import ProcessLauncher
+
+pytestmark = pytest.mark.anyio
+
+
+def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> ProcessLauncher:
+    manifest = models_dir / "tiny" / str(number) / "manifest.json"
+    digest = sha256(manifest.read_bytes()) if manifest.exists() else "0" * 64
+    plan = {
+        "settings": Settings(provider="cpu", lanes=1).model_dump(mode="json"),
+        "models_dir": str(models_dir),
+        "versions": [["tiny", number, digest]],
+        "cpus": 1,
+    }
+    return ProcessLauncher(plan, timeout_s)
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Every process that is started."""
+    found: list[subprocess.Popen[bytes]] = []
+
+    class Seen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            found.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Seen)
+    return found
+
+
+async def test_launching_worker_that_is_ready_says_what_it_found(models_dir):
+    launched = await launcher(models_dir).launch()
+    running = launched.process.poll()
+    launched.abort()
+
+    (facts,) = launched.facts
+    assert (facts["provider"], facts["max_batch_size"], running) == ("cpu", 8, None)
+    assert launched.process.poll() == -9
+
+
+def test_launching_several_at_once_are_all_ready(models_dir, spawned):
+    launched = launcher(models_dir).launch_now(2)
+
+    assert [one.process.pid for one in launched] == [one.pid for one in spawned]
+    for one in launched:
+        one.abort()
+
+
+def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
+    (launched,) = launcher(models_dir).launch_now(1)
+
+    launched.sock.close()
+
+    assert launched.process.wait() == 0
+
+
+async def test_launching_missing_version_raises_what_the_worker_raised(tmp_path, spawned):
+    with pytest.raises(ManifestInvalid, match="tiny/2"):
+        await launcher(tmp_path).launch()
+
+    assert spawned[0].returncode is not None
+
+
+async def test_launching_worker_that_is_too_slow_is_ended(models_dir, spawned):
+    with pytest.raises(WorkerNotStarted, match="in time"):
+        await launcher(models_dir, timeout_s=0.01).launch()
+
+    assert spawned[0].returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("this", "exited with status 0"), ("no_such_module", "exited with status 1")],
+    ids=["says_nothing", "cannot_run"],
+)
+def test_launching_process_that_only_exits_is_said_to(models_dir, monkeypatch, module, words):
+    monkeypatch.setattr(launching, "_MODULE", module)
+
+    with pytest.raises(WorkerNotStarted, match=words):
+        launcher(models_dir).launch_now(2)
+
+
+async def test_launching_given_up_leaves_no_process(models_dir, spawned):
+    task = asyncio.create_task(launcher(models_dir).launch())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert task.cancelled()
+    assert spawned[0].returncode == -9
+
+
+async def test_launching_does_not_hold_up_the_event_loop(models_dir):
+    task = asyncio.create_task(launcher(models_dir).launch())
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    task.result().abort()
+
+    assert turns > 100
+
+
+def test_launching_leaves_no_descriptor_open(models_dir):
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = count()
+    for launched in launcher(models_dir).launch_now(2):
+        launched.abort()
+
+    assert count() == before
