@@ -44,7 +44,7 @@ SIGNS: Final = {
 
 def serve() -> None:
     """Runs the service with an engine that goes wrong once for each SIGUSR1."""
-    from convserve import __main__ as program
+    from convserve.__main__ import main
     from service.models.engine import OnnxEngine
 
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -66,7 +66,7 @@ def serve() -> None:
         raise RuntimeError("planted")
 
     OnnxEngine.run = run  # type: ignore[method-assign]
-    program.main(prog_name="convserve")
+    main(prog_name="convserve")
 
 
 def is_live(service: Service) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from convserve.__main__ import EXIT_NOT_SERVABLE, main
+from convserve.__main__ import main
+from convserve.commands.serve import EXIT_NOT_SERVABLE
 from service.system.version import package_version
 from tests import tinymodel
 

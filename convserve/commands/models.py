@@ -1,0 +1,24 @@
+"""`convserve models`: what the model repository holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from contract.versions import find_versions
+from convserve.commands.options import find_models_dir, models_option
+
+
+@click.command()
+@models_option
+def models(models_dir: Path | None) -> None:
+    """List the versions in the model repository."""
+    directory = find_models_dir(models_dir)
+    found = find_versions(directory)
+    for name, numbers in found.items():
+        click.echo(f"{name}  {', '.join(str(number) for number in numbers)}")
+    if not found:
+        click.echo("no versions found", err=True)
+        sys.exit(1)

@@ -1,0 +1,65 @@
+"""`convserve serve`: the model repository over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from contract.errors import ModelError
+from convserve.commands.options import settings_of, settings_options
+from service.errors import ProviderUnavailable
+from service.settings import Settings
+from service.system import process
+
+EXIT_NOT_SERVABLE = 3
+"""The exit status where a model or a provider cannot be used, as uvicorn's for a failed start."""
+
+
+@click.command()
+@click.option("--print-settings", is_flag=True, help="Print the effective settings and exit.")
+@settings_options
+def serve(print_settings: bool, **overrides: Any) -> None:
+    """Serve the model repository over HTTP.
+
+    Every option is the environment variable CONVSERVE_<NAME> too; the option wins.
+    """
+    settings = settings_of(overrides)
+    if print_settings:
+        click.echo(settings.model_dump_json(indent=1))
+        return
+    sys.exit(_serve(settings))
+
+
+def _serve(settings: Settings) -> int:
+    # Here, not above: the other commands start faster without the web framework.
+    from service.app import create_app
+    from service.http.server import DrainingServer
+    from service.system.logs import LogWriter
+
+    process.limit_freed_memory()
+    logs = LogWriter(settings.log_level)
+    logs.start()
+    try:
+        with process.within(settings.load_timeout_s, _give_up_loading):
+            app = create_app(settings)
+        logs.on_drop = app.state.service.metrics.log_records_dropped.inc
+        with process.bound_socket(settings.host, settings.port) as listener:
+            DrainingServer(app, settings).run(sockets=[listener])
+    except (ModelError, ProviderUnavailable) as error:
+        click.echo(f"convserve: not servable: {error}", err=True)
+        return EXIT_NOT_SERVABLE
+    except process.AddressUnusable as error:
+        click.echo(f"convserve: {error}", err=True)
+        return EXIT_NOT_SERVABLE
+    finally:
+        logs.stop()
+    if not app.state.service.at_rest:
+        process.leave_at_once(0)
+    return 0
+
+
+def _give_up_loading() -> None:
+    click.echo("convserve: not servable: loading the models took too long", err=True)
+    process.leave_at_once(EXIT_NOT_SERVABLE)
