@@ -91,7 +91,6 @@ class Service:
             prepare_pool=self._pool,
             body_limits=_body_limits(settings),
             deadlines=Deadlines(settings.request_timeout_s, settings.max_request_timeout_s),
-            tuning=lambda key: self._backend.tuning(key),
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )

@@ -14,7 +14,6 @@ from service.http.deadlines import Deadlines
 from service.serving.admission import Admission
 from service.serving.classifier import Classifier
 from service.system.metrics import Metrics
-from service.tuning import Tuning
 
 REQUEST_ID: Final = "convserve.request_id"
 """Where in the ASGI scope the edge puts the request's id."""
@@ -31,7 +30,6 @@ class Parts:
         prepare_pool: where bodies that are costly to parse go, apart from the event loop.
         body_limits: how large a body may be and how long it may take.
         deadlines: how long requests may take.
-        tuning: what is known about running a version, None where workers run it.
         not_ready: why the service is not ready, or None.
         is_alive: whether every lane of every model runs.
     """
@@ -42,7 +40,6 @@ class Parts:
     prepare_pool: Executor
     body_limits: BodyLimits
     deadlines: Deadlines
-    tuning: Callable[[tuple[str, int]], Tuning | None]
     not_ready: Callable[[], Exception | None]
     is_alive: Callable[[], bool]
 

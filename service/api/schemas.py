@@ -6,7 +6,7 @@ will meet these documents under the same paths.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -14,7 +14,6 @@ from contract.predictions import Prediction
 from service.http.problems import problem_document
 from service.models.repository import LoadedVersion, Repository
 from service.serving.classifier import Answer, Outcome
-from service.tuning import Tuning
 
 
 class PredictionDocument(BaseModel):
@@ -105,32 +104,6 @@ class LabelsDocument(BaseModel):
     labels: list[LabelDocument]
 
 
-class PointDocument(BaseModel):
-    """One measured way of running: a point of the batch-cost curve."""
-
-    batch_size: int
-    lanes: int = Field(description="Runs at the same time.")
-    threads: int = Field(description="Threads inside one run.")
-    images_per_s: float = Field(description="Of all lanes together; the network alone.")
-    run_ms: float = Field(description="Median of one run.")
-
-
-class TuningDocument(BaseModel):
-    """How a version is run, and what was measured to choose it."""
-
-    model: str
-    version: str
-    state: Literal["waiting", "measured", "failed", "off", "workers"] = Field(
-        description="waiting for a quiet moment; off where the settings leave nothing open; "
-        "workers where worker processes run it, which measure nothing."
-    )
-    lanes: int | None = Field(None, description="In force.")
-    max_batch_size: int | None = Field(None, description="In force.")
-    threads: int | None = Field(None, description="Inside a run beside others.")
-    wide_threads: int | None = Field(None, description="Inside a run that is alone.")
-    points: list[PointDocument]
-
-
 class HealthDocument(BaseModel):
     """The answer of a health check that passes."""
 
@@ -194,30 +167,4 @@ def model_document(version: LoadedVersion, repository: Repository, *, ready: boo
         provider=version.provider,
         provider_fallback=version.fallback.reason if version.fallback else None,
         golden_difference=version.golden_difference,
-    )
-
-
-def tuning_document(version: LoadedVersion, tuning: Tuning | None) -> TuningDocument:
-    """Describes how a version is run."""
-    name, number = version.key
-    if tuning is None:
-        return TuningDocument(model=name, version=str(number), state="workers", points=[])
-    return TuningDocument(
-        model=name,
-        version=str(number),
-        state=tuning.state,
-        lanes=tuning.lanes,
-        max_batch_size=tuning.max_batch_size,
-        threads=tuning.candidates.threads,
-        wide_threads=tuning.candidates.wide_threads,
-        points=[
-            PointDocument(
-                batch_size=point.batch_size,
-                lanes=point.lanes,
-                threads=point.threads,
-                images_per_s=round(point.images_per_s, 1),
-                run_ms=round(point.run_ms, 3),
-            )
-            for point in tuning.points
-        ],
     )

@@ -11,9 +11,7 @@ from service.api.schemas import (
     LabelsDocument,
     ModelDocument,
     ModelListDocument,
-    TuningDocument,
     model_document,
-    tuning_document,
 )
 from service.models.repository import LoadedVersion
 
@@ -59,13 +57,6 @@ async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
 async def list_version_labels(name: str, version: VersionPath, parts: PartsDep) -> LabelsDocument:
     """Lists the classes of one served version, in the order of its output."""
     return _labels(parts.classifier.serving.repository.get(name, version))
-
-
-@router.get("/v1/models/{name}/tuning", summary="Show how a model is run")
-async def describe_tuning(name: str, parts: PartsDep) -> TuningDocument:
-    """Shows what was measured about batches and lanes here, and what was chosen."""
-    version = parts.classifier.serving.repository.get(name)
-    return tuning_document(version, parts.tuning(version.key))
 
 
 def _describe(version: LoadedVersion, parts: Parts) -> ModelDocument:

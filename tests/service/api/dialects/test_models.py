@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from contract.versions import sha256
-from service.tuning import Point
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
 
@@ -92,41 +91,3 @@ def test_models_version_that_is_no_number_refused(client, version):
     response = client.get(f"/v1/models/tiny/versions/{version}")
 
     assert_problem(response, 422, "invalid_parameter")
-
-
-def test_tuning_tells_what_is_in_force(client):
-    document = client.get("/v1/models/tiny/tuning").json()
-
-    assert (document["model"], document["version"]) == ("tiny", "2")
-    assert (document["lanes"], document["max_batch_size"], document["threads"]) == (1, 1, 1)
-
-
-def test_tuning_waits_for_a_quiet_moment(make_client):
-    document = make_client(tune=True).get("/v1/models/tiny/tuning").json()
-
-    assert (document["state"], document["points"]) == ("waiting", [])
-
-
-def test_tuning_left_nothing_to_choose_is_off(make_client):
-    document = (
-        make_client(tune=True, lanes=1, max_batch_size=4).get("/v1/models/tiny/tuning").json()
-    )
-
-    assert (document["state"], document["max_batch_size"], document["points"]) == ("off", 4, [])
-
-
-def test_tuning_switched_off_measures_nothing(make_client):
-    assert make_client(tune=False).get("/v1/models/tiny/tuning").json()["state"] == "off"
-
-
-def test_tuning_shows_the_curve(fresh_client):
-    tuning = fresh_client.app.state.parts.tuning(("tiny", 2))
-    tuning.state, tuning.points = "measured", [Point(2, 1, 1, 123.456, 7.6543)]
-
-    (point,) = fresh_client.get("/v1/models/tiny/tuning").json()["points"]
-
-    assert (point["images_per_s"], point["run_ms"]) == (123.5, 7.654)
-
-
-def test_tuning_of_unknown_model_is_a_problem(client):
-    assert_problem(client.get("/v1/models/none/tuning"), 404, "model_not_found")
