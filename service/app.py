@@ -191,7 +191,7 @@ def _make_backend(
     """Loads the models and returns the prepare pool and what will answer."""
     cpus = usable_cpus()
     observers = Observers(
-        on_run=lambda name, size, _run_s: metrics.batch_size.observe((name,), size),
+        on_run=lambda name, size, _run_s: metrics.batch_size(name).observe(size),
         on_work=lambda name, work_s: metrics.lane_busy.labels(name).inc(work_s),
     )
     backend: Backend

@@ -89,8 +89,8 @@ class Edge:
     def _record(self, exchange: _Exchange, seconds: float) -> None:
         scope, status = exchange.scope, exchange.status
         route = scope.get(_TEMPLATE) or _route_template(scope)
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_seconds.observe((route,), seconds)
+        self._metrics.requests(route, status).inc()
+        self._metrics.request_seconds(route).observe(seconds)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
         if not log.isEnabledFor(level):
             return

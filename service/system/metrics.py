@@ -2,19 +2,21 @@
 
 Label values come from closed sets (route templates, status codes, served models, error codes), so
 that no client can create series.
+
+Metrics that every request touches are attributes that are called with label values and return the
+child to count with. `labels` takes a lock and costs more than counting does, so what it returned is
+kept; a series of theirs is never removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics import MetricWrapperBase
-
-from service.system.histogram import LoopHistogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -37,39 +39,44 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
+        requests = Counter(
             "convserve_requests_total",
             "HTTP requests by route template and status.",
             ("route", "status"),
             registry=registry,
         )
-        self.request_seconds = LoopHistogram(
+        request_seconds = Histogram(
             "convserve_request_seconds",
             "Seconds from the request head to the last byte of the answer.",
             ("route",),
             buckets=_SECONDS,
             registry=registry,
         )
-        self.images = Counter(
+        images = Counter(
             "convserve_images_total",
             "Pictures by model and outcome: ok, or the code of the picture's error.",
             ("model", "outcome"),
             registry=registry,
         )
-        self.stage_seconds = LoopHistogram(
+        stage_seconds = Histogram(
             "convserve_stage_seconds",
             "Seconds that a request's slowest picture spent in each stage.",
             ("model", "stage"),
             buckets=_SECONDS,
             registry=registry,
         )
-        self.batch_size = LoopHistogram(
+        batch_size = Histogram(
             "convserve_batch_size",
             "Pictures in one run.",
             ("model",),
             buckets=_SIZES,
             registry=registry,
         )
+        self.requests, self.images = cache(requests.labels), cache(images.labels)
+        self.request_seconds = cache(request_seconds.labels)
+        self.stage_seconds = cache(stage_seconds.labels)
+        self.batch_size = cache(batch_size.labels)
+
         self.refused = Counter(
             "convserve_refused_total",
             "Requests refused with 503 or 504, by error code and by the bound that was met.",
@@ -160,23 +167,16 @@ class Metrics:
     def describe(self) -> list[MetricDescription]:
         """Describes every metric, for the reference page and the tests."""
         return [
-            _describe(metric)
-            for metric in vars(self).values()
-            if isinstance(metric, MetricWrapperBase | LoopHistogram)
+            MetricDescription(
+                metric._name + ("_total" if metric._type == "counter" else ""),
+                metric._type or "",
+                tuple(metric._labelnames),
+                metric._documentation or "",
+            )
+            for metric in self._registry._collector_to_names
+            if isinstance(metric, MetricWrapperBase)
         ]
 
     def render(self) -> bytes:
         """Returns all metrics in the Prometheus text format."""
         return generate_latest(self._registry)
-
-
-def _describe(metric: MetricWrapperBase | LoopHistogram) -> MetricDescription:
-    if isinstance(metric, LoopHistogram):
-        return MetricDescription(metric.name, "histogram", metric.labelnames, metric.documentation)
-    suffix = "_total" if metric._type == "counter" else ""
-    return MetricDescription(
-        metric._name + suffix,
-        metric._type or "",
-        tuple(metric._labelnames),
-        metric._documentation or "",
-    )

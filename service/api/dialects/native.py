@@ -163,10 +163,10 @@ def _count(parts: Parts, answer: Answer, received_s: float) -> None:
     name, times, metrics = answer.manifest.name, answer.times, parts.metrics
     for outcome in answer.outcomes:
         label = code_of(outcome) if isinstance(outcome, Exception) else "ok"
-        metrics.images.labels(name, label).inc()
+        metrics.images(name, label).inc()
     if times.batch_size:
         for stage, seconds in _stages(times, received_s):
-            metrics.stage_seconds.observe((name, stage), seconds)
+            metrics.stage_seconds(name, stage).observe(seconds)
 
 
 def _stages(times: StageTimes, received_s: float) -> Iterable[tuple[str, float]]:
