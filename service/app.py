@@ -29,25 +29,32 @@ from service.api.dialects import native as classify
 from service.api.express import Express
 from service.api.parts import REQUEST_ID, Parts
 from service.api.payload import BodyLimits
+from service.batching.batcher import BatchCallbacks
+from service.batching.sizing import run_plan
 from service.errors import Draining, ModelNotReady, ServiceError
 from service.http.deadlines import Deadlines
 from service.http.edge import Edge
 from service.http.problems import count_refusal, problem_response
 from service.models.adoption import Adopter, fingerprint
-from service.models.repository import Load, Repository, Shelf, load_repository, resolve_models_dir
+from service.models.repository import Load, Repository, Shelf, resolve_models_dir
 from service.serving.admission import Admission
-from service.serving.backend import Backend, LocalLanes, Observers, prepare_threads, run_plan
+from service.serving.backend import Backend, load_backend
 from service.serving.classifier import Classifier, Serving
 from service.settings import Settings
 from service.system.cpus import usable_cpus
 from service.system.metrics import Metrics
 from service.system.version import package_version
-from service.workers.crew import Crew, Recruiter
 
 log = logging.getLogger(package)
 
 _STOP_S: Final = 5.0
 """How long a run that nobody waits for any more may take to end."""
+
+_MAX_REQUEST_TIMEOUT_S: Final = 300.0
+"""The longest deadline; who asks for more has a place in the queue until nobody is waiting."""
+
+_MIN_BODY_RATE_BYTES_PER_S: Final = 50_000
+"""The slowest upload that is accepted in the long run: a poor mobile network."""
 
 ROUTERS = (classify.router, models.router, health.router)
 """Every endpoint; a new dialect is a new row."""
@@ -71,7 +78,7 @@ class Service:
     """The running parts behind an application: what has to be started, watched and stopped."""
 
     def __init__(self, settings: Settings, shelf: Shelf) -> None:
-        """Loads the models, here or in workers, and builds the parts; nothing is started yet.
+        """Loads the models, here or in child processes, and builds the parts; starts nothing yet.
 
         Raises:
             ModelError, ProviderUnavailable: as `create_app`.
@@ -79,18 +86,19 @@ class Service:
         self.metrics = Metrics()
         self._started = False
         self.draining = False
-        self._pool, self._backend = _make_backend(settings, shelf, self.metrics)
+        self._backend = load_backend(settings, shelf, usable_cpus(), self._callbacks())
         self._retiring: dict[asyncio.Task[None], Backend] = {}
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
+        self._pool = ThreadPoolExecutor(1, "parse")
         self.parts = Parts(
-            classifier=Classifier(_serving(self._backend)),
+            classifier=Classifier(Serving(self._backend)),
             admission=self._admission,
             metrics=self.metrics,
             prepare_pool=self._pool,
             body_limits=_body_limits(settings),
-            deadlines=Deadlines(settings.request_timeout_s, settings.max_request_timeout_s),
+            deadlines=Deadlines(settings.request_timeout_s, _MAX_REQUEST_TIMEOUT_S),
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )
@@ -99,23 +107,23 @@ class Service:
     @property
     def repository(self) -> Repository:
         """The versions being served."""
-        return self.parts.classifier.serving.repository
+        return self._backend.repository
 
     async def adopt(self, repository: Repository) -> None:
         """Serves these versions from now on; requests that are under way keep the ones they have.
 
         Args:
-            repository: shares the objects of unchanged versions with the present one, whose
-                lanes go on as they are.
+            repository: shares the objects of unchanged versions with the present one.
 
         Raises:
-            ModelError, ProviderUnavailable: workers for them do not come up; nothing has changed.
+            ModelError, ProviderUnavailable: no lanes for them come up; nothing has changed.
         """
         old, backend = self.parts.classifier.serving, self._backend
         self._backend = await backend.renewed(repository)
         self._backend.start()
-        self.parts.classifier.serving = _serving(self._backend)
-        self._watch(old.repository)
+        self.parts.classifier.serving = Serving(self._backend)
+        self._watch(backend.repository)
+
         task = asyncio.create_task(_retire(old, backend), name="retire")
         self._retiring[task] = backend
         task.add_done_callback(self._retiring.pop)
@@ -126,7 +134,7 @@ class Service:
         return self._backend.load
 
     def start(self) -> None:
-        """Starts the lanes or the workers on the running event loop."""
+        """Starts the lanes on the running event loop."""
         self._backend.start()
         self._started = True
 
@@ -135,18 +143,19 @@ class Service:
         self.draining = True
 
     async def stop(self) -> None:
-        """Ends lanes, workers and threads; by now the server has finished or given up its requests."""
+        """Ends lanes and threads; by now the server has finished or given up its requests."""
         self.draining = True
         self._admission.closed = True
-        finished = await asyncio.gather(*(one.stop(_STOP_S) for one in self._backends()))
-        if not all(finished):
+        backends = [self._backend, *self._retiring.values()]
+        if not all(await asyncio.gather(*(one.stop(_STOP_S) for one in backends))):
             log.error("a run did not end; it is abandoned")
+        self._backend.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def at_rest(self) -> bool:
         """True while no lane is inside the runtime."""
-        return all(backend.at_rest for backend in self._backends())
+        return all(one.at_rest for one in (self._backend, *self._retiring.values()))
 
     def is_alive(self) -> bool:
         """False where only a new process would help."""
@@ -161,19 +170,22 @@ class Service:
         trouble = self._backend.trouble()
         return ModelNotReady(trouble) if trouble else None
 
-    def _backends(self) -> list[Backend]:
-        return [self._backend, *self._retiring.values()]
+    def _callbacks(self) -> BatchCallbacks:
+        metrics = self.metrics
+        return BatchCallbacks(
+            on_run=lambda name, size, _run_s: metrics.batch_size(name).observe(size),
+            on_work=lambda name, work_s: metrics.lane_busy.labels(name).inc(work_s),
+            on_replaced=lambda reason: metrics.lane_restarts.labels(reason.value).inc(),
+        )
 
     def _watch(self, before: Repository | None = None) -> None:
         admission, backend, repository = self._admission, self._backend, self.repository
         self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
+        self.metrics.watch_lanes(lambda: backend.n_lanes)
         for name in set(before.models if before else ()) - set(repository.models):
             self.metrics.forget_model(name)
         for name in repository.models:
-            waiting, lanes = partial(backend.waiting, name), partial(backend.lanes, name)
-            self.metrics.watch_model(name, waiting, lanes)
-        if isinstance(backend, Crew):
-            self.metrics.watch_workers(backend.workers)
+            self.metrics.watch_model(name, partial(backend.batcher.waiting_for, name))
         self.metrics.show_models(
             (
                 version.manifest.name,
@@ -183,31 +195,6 @@ class Service:
             )
             for version in repository.versions()
         )
-
-
-def _make_backend(
-    settings: Settings, shelf: Shelf, metrics: Metrics
-) -> tuple[ThreadPoolExecutor, Backend]:
-    """Loads the models and returns the prepare pool and what will answer."""
-    cpus = usable_cpus()
-    observers = Observers(
-        on_run=lambda name, size, _run_s: metrics.batch_size(name).observe(size),
-        on_work=lambda name, work_s: metrics.lane_busy.labels(name).inc(work_s),
-    )
-    backend: Backend
-    if settings.workers:
-        replaced = metrics.worker_restarts
-        backend = Recruiter(
-            settings, shelf, cpus, observers, lambda reason: replaced.labels(reason.value).inc()
-        ).first()
-        return ThreadPoolExecutor(prepare_threads(backend.repository, settings, cpus)), backend
-    repository = load_repository(shelf)
-    pool = ThreadPoolExecutor(prepare_threads(repository, settings, cpus), "prepare")
-    return pool, LocalLanes(repository, settings, cpus, pool, observers)
-
-
-def _serving(backend: Backend) -> Serving:
-    return Serving(backend.repository, dict(backend.answerers))
 
 
 async def _retire(serving: Serving, backend: Backend) -> None:
@@ -295,6 +282,6 @@ def _body_limits(settings: Settings) -> BodyLimits:
     return BodyLimits(
         max_bytes=min(settings.max_body_bytes, settings.max_in_flight_bytes),
         max_images=min(settings.max_images_per_request, settings.max_in_flight),
-        timeout_s=settings.body_timeout_s,
-        min_rate_bytes_per_s=settings.min_body_rate_bytes_per_s,
+        timeout_s=settings.receive_timeout_s,
+        min_rate_bytes_per_s=_MIN_BODY_RATE_BYTES_PER_S,
     )

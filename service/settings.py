@@ -72,27 +72,15 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=64,
-        description="Runs of the network at the same time. Unset: one per usable core on the "
-        "CPU, one on a GPU, until measured (see tune). A lone request gets all cores either way.",
-    )
-    threads_per_lane: int = Field(
-        1,
-        ge=1,
-        le=256,
-        description="Threads inside one run beside others; one gives the most requests a second. "
-        "A request that is alone gets all cores whatever this says.",
+        description="Threads that run the network at the same time. Unset: one per usable core on "
+        "the CPU, one on a GPU. A request that is alone gets all cores either way.",
     )
     max_batch_size: OptionalInt = Field(
         None,
         ge=1,
         le=256,
-        description="Pictures in one run at most. Unset: as measured here (see tune), 8 on a CPU "
-        "and 32 on a GPU at most. Larger helps GPUs, hardly CPUs.",
-    )
-    tune: bool = Field(
-        True,
-        description="Measure in the first quiet moment what batches and lanes cost here, and "
-        "choose those that are not set; takes all cores for a second or two.",
+        description="Pictures in one run at most. Unset: 8 on a CPU, 32 on a GPU. Larger makes "
+        "more of a GPU, smaller answers more evenly; `convserve tune` measures it.",
     )
     max_wait_ms: float = Field(
         0.0,
@@ -105,29 +93,15 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=64,
-        description="Processes for decoding and inference beside the one for HTTP. 0: none, all in "
-        "one process. With 2 or more, a crash in native code, a hang or a leak costs only what one "
-        "of them had in hand; each costs the memory of every graph. lanes, threads_per_lane and "
-        "prepare_threads are those of one worker, which has its share of the cores.",
-    )
-    worker_silent_s: float = Field(
-        5.0,
-        ge=1,
-        le=600,
-        description="A worker that does not respond for so long is killed and replaced.",
+        description="Processes that decode and run the network, in place of the threads of lanes. "
+        "0: none. A crash in native code, a hang or a leak then costs only what one of them had in "
+        "hand; each costs the memory of every graph. One per core makes the most of a CPU.",
     )
     worker_max_memory_bytes: OptionalInt = Field(
         None,
         ge=100_000_000,
         description="A worker that has grown beyond this resident memory is replaced when another "
         "has been started, one at a time. Unset: never.",
-    )
-    prepare_threads: OptionalInt = Field(
-        None,
-        ge=1,
-        le=64,
-        description="Threads that decode apart from the lanes: pictures of more than 4 megapixels "
-        "on a CPU (unset: half the usable cores), all pictures on a GPU (unset: all).",
     )
 
     max_in_flight: int = Field(
@@ -154,19 +128,6 @@ class Settings(BaseModel):
         le=170_000_000,
         description="Width x height of one picture at most; 50 million admits 48 MP phones.",
     )
-    max_webp_pixels: int = Field(
-        16_000_000,
-        ge=1,
-        le=170_000_000,
-        description="The same for WebP, whose decoder needs 16 bytes of memory for each pixel.",
-    )
-    min_side_px: int = Field(1, ge=1, le=10_000, description="Shorter side of a picture at least.")
-    max_aspect: float = Field(
-        100.0, ge=1, le=65_535, description="Longer side / shorter side at most."
-    )
-    max_jpeg_scans: int = Field(
-        100, ge=1, le=100_000, description="Scans of a progressive JPEG at most; real ones have 20."
-    )
 
     load_timeout_s: float = Field(
         120.0,
@@ -179,25 +140,14 @@ class Settings(BaseModel):
         gt=0,
         le=3600,
         description="Deadline of one request, from its head to its answer, where the client sends "
-        "no X-Request-Timeout-Ms; then 504.",
+        "no X-Request-Timeout-Ms (300 s at most); then 504.",
     )
-    max_request_timeout_s: float = Field(
-        300.0,
-        gt=0,
-        le=3600,
-        description="Longest deadline a request may have; what is asked for beyond is cut to it.",
-    )
-    header_timeout_s: float = Field(
-        10.0, gt=0, le=600, description="A connection must deliver its request head in this time."
-    )
-    body_timeout_s: float = Field(
+    receive_timeout_s: float = Field(
         10.0,
         gt=0,
         le=600,
-        description="Time a body may take, plus one second for each min_body_rate bytes; then 408.",
-    )
-    min_body_rate_bytes_per_s: int = Field(
-        50_000, ge=1, description="Slowest upload that is accepted in the long run."
+        description="A connection must deliver a request's head in this time, and its body in this "
+        "time plus one second for every 50 kB; then 408.",
     )
     keep_alive_s: int = Field(
         60, ge=1, le=3600, description="An idle connection is closed after this time."
@@ -212,9 +162,6 @@ class Settings(BaseModel):
     grace_s: int = Field(
         30, ge=1, le=3600, description="After that: how long accepted requests may take to finish."
     )
-    stuck_after_s: float = Field(
-        30.0, gt=0, le=3600, description="A run that takes longer makes /livez fail."
-    )
 
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -225,6 +172,8 @@ class Settings(BaseModel):
     def _check(self) -> Self:
         if self.max_wait_ms >= self.request_timeout_s * 1e3:
             raise ValueError("max_wait_ms must be less than request_timeout_s")
+        if self.lanes and self.workers:
+            raise ValueError("lanes are threads and workers are processes: set one of the two")
         return self
 
 

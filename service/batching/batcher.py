@@ -1,20 +1,22 @@
-"""Dynamic batching: a batch is whatever queued while the engine was busy.
+"""Dynamic batching: a batch is whatever queued while the lanes were busy.
 
-The rules, each with a test in tests/service/batching/test_batcher.py:
+The rules, each with a test in tests/service/batching:
 
-- a lone item on an idle lane is dispatched at once; a waiting window, where configured, starts at
-  the first entry; order is first in, first out; idle lanes use no CPU;
+- a lone item on an idle lane is dispatched at once, and may have all cores; a waiting window, where
+  configured, starts at the first entry; idle lanes use no CPU;
+- a batch is of one version; the version whose first item has waited longest comes first; a lane takes
+  its even share of what waits;
 - a full queue refuses at once; entries whose waiter is gone or whose deadline has passed are dropped
   before a run and cost nothing;
 - an item may be a recipe that its lane carries out right before the run; one that fails costs
   nobody else anything;
 - a failed batch is retried one by one and only the guilty item fails; a wrong row count is a failure
   of the run, a non-finite row one of its item;
-- a run that takes too long is interrupted; a lane that dies, or cannot be interrupted, is replaced,
-  a few times;
-- `drain` finishes what was accepted; `stop` is bounded; a dead or stuck lane makes `alive` false.
+- a batch that is overdue is interrupted; a lane that dies, or cannot be interrupted, is replaced;
+- `drain` finishes what was accepted; `stop` is bounded.
 
-Everything but the work on a batch (`service.batching.lane`) happens on the event loop, so there are no locks.
+Everything but the work on a batch (`service.batching.work`) happens on the event loop, so there are no
+locks.
 """
 
 from __future__ import annotations
@@ -23,23 +25,29 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from service.batching.lane import BatchedRow, Entry, Lane, Recipe, Report
+from service.batching.lane import (
+    BatchedRow,
+    Entry,
+    Job,
+    Lane,
+    LaneSource,
+    Reason,
+    Recipe,
+    Served,
+)
 from service.batching.lanes import Lanes
-from service.batching.wide import Width
+from service.batching.wide import RunTimes, Solitude
 from service.errors import DeadlineExceeded, Draining, ModelNotReady, Overloaded
-from service.models.engine import Batch, Engine
-
-__all__ = ["BatchLimits", "BatchedRow", "Batcher"]
+from service.models.engine import Batch, Run
 
 # Others take what waits behind a lane that has been at work for longer than so many full batches
 # take, and for so long at least.
 _SLOW_BATCHES: Final = 4
 _SLOW_S: Final = 0.05
-_COST_WEIGHT: Final = 0.1  # of the newest batch in the running mean of what an item costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,55 +55,84 @@ class BatchLimits:
     """The limits of a batcher.
 
     Attributes:
-        max_batch_size: items in one run at most.
         max_wait_s: seconds a batch may wait for company, counted from its first entry.
         max_queue: items waiting at most; more are refused.
         lanes: runs at the same time.
-        stuck_after_s: seconds after which a run counts as stuck.
+        stuck_after_s: seconds that a batch may take at most, whatever its deadlines.
     """
 
-    max_batch_size: int = 8
     max_wait_s: float = 0.0
     max_queue: int = 256
     lanes: int = 1
     stuck_after_s: float = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class BatchCallbacks:
+    """What a batcher calls, on the event loop.
+
+    Attributes:
+        on_run: after every run: a model's name, pictures in the run, its seconds.
+        on_work: after every batch: a model's name, seconds that a lane was at work on it.
+        on_replaced: for every lane that has to be replaced.
+    """
+
+    on_run: Callable[[str, int, float], None] = lambda *_: None
+    on_work: Callable[[str, float], None] = lambda *_: None
+    on_replaced: Callable[[Reason], None] = lambda _: None
+
+
+class _Queue:
+    """What waits for one version, and what its runs have been taking.
+
+    Large pictures, which are dear to prepare, have a queue of their own: they are run one by one, on
+    half of the lanes at most, and hold up each other only.
+    """
+
+    def __init__(self, version: Served, clock: Callable[[], float], *, large: bool) -> None:
+        self.version = version
+        self.large = large
+        self.max_batch_size = 1 if large else version.max_batch_size
+        self.entries: deque[Entry] = deque()
+        self.n_wanted = 0  # entries whose waiter is still there
+        self.times = RunTimes(clock)
+
+
 class Batcher:
-    """Joins concurrently submitted items into runs of an engine on one or more lanes."""
+    """Joins concurrently submitted items into runs on one or more lanes."""
 
     def __init__(
         self,
-        engine: Engine,
+        source: LaneSource,
         limits: BatchLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_run: Callable[[int, float], None] | None = None,
-        on_work: Callable[[float], None] | None = None,
+        callbacks: BatchCallbacks | None = None,
     ) -> None:
         """Prepares; `start` must be called on the event loop before the first submit.
 
         Args:
-            engine: its `run` is called from the lanes' threads.
+            source: makes the lanes.
             limits: see `BatchLimits`.
             clock: monotonic seconds; deadlines are on the same clock.
-            on_run: called after every run with the batch size and its seconds.
-            on_work: called after every batch with the seconds that its lane was at work.
+            callbacks: see `BatchCallbacks`.
         """
-        self._engine = engine
         self._limits = limits
         self._clock = clock
-        self._on_run, self._on_work = on_run, on_work
-        self._queue: deque[Entry] = deque()
-        self._waiting = 0  # entries in the queue whose waiter is still there
+        self._callbacks = callbacks or BatchCallbacks()
+        self._queues: dict[tuple[tuple[str, int], bool], _Queue] = {}
         self._lanes = Lanes(
-            limits.stuck_after_s, lambda: self._engine, clock, self._finished, self._lanes_changed
+            source,
+            limits.stuck_after_s,
+            clock,
+            self._finished,
+            self._lanes_changed,
+            self._callbacks.on_replaced,
         )
         self._closing = False
         self._emptied = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
-        self._width = Width(clock)
-        self._item_s = 0.0  # seconds of a lane that an item costs; 0 until the first run
+        self._solitude = Solitude(clock)
 
     @property
     def limits(self) -> BatchLimits:
@@ -105,75 +142,93 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Items in the queue that somebody still waits for."""
-        return self._waiting
+        return sum(queue.n_wanted for queue in self._queues.values())
 
     @property
-    def idle(self) -> bool:
-        """True while it has nothing to do."""
-        return not self._waiting and not self._lanes.at_work
+    def n_ready(self) -> int:
+        """Lanes that work, or could."""
+        return self._lanes.n_ready
+
+    @property
+    def hopeless(self) -> bool:
+        """True while no lane works, nor will soon."""
+        return self._lanes.hopeless
 
     @property
     def alive(self) -> bool:
-        """True while every lane runs and none has been in one run longer than `stuck_after_s`."""
+        """False where only a new process would help: a lane is dead or stuck for good."""
         return self._lanes.alive
 
     @property
     def at_rest(self) -> bool:
-        """True while no lane is inside the engine, even one that has been given up."""
+        """True while no lane is inside the engine in this process, even one that was given up."""
         return self._lanes.at_rest
 
-    def expected_s(self) -> float:
+    def waiting_for(self, name: str) -> int:
+        """Returns how many items wait for a model."""
+        return sum(one.n_wanted for one in self._queues.values() if one.version.key[0] == name)
+
+    def expected_s(self, version: Served) -> float:
         """Returns the seconds until an item that came now would be answered.
 
         0 if that is not known yet, or if nothing is ahead of it: only runs correct an estimate that
         is too high, so one item must always be let in.
         """
-        ahead = self._waiting + self._lanes.in_hand
-        return self._item_s * (ahead / max(1, self._lanes.n_living) + 1) if ahead else 0.0
+        ahead = self.waiting + self._lanes.in_hand
+        own = self._queue_of(version)
+        if not ahead or not own.times.item_s:
+            return 0.0
+        ahead_s = sum(one.n_wanted * one.times.item_s for one in self._queues.values())
+        for lane in self._lanes:
+            for job in lane.jobs:
+                ahead_s += len(job.items) * self._queue_of(job.version, job.large).times.item_s
+        return ahead_s / max(1, self._lanes.n_ready) + own.times.item_s
 
     def start(self) -> None:
         """Starts the lanes on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._lanes.resize(self._limits.lanes)
+        self._lanes.start(self._limits.lanes)
 
-    def resize(self, *, lanes: int, max_batch_size: int) -> None:
-        """Changes how many lanes there are and how much they take at once, while running."""
-        self._limits = replace(self._limits, lanes=lanes, max_batch_size=max_batch_size)
-        self._lanes.resize(lanes)
-        self._dispatch()
-
-    async def submit(self, item: Batch | Recipe, deadline_s: float) -> BatchedRow:
+    async def submit(
+        self, version: Served, item: Batch | Recipe, deadline_s: float, *, large: bool = False
+    ) -> BatchedRow:
         """Queues one picture and waits for its answer.
 
         Args:
+            version: answers it.
             item: the prepared picture, without the batch axis, or a recipe that makes it: a
                 callable without arguments, which a lane calls right before the run.
             deadline_s: on the batcher's clock; after it the item is not worth running.
+            large: it is dear to prepare; see `_Queue`.
 
         Raises:
             Overloaded: the queue is full.
             Draining: the batcher is stopping.
-            ModelNotReady: no lane is running.
+            ModelNotReady: no lane is running, nor will be soon.
             DeadlineExceeded: the deadline passed before the item's run began.
             EngineFailure: the engine failed on this item.
+            WorkerLost: the process that had it ended.
             Exception: whatever the recipe raised.
         """
         if self._closing:
             raise Draining("the service is shutting down")
-        if not self._lanes.n_living:
-            raise ModelNotReady("no lane of the model is running")
-        if self._waiting >= self._limits.max_queue:
-            raise Overloaded(f"{self._waiting} pictures are waiting already", reason="queue")
-        if self._queue or self._lanes.at_work:
-            self._width.crowded()
+        if self._lanes.hopeless:
+            raise ModelNotReady("no lane is running")
+        waiting = self.waiting
+        if waiting >= self._limits.max_queue:
+            raise Overloaded(f"{waiting} pictures are waiting already", reason="queue")
+        if waiting or self._lanes.at_work:
+            self._solitude.crowded()
+
         future: asyncio.Future[BatchedRow] = self._loop.create_future()
-        self._queue.append(Entry(item, deadline_s, self._clock(), future))
-        self._waiting += 1
+        queue = self._queue_of(version, large)
+        queue.entries.append(Entry(item, deadline_s, self._clock(), future))
+        queue.n_wanted += 1
         self._dispatch()
         try:
             return await future
         except asyncio.CancelledError:
-            self._forget_abandoned()
+            self._forget_abandoned(queue)
             raise
 
     async def drain(self) -> None:
@@ -197,13 +252,16 @@ class Batcher:
                 await asyncio.sleep(0)  # without any time, nothing more is begun
                 await self.drain()
                 finished = True
+
         self._closing = True
         stopped = Draining("the service stopped before this picture was run")
         self._fail_waiting(stopped)
         if self._window is not None:
             self._window.cancel()
-        for entry in self._lanes.stop():
-            entry.fail(stopped)
+        for job in self._lanes.stop():
+            for entry in job.items:
+                entry.fail(stopped)
+        await self._lanes.closed()
         return finished
 
     # Dispatching
@@ -215,60 +273,78 @@ class Batcher:
         on the event loop; a lane that is free before that takes it over. Less than a full batch may
         still grow and stays in the queue.
         """
-        batch_s = self._item_s * self._limits.max_batch_size
-        self._lanes.share(slow_s=max(_SLOW_S, _SLOW_BATCHES * batch_s))
-        while self._queue and (lane := self._lanes.next()) is not None:
-            self._drop_dead()
-            if not self._queue:
+        self._lanes.share(slow_s=self._slow_s())
+        while (lane := self._lanes.next()) is not None:
+            queue = self._first_queue()
+            if queue is None:
                 break
+            most = queue.max_batch_size
             if lane.jobs:
-                if self._waiting < self._limits.max_batch_size:
+                if queue.n_wanted < most:
                     break
-            elif (wait_s := self._wait_s()) > 0:
+            elif (wait_s := self._wait_s(queue)) > 0:
                 self._open_window(wait_s)
                 break
-            batch = self._take()
-            if batch:
-                self._lanes.work(lane, batch, wide=self._width.may_be_all(len(batch)))
-        if not self._queue:
-            self._waiting = 0
+            else:
+                most = min(most, -(-queue.n_wanted // max(1, self._lanes.n_idle)))
+            if batch := self._take(queue, most):
+                wide = len(batch) == 1 and self._solitude.lasts() and queue.times.may_be_wide()
+                job = Job(queue.version, batch, Run(wide=wide), self._clock(), queue.large)
+                self._lanes.work(lane, job)
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
-    def _wait_s(self) -> float:
+    def _first_queue(self) -> _Queue | None:
+        """Returns the queue whose first live entry has waited longest, if a lane may take it."""
+        may_be_large = self._lanes.n_large < max(1, self._limits.lanes // 2)
+        first: _Queue | None = None
+        for queue in self._queues.values():
+            self._drop_dead(queue)
+            if not queue.entries or (queue.large and not may_be_large):
+                continue
+            if first is None or queue.entries[0].submitted_s < first.entries[0].submitted_s:
+                first = queue
+        return first
+
+    def _slow_s(self) -> float:
+        full_s = (one.times.item_s * one.max_batch_size for one in self._queues.values())
+        return max(_SLOW_S, _SLOW_BATCHES * max(full_s, default=0.0))
+
+    def _wait_s(self, queue: _Queue) -> float:
         """Returns how long the first entry should still wait for company."""
-        limits = self._limits
-        if not limits.max_wait_s or self._closing or self._waiting >= limits.max_batch_size:
+        max_wait_s = self._limits.max_wait_s
+        if not max_wait_s or self._closing or queue.n_wanted >= queue.max_batch_size:
             return 0.0
-        return self._queue[0].submitted_s + limits.max_wait_s - self._clock()
+        return queue.entries[0].submitted_s + max_wait_s - self._clock()
 
     def _open_window(self, wait_s: float) -> None:
         if self._window is not None:
             self._window.cancel()
         self._window = self._loop.call_later(wait_s, self._dispatch)
 
-    def _take(self) -> list[Entry]:
+    def _take(self, queue: _Queue, most: int) -> list[Entry]:
         batch: list[Entry] = []
-        while self._queue and len(batch) < self._limits.max_batch_size:
-            entry = self._queue.popleft()
-            if not entry.future.done():
-                self._waiting -= 1
+        while queue.entries and len(batch) < most:
+            entry = queue.entries.popleft()
+            if entry.wanted:
+                queue.n_wanted -= 1
                 if self._is_live(entry):
                     batch.append(entry)
         return batch
 
-    def _drop_dead(self) -> None:
-        while self._queue:
-            entry = self._queue[0]
-            left = entry.future.done()
+    def _drop_dead(self, queue: _Queue) -> None:
+        while queue.entries:
+            entry = queue.entries[0]
+            left = not entry.wanted
             if not left and self._is_live(entry):
                 return
-            self._queue.popleft()
+            queue.entries.popleft()
             if not left:
-                self._waiting -= 1
+                queue.n_wanted -= 1
+        queue.n_wanted = 0
 
     def _is_live(self, entry: Entry) -> bool:
-        if entry.future.done():
+        if not entry.wanted:
             return False
         if self._clock() >= entry.deadline_s:
             entry.fail(DeadlineExceeded("the deadline passed before the picture was run"))
@@ -276,52 +352,54 @@ class Batcher:
         return True
 
     def _idle_and_empty(self) -> bool:
-        waiting = any(not entry.future.done() for entry in self._queue)
-        return not waiting and not self._lanes.at_work
+        return not self._lanes.at_work and not any(one.wanted for one in self._entries())
+
+    def _entries(self) -> Iterator[Entry]:
+        return (entry for queue in self._queues.values() for entry in queue.entries)
+
+    def _queue_of(self, version: Served, large: bool = False) -> _Queue:
+        key = version.key, large
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(version, self._clock, large=large)
+        return queue
 
     # What lanes report
 
-    def _finished(self, lane: Lane, report: Report) -> None:
-        """Takes a lane's report: the answers are on their way, the lane is free."""
-        if self._on_run is not None:
-            for size, run_s in report.runs:
-                self._on_run(size, run_s)
-        if self._on_work is not None:
-            self._on_work(report.work_s)
-        if report.died is not None:
-            self._lanes.died(lane, report.died)
-        elif report.runs:
-            self._lanes.forgive()
-            self._learn(report)
-        self._lanes.close_surplus()
+    def _finished(self, _lane: Lane, job: Job[Entry]) -> None:
+        """Takes a finished job: the answers are on their way, the lane is free."""
+        name = job.version.key[0]
+        for size, run_s in job.runs:
+            self._callbacks.on_run(name, size, run_s)
+        self._callbacks.on_work(name, job.work_s)
+        if job.runs and job.died is None:
+            times = self._queue_of(job.version, job.large).times
+            times.learn_cost(job.work_s / len(job.items))
+            if len(job.items) == 1 and not self.waiting:
+                times.learn_alone(job.runs[0][1], wide=job.run.wide)
         self._dispatch()
 
-    def _learn(self, report: Report) -> None:
-        if len(report.batch) == 1 and not self._queue:
-            self._width.learn(report.runs[0][1], wide=report.run.wide)
-        item_s = report.work_s / len(report.batch)
-        weight = _COST_WEIGHT if self._item_s else 1.0
-        self._item_s += weight * (item_s - self._item_s)
-
-    def _lanes_changed(self, given_back: list[Entry]) -> None:
+    def _lanes_changed(self, given_back: list[Job[Entry]]) -> None:
         """Takes back what a lost lane had not begun, and goes on with the others, if any."""
-        for entry in reversed(given_back):
-            self._queue.appendleft(entry)
-            self._waiting += not entry.future.done()
-        if not self._lanes.n_living:
-            self._fail_waiting(ModelNotReady("no lane of the model is running"))
+        for job in reversed(given_back):
+            queue = self._queue_of(job.version, job.large)
+            queue.entries.extendleft(reversed(job.items))
+            queue.n_wanted += sum(entry.wanted for entry in job.items)
+        if self._lanes.hopeless:
+            self._fail_waiting(ModelNotReady("no lane is running"))
         self._dispatch()
 
-    def _forget_abandoned(self) -> None:
+    def _forget_abandoned(self, queue: _Queue) -> None:
         # Counts anew rather than guessing whether the abandoned entry was still queued; its place is
         # free at once, the entry itself goes when it reaches the front.
-        self._waiting = sum(1 for entry in self._queue if not entry.future.done())
-        while self._queue and self._queue[0].future.done():
-            self._queue.popleft()
+        queue.n_wanted = sum(entry.wanted for entry in queue.entries)
+        while queue.entries and not queue.entries[0].wanted:
+            queue.entries.popleft()
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
     def _fail_waiting(self, error: Exception) -> None:
-        while self._queue:
-            self._queue.popleft().fail(error)
-        self._waiting = 0
+        for queue in self._queues.values():
+            while queue.entries:
+                queue.entries.popleft().fail(error)
+            queue.n_wanted = 0

@@ -36,7 +36,7 @@ class DrainingServer(uvicorn.Server):
                 port=settings.port,
                 # A callable in place of the class, to pass what uvicorn has no setting for.
                 http=partial(  # type: ignore[arg-type]
-                    BoundedHttpProtocol, header_timeout_s=settings.header_timeout_s
+                    BoundedHttpProtocol, header_timeout_s=settings.receive_timeout_s
                 ),
                 ws="none",
                 lifespan="on",

@@ -1,93 +1,194 @@
-"""What a service answers with: the lanes of this process, or worker processes.
+"""What answers pictures: one batcher over lanes of one kind, for one set of versions.
 
-A backend serves one repository. For another one it makes its successor, which takes over what has not
-changed; the two are alive side by side until nobody uses the older.
+A backend serves one repository. For another one it makes its successor; the two are there side by side
+until nobody uses the older.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.images.decoding import ImageLimits
-from service.batching.batcher import Batcher, BatchLimits
-from service.batching.preparing import LocalAnswerer
-from service.models.providers import PROVIDERS
-from service.models.repository import LoadedVersion, Repository, RunPlan, load_version
-from service.serving.answering import Answerer
+from service.batching.batcher import BatchCallbacks, Batcher
+from service.batching.lane import LaneSource
+from service.batching.preparing import Preparation, is_large
+from service.batching.sizing import batch_limits, prepare_threads, runs_on_cores
+from service.batching.thread_lane import ThreadSource
+from service.models.repository import (
+    Load,
+    LoadedVersion,
+    Repository,
+    Shelf,
+    load_repository,
+    load_version,
+)
 from service.settings import Settings
-from service.tuning import Candidates, Tuner, Tuning, sizes_up_to
-
-Key = tuple[str, int]
-"""Name and number of a version."""
+from service.workers.supervisor import ChildPlan, ProcessSource, prove_apart, start_children
 
 
 @dataclass(frozen=True, slots=True)
-class Observers:
-    """Whom a backend tells what it did.
+class Answered:
+    """One picture's probabilities and where its time went.
 
     Attributes:
-        on_run: a model's name, pictures in the run, its seconds.
-        on_work: a model's name, seconds that a lane was at work.
+        probabilities: float32, shape (C,).
+        decode_s: seconds from the file's bytes to pixels.
+        preprocess_s: seconds from pixels to the graph's input.
+        queue_s: seconds of waiting for a lane.
+        infer_s: seconds of its run.
+        batch_size: pictures in its run.
     """
 
-    on_run: Callable[[str, int, float], None] = lambda *_: None
-    on_work: Callable[[str, float], None] = lambda *_: None
+    probabilities: NDArray[np.float32]
+    decode_s: float
+    preprocess_s: float
+    queue_s: float
+    infer_s: float
+    batch_size: int
 
 
-class Backend(Protocol):
-    """Answers for one repository."""
+class Answerer(Protocol):
+    """Answers image files with the versions of one repository."""
 
     @property
     def repository(self) -> Repository:
         """The versions that it answers with."""
         ...
 
-    @property
-    def answerers(self) -> Mapping[Key, Answerer]:
-        """One for each version."""
+    async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
+        """Answers one image file.
+
+        Args:
+            version: one of the repository's.
+            image: the whole file.
+            deadline_s: monotonic seconds; later the picture is not worth running.
+
+        Raises:
+            ImageError: the picture is not acceptable.
+            ServiceError: it was not answered, and why.
+        """
         ...
+
+    def expected_s(self, version: LoadedVersion) -> float:
+        """Returns in how many seconds a picture that came now would be answered, as far as known.
+
+        0 where nothing is ahead of it, so that an estimate that is too high is corrected.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What differs between lanes that are threads and lanes that are processes.
+
+    Attributes:
+        source: makes the lanes.
+        apart: threads of this process that prepare what lanes should not; None where no upload is
+            decoded in this process.
+        load: proves a version that was published meanwhile.
+        renew: returns the kind for another repository and so many lanes.
+    """
+
+    source: LaneSource
+    apart: Executor | None
+    load: Load
+    renew: Callable[[Repository, int], Awaitable[Kind]]
+
+
+class Backend:
+    """Answers with the versions of one repository; an `Answerer`."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        kind: Kind,
+        settings: Settings,
+        cpus: int,
+        callbacks: BatchCallbacks | None = None,
+    ) -> None:
+        """Makes the batcher; `start` starts it.
+
+        Args:
+            repository: the versions.
+            kind: how they are run.
+            settings: of the service.
+            cpus: cores that may be used.
+            callbacks: see `BatchCallbacks`.
+        """
+        self.repository = repository
+        self.batcher = Batcher(
+            kind.source, batch_limits(repository, settings, cpus), callbacks=callbacks
+        )
+        self._kind = kind
+        self._settings = settings
+        self._cpus = cpus
+        self._callbacks = callbacks
+        self._limits = image_limits(settings)
+        self._started = False
+
+    @property
+    def load(self) -> Load:
+        """How a version that is published meanwhile is loaded and proven."""
+        return self._kind.load
 
     @property
     def alive(self) -> bool:
         """False where only a new process would help."""
-        ...
+        return not self._started or self.batcher.alive
 
     @property
     def at_rest(self) -> bool:
         """True while nothing of this process is inside the runtime."""
-        ...
+        return self.batcher.at_rest
+
+    @property
+    def n_lanes(self) -> int:
+        """Lanes that work, or could."""
+        return self.batcher.n_ready
 
     def trouble(self) -> str | None:
-        """Returns why nothing can be answered now, or None."""
-        ...
+        """Returns why pictures should not be sent here now, or None."""
+        if not self.alive:
+            return "a lane is dead or stuck"
+        return None if self.batcher.n_ready else "no lane is ready"
 
-    def waiting(self, name: str) -> float:
-        """Returns how many pictures for a model wait."""
-        ...
+    async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
+        """Answers one image file; see `Answerer.answer`."""
+        recipe = Preparation(image, version.manifest, self._limits, deadline_s)
+        submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
+        large = is_large(image)
+        if self._kind.apart is None:
+            row = await submit(recipe, large=large)
+        elif large or not runs_on_cores(version):
+            loop = asyncio.get_running_loop()
+            row = await submit(await loop.run_in_executor(self._kind.apart, recipe))
+        else:
+            row = await submit(recipe)
+        return Answered(
+            row.probabilities,
+            recipe.decode_s,
+            recipe.preprocess_s,
+            row.queue_s,
+            row.run_s,
+            row.batch_size,
+        )
 
-    def lanes(self, name: str) -> float:
-        """Returns how many runs of a model can be made at the same time."""
-        ...
-
-    def tuning(self, key: Key) -> Tuning | None:
-        """Returns what is known about running a version, None where workers run it."""
-        ...
-
-    def load(self, models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
-        """Loads and proves one version for a successor; as `repository.load_version`."""
-        ...
+    def expected_s(self, version: LoadedVersion) -> float:
+        """Returns how long a picture that came now would take; see `Answerer.expected_s`."""
+        return self.batcher.expected_s(version)
 
     def start(self) -> None:
-        """Starts on the running event loop."""
-        ...
+        """Starts the lanes on the running event loop."""
+        self._started = True
+        self.batcher.start()
 
     async def renewed(self, repository: Repository) -> Backend:
         """Returns the successor for another repository, ready to be started.
@@ -98,206 +199,57 @@ class Backend(Protocol):
         Raises:
             ModelError, ProviderUnavailable: there is none, and this one goes on as before.
         """
-        ...
+        count = batch_limits(repository, self._settings, self._cpus).lanes
+        kind = await self._kind.renew(repository, count)
+        return Backend(repository, kind, self._settings, self._cpus, self._callbacks)
 
     async def stop(self, timeout_s: float) -> bool:
-        """Ends, but for what a successor took over, when everything accepted has been answered.
+        """Ends when everything accepted has been answered.
 
         Returns:
             True if that was so within the time.
         """
-        ...
+        return await self.batcher.stop(timeout_s)
+
+    def close(self) -> None:
+        """Ends the threads that successors share; the last one of them is told."""
+        if self._kind.apart is not None:
+            self._kind.apart.shutdown(wait=False, cancel_futures=True)
 
 
-class LocalLanes:
-    """The lanes of this process, a batcher for each version; a `Backend`."""
+def load_backend(
+    settings: Settings, shelf: Shelf, cpus: int, callbacks: BatchCallbacks | None = None
+) -> Backend:
+    """Loads and proves what is on the shelf, in this process or in children; blocks.
 
-    def __init__(
-        self,
-        repository: Repository,
-        settings: Settings,
-        cpus: int,
-        apart: Executor,
-        observers: Observers | None = None,
-        predecessor: LocalLanes | None = None,
-    ) -> None:
-        """Makes the lanes; `start` starts them.
+    Raises:
+        ModelError: a version cannot be served, and why.
+        ProviderUnavailable: the provider cannot be used, or a child does not come up.
+    """
+    if settings.workers:
+        plan = ChildPlan(shelf, image_limits(settings), settings.log_level, settings.load_timeout_s)
+        source = start_children(plan, settings.workers, settings.worker_max_memory_bytes)
+        return Backend(source.repository, _processes(plan, source), settings, cpus, callbacks)
 
-        Args:
-            repository: loaded in this process.
-            settings: of the service.
-            cpus: cores that the lanes may use.
-            apart: threads that prepare what the lanes do not; whoever made them ends them.
-            observers: see `Observers`.
-            predecessor: the lanes of versions that are unchanged since are taken over.
-        """
-        self.repository = repository
-        self._settings = settings
-        self._cpus = cpus
-        self._apart = apart
-        self._observers = observers or Observers()
-        self._started = False
-        kept = predecessor.give_up(repository) if predecessor else {}
-        self.answerers = {
-            one.key: kept.get(one.key) or self._answerer(one) for one in repository.versions()
-        }
-        self._tunings = {one.key: self._tuning(one) for one in repository.versions()}
-        if predecessor:
-            self._tunings.update({key: predecessor._tunings[key] for key in kept})
-        self._tuner = Tuner(self._is_quiet)
-        self._tuning_task: asyncio.Task[None] | None = None
-        self._own = [one.batcher for one in self.answerers.values()]
-        self._running = {id(one.batcher) for one in kept.values()}
-
-    @property
-    def alive(self) -> bool:
-        """True while every lane runs and none is stuck; also before the start."""
-        return not self._started or all(one.batcher.alive for one in self.answerers.values())
-
-    @property
-    def at_rest(self) -> bool:
-        """True while no lane is inside the runtime."""
-        return all(batcher.at_rest for batcher in self._own)
-
-    def trouble(self) -> str | None:
-        """Says whether a lane is dead or stuck; see `Backend.trouble`."""
-        return None if self.alive else "a lane is dead or stuck"
-
-    def waiting(self, name: str) -> float:
-        """Returns how many pictures for a model wait for a lane."""
-        return sum(batcher.waiting for batcher in self._batchers(name))
-
-    def lanes(self, name: str) -> float:
-        """Returns how many lanes a model has."""
-        return sum(batcher.limits.lanes for batcher in self._batchers(name))
-
-    def tuning(self, key: Key) -> Tuning:
-        """Returns what is known about running a version."""
-        return self._tunings[key]
-
-    def load(self, models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
-        """Loads a version in this process; see `Backend.load`."""
-        return load_version(models_dir, name, number, plan)
-
-    def start(self) -> None:
-        """Starts the lanes that no predecessor has started."""
-        self._started = True
-        for batcher in self._own:
-            if id(batcher) not in self._running:
-                batcher.start()
-        self._tuning_task = asyncio.create_task(self._tune(), name="tune")
-
-    async def renewed(self, repository: Repository) -> LocalLanes:
-        """Returns the successor, which takes over the lanes of unchanged versions."""
-        return LocalLanes(
-            repository, self._settings, self._cpus, self._apart, self._observers, self
-        )
-
-    def give_up(self, repository: Repository) -> dict[Key, LocalAnswerer]:
-        """Returns the answerers of the versions that both have; they are the successor's now."""
-        unchanged = {id(one) for one in self.repository.versions()}
-        kept = {
-            one.key: self.answerers[one.key]
-            for one in repository.versions()
-            if id(one) in unchanged
-        }
-        taken = {id(one.batcher) for one in kept.values()}
-        self._own = [batcher for batcher in self._own if id(batcher) not in taken]
-        return kept
-
-    async def stop(self, timeout_s: float) -> bool:
-        """Ends the lanes; see `Backend.stop`."""
-        if self._tuning_task is not None:
-            self._tuning_task.cancel()
-        self._tuner.close()
-        return all(await asyncio.gather(*(batcher.stop(timeout_s) for batcher in self._own)))
-
-    def _batchers(self, name: str) -> list[Batcher]:
-        return [one.batcher for key, one in self.answerers.items() if key[0] == name]
-
-    def _is_quiet(self) -> bool:
-        return all(one.batcher.idle for one in self.answerers.values())
-
-    def _tuning(self, version: LoadedVersion) -> Tuning:
-        limits = batch_limits(version, self._settings, self._cpus)
-        found = candidates(version, self._settings, limits.lanes, self._cpus)
-        choice = len(found.sizes) > 1 or len(found.lanes) > 1
-        state: Literal["waiting", "off"] = "waiting" if self._settings.tune and choice else "off"
-        return Tuning(state, found, limits.lanes, limits.max_batch_size)
-
-    async def _tune(self) -> None:
-        for version in self.repository.versions():
-            graph_input = version.manifest.graph.input
-            row = np.zeros(graph_input.shape[1:], graph_input.dtype)
-            batcher = self.answerers[version.key].batcher
-            await self._tuner.tune(self._tunings[version.key], batcher, version.engine, row)
-
-    def _answerer(self, version: LoadedVersion) -> LocalAnswerer:
-        name = version.manifest.name
-        batcher = Batcher(
-            version.engine,
-            batch_limits(version, self._settings, self._cpus),
-            on_run=partial(self._observers.on_run, name),
-            on_work=partial(self._observers.on_work, name),
-        )
-        return LocalAnswerer(
-            batcher,
-            version.manifest,
-            image_limits(self._settings),
-            self._apart,
-            on_lanes=PROVIDERS[version.provider].runs_on_cores,
-        )
+    repository = load_repository(shelf)
+    pool = ThreadPoolExecutor(prepare_threads(repository, cpus), "prepare")
+    return Backend(repository, _threads(pool), settings, cpus, callbacks)
 
 
-def batch_limits(version: LoadedVersion, settings: Settings, cpus: int) -> BatchLimits:
-    """Returns the limits of a version's batcher on so many cores."""
-    default_lanes = PROVIDERS[version.provider].default_lanes
-    at_first = settings.max_batch_size or (version.max_batch_size if default_lanes else 1)
-    return BatchLimits(
-        max_batch_size=version.manifest.graph.fixed_batch_size or at_first,
-        max_wait_s=settings.max_wait_ms / 1e3,
-        max_queue=settings.max_in_flight,
-        lanes=settings.lanes or default_lanes or max(1, cpus // settings.threads_per_lane),
-        stuck_after_s=settings.stuck_after_s,
-    )
+def _threads(pool: Executor) -> Kind:
+    async def renew(_repository: Repository, _count: int) -> Kind:
+        return _threads(pool)
+
+    return Kind(ThreadSource(), pool, load_version, renew)
 
 
-def candidates(
-    version: LoadedVersion, settings: Settings, default_lanes: int, cpus: int
-) -> Candidates:
-    """Returns what may be chosen for a version: all that the settings leave open."""
-    on_cores = PROVIDERS[version.provider].runs_on_cores
-    sizes = sizes_up_to(version.max_batch_size)
-    if settings.max_batch_size or version.manifest.graph.fixed_batch_size:
-        sizes = (version.max_batch_size,)
-    lanes = {default_lanes} if settings.lanes else {1, default_lanes if on_cores else 2}
-    threads = settings.threads_per_lane
-    wide_threads = max(threads, cpus) if on_cores else threads
-    return Candidates(sizes, tuple(sorted(lanes)), threads, wide_threads)
+def _processes(plan: ChildPlan, source: ProcessSource) -> Kind:
+    async def renew(repository: Repository, count: int) -> Kind:
+        return _processes(plan, await source.renewed(repository, count))
 
-
-def prepare_threads(repository: Repository, settings: Settings, cpus: int) -> int:
-    """Returns how many threads prepare pictures apart from the lanes."""
-    on_cores = all(PROVIDERS[one.provider].runs_on_cores for one in repository.versions())
-    return settings.prepare_threads or max(1, cpus // (2 if on_cores else 1))
-
-
-def run_plan(settings: Settings, cpus: int) -> RunPlan:
-    """Returns how versions are run on so many cores."""
-    return RunPlan(
-        settings.provider,
-        threads=settings.threads_per_lane,
-        wide_threads=cpus,
-        max_batch_size=settings.max_batch_size,
-    )
+    return Kind(source, None, partial(prove_apart, plan), renew)
 
 
 def image_limits(settings: Settings) -> ImageLimits:
     """Returns what one picture may cost."""
-    return ImageLimits(
-        max_pixels=settings.max_image_pixels,
-        max_webp_pixels=settings.max_webp_pixels,
-        min_side_px=settings.min_side_px,
-        max_aspect=settings.max_aspect,
-        max_jpeg_scans=settings.max_jpeg_scans,
-    )
+    return ImageLimits(max_pixels=settings.max_image_pixels)

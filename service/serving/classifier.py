@@ -15,8 +15,8 @@ from contract.errors import ImageError
 from contract.manifest import Manifest
 from contract.predictions import Prediction, to_predictions
 from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
-from service.models.repository import LoadedVersion, Repository
-from service.serving.answering import Answered, Answerer
+from service.models.repository import LoadedVersion
+from service.serving.backend import Answered, Answerer
 
 DEFAULT_TOP_K = 5
 
@@ -79,22 +79,20 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Serving:
-    """The versions being served and what answers for each; swapped as a whole.
+    """What answers with the versions being served; swapped as a whole.
 
     Attributes:
-        repository: the versions.
-        answerers: one for each, by name and number.
+        answerer: answers with the versions of its repository.
         n_users: requests that were given a version of this set and are not answered yet.
     """
 
-    repository: Repository
-    answerers: Mapping[tuple[str, int], Answerer]
+    answerer: Answerer
     n_users: int = 0
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps this set's answerers open for the time of a request."""
+        """Keeps the answerer open for the time of a request."""
         self.n_users += 1
         try:
             yield
@@ -130,7 +128,7 @@ class Classifier:
             ModelNotFound: it is not served.
             InvalidParameter: `top_k` exceeds the number of classes.
         """
-        version = self.serving.repository.get(choice.model, choice.version)
+        version = self.serving.answerer.repository.get(choice.model, choice.version)
         n_classes = version.manifest.n_classes
         if choice.top_k is not None and not 1 <= choice.top_k <= n_classes:
             raise InvalidParameter(f"top_k: must be 1 to {n_classes} for this model")
@@ -138,7 +136,7 @@ class Classifier:
 
     def expected_s(self, version: LoadedVersion) -> float:
         """Returns how long a picture that came now would take, as far as known."""
-        return self.serving.answerers[version.key].expected_s()
+        return self.serving.answerer.expected_s(version)
 
     async def classify(
         self, images: Sequence[bytes | ServiceError], choice: Choice, deadline_s: float
@@ -156,10 +154,9 @@ class Classifier:
         """
         version = self.find(choice)
         serving = self.serving
-        answerer = serving.answerers[version.key]
         answer = Answer(version.manifest, [])
         with serving.in_use():
-            jobs = [self._classify_one(one, answerer, choice, deadline_s, answer) for one in images]
+            jobs = [self._classify_one(one, version, choice, deadline_s, answer) for one in images]
             if len(jobs) == 1:  # a task would cost as much as ranking does
                 answer.outcomes.append(await jobs[0])
             else:
@@ -169,7 +166,7 @@ class Classifier:
     async def _classify_one(
         self,
         image: bytes | ServiceError,
-        answerer: Answerer,
+        version: LoadedVersion,
         choice: Choice,
         deadline_s: float,
         answer: Answer,
@@ -182,7 +179,7 @@ class Classifier:
             return late
         try:
             async with asyncio.timeout(left_s):
-                answered = await answerer.answer(image, deadline_s)
+                answered = await self.serving.answerer.answer(version, image, deadline_s)
         except TimeoutError:
             return late
         except (ImageError, ServiceError) as error:

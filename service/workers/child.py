@@ -1,18 +1,17 @@
-"""A worker process: loads and proves the versions it is told to, and answers frames.
+"""A child process: loads and proves the versions it is told to, and works on one batch after the other.
 
     python -m service.workers.child <file descriptor of its end of the socket pair> <parent's id>
 
-The first frame is START: the settings, the model repository, name, number and manifest digest of each
-version, and how many cores are its share. It answers READY with what it found, or FAILED. From then on
-it answers pictures out of order, and pings from its event loop. It exits when the connection ends,
-which it does when the front exits in whatever way. SIGTERM asks the front to be replaced and changes
-nothing else, so that a signal to a whole group of processes does not take the workers away from a
-front that is draining. SIGINT is the front's business.
+The first frame is START: the model repository, how to run, and name, number and manifest digest of each
+version. It answers READY with what it found, or FAILED. From then on it is a blocking loop: read a
+batch, prepare it, run it, write what became of it. It exits when the connection ends, which it does
+when the front exits in whatever way. SIGTERM asks the front to be replaced and changes nothing else, so
+that a signal to a whole group of processes does not take the children away from a front that is
+draining. SIGINT and SIGHUP are the front's business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import logging
@@ -21,182 +20,181 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from contract.errors import ContractError
+from contract.errors import ContractError, VersionCorrupt
+from contract.images.decoding import ImageLimits
 from contract.telemetry import disable_runtime_telemetry
-from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
-from service.serving.backend import Backend, LocalLanes
-from service.settings import Settings
+from service.batching.lane import BatchedRow, Item, Job, Outcome
+from service.batching.preparing import Preparation
+from service.batching.work import work_on
+from service.errors import ProviderUnavailable
+from service.models.engine import Run
+from service.models.repository import LoadedVersion, RunPlan, load_version
 from service.system import process
 from service.system.logs import LogWriter
 from service.workers import wire
-from service.workers.lanes import Reporter, load_lanes
-from service.workers.launch import receive
-from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, WireBroken, Worked
+from service.workers.wire import Kind, WireBroken
 
 log = logging.getLogger(__name__)
 
 EXIT_NOT_SERVABLE: Final = 3
-_START_S: Final = 60.0
 _OOM_SCORE: Final = 800
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Worker(asyncio.Protocol):
-    """The worker's end of the connection."""
+class Child:
+    """The child's end of the connection, after the start."""
 
     def __init__(
-        self, lanes: Backend, max_image_bytes: int, resident_bytes: Callable[[], int]
+        self, sock: socket.socket, versions: list[LoadedVersion], limits: ImageLimits
     ) -> None:
-        """Prepares; the connection is made on the event loop.
+        self._sock = sock
+        self._versions = versions
+        self._limits = limits
+        self._retiring = False
+        self._idle = False  # waiting for a batch, so that a signal handler may write
 
-        Args:
-            lanes: answers.
-            max_image_bytes: of one picture.
-            resident_bytes: memory of this process.
-        """
-        self._lanes = lanes
-        self._resident_bytes = resident_bytes
-        self._reader = FrameReader(wire.max_ask_bytes(max_image_bytes))
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._transport: asyncio.Transport | None = None
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def retire(self, *_: object) -> None:
+        """Asks the front for a successor; until it closes the connection, everything goes on."""
+        self._retiring = True
+        if self._idle:
+            self._ask_for_successor()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport; part of asyncio's protocol."""
-        # Not isinstance: the transports of uvloop are no subclasses of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+    def serve(self) -> None:
+        """Works until the connection ends."""
+        while (work := self._next()) is not None:
+            self._sock.sendall(b"".join(wire.pack_done(self.answer(work))))
+            if self._retiring:
+                self._ask_for_successor()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The front is gone or has closed; part of asyncio's protocol."""
-        for task in self._tasks.values():
-            task.cancel()
-        if not self.closed.done():
-            self.closed.set_result(None)
+    def answer(self, work: wire.Work) -> wire.Done:
+        """Prepares and runs one batch."""
+        version, now_s = self._versions[work.version], time.monotonic()
+        items = [self._item(picture, version, now_s) for picture in work.pictures]
+        job = Job(version, items, Run(wide=work.wide), now_s)
+        work_on(job, time.monotonic)
+        outcomes = {id(item): outcome for item, outcome in job.outcomes}
+        rows = [_on_the_wire(item, outcomes.get(id(item))) for item in items]
+        return wire.Done(rows, job.runs, job.work_s)
 
-    def data_received(self, data: bytes) -> None:
-        """Takes what the front says; part of asyncio's protocol."""
+    def _next(self) -> wire.Work | None:
+        self._idle = True
         try:
-            for frame in self._reader.feed(data):
-                self._handle(frame)
-        except WireBroken:
-            log.exception("the front broke the protocol")
-            if self._transport is not None:
-                self._transport.abort()
+            frame = wire.read_frame(self._receive)
+        finally:
+            self._idle = False
+        if frame is None:
+            return None
+        if frame.kind is not Kind.WORK:
+            raise WireBroken(f"a front does not send {frame.kind.name}")
+        return wire.unpack_work(frame.payload)
 
-    def retire(self) -> None:
-        """Asks the front to replace this worker; until it closes, everything goes on."""
-        self._write(wire.pack(Kind.RETIRE))
+    def _receive(self, size: int) -> bytes | None:
+        return receive_exactly(self._sock, size)
 
-    def report(self, worked: Worked) -> None:
-        """Says what a lane did."""
-        self._write(wire.pack_worked(worked))
+    def _ask_for_successor(self) -> None:
+        self._retiring = False
+        self._sock.sendall(b"".join(wire.pack(Kind.RETIRE)))
 
-    def _handle(self, frame: Frame) -> None:
-        match frame.kind:
-            case Kind.ASK:
-                task = asyncio.create_task(self._answer(frame.id, wire.unpack_ask(frame.payload)))
-                self._tasks[frame.id] = task
-                task.add_done_callback(partial(self._answered, frame.id))
-            case Kind.CANCEL:
-                if (known := self._tasks.get(frame.id)) is not None:
-                    known.cancel()
-            case Kind.PING:
-                pong = Pong(self._lanes.alive, self._resident_bytes())
-                self._write(wire.pack_pong(frame.id, pong))
-            case _:
-                raise WireBroken(f"a front does not send {frame.kind.name}")
+    def _item(self, picture: wire.Picture, version: LoadedVersion, now_s: float) -> Item:
+        deadline_s = now_s + picture.remaining_s
+        recipe = Preparation(picture.image, version.manifest, self._limits, deadline_s)
+        return Item(recipe, deadline_s, now_s)
 
-    async def _answer(self, number: int, ask: Ask) -> None:
-        """Sends a reply, whatever happens; if cancelled, `_answered` does."""
-        try:
-            answerer = self._lanes.answerers.get((ask.name, ask.version))
-            if answerer is None:
-                raise ModelNotFound("this worker does not serve this version")
-            answered = await answerer.answer(ask.image, time.monotonic() + ask.remaining_s)
-            reply = wire.pack_answer(number, answered)
-        except (ContractError, ServiceError) as error:
-            reply = wire.pack_refusal(number, error)
-        except Exception as error:
-            # A bug costs this picture, not the worker.
-            log.exception("a picture failed in the worker")
-            reply = wire.pack_refusal(number, error)
-        self._write(reply)
 
-    def _answered(self, number: int, task: asyncio.Task[None]) -> None:
-        del self._tasks[number]
-        if task.cancelled():  # perhaps before it began
-            self._write(wire.pack(Kind.CANCELLED, number))
+def _on_the_wire(item: Item, outcome: Outcome | None) -> wire.Row | Exception | None:
+    if not isinstance(outcome, BatchedRow):
+        return outcome
+    recipe = cast(Preparation, item.item)
+    return wire.Row(outcome, recipe.decode_s, recipe.preprocess_s)
 
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
+    """Returns so many bytes, or None if the stream ended before; blocks."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while got < size:
+        n = sock.recv_into(view[got:])
+        if not n:
+            return None
+        got += n
+    return bytes(data)
+
+
+def load(plan: dict[str, Any]) -> tuple[list[LoadedVersion], list[dict[str, Any]]]:
+    """Loads and proves the versions of a plan.
+
+    Returns:
+        The versions, and for each what the front wants to know of it.
+
+    Raises:
+        ModelError: a version cannot be served, or is not the one that was meant.
+        ProviderUnavailable: the provider asked for cannot be used here.
+    """
+    models_dir, run_plan = Path(plan["models_dir"]), RunPlan(**plan["run"])
+    versions = []
+    for name, number, manifest_sha256 in plan["versions"]:
+        version = load_version(models_dir, name, number, run_plan)
+        if version.manifest_sha256 != manifest_sha256:
+            raise VersionCorrupt(f"{name}/{number}: it was replaced while it was being loaded")
+        versions.append(version)
+    return versions, [_facts(version) for version in versions]
+
+
+def _facts(version: LoadedVersion) -> dict[str, Any]:
+    return {
+        "provider": version.provider,
+        "fallback": asdict(version.fallback) if version.fallback else None,
+        "golden_difference": version.golden_difference,
+        "max_batch_size": version.max_batch_size,
+        "load_s": version.load_s,
+    }
 
 
 def main() -> None:
-    """Runs a worker until its connection ends."""
+    """Runs a child until its connection ends."""
     number, parent = int(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process.open_missing_streams()
     process.limit_freed_memory()
     disable_runtime_telemetry()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
     _die_first()
-    sock = socket.socket(fileno=number)
-    process.leave_at_once(_serve(sock))
+    process.leave_at_once(_run(socket.socket(fileno=number)))
 
 
-def _serve(sock: socket.socket) -> int:
+def _run(sock: socket.socket) -> int:
     try:
-        plan = wire.unpack_json(receive(sock, time.monotonic() + _START_S).payload)
-    except (OSError, EOFError, WireBroken):  # whoever started it has gone
+        frame = wire.read_frame(lambda size: receive_exactly(sock, size))
+        plan = wire.unpack_json(frame.payload) if frame else None
+    except (OSError, WireBroken):
+        plan = None
+    if plan is None:  # whoever started it has gone
         return EXIT_NOT_SERVABLE
-    settings = Settings.model_validate(plan["settings"])
-    logs = LogWriter(settings.log_level)
+
+    logs = LogWriter(plan["log_level"])
     logs.start()
     try:
-        models_dir, cpus, reporter = Path(plan["models_dir"]), plan["cpus"], Reporter()
         try:
-            lanes, facts = load_lanes(
-                settings, models_dir, plan["versions"], cpus, reporter.observers
-            )
+            versions, facts = load(plan)
         except Exception as error:
             if not isinstance(error, ContractError | ProviderUnavailable):
-                log.exception("a worker could not start")
-            sock.sendall(wire.pack_refusal(0, error, Kind.FAILED))
+                log.exception("a worker process could not start")
+            sock.sendall(b"".join(wire.pack_failed(error)))
             return EXIT_NOT_SERVABLE
-        sock.sendall(wire.pack_json(Kind.READY, {"versions": facts}))
-        asyncio.run(_answer_until_closed(sock, lanes, reporter, settings))
+        child = Child(sock, versions, ImageLimits(**plan["limits"]))
+        signal.signal(signal.SIGTERM, child.retire)
+        sock.sendall(b"".join(wire.pack_json(Kind.READY, {"versions": facts})))
+        child.serve()
     except OSError:  # the front went away meanwhile
         return EXIT_NOT_SERVABLE
     finally:
         logs.stop()
     return 0
-
-
-async def _answer_until_closed(
-    sock: socket.socket, lanes: LocalLanes, reporter: Reporter, settings: Settings
-) -> None:
-    loop = asyncio.get_running_loop()
-    sock.setblocking(False)
-    worker = Worker(lanes, settings.max_body_bytes, resident_bytes)
-    reporter.send = worker.report
-    lanes.start()
-    loop.add_signal_handler(signal.SIGTERM, worker.retire)
-    await loop.create_unix_connection(lambda: worker, sock=sock)
-    await worker.closed
-
-
-def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
-    """Returns the memory of this process in bytes; 0 where the system does not say."""
-    try:
-        return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _die_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""Starts worker processes: a fresh interpreter, a socket pair, and the first two messages.
+"""Starts child processes: a fresh interpreter, a socket pair, and the first two messages.
 
 Not a fork: the front has threads and an event loop. The child gets this process's module search path,
 so that it runs the same code wherever that came from.
@@ -21,16 +21,29 @@ from contract.errors import ModelError
 from service.errors import ProviderUnavailable, WorkerNotStarted
 from service.system.threads import DaemonThread
 from service.workers import wire
-from service.workers.member import Process
 from service.workers.wire import Frame, Kind, WireBroken
 
-_HEAD_BYTES: Final = len(wire.pack(Kind.PING))
 _MODULE: Final = "service.workers.child"
+
+
+class Process(Protocol):
+    """The operating system's side of a child; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Returns the exit status (negative: the signal that ended it), or None while it runs."""
+        ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A worker process that is ready.
+    """A child process that is ready.
 
     Attributes:
         process: its handle.
@@ -50,10 +63,10 @@ class Launched:
 
 
 class Launcher(Protocol):
-    """What the pool needs to replace a worker."""
+    """Starts children for one set of versions."""
 
     async def launch(self) -> Launched:
-        """Starts a worker and returns it when it is ready.
+        """Starts a child and returns it when it is ready.
 
         Raises:
             ModelError, ProviderUnavailable: it cannot serve what it was told to.
@@ -62,20 +75,20 @@ class Launcher(Protocol):
 
 
 class ProcessLauncher:
-    """Starts real processes that serve given versions."""
+    """Starts real processes that serve given versions; a `Launcher`."""
 
     def __init__(self, plan: dict[str, Any], timeout_s: float) -> None:
         """Prepares.
 
         Args:
             plan: the START message; see `child`.
-            timeout_s: a worker that is not ready by then is ended.
+            timeout_s: a child that is not ready by then is ended.
         """
         self._plan = plan
         self._timeout_s = timeout_s
 
     async def launch(self) -> Launched:
-        """Starts a worker without holding up the event loop; see `Launcher.launch`."""
+        """Starts a child without holding up the event loop; see `Launcher.launch`."""
         starting = self._spawn()
         thread = DaemonThread("launch")
         try:
@@ -87,7 +100,7 @@ class ProcessLauncher:
             thread.close()
 
     def launch_now(self, count: int) -> list[Launched]:
-        """Starts so many workers at the same time and waits for all of them; blocks.
+        """Starts so many children at the same time and waits for all of them; blocks.
 
         The thread that calls this must outlive them: Linux ends them with it.
 
@@ -117,7 +130,7 @@ class ProcessLauncher:
 
 @dataclass(frozen=True, slots=True)
 class _Starting:
-    """A worker process that loads its versions."""
+    """A child process that loads its versions."""
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
@@ -128,20 +141,36 @@ class _Starting:
         """Waits until it is ready; blocks."""
         try:
             self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
-            self.sock.sendall(wire.pack_json(Kind.START, self.plan))
-            frame = receive(self.sock, self.until_s)
+            self.sock.sendall(b"".join(wire.pack_json(Kind.START, self.plan)))
+            frame = wire.read_frame(self._receive)
         except TimeoutError as error:
             raise WorkerNotStarted("a worker process was not ready in time") from error
-        except (OSError, EOFError, WireBroken) as error:
+        except (OSError, WireBroken) as error:
             raise WorkerNotStarted(f"a worker process {self._ending()}") from error
+        if frame is None:
+            raise WorkerNotStarted(f"a worker process {self._ending()}")
+        return self._launched(frame)
+
+    def _launched(self, frame: Frame) -> Launched:
         if frame.kind is Kind.FAILED:
-            said = wire.unpack_refusal(frame.payload)
+            said = wire.unpack_failed(frame.payload)
             known = isinstance(said, ModelError | ProviderUnavailable)
             raise said if known else WorkerNotStarted(str(said))
         if frame.kind is not Kind.READY:
             raise WorkerNotStarted("a worker process said something else than that it is ready")
         self.sock.setblocking(False)
         return Launched(self.process, self.sock, wire.unpack_json(frame.payload)["versions"])
+
+    def _receive(self, size: int) -> bytes | None:
+        # Not a byte more than the frame: what follows belongs to the event loop.
+        data = b""
+        while len(data) < size:
+            self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
+            piece = self.sock.recv(size - len(data))
+            if not piece:
+                return None
+            data += piece
+        return data
 
     def abort(self) -> None:
         """Ends it, also while `ready` waits on another thread."""
@@ -156,31 +185,6 @@ class _Starting:
             return "broke the protocol"
         how = f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
         return f"{how} while it was starting"
-
-
-def receive(sock: socket.socket, until_s: float) -> Frame:
-    """Returns the next frame of a socket that no event loop reads.
-
-    Args:
-        sock: in blocking mode.
-        until_s: monotonic seconds; waits no longer.
-
-    Raises:
-        TimeoutError: it was not there in time.
-        EOFError: the peer is gone.
-        WireBroken: what came is not a frame.
-    """
-    reader = wire.FrameReader(wire.MAX_CONTROL_BYTES)
-    wanted = _HEAD_BYTES
-    while True:
-        sock.settimeout(max(0.01, until_s - time.monotonic()))
-        # Not a byte more than the frame: what follows belongs to whoever reads next.
-        data = sock.recv(wanted)
-        if not data:
-            raise EOFError
-        for frame in reader.feed(data):
-            return frame
-        wanted = reader.missing_bytes
 
 
 def _search_path() -> list[str]:

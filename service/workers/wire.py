@@ -1,11 +1,11 @@
-"""The frames between the front and a worker process, over one socket pair.
+"""The frames between the front and a child process, over one socket pair.
 
-A frame is a head (payload length, kind, picture id; big endian) and a payload. There is no pickle:
-pictures and probabilities are raw bytes, numbers are packed, and the two messages of the start, which
-are rare and have structure, are JSON. Errors travel by class name and are rebuilt from `ERRORS` only.
+A frame is a head (payload length and kind; big endian) and a payload. There is no pickle: pictures and
+probabilities are raw bytes, numbers are packed, and the two messages of the start, which are rare and
+have structure, are JSON. Errors travel by class name and are rebuilt from `ERRORS` only.
 
 Both ends run the same code from the same installation, so there is no version negotiation; anything
-malformed is a `WireBroken`, which ends the connection and with it the worker.
+malformed is a `WireBroken`, which ends the connection and with it the child.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ import enum
 import inspect
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract import errors as contract_errors
 from service import errors
-from service.serving.answering import Answered
+from service.batching.lane import BatchedRow
 
-MAX_CONTROL_BYTES: Final = 16_777_216
-"""No frame but a picture is larger: probabilities of four million classes."""
-
-_HEAD: Final = struct.Struct("!IBQ")  # payload bytes, kind, picture id
-_ASK: Final = struct.Struct("!IIH")  # version number, remaining ms, bytes of the model's name
-_ANSWER: Final = struct.Struct("!ddddI")  # decode, preprocess, queue, infer seconds; batch size
-_REFUSAL: Final = struct.Struct("!HHH")  # retry after, bytes of the class name, of the reason
-_PONG: Final = struct.Struct("!?Q")  # lanes alive, resident bytes
-_WORKED: Final = struct.Struct("!dH")  # seconds, runs
+_HEAD: Final = struct.Struct("!QB")  # payload bytes, kind
+_WORK: Final = struct.Struct("!HBH")  # place of the version in the plan, wide, pictures
+_PICTURE: Final = struct.Struct("!dQ")  # remaining seconds, bytes
+_DONE: Final = struct.Struct("!dHH")  # seconds of work, runs, pictures
 _RUN: Final = struct.Struct("!Id")  # pictures, seconds
-_MAX_MS: Final = 2**32 - 1
+_OUTCOME: Final = struct.Struct("!BQ")  # kind, bytes
+_ROW: Final = struct.Struct("!ddddI")  # decode, preprocess, queue, run seconds; batch size
+_REFUSAL: Final = struct.Struct("!HHH")  # retry after, bytes of the class name, of the reason
 _MAX_U16: Final = 2**16 - 1
+_UNANSWERED, _ANSWERED, _REFUSED = range(3)
 
 
 class WireBroken(Exception):
@@ -43,98 +42,83 @@ class WireBroken(Exception):
 
 
 class Kind(enum.IntEnum):
-    """What a frame says; the first group goes to the worker, the second comes from it."""
+    """What a frame says; the first group goes to the child, the second comes from it."""
 
     START = 0
-    ASK = 1
-    CANCEL = 2
-    PING = 3
+    WORK = 1
 
     READY = 16
     FAILED = 17
-    ANSWER = 18
-    REFUSAL = 19
-    CANCELLED = 20
-    PONG = 21
-    WORKED = 22
-    RETIRE = 23
+    DONE = 18
+    RETIRE = 19
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message.
-
-    Attributes:
-        kind: what it says.
-        id: the picture it is about; 0 where it is about none.
-        payload: as the functions below pack it.
-    """
+    """One message: what it says, and the payload as the functions below pack it."""
 
     kind: Kind
-    id: int
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Picture:
     """A picture to answer.
 
     Attributes:
-        name: of the model.
-        version: its number.
-        remaining_s: seconds until the deadline, at least 0.
         image: the whole file.
+        remaining_s: seconds until its deadline.
     """
 
-    name: str
-    version: int
-    remaining_s: float
     image: bytes
+    remaining_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
-    """How a worker is.
+class Work:
+    """A batch to run.
 
     Attributes:
-        alive: every lane of every model runs and none is stuck.
-        resident_bytes: memory of the process; 0 where the system does not say.
+        version: its place in the plan that the child was started with.
+        wide: the run may have all cores.
+        pictures: the batch.
     """
 
-    alive: bool
-    resident_bytes: int
+    version: int
+    wide: bool
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True, slots=True)
-class Worked:
-    """What a lane did with one batch.
+class Row:
+    """A picture's answer, and the seconds its preparing took."""
+
+    row: BatchedRow
+    decode_s: float
+    preprocess_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a batch.
 
     Attributes:
-        name: of the model.
-        work_s: seconds that the lane was at it.
-        runs: pictures and seconds of every run.
+        outcomes: for each picture, in order: its answer, its error, or None for neither.
+        runs: pictures and seconds of every run that succeeded.
+        work_s: seconds of the whole work.
     """
 
-    name: str
+    outcomes: list[Row | Exception | None]
+    runs: list[tuple[int, float]]
     work_s: float
-    runs: tuple[tuple[int, float], ...]
 
 
 class FrameReader:
     """Cuts a stream of bytes into frames, however the bytes arrive."""
 
-    def __init__(self, max_payload_bytes: int) -> None:
-        """Starts at a frame's first byte; a payload that is larger breaks the wire."""
-        self._max_payload_bytes = max_payload_bytes
+    def __init__(self) -> None:
+        """Starts at a frame's first byte."""
         self._buffer = bytearray()
-
-    @property
-    def missing_bytes(self) -> int:
-        """Bytes that the frame at hand still lacks, as far as known; at least 1."""
-        if len(self._buffer) < _HEAD.size:
-            return _HEAD.size - len(self._buffer)
-        size, _, _ = _read_head(self._buffer, self._max_payload_bytes)
-        return _HEAD.size + size - len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Takes what arrived and yields the frames that are complete.
@@ -144,83 +128,146 @@ class FrameReader:
         """
         self._buffer += data
         while len(self._buffer) >= _HEAD.size:
-            size, kind, number = _read_head(self._buffer, self._max_payload_bytes)
+            size, kind = _read_head(self._buffer)
             end = _HEAD.size + size
             if len(self._buffer) < end:
                 return
             with memoryview(self._buffer) as view:
                 payload = bytes(view[_HEAD.size : end])
             del self._buffer[:end]
-            yield Frame(kind, number, payload)
+            yield Frame(kind, payload)
 
 
-def pack(kind: Kind, number: int = 0, payload: bytes = b"") -> bytes:
-    """Returns a whole frame."""
-    return _HEAD.pack(len(payload), kind, number) + payload
+def read_frame(read: Callable[[int], bytes | None]) -> Frame | None:
+    """Reads one frame from a source that gives exactly as many bytes as it is asked for.
+
+    Args:
+        read: returns so many bytes, or None at the end of the stream.
+
+    Raises:
+        WireBroken: the head is not one of ours, or the stream ends within the frame.
+    """
+    head = read(_HEAD.size)
+    if head is None:
+        return None
+    size, kind = _read_head(head)
+    payload = read(size) if size else b""
+    if payload is None:
+        raise WireBroken("the stream ended within a frame")
+    return Frame(kind, payload)
 
 
-def head_of(kind: Kind, number: int, payload_bytes: int) -> bytes:
-    """Returns the head of a frame whose payload is sent in pieces after it."""
-    return _HEAD.pack(payload_bytes, kind, number)
+def pack(kind: Kind, *payload: bytes) -> list[bytes]:
+    """Returns a whole frame, in pieces: large ones are not copied."""
+    return [_HEAD.pack(sum(map(len, payload)), kind), *payload]
 
 
-def _read_head(buffer: bytearray, max_payload_bytes: int) -> tuple[int, Kind, int]:
-    size, kind, number = _HEAD.unpack_from(buffer)
-    if size > max_payload_bytes:
-        raise WireBroken(f"a payload of {size} bytes, the limit is {max_payload_bytes}")
+def _read_head(buffer: bytes | bytearray) -> tuple[int, Kind]:
+    size, kind = _HEAD.unpack_from(buffer)
     try:
-        return size, Kind(kind), number
+        return size, Kind(kind)
     except ValueError as error:
         raise WireBroken(f"no kind of frame has the number {kind}") from error
 
 
-def max_ask_bytes(max_image_bytes: int) -> int:
-    """Returns the largest payload that a worker has to accept."""
-    return max(MAX_CONTROL_BYTES, max_image_bytes + _ASK.size + _MAX_U16)
+def pack_work(work: Work) -> list[bytes]:
+    """Returns the frame of a batch to run."""
+    head = _WORK.pack(work.version, work.wide, len(work.pictures))
+    sizes = (_PICTURE.pack(one.remaining_s, len(one.image)) for one in work.pictures)
+    return pack(Kind.WORK, head + b"".join(sizes), *(one.image for one in work.pictures))
 
 
-def pack_ask(number: int, ask: Ask) -> list[bytes]:
-    """Returns the frame of a picture to answer, in pieces: the picture itself is not copied."""
-    name = ask.name.encode()
-    remaining_ms = min(_MAX_MS, max(0, int(min(ask.remaining_s, _MAX_MS / 1e3) * 1e3)))
-    start = _ASK.pack(ask.version, remaining_ms, len(name)) + name
-    return [head_of(Kind.ASK, number, len(start) + len(ask.image)) + start, ask.image]
-
-
-def unpack_ask(payload: bytes) -> Ask:
-    """Returns the picture to answer.
+def unpack_work(payload: bytes) -> Work:
+    """Returns the batch to run.
 
     Raises:
-        WireBroken: the payload is not one of `pack_ask`.
+        WireBroken: the payload is not one of `pack_work`.
     """
-    version, remaining_ms, name_bytes = _unpack(_ASK, payload)
-    end = _ASK.size + name_bytes
-    name = _text(payload, _ASK.size, end)
-    return Ask(name, version, remaining_ms / 1e3, payload[end:])
+    version, wide, n_pictures = _unpack(_WORK, payload)
+    start = _WORK.size
+    end = start + n_pictures * _PICTURE.size
+    pictures = []
+    for _ in range(n_pictures):
+        remaining_s, size = _unpack(_PICTURE, payload, start)
+        start += _PICTURE.size
+        pictures.append(Picture(_bytes(payload, end, end + size), remaining_s))
+        end += size
+    return Work(version, bool(wide), pictures)
 
 
-def pack_answer(number: int, answered: Answered) -> bytes:
-    """Returns the frame of an answer."""
-    times = (answered.decode_s, answered.preprocess_s, answered.queue_s, answered.infer_s)
-    row = np.ascontiguousarray(answered.probabilities, dtype="<f4")
-    return pack(Kind.ANSWER, number, _ANSWER.pack(*times, answered.batch_size) + row.tobytes())
+def pack_done(done: Done) -> list[bytes]:
+    """Returns the frame of what became of a batch."""
+    head = _DONE.pack(done.work_s, len(done.runs), len(done.outcomes))
+    pieces = [head, *(_RUN.pack(*run) for run in done.runs)]
+    for outcome in done.outcomes:
+        kind, data = _pack_outcome(outcome)
+        pieces += (_OUTCOME.pack(kind, len(data)), data)
+    return pack(Kind.DONE, b"".join(pieces))
 
 
-def unpack_answer(payload: bytes) -> Answered:
-    """Returns the answer.
+def _pack_outcome(outcome: Row | Exception | None) -> tuple[int, bytes]:
+    if outcome is None:
+        return _UNANSWERED, b""
+    if isinstance(outcome, Exception):
+        return _REFUSED, _pack_error(outcome)
+    row = outcome.row
+    times = (outcome.decode_s, outcome.preprocess_s, row.queue_s, row.run_s)
+    scores = np.ascontiguousarray(row.probabilities, dtype="<f4")
+    return _ANSWERED, _ROW.pack(*times, row.batch_size) + scores.tobytes()
+
+
+def unpack_done(payload: bytes) -> Done:
+    """Returns what became of a batch.
 
     Raises:
-        WireBroken: the payload is not one of `pack_answer`.
+        WireBroken: the payload is not one of `pack_done`.
     """
-    decode_s, preprocess_s, queue_s, infer_s, batch_size = _unpack(_ANSWER, payload)
-    if (len(payload) - _ANSWER.size) % 4:
+    work_s, n_runs, n_outcomes = _unpack(_DONE, payload)
+    at = _DONE.size
+    runs = []
+    for _ in range(n_runs):
+        runs.append(_unpack(_RUN, payload, at))
+        at += _RUN.size
+    outcomes: list[Row | Exception | None] = []
+    for _ in range(n_outcomes):
+        kind, size = _unpack(_OUTCOME, payload, at)
+        at += _OUTCOME.size
+        outcomes.append(_unpack_outcome(kind, _bytes(payload, at, at + size)))
+        at += size
+    return Done(outcomes, [(int(size), float(run_s)) for size, run_s in runs], work_s)
+
+
+def _unpack_outcome(kind: int, data: bytes) -> Row | Exception | None:
+    if kind == _UNANSWERED:
+        return None
+    if kind == _REFUSED:
+        return _unpack_error(data)
+    if kind != _ANSWERED:
+        raise WireBroken(f"no kind of outcome has the number {kind}")
+    decode_s, preprocess_s, queue_s, run_s, batch_size = _unpack(_ROW, data)
+    if (len(data) - _ROW.size) % 4:
         raise WireBroken("a row that does not consist of float32")
-    row = np.frombuffer(payload, "<f4", offset=_ANSWER.size).astype(np.float32, copy=False)
-    return Answered(row, decode_s, preprocess_s, queue_s, infer_s, batch_size)
+    scores: NDArray[np.float32] = np.frombuffer(data, "<f4", offset=_ROW.size)
+    scores = scores.astype(np.float32, copy=False)
+    return Row(BatchedRow(scores, queue_s, run_s, batch_size), decode_s, preprocess_s)
 
 
-def pack_refusal(number: int, error: Exception, kind: Kind = Kind.REFUSAL) -> bytes:
-    """Returns the frame of an error; one that is not in `ERRORS` travels as EngineFailure."""
+def pack_failed(error: Exception) -> list[bytes]:
+    """Returns the frame that says why a child cannot start."""
+    return pack(Kind.FAILED, _pack_error(error))
+
+
+def unpack_failed(payload: bytes) -> Exception:
+    """Returns why a child cannot start.
+
+    Raises:
+        WireBroken: the payload is not one of `pack_failed`.
+    """
+    return _unpack_error(payload)
+
+
+def _pack_error(error: Exception) -> bytes:
+    """Packs an error; one that is not in `ERRORS` travels as EngineFailure, without its message."""
     name = type(error).__name__
     detail = str(error)
     if ERRORS.get(name) is not type(error):
@@ -228,15 +275,11 @@ def pack_refusal(number: int, error: Exception, kind: Kind = Kind.REFUSAL) -> by
     retry_after_s = min(_MAX_U16, max(0, int(getattr(error, "retry_after_s", 0))))
     reason = str(getattr(error, "reason", ""))
     head = _REFUSAL.pack(retry_after_s, len(name), len(reason.encode()))
-    return pack(kind, number, head + (name + reason + detail).encode(errors="replace"))
+    return head + (name + reason + detail).encode(errors="replace")
 
 
-def unpack_refusal(payload: bytes) -> Exception:
-    """Returns the error, of the class it had in the worker.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_refusal`, or names no class of `ERRORS`.
-    """
+def _unpack_error(payload: bytes) -> Exception:
+    """Returns the error, of the class it had in the child."""
     retry_after_s, name_bytes, reason_bytes = _unpack(_REFUSAL, payload)
     end = _REFUSAL.size + name_bytes
     error_class = ERRORS.get(_text(payload, _REFUSAL.size, end))
@@ -249,43 +292,9 @@ def unpack_refusal(payload: bytes) -> Exception:
     return error_class(detail)
 
 
-def pack_pong(number: int, pong: Pong) -> bytes:
-    """Returns the frame that answers a ping."""
-    return pack(Kind.PONG, number, _PONG.pack(pong.alive, pong.resident_bytes))
-
-
-def unpack_pong(payload: bytes) -> Pong:
-    """Returns how the worker is.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_pong`.
-    """
-    return Pong(*_unpack(_PONG, payload))
-
-
-def pack_worked(worked: Worked) -> bytes:
-    """Returns the frame that reports a batch."""
-    head = _WORKED.pack(worked.work_s, len(worked.runs))
-    runs = b"".join(_RUN.pack(*run) for run in worked.runs)
-    return pack(Kind.WORKED, 0, head + runs + worked.name.encode())
-
-
-def unpack_worked(payload: bytes) -> Worked:
-    """Returns what was done.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_worked`.
-    """
-    work_s, n_runs = _unpack(_WORKED, payload)
-    end = _WORKED.size + n_runs * _RUN.size
-    name = _text(payload, min(end, len(payload)), max(end, len(payload)))
-    runs = tuple(_RUN.iter_unpack(payload[_WORKED.size : end]))
-    return Worked(name, work_s, runs)
-
-
-def pack_json(kind: Kind, document: dict[str, Any]) -> bytes:
+def pack_json(kind: Kind, document: dict[str, Any]) -> list[bytes]:
     """Returns the frame of a message of the start."""
-    return pack(kind, 0, json.dumps(document).encode())
+    return pack(kind, json.dumps(document).encode())
 
 
 def unpack_json(payload: bytes) -> dict[str, Any]:
@@ -303,18 +312,22 @@ def unpack_json(payload: bytes) -> dict[str, Any]:
     return document
 
 
-def _unpack(layout: struct.Struct, payload: bytes) -> tuple[Any, ...]:
+def _unpack(layout: struct.Struct, payload: bytes, at: int = 0) -> tuple[Any, ...]:
     try:
-        return layout.unpack_from(payload)
+        return layout.unpack_from(payload, at)
     except struct.error as error:
         raise WireBroken(f"a payload of {len(payload)} bytes, {layout.size} are fixed") from error
 
 
-def _text(payload: bytes, start: int, end: int) -> str:
+def _bytes(payload: bytes, start: int, end: int) -> bytes:
     if end > len(payload):
-        raise WireBroken("a text that is longer than its payload")
+        raise WireBroken("a part that is longer than its payload")
+    return payload[start:end]
+
+
+def _text(payload: bytes, start: int, end: int) -> str:
     try:
-        return payload[start:end].decode()
+        return _bytes(payload, start, end).decode()
     except UnicodeDecodeError as error:
         raise WireBroken("a text that is not UTF-8") from error
 

@@ -1,0 +1,97 @@
+"""A lane that is a thread of this process.
+
+A batch is answered by one message to the event loop. On the thread nothing of the loop is touched;
+it only looks whether an entry's waiter is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from service.batching.lane import Entry, Job, Lane, LaneCallbacks, deliver
+from service.batching.work import work_on
+from service.errors import EngineFailure
+from service.system.threads import DaemonThread
+
+
+class ThreadLane:
+    """Works on one batch at a time, on a thread of its own; a `Lane`."""
+
+    depth = 2
+    """It goes on with the next batch at once, without waiting for its turn on the event loop."""
+
+    ready = True
+
+    def __init__(self, callbacks: LaneCallbacks, clock: Callable[[], float]) -> None:
+        """Starts the thread, from the running event loop."""
+        self.jobs: deque[Job[Entry]] = deque()
+        self.dead = False
+        self._callbacks = callbacks
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._thread = DaemonThread("lane")
+
+    @property
+    def busy(self) -> bool:
+        return self._thread.busy
+
+    def work(self, job: Job[Entry]) -> None:
+        self.jobs.append(job)
+        self._thread.post(partial(self._work, job))
+
+    def interrupt(self) -> None:
+        if self.jobs:
+            job, now_s = self.jobs[0], self._clock()
+            for entry in job.items:
+                entry.fail_late(now_s, EngineFailure("the run of this picture took too long"))
+            job.run.interrupt()
+
+    def take_back(self) -> list[Job[Entry]]:
+        ahead = [job for job in self.jobs if job.claim()]
+        self.jobs.clear()
+        return ahead
+
+    def pass_on(self) -> Job[Entry] | None:
+        if len(self.jobs) < 2 or not self.jobs[-1].claim():
+            return None
+        return self.jobs.pop()
+
+    def close(self) -> None:
+        self._thread.close()
+
+    def _work(self, job: Job[Entry]) -> None:
+        if self.dead or not job.claim():
+            return
+        try:
+            work_on(job, self._clock)
+        except BaseException as error:  # noqa: BLE001 - must not reach the event loop as itself
+            job.died = error
+            self.dead = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._done, job)
+
+    def _done(self, job: Job[Entry]) -> None:
+        if self.jobs and self.jobs[0] is job:
+            self.jobs.popleft()
+        deliver(job)
+        self._callbacks.on_done(self, job)
+
+
+class ThreadSource:
+    """Makes lanes that are threads; a `LaneSource`."""
+
+    restarts = False
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+
+    def open(self, callbacks: LaneCallbacks) -> Lane:
+        return ThreadLane(callbacks, self._clock)
+
+    async def closed(self) -> None:
+        """Returns at once: a thread ends by itself, and does not keep the process."""

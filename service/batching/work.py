@@ -1,0 +1,102 @@
+"""The work on one batch, the same in a thread and in a child process: prepare, run, one outcome each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from service.batching.lane import BatchedRow, Item, Job, Outcome
+from service.errors import DeadlineExceeded, EngineFailure
+from service.models.engine import Batch
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+AnyItem = TypeVar("AnyItem", bound=Item)
+
+
+def work_on(job: Job[AnyItem], clock: Clock) -> None:
+    """Prepares and runs a batch, and writes into the job what became of each picture.
+
+    A picture that cannot be prepared costs its neighbours nothing. A run that fails is repeated
+    picture by picture, so that only the guilty one fails.
+    """
+    started_s = job.since_s = clock()
+
+    prepared: list[tuple[AnyItem, Batch]] = []
+    for item in job.items:
+        if not _is_live(item, job, clock):
+            continue
+        try:
+            prepared.append((item, item.item() if callable(item.item) else item.item))
+        except Exception as error:  # noqa: BLE001 - is this picture's answer, whatever it is
+            job.outcomes.append((item, _transportable(error)))
+
+    if prepared:
+        _answer(job, prepared, started_s, clock)
+    job.work_s = clock() - started_s
+
+
+def _is_live(item: AnyItem, job: Job[AnyItem], clock: Clock) -> bool:
+    if not item.wanted or job.run.interrupted:
+        return False
+    if clock() >= item.deadline_s:
+        expired = DeadlineExceeded("the deadline passed before the picture was run")
+        job.outcomes.append((item, expired))
+        return False
+    return True
+
+
+def _answer(
+    job: Job[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
+) -> None:
+    try:
+        _run_once(job, prepared, started_s, clock)
+    except Exception as error:
+        if job.run.interrupted:
+            return  # the batch has been answered by whoever interrupted it
+
+        if len(prepared) > 1:
+            log.warning("a run of %d pictures failed; retrying one by one", len(prepared))
+            for one in prepared:
+                if _is_live(one[0], job, clock):
+                    _answer(job, [one], started_s, clock)
+            return
+
+        log.exception("the engine failed on one picture")
+        failure = EngineFailure("the engine failed on this picture")
+        failure.__cause__ = error
+        job.outcomes.append((prepared[0][0], failure))
+
+
+def _run_once(
+    job: Job[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
+) -> None:
+    size = len(prepared)
+    # One picture needs no copy to become a batch.
+    batch = prepared[0][1][None] if size == 1 else np.stack([row for _, row in prepared])
+
+    began_s = job.since_s = clock()
+    scores = job.version.engine.run(batch, job.run)  # (N, C)
+    run_s = clock() - began_s
+
+    if scores.ndim != 2 or len(scores) != size:
+        raise EngineFailure(f"{size} pictures gave scores of shape {scores.shape}")
+    job.runs.append((size, run_s))
+
+    finite = np.atleast_1d(np.isfinite(scores).all(axis=1))
+    for at, (item, _) in enumerate(prepared):
+        outcome: Outcome
+        if finite[at]:
+            outcome = BatchedRow(scores[at], started_s - item.submitted_s, run_s, size)
+        else:
+            outcome = EngineFailure("the network gave a non-finite row for this picture")
+        job.outcomes.append((item, outcome))
+
+
+def _transportable(error: Exception) -> Exception:
+    # A future does not take StopIteration.
+    return RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
