@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,17 @@ class FakeEngine:
         for value in self.not_finite:
             scores[values == np.float32(value)] = np.nan
         return scores
+
+
+@dataclass(eq=False)
+class FakeVersion:
+    """A version as the batcher sees it, run by a fake engine."""
+
+    engine: FakeEngine
+    key: tuple[str, int] = ("fake", 1)
+    max_batch_size: int = 8
+    load_s: float = 0.0
+    manifest: Any = None
 
 
 class FakeClock:

@@ -268,15 +268,18 @@ class Lanes:
         lane = self._source.open(self._callbacks)
         if place.lane is None:
             place.lane = lane
-            self._on_change([])
         else:
             place.successor = lane
+
+    def _reopen(self, place: _Place) -> None:
+        self._open(place)
+        self._on_change([])
 
     def _open_later(self, place: _Place) -> None:
         delay_s = place.delay_s
         place.delay_s = min(LONGEST_DELAY_S, max(FIRST_DELAY_S, 2 * delay_s))
         if delay_s:
-            place.timer = asyncio.get_running_loop().call_later(delay_s, self._open, place)
+            place.timer = asyncio.get_running_loop().call_later(delay_s, self._reopen, place)
         else:
             self._open(place)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -98,7 +98,9 @@ class Metrics:
             registry=registry,
         )
         self._lanes = Gauge(
-            "convserve_lanes", "Runs at the same time.", ("model",), registry=registry
+            "convserve_lanes",
+            "Lanes that work, or could: runs at the same time.",
+            registry=registry,
         )
         self._waiting = Gauge(
             "convserve_images_waiting", "Pictures waiting for a run.", ("model",), registry=registry
@@ -115,17 +117,10 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
-        self._workers = Gauge(
-            "convserve_workers",
-            "Worker processes by state: starting, live, doubtful (silent, gets no new work) or "
-            "retiring.",
-            ("state",),
-            registry=registry,
-        )
-        self.worker_restarts = Counter(
-            "convserve_worker_restarts_total",
-            "Worker processes replaced, by reason: exited, silent, overdue, lanes, memory or "
-            "terminated.",
+        self.lane_restarts = Counter(
+            "convserve_lane_restarts_total",
+            "Lanes replaced, by reason: died or stuck (threads); not_started, exited, stopped, "
+            "overdue, memory or terminated (processes).",
             ("reason",),
             registry=registry,
         )
@@ -140,23 +135,18 @@ class Metrics:
         self._in_flight.set_function(images)
         self._in_flight_bytes.set_function(n_bytes)
 
-    def watch_model(
-        self, model: str, waiting: Callable[[], float], lanes: Callable[[], float]
-    ) -> None:
-        """Reads the gauges of a model from these functions whenever metrics are collected."""
+    def watch_lanes(self, ready: Callable[[], float]) -> None:
+        """Reads the gauge of lanes from this function whenever metrics are collected."""
+        self._lanes.set_function(ready)
+
+    def watch_model(self, model: str, waiting: Callable[[], float]) -> None:
+        """Reads the gauge of a model from this function whenever metrics are collected."""
         self._waiting.labels(model).set_function(waiting)
-        self._lanes.labels(model).set_function(lanes)
 
     def forget_model(self, model: str) -> None:
-        """Drops the gauges of a model that is not served any more."""
+        """Drops the series of a model that is not served any more."""
         self._waiting.remove(model)
-        self._lanes.remove(model)
         self.lane_busy.remove(model)
-
-    def watch_workers(self, count: Callable[[str], float]) -> None:
-        """Reads the workers in each state from this function whenever metrics are collected."""
-        for state in ("starting", "live", "doubtful", "retiring"):
-            self._workers.labels(state).set_function(partial(count, state))
 
     def show_models(self, served: Iterable[tuple[str, str, str, str]]) -> None:
         """Lists these in the model gauge (model, version, provider, fall-back) and no others."""

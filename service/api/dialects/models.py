@@ -21,7 +21,7 @@ router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422
 @router.get("/v1/models", summary="List the served models")
 async def list_models(parts: PartsDep) -> ModelListDocument:
     """Lists every served model and describes the newest version of each."""
-    repository = parts.classifier.serving.repository
+    repository = parts.classifier.serving.answerer.repository
     return ModelListDocument(
         models=list(repository.models),
         default=repository.default_name,
@@ -32,13 +32,13 @@ async def list_models(parts: PartsDep) -> ModelListDocument:
 @router.get("/v1/models/{name}", summary="Describe a model")
 async def describe_model(name: str, parts: PartsDep) -> ModelDocument:
     """Describes the newest served version of a model."""
-    return _describe(parts.classifier.serving.repository.get(name), parts)
+    return _describe(parts.classifier.serving.answerer.repository.get(name), parts)
 
 
 @router.get("/v1/models/{name}/versions/{version}", summary="Describe a version")
 async def describe_version(name: str, version: VersionPath, parts: PartsDep) -> ModelDocument:
     """Describes one served version."""
-    return _describe(parts.classifier.serving.repository.get(name, version), parts)
+    return _describe(parts.classifier.serving.answerer.repository.get(name, version), parts)
 
 
 @router.get(
@@ -46,7 +46,7 @@ async def describe_version(name: str, version: VersionPath, parts: PartsDep) -> 
 )
 async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
     """Lists the classes of the newest served version, in the order of its output."""
-    return _labels(parts.classifier.serving.repository.get(name))
+    return _labels(parts.classifier.serving.answerer.repository.get(name))
 
 
 @router.get(
@@ -56,11 +56,11 @@ async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
 )
 async def list_version_labels(name: str, version: VersionPath, parts: PartsDep) -> LabelsDocument:
     """Lists the classes of one served version, in the order of its output."""
-    return _labels(parts.classifier.serving.repository.get(name, version))
+    return _labels(parts.classifier.serving.answerer.repository.get(name, version))
 
 
 def _describe(version: LoadedVersion, parts: Parts) -> ModelDocument:
-    repository = parts.classifier.serving.repository
+    repository = parts.classifier.serving.answerer.repository
     return model_document(version, repository, ready=parts.not_ready() is None)
 
 

@@ -13,10 +13,25 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.batcher import BatchedRow, Batcher, BatchLimits
-from tests.fakes import FakeEngine
+from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
+from service.batching.lane import BatchedRow
+from service.batching.lanes import LOOK_S
+from service.batching.thread_lane import ThreadSource
+from tests.fakes import FakeClock, FakeEngine, FakeVersion
 
 NEVER = math.inf
+
+
+class OneVersion(Batcher):
+    """A batcher whose tests have one version, so that they need not name it."""
+
+    version: FakeVersion
+
+    async def submit(self, item: Any, deadline_s: float, **how: Any) -> BatchedRow:  # type: ignore[override]
+        return await super().submit(self.version, item, deadline_s, **how)
+
+    def expected_s(self, version: Any = None) -> float:
+        return super().expected_s(version or self.version)
 
 
 @asynccontextmanager
@@ -24,10 +39,15 @@ async def running(
     engine: FakeEngine,
     *,
     clock: Callable[[], float] = time.monotonic,
-    on_run: Callable[[int, float], None] | None = None,
+    on_run: Callable[[str, int, float], None] = lambda *_: None,
+    max_batch_size: int = 8,
     **limits: Any,
-) -> AsyncIterator[Batcher]:
-    batcher = Batcher(engine, BatchLimits(**limits), clock=clock, on_run=on_run)
+) -> AsyncIterator[OneVersion]:
+    callbacks = BatchCallbacks(on_run=on_run)
+    batcher = OneVersion(
+        ThreadSource(clock), BatchLimits(**limits), clock=clock, callbacks=callbacks
+    )
+    batcher.version = FakeVersion(engine, max_batch_size=max_batch_size)
     batcher.start()
     try:
         yield batcher
@@ -36,7 +56,9 @@ async def running(
         await batcher.stop()
 
 
-def submit(batcher: Batcher, value: float, deadline_s: float = NEVER) -> asyncio.Task[BatchedRow]:
+def submit(
+    batcher: OneVersion, value: float, deadline_s: float = NEVER
+) -> asyncio.Task[BatchedRow]:
     row = np.array([value], np.float32)
     return asyncio.create_task(batcher.submit(row, deadline_s))
 
@@ -47,13 +69,20 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def pass_time(batcher: OneVersion, clock: FakeClock, seconds: float) -> None:
+    """Lets time pass as the lanes see it: in steps, with a look after each."""
+    for _ in range(round(seconds / LOOK_S)):
+        clock.advance(LOOK_S)
+        batcher._lanes._look()
+
+
 async def entered(engine: FakeEngine) -> None:
     """Returns when one more run has begun."""
     await asyncio.to_thread(engine.entered.acquire)
 
 
 async def occupy(
-    batcher: Batcher, engine: FakeEngine, value: float = 0.0
+    batcher: OneVersion, engine: FakeEngine, value: float = 0.0
 ) -> asyncio.Task[BatchedRow]:
     """Has a lane run one item and stay in the engine."""
     engine.hold()

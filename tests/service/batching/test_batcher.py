@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from service.batching.batcher import Batcher, BatchLimits
+from service.batching.thread_lane import ThreadSource
 from service.errors import DeadlineExceeded, EngineFailure, ModelNotReady, Overloaded
-from tests.fakes import FakeClock, FakeEngine
+from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.batching.harness import (
     NEVER,
     entered,
@@ -151,7 +152,7 @@ async def test_batcher_two_lanes_run_at_the_same_time():
 
 async def test_batcher_each_run_reported_with_its_size():
     engine, reported = FakeEngine(), []
-    async with running(engine, on_run=lambda size, _run_s: reported.append(size)) as batcher:
+    async with running(engine, on_run=lambda _name, size, _run_s: reported.append(size)) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
         await settle()
         engine.release()
@@ -247,11 +248,11 @@ async def test_batcher_entry_expired_in_window_dropped_before_run():
 
 
 async def test_batcher_not_started_refuses_and_is_not_alive():
-    batcher = Batcher(FakeEngine(), BatchLimits())
+    batcher = Batcher(ThreadSource(), BatchLimits())
 
     assert not batcher.alive
     with pytest.raises(ModelNotReady):
-        await submit(batcher, 0.5)
+        await batcher.submit(FakeVersion(FakeEngine()), np.zeros(1, np.float32), NEVER)
 
 
 # Neighbours
@@ -505,7 +506,7 @@ async def test_batcher_recipe_is_carried_out_on_the_lane():
     async with running(engine) as batcher:
         answered = await batcher.submit(recipe, NEVER)
 
-    assert (value_of(answered), made_on) == (0.25, ["lane-0"])
+    assert (value_of(answered), made_on) == (0.25, ["lane"])
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), StopIteration()], ids=["error", "stop"])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching.lane import BatchedRow, Entry, Job, Lane, Report
-from service.errors import DeadlineExceeded, EngineFailure
+from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, deliver
+from service.batching.thread_lane import ThreadLane
+from service.errors import DeadlineExceeded
 from service.models.engine import Run
-from tests.fakes import FakeClock, FakeEngine
+from tests.fakes import FakeClock, FakeEngine, FakeVersion
 
 NEVER = float("inf")
 
@@ -25,10 +26,8 @@ class Bench:
         self.engine = engine or FakeEngine()
         self.clock = FakeClock()
         self.carried_out: list[float] = []
-        self._reports: asyncio.Queue[Report] = asyncio.Queue()
-        self.lane = Lane(
-            0, lambda: self.engine, self.clock, lambda _, report: self._reports.put_nowait(report)
-        )
+        self._done: asyncio.Queue[Job[Entry]] = asyncio.Queue()
+        self.lane = ThreadLane(callbacks(lambda _, job: self._done.put_nowait(job)), self.clock)
 
     def entry(
         self,
@@ -51,14 +50,26 @@ class Bench:
         """As `Lane.interrupt`, on the lane's thread: it answers nothing."""
         self.lane.jobs[0].run.interrupt()
 
-    async def work(self, *batch: Entry, wide: bool = False) -> Report:
-        self.lane.work(list(batch), wide=wide)
-        report = await self.report()
-        self.lane.close()
-        return report
+    def begin(self, *batch: Entry, wide: bool = False) -> None:
+        version = FakeVersion(self.engine)
+        self.lane.work(Job(version, list(batch), Run(wide=wide), self.clock()))
 
-    async def report(self) -> Report:
-        return await self._reports.get()
+    async def work(self, *batch: Entry, wide: bool = False) -> Job[Entry]:
+        self.begin(*batch, wide=wide)
+        job = await self.done()
+        self.lane.close()
+        return job
+
+    async def done(self) -> Job[Entry]:
+        return await self._done.get()
+
+
+def new_job(*batch: Entry) -> Job[Entry]:
+    return Job(FakeVersion(FakeEngine()), list(batch), Run(), 0.0)
+
+
+def callbacks(on_done: Callable[..., None]) -> LaneCallbacks:
+    return LaneCallbacks(on_done, *[lambda *_: None] * 3)
 
 
 def outcome(entry: Entry) -> float | str:
@@ -103,9 +114,9 @@ async def test_lane_batch_that_nobody_waits_for_is_not_run_and_reported():
     gone = bench.entry(0.25)
     gone.future.cancel()
 
-    report = await bench.work(gone)
+    job = await bench.work(gone)
 
-    assert (bench.engine.batches, report.runs, report.outcomes) == ([], [], [])
+    assert (bench.engine.batches, job.runs, job.outcomes) == ([], [], [])
 
 
 @pytest.mark.anyio
@@ -116,10 +127,10 @@ async def test_lane_batch_whose_recipes_all_fail_is_not_run():
         raise ValueError("bad")
 
     batch = [bench.entry(0.25, first=fail), bench.entry(0.5, first=fail)]
-    report = await bench.work(*batch)
+    job = await bench.work(*batch)
 
     assert [outcome(one) for one in batch] == ["ValueError", "ValueError"]
-    assert (bench.engine.batches, report.runs, report.died) == ([], [], None)
+    assert (bench.engine.batches, job.runs, job.died) == ([], [], None)
 
 
 @pytest.mark.anyio
@@ -154,10 +165,10 @@ async def test_lane_interrupted_batch_is_not_retried():
     engine.meanwhile = bench.interrupt
     batch = [bench.entry(0.25), bench.entry(0.5)]
 
-    report = await bench.work(*batch)
+    job = await bench.work(*batch)
 
     assert engine.batches == [[0.25, 0.5]]
-    assert (report.outcomes, report.runs, report.died) == ([], [], None)
+    assert (job.outcomes, job.runs, job.died) == ([], [], None)
 
 
 @pytest.mark.anyio
@@ -166,9 +177,9 @@ async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine
     bench = Bench(engine)
     engine.meanwhile = bench.interrupt
 
-    report = await bench.work(bench.entry(0.25))
+    job = await bench.work(bench.entry(0.25))
 
-    assert (report.outcomes, caplog.records) == ([], [])
+    assert (job.outcomes, caplog.records) == ([], [])
 
 
 @pytest.mark.anyio
@@ -176,14 +187,14 @@ async def test_lane_after_an_interrupted_batch_works_on():
     engine = Interruptible()
     bench = Bench(engine)
     engine.meanwhile = bench.interrupt
-    bench.lane.work([bench.entry(0.25)])
-    await bench._reports.get()
+    bench.begin(bench.entry(0.25))
+    await bench.done()
     engine.meanwhile = lambda: None
     entry = bench.entry(0.5)
 
     await bench.work(entry)
 
-    assert (outcome(entry), bench.lane.interrupted) == (0.5, False)
+    assert outcome(entry) == 0.5
 
 
 @pytest.mark.anyio
@@ -218,11 +229,11 @@ async def test_lane_times_tell_queue_preparing_and_run_apart():
     entry = bench.entry(0.5, first=lambda: bench.clock.advance(2))
     bench.clock.advance(1)
 
-    report = await bench.work(entry)
+    job = await bench.work(entry)
 
     answered = entry.future.result()
-    assert (answered.queue_s, answered.run_s, report.work_s) == (1, 4, 6)
-    assert report.runs == [(1, 4)]
+    assert (answered.queue_s, answered.run_s, job.work_s) == (1, 4, 6)
+    assert job.runs == [(1, 4)]
 
 
 @pytest.mark.anyio
@@ -230,9 +241,9 @@ async def test_lane_run_counts_from_its_beginning_not_from_the_preparing():
     bench = Bench()
     begun_s = bench.clock()
 
-    await bench.work(bench.entry(0.5, first=lambda: bench.clock.advance(2)))
+    job = await bench.work(bench.entry(0.5, first=lambda: bench.clock.advance(2)))
 
-    assert bench.lane.since_s == begun_s + 2
+    assert job.since_s == begun_s + 2
 
 
 @pytest.mark.anyio
@@ -259,34 +270,54 @@ async def test_lane_fails_what_it_has_in_hand_once():
     work = asyncio.create_task(bench.work(entry))
     await asyncio.to_thread(bench.engine.entered.acquire)
 
-    bench.lane.interrupt(EngineFailure("first"))
-    bench.lane.interrupt(EngineFailure("second"))
+    bench.lane.interrupt()
+    bench.lane.interrupt()
     bench.engine.release()
     await work
 
-    assert str(entry.future.exception()) == "first"
+    assert outcome(entry) == "EngineFailure"
 
 
 @pytest.mark.anyio
-async def test_report_of_lane_that_died_fails_what_has_no_outcome():
+async def test_lane_interrupted_after_a_deadline_says_that_it_passed():
+    bench = Bench()
+    bench.engine.hold()
+    batch = [bench.entry(0.25, deadline_s=bench.clock() + 1), bench.entry(0.5)]
+    work = asyncio.create_task(bench.work(*batch))
+    await asyncio.to_thread(bench.engine.entered.acquire)
+
+    bench.clock.advance(2)
+    bench.lane.interrupt()
+    bench.engine.release()
+    await work
+
+    assert [outcome(one) for one in batch] == ["DeadlineExceeded", "EngineFailure"]
+
+
+@pytest.mark.anyio
+async def test_job_of_lane_that_died_fails_what_has_no_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)
     row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 2)
-    report = Report([answered, open_one], Run(), [(answered, row)], died=SystemExit(2))
+    job = new_job(answered, open_one)
+    job.outcomes.append((answered, row))
+    job.died = SystemExit(2)
 
-    report.deliver()
+    deliver(job)
 
     assert [outcome(one) for one in (answered, open_one)] == [0.25, "EngineFailure"]
 
 
 @pytest.mark.anyio
-async def test_report_leaves_entries_that_were_answered_meanwhile():
+async def test_job_leaves_entries_that_were_answered_meanwhile():
     bench = Bench()
     entry = bench.entry(0.25)
     entry.fail(DeadlineExceeded("late"))
     row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 1)
 
-    Report([entry], Run(), [(entry, row)]).deliver()
+    job = new_job(entry)
+    job.outcomes.append((entry, row))
+    deliver(job)
 
     assert outcome(entry) == "DeadlineExceeded"
 
@@ -298,7 +329,7 @@ def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
     async def begin() -> Bench:
         bench = Bench()
         bench.engine.hold()
-        bench.lane.work([bench.entry(0.5)])
+        bench.begin(bench.entry(0.5))
         await asyncio.to_thread(bench.engine.entered.acquire)
         return bench
 
@@ -307,27 +338,27 @@ def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
     loop.close()
     bench.engine.release()
     bench.lane.close()
-    bench.lane.thread._thread.join(5)
+    bench.lane._thread._thread.join(5)
 
-    assert (bench.lane.thread._thread.is_alive(), bench.lane.busy) == (False, False)
+    assert (bench.lane._thread._thread.is_alive(), bench.lane.busy) == (False, False)
 
 
 # Whose a batch is
 
 
 def test_job_can_be_claimed_once():
-    job = Job([], Run())
+    job = new_job()
 
     assert [job.claim() for _ in range(3)] == [True, False, False]
 
 
 def test_job_claimed_by_many_threads_at_once_is_one_s():
     for _ in range(200):
-        job, start = Job([], Run()), threading.Barrier(3)
+        job, start = new_job(), threading.Barrier(3)
         claims: list[bool] = []
 
         def claim(
-            job: Job = job, claims: list[bool] = claims, start: threading.Barrier = start
+            job: Job[Entry] = job, claims: list[bool] = claims, start: threading.Barrier = start
         ) -> None:
             start.wait()
             claims.append(job.claim())
@@ -346,14 +377,14 @@ async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
     bench = Bench()
     bench.engine.hold()
     first, ahead = bench.entry(0.25), bench.entry(0.5)
-    bench.lane.work([first])
-    bench.lane.work([ahead])
+    bench.begin(first)
+    bench.begin(ahead)
     await asyncio.to_thread(bench.engine.entered.acquire)
 
     passed_on = [bench.lane.pass_on(), bench.lane.pass_on()]
     bench.engine.release()
-    await bench.report()
+    await bench.done()
     bench.lane.close()
 
-    assert passed_on == [[ahead], []]
+    assert [job and job.items for job in passed_on] == [[ahead], None]
     assert (outcome(first), ahead.future.done(), bench.carried_out) == (0.25, False, [0.25])

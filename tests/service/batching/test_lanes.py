@@ -10,6 +10,7 @@ from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
     entered,
     occupy,
+    pass_time,
     raising,
     running,
     settle,
@@ -44,14 +45,15 @@ async def test_lane_that_dies_fails_its_item_and_is_replaced(error):
         assert batcher.alive
 
 
-async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever():
+async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever(monkeypatch):
+    monkeypatch.setattr("service.batching.lanes.FIRST_DELAY_S", 2.0)
     engine = FakeEngine()
     engine.answer = raising(SystemExit(2))
     async with running(engine, max_batch_size=1) as batcher:
         values = await values_of([submit(batcher, number / 8) for number in range(8)])
         after = await values_of([submit(batcher, 0.75)])
 
-        assert values == ["EngineFailure"] * 4 + ["ModelNotReady"] * 4
+        assert values == ["EngineFailure"] * 2 + ["ModelNotReady"] * 6
         assert (after, batcher.alive) == (["ModelNotReady"], False)
 
 
@@ -98,8 +100,7 @@ async def test_lanes_stuck_run_is_interrupted_and_the_lane_goes_on():
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
         await settle()
-        clock.advance(31)
-        batcher._lanes._look_for_stuck()
+        pass_time(batcher, clock, 31)
         values = await values_of(tasks)
 
         assert (values, batcher.alive) == (["EngineFailure", 0.25], True)
@@ -111,9 +112,7 @@ async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_re
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
         await settle()
-        for seconds in (31, 2):
-            clock.advance(seconds)
-            batcher._lanes._look_for_stuck()
+        pass_time(batcher, clock, 33)
         await entered(engine)  # the new lane's
         alive_while_stuck = batcher.alive
         engine.release()
@@ -123,33 +122,13 @@ async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_re
     assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
 
 
-async def test_lanes_resized_while_running_loses_nothing():
-    engine = FakeEngine()
-    async with running(engine, lanes=1, max_batch_size=1) as batcher:
-        tasks = [await occupy(batcher, engine)]
-        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
-        await settle()
-        batcher.resize(lanes=2, max_batch_size=2)
-        await entered(engine)
-        batcher.resize(lanes=1, max_batch_size=1)
-        engine.release()
-        values = await values_of(tasks)
-        after = await values_of([submit(batcher, 0.125)])
-
-        assert (values, after) == ([0.0, 0.25, 0.5, 0.75], [0.125])
-        assert (len(batcher._lanes), batcher.alive) == (1, True)
-    assert engine.batches == [[0.0], [0.25], [0.5, 0.75], [0.125]]
-
-
 async def test_lanes_work_ahead_of_a_stuck_lane_goes_to_another():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
         await settle()
         ahead = batcher.waiting == 0
-        for seconds in (31, 2):
-            clock.advance(seconds)
-            batcher._lanes._look_for_stuck()
+        pass_time(batcher, clock, 33)
         await entered(engine)  # the new lane's
         engine.release()
         values = await values_of(tasks)
@@ -158,19 +137,51 @@ async def test_lanes_work_ahead_of_a_stuck_lane_goes_to_another():
     assert engine.batches == [[0.0], [0.25]]
 
 
-async def test_lanes_too_many_finish_what_they_have_ahead_and_end():
-    engine = FakeEngine()
-    async with running(engine, lanes=2, max_batch_size=1) as batcher:
-        tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
-        tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
-        await settle()
-        batcher.resize(lanes=1, max_batch_size=1)
-        engine.release()
-        values = await values_of(tasks)
-        await settle()
+async def test_lanes_run_overdue_by_a_second_is_interrupted():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock) as batcher:
+        engine.hold()
+        late = submit(batcher, 0.0, clock() + 2)
+        await entered(engine)
+        pass_time(batcher, clock, 2.75)
+        before = late.done()
+        pass_time(batcher, clock, 0.75)
+        values = await values_of([late, submit(batcher, 0.25)])
 
-        assert values == [0.0, 0.125, 0.25, 0.5, 0.75]
-        assert (len(batcher._lanes), batcher.alive) == (1, True)
+    assert (before, values) == (False, ["DeadlineExceeded", 0.25])
+
+
+async def test_lanes_client_with_less_patience_than_a_run_takes_interrupts_nobody():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock) as batcher:
+        first = await occupy(batcher, engine)
+        clock.advance(10)
+        engine.release()
+        await first
+        engine.hold()
+        hasty = submit(batcher, 0.5, clock() + 0.1)
+        await entered(engine)
+        pass_time(batcher, clock, 18)
+        patient = hasty.done()
+        engine.release()
+        values = await values_of([hasty])
+
+    assert (patient, values) == (False, [0.5])
+
+
+async def test_lanes_event_loop_that_was_held_up_blames_nobody():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock) as batcher:
+        engine.hold()
+        task = submit(batcher, 0.5, clock() + 1)
+        await entered(engine)
+        for _ in range(2):
+            clock.advance(60)
+            batcher._lanes._look()
+        engine.release()
+        values = await values_of([task])
+
+    assert values == [0.5]
 
 
 class OneSlowRun(FakeEngine):
@@ -215,7 +226,7 @@ async def test_lanes_work_behind_a_slow_run_is_not_overtaken_by_what_came_later(
         tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
         tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
         await settle()
-        batcher._item_s = 0.01
+        batcher._queue_of(batcher.version).times.item_s = 0.01
         clock.advance(passed_s)
         engine.release()
         await values_of([tasks[1], tasks[3]])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.batching.wide import Width
+from service.batching.wide import RunTimes, Solitude
 from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
     occupy,
@@ -18,29 +18,38 @@ from tests.service.batching.harness import (
 pytestmark = pytest.mark.anyio
 
 
-def test_width_a_batch_or_company_never_gets_all():
+def test_solitude_ends_with_company_and_comes_back():
     clock = FakeClock()
-    width = Width(clock)
+    solitude = Solitude(clock)
     clock.advance(1)
-    alone, batch = width.may_be_all(1), width.may_be_all(2)
-    width.crowded()
-    crowded = width.may_be_all(1)
+    alone = solitude.lasts()
+    solitude.crowded()
+    crowded = solitude.lasts()
     clock.advance(0.1)
 
-    assert (alone, batch, crowded, width.may_be_all(1)) == (True, False, False, True)
+    assert (alone, crowded, solitude.lasts()) == (True, False, True)
 
 
-def test_width_without_narrow_runs_there_is_no_doubt():
+def test_run_times_without_narrow_runs_there_is_no_doubt():
     clock = FakeClock()
-    width = Width(clock)
+    times = RunTimes(clock)
     for _ in range(20):
-        width.learn(9.0, wide=True)
-    clock.advance(1)
+        times.learn_alone(9.0, wide=True)
 
-    assert width.may_be_all(1)
+    assert times.may_be_wide()
 
 
-async def test_width_lone_items_get_all_cores_and_crowded_ones_do_not():
+def test_run_times_cost_follows_what_pictures_have_been_taking():
+    times = RunTimes(FakeClock())
+    costs = []
+    for item_s in (1.0, 2.0):
+        times.learn_cost(item_s)
+        costs.append(times.item_s)
+
+    assert costs == [1.0, pytest.approx(1.1)]
+
+
+async def test_wide_lone_items_get_all_cores_and_crowded_ones_do_not():
     wide: list[bool] = []
 
     class WidthEngine(FakeEngine):
@@ -62,7 +71,7 @@ async def test_width_lone_items_get_all_cores_and_crowded_ones_do_not():
     assert wide == [True, True, False, False, True]
 
 
-async def test_width_all_cores_slower_than_one_are_left_alone_for_a_while():
+async def test_wide_all_cores_slower_than_one_are_left_alone_for_a_while():
     clock = FakeClock()
     wide: list[bool] = []
 
@@ -84,7 +93,7 @@ async def test_width_all_cores_slower_than_one_are_left_alone_for_a_while():
     assert wide == [True, False, *[True] * 7, False, False, False, True]
 
 
-async def test_width_one_slow_run_with_all_cores_is_no_reason_to_leave_them_alone():
+async def test_wide_one_slow_run_with_all_cores_is_no_reason_to_leave_them_alone():
     clock = FakeClock()
     wide: list[bool] = []
     slow = iter([0.5])
