@@ -64,7 +64,7 @@ _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1")
 
 async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
     """Returns, by what is left out, the median, lowest and highest CPU microseconds it cost."""
-    app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0, tune=False))
+    app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0))
     answerers = app.state.service.parts.classifier.serving.answerers
     for key, version in ((one.key, one) for one in app.state.service.repository.versions()):
         answerers[key] = _Ready(version.manifest.n_classes)

@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir(), "disconnects.log"))
     arguments = parser.parse_args()
     with arguments.log.open("w+") as log:
-        command = [sys.executable, "-m", "convserve", "serve", "--port", "0", "--no-tune"]
+        command = [sys.executable, "-m", "convserve", "serve", "--port", "0"]
         service = subprocess.Popen(command, cwd=ROOT, stdout=log)  # noqa: S603
         try:
             port = 0

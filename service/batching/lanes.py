@@ -226,7 +226,8 @@ class Lanes:
             self._replace(lane, Reason.DIED)
         elif place is not None and job.runs:
             place.delay_s = 0.0  # it was worth its start
-        self._took_s.append(self._clock() - job.since_s)
+        if job.runs and not job.run.interrupted:
+            self._took_s.append(self._clock() - job.since_s)
         if lane.jobs:
             lane.jobs[0].due_s = self._due_s(lane.jobs[0])
         if lane in self._leaving and not lane.jobs:
@@ -258,6 +259,7 @@ class Lanes:
             if now_s - place.renewed_s < _SETTLED_S:
                 return  # the lane says so again
             place.renewed_s = now_s
+        log.warning("a lane is replaced", extra={"reason": str(reason)})
         self._on_replaced(reason)
         self._open(place)
 
@@ -291,6 +293,7 @@ class Lanes:
         if lane in self._leaving:
             self._leaving.remove(lane)
         if not self._closing:
+            log.warning("a lane is replaced", extra={"reason": str(reason)})
             self._on_replaced(reason)
 
         place = self._place_of(lane)
