@@ -384,7 +384,7 @@ class _Canary:
 def _zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("picture.jpg", jpeg())
+        archive.writestr(zipfile.ZipInfo("picture.jpg"), jpeg())
     return buffer.getvalue()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from contract.manifest import Manifest, parse_manifest
@@ -43,13 +43,15 @@ def expected(colour: tuple[int, int, int]) -> list[float]:
     return [float(p) for p in softmax(np.array(colour, np.float64) / 255.0 * SHARPNESS)]
 
 
-def graph(kind: Kind = "uint8", batch: int | None = None) -> bytes:
+def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False) -> bytes:
     """Returns the ONNX file.
 
     Args:
         kind: "uint8": NHWC pixels in, probabilities out; "float32": NCHW values in, logits out, as
             a foreign graph has them.
         batch: 1 for a graph that takes one picture a run.
+        lopsided: red counts for more the further right it is and green the further down, so that
+            a turned picture gets another answer and one of a single colour the same; "uint8" only.
     """
     rows: int | str = batch or "N"
     nodes = [
@@ -64,15 +66,22 @@ def graph(kind: Kind = "uint8", batch: int | None = None) -> bytes:
     else:
         shape = [rows, 3, SIDE_PX, SIDE_PX]
         element, axes, scale, output = TensorProto.FLOAT, [2, 3], SHARPNESS, "logits"
+    initializers = [
+        helper.make_tensor("axes", TensorProto.INT64, [2], axes),
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
+    ]
+    if lopsided:
+        down, right = np.indices((SIDE_PX, SIDE_PX), np.float32) * 2 / (SIDE_PX - 1)
+        weights = np.stack((right, down, np.ones_like(down)), axis=-1)  # HWC, each channel's mean 1
+        initializers.append(numpy_helper.from_array(weights, "weights"))
+        nodes[0].output[0] = "unweighted"
+        nodes.insert(1, helper.make_node("Mul", ["unweighted", "weights"], ["values"]))
     built = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", element, shape)],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, [rows, 3])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [2], axes),
-            helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
-        ],
+        initializers,
     )
     model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
@@ -85,6 +94,7 @@ def write_version(
     version: int = 1,
     kind: Kind = "uint8",
     batch: int | None = None,
+    lopsided: bool = False,
     **changes: Any,
 ) -> Manifest:
     """Writes a version into a model repository.
@@ -95,6 +105,7 @@ def write_version(
         version: its number.
         kind: of the graph.
         batch: of the graph.
+        lopsided: of the graph.
         changes: top-level manifest members to replace.
 
     Returns:
@@ -102,7 +113,7 @@ def write_version(
     """
     folder = models_dir / name / str(version)
     (folder / "golden").mkdir(parents=True)
-    files = {"model.onnx": graph(kind, batch), "MODEL_CARD.md": b"# tiny\n"}
+    files = {"model.onnx": graph(kind, batch, lopsided), "MODEL_CARD.md": b"# tiny\n"}
     golden = []
     for colour in LABELS:
         path = f"golden/{colour}.png"
