@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import click
+
+from convserve import neighbours
+
+if complaint := neighbours.complaint("contract", "service"):
+    # Here, because the imports below would fail first, deep inside of somebody else's package.
+    sys.stderr.write(f"convserve: {complaint}\n")
+    sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
 from contract.telemetry import disable_runtime_telemetry
 from convserve.commands.classify import classify

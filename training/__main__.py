@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from training.system import neighbours
+
+if complaint := neighbours.complaint():
+    # Here, because the imports below would fail first, deep inside of somebody else's package.
+    sys.stderr.write(f"convserve-train: {complaint}\n")
+    sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
+
 from contract.preprocessing import INTERPOLATIONS
 from training.data.pictures import example_pictures
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import convserve
 from convserve.__main__ import main
 from convserve.commands.serve import EXIT_NOT_SERVABLE
 from service.system.version import package_version
@@ -224,6 +225,11 @@ def test_main_serve_prints_effective_settings():
 
     printed = json.loads(result.stdout)
     assert (printed["port"], printed["lanes"]) == (1, None)
+
+
+def test_main_package_has_the_version():
+    assert convserve.__version__ == package_version()
+    assert not hasattr(convserve, "no_such_name")
 
 
 def test_main_as_module_runs_without_the_web_framework():
