@@ -2,50 +2,100 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 
 from contract.errors import ImageError
-from contract.predictions import to_predictions
+from contract.predictions import Prediction, to_predictions
 from contract.preprocessing import read_input
 from convserve.commands.options import (
+    UserPath,
+    choose_version,
     errors_as_messages,
     find_models_dir,
     models_option,
     provider_option,
 )
+from convserve.pictures import image_files
 from service.models.engine import Run
-from service.models.repository import RunPlan, Shelf, load_repository
+from service.models.repository import RunPlan, load_version
 from service.system.cpus import usable_cpus
 
 
+def _print_text(file: Path, predictions: Sequence[Prediction]) -> None:
+    click.echo(f"{file}")
+    for prediction in predictions:
+        click.echo(f"  {prediction.probability:7.4f}  {prediction.label}")
+
+
+def _print_json(file: Path, predictions: Sequence[Prediction]) -> None:
+    click.echo(json.dumps({"file": str(file), "predictions": [asdict(one) for one in predictions]}))
+
+
+def _print_csv(file: Path, predictions: Sequence[Prediction]) -> None:
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    for rank, one in enumerate(predictions, 1):
+        rows.writerow([file, rank, one.label, one.index, one.synset, f"{one.probability:.6f}"])
+
+
+_PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
+    "text": _print_text,
+    "json": _print_json,
+    "csv": _print_csv,
+}
+
+
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", help="Model name [default: as /v1/classify].")
+@click.argument("paths", nargs=-1, required=True, type=UserPath())
+@click.option("--model", help="NAME or NAME/VERSION [default: as /v1/classify].")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--json", "output", flag_value="json", help="Print one JSON object for each file.")
+@click.option("--csv", "output", flag_value="csv", help="Print one line for each prediction.")
 @models_option
 @provider_option
 def classify(
-    files: tuple[Path, ...], model: str | None, top_k: int, models_dir: Path | None, provider: str
+    paths: tuple[Path, ...],
+    model: str | None,
+    top_k: int,
+    output: str | None,
+    models_dir: Path | None,
+    provider: str,
 ) -> None:
-    """Classify picture files without a server, through the very same code."""
+    """Classify picture files without a server, through the very same code.
+
+    PATHS are files, or folders that are searched for .jpg, .png, .webp, .gif and .bmp files. The
+    exit status is 1 if any file cannot be classified; the others are classified all the same.
+    """
+    directory = find_models_dir(models_dir)
     with errors_as_messages():
         plan = RunPlan(provider, threads=usable_cpus(), max_batch_size=1)
-        repository = load_repository(Shelf(find_models_dir(models_dir), plan))
-        version = repository.get(model)
+        version = load_version(directory, *choose_version(directory, model), plan)
+    show = _PRINTERS[output or "text"]
+    if output == "csv":
+        click.echo("file,rank,label,index,synset,probability")
+
     failed = False
-    for file in files:
-        try:
-            row = read_input(file.read_bytes(), version.manifest)
-        except (ImageError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            click.echo(f"{file}: {reason}", err=True)
+    for path in paths:
+        found = False
+        for file in image_files(path):
+            found = True
+            try:
+                row = read_input(file.read_bytes(), version.manifest)
+            except (ImageError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                click.echo(f"{file}: {reason}", err=True)
+                failed = True
+                continue
+            probabilities = version.engine.run(row[None], Run())[0]  # (C,)
+            show(file, to_predictions(probabilities, version.manifest, top_k))
+        if not found:
+            click.echo(f"{path}: no image files in this folder", err=True)
             failed = True
-            continue
-        probabilities = version.engine.run(row[None], Run())[0]  # (C,)
-        click.echo(f"{file}")
-        for prediction in to_predictions(probabilities, version.manifest, top_k):
-            click.echo(f"  {prediction.probability:7.4f}  {prediction.label}")
     sys.exit(1 if failed else 0)

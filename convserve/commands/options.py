@@ -14,10 +14,26 @@ import click
 from pydantic.fields import FieldInfo
 
 from contract.errors import ContractError
-from service.errors import ModelNotFound, ProviderUnavailable
+from contract.versions import find_versions
+from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
-from service.models.repository import resolve_models_dir
+from service.models.repository import PREFERRED_DEFAULT, resolve_models_dir
 from service.settings import Settings, SettingsInvalid, from_environment
+
+
+class UserPath(click.Path):
+    """A path in which `~` is expanded: a shell leaves it alone in quotes and after `=`."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - raises nothing
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +59,7 @@ def _option_type(field: FieldInfo) -> Any:
         return click.Choice(typing.get_args(annotation))
     if isinstance(annotation, types.UnionType):
         annotation = next(one for one in typing.get_args(annotation) if one is not types.NoneType)
-    return {Path: click.Path(path_type=Path)}.get(annotation, annotation)
+    return UserPath() if annotation is Path else annotation
 
 
 def settings_of(overrides: dict[str, Any]) -> Settings:
@@ -56,7 +72,7 @@ def settings_of(overrides: dict[str, Any]) -> Settings:
 
 models_option = click.option(
     "--models-dir",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     envvar="CONVSERVE_MODELS_DIR",
     help="The model repository [default: ./models, else the models that came with the package].",
 )
@@ -73,10 +89,28 @@ def find_models_dir(configured: Path | None) -> Path:
     return resolve_models_dir(configured, Path.cwd())
 
 
+def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
+    """Returns the name and number that NAME or NAME/VERSION means, as `serve` would choose them."""
+    found = find_versions(models_dir)
+    if not found:
+        raise click.ClickException(f"{models_dir}: holds no version (<name>/<version>/)")
+    if model is None:
+        model = PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else min(found)
+    name, _, number = model.partition("/")
+    if name not in found:
+        raise click.ClickException(f"no model {name!r}; there are: {', '.join(found)}")
+    if not number:
+        return name, found[name][-1]
+    if number not in map(str, found[name]):
+        versions = ", ".join(map(str, found[name]))
+        raise click.ClickException(f"no version {number!r} of {name}; there are: {versions}")
+    return name, int(number)
+
+
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Turns errors that have a message for people into one line and an exit status."""
     try:
         yield
-    except (ContractError, ProviderUnavailable, ModelNotFound) as error:
+    except (ContractError, ProviderUnavailable) as error:
         raise click.ClickException(str(error)) from error

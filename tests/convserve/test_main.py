@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -91,6 +92,59 @@ def test_main_classify_picks_the_named_model(half_corrupt, pictures):
     assert (result.exit_code, "red" in result.stdout) == (0, True)
 
 
+def test_main_classify_takes_the_image_files_of_a_folder(models_dir, tmp_path):
+    below = tmp_path / "a folder" / "below"
+    below.mkdir(parents=True)
+    (below / "green.PNG").write_bytes(tinymodel.picture("green"))
+    (below.parent / "red.png").write_bytes(tinymodel.picture("red"))
+    (below.parent / "notes.txt").write_text("no picture")
+
+    result = run("classify", below.parent, "--models-dir", models_dir, "--top-k", "1")
+
+    assert result.exit_code == 0
+    assert [line.split()[-1] for line in result.stdout.splitlines()[1::2]] == ["red", "green"]
+
+
+def test_main_classify_folder_without_pictures_fails(models_dir, tmp_path):
+    result = run("classify", tmp_path, "--models-dir", models_dir)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{tmp_path}: no image files in this folder\n"
+
+
+def test_main_classify_expands_the_home_folder(models_dir, pictures):
+    quoted = "~/" + pictures[0].name
+
+    result = run("classify", quoted, "--models-dir", models_dir, HOME=str(pictures[0].parent))
+
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, str(pictures[0]))
+
+
+def test_main_classify_json_is_one_object_a_file(models_dir, pictures):
+    result = run("classify", *pictures, "--models-dir", models_dir, "--top-k", "2", "--json")
+
+    red, blue = map(json.loads, result.stdout.splitlines())
+    assert (result.exit_code, red["file"], blue["file"]) == (1, str(pictures[0]), str(pictures[3]))
+    first, second = red["predictions"]
+    assert first == {
+        "label": "red",
+        "index": 0,
+        "synset": None,
+        "probability": pytest.approx(0.9647, abs=1e-4),
+    }
+    assert second["label"] == "green"
+
+
+def test_main_classify_csv_is_one_line_a_prediction(models_dir, pictures):
+    result = run("classify", pictures[0], "--models-dir", models_dir, "--top-k", "2", "--csv")
+
+    header, first, second = csv.reader(result.stdout.splitlines())
+    assert header == ["file", "rank", "label", "index", "synset", "probability"]
+    assert first[:5] == [str(pictures[0]), "1", "red", "0", ""]
+    assert float(first[5]) == pytest.approx(0.9647, abs=1e-4)
+    assert second[1:4] == ["2", "green", "1"]
+
+
 def test_main_classify_reads_the_models_dir_variable(models_dir, pictures):
     result = run("classify", pictures[0], CONVSERVE_MODELS_DIR=str(models_dir))
 
@@ -100,11 +154,12 @@ def test_main_classify_reads_the_models_dir_variable(models_dir, pictures):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "none"], "no model of this name"),
+        (["--model", "none"], "no model 'none'; there are: tiny"),
+        (["--model", "tiny/3"], "no version '3' of tiny; there are: 1, 2"),
         (["--provider", "cuda"], "cuda"),
         (["--models-dir", "nowhere"], "no version"),
     ],
-    ids=["model", "provider", "models_dir"],
+    ids=["model", "version", "provider", "models_dir"],
 )
 def test_main_classify_that_cannot_begin_says_why(models_dir, pictures, arguments, message):
     result = run("classify", pictures[0], "--models-dir", models_dir, *arguments)
