@@ -18,6 +18,7 @@ from contract.telemetry import disable_runtime_telemetry
 from convserve.commands.classify import classify
 from convserve.commands.models import models
 from convserve.commands.serve import serve
+from convserve.commands.tune import tune
 from convserve.commands.verify import verify
 from service.system import process
 from service.system.version import package_version
@@ -33,7 +34,7 @@ def main() -> None:
     logging.getLogger("service").addHandler(logging.NullHandler())
 
 
-for command in (serve, classify, models, verify):
+for command in (serve, classify, tune, models, verify):
     main.add_command(command)
 
 

@@ -1,18 +1,27 @@
-"""Image files that a command is given."""
+"""Image files that a command is given, and example pictures for those that are given none."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from PIL import Image, ImageOps
+
+from contract.images.decoding import decode
+
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 """Of the files that a folder is searched for; a file that is named itself may have any."""
 
+_HOME: Final = Path(__file__).parents[1]
+_PHOTO_PX: Final = (500, 375)  # what pictures on the web and in data sets often have
+_SHIFTS: Final = 4
+
 
 def image_files(path: Path) -> Iterator[Path]:
-    """Yields a file as it is, and the image files below a folder in order; enters no linked folder."""
+    """Yields a file as it is; of a folder, the image files below it in order."""
     if not path.is_dir():
         yield path
         return
@@ -21,3 +30,25 @@ def image_files(path: Path) -> Iterator[Path]:
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES:
                 yield Path(folder, name)
+
+
+def example_folder() -> Path | None:
+    """Returns the source tree's pictures or the wheel's; None where they were removed."""
+    candidates = (_HOME / "examples", _HOME / "training" / "example_pictures")
+    return next((one for one in candidates if one.is_dir()), None)
+
+
+def varied_examples(folder: Path) -> list[bytes]:
+    """Returns JPEG files of a photograph's usual size, cut and mirrored differently from each."""
+    photos = []
+    for path in image_files(folder):
+        whole = decode(path.read_bytes())
+        for shift in range(_SHIFTS):
+            inset = 4 * shift
+            part = whole.crop((inset, shift, whole.width - shift, whole.height - inset))
+            fitted = ImageOps.fit(part, _PHOTO_PX, Image.Resampling.BICUBIC)
+            for photo in (fitted, ImageOps.mirror(fitted)):
+                buffer = io.BytesIO()
+                photo.save(buffer, "JPEG", quality=92)
+                photos.append(buffer.getvalue())
+    return photos

@@ -51,7 +51,7 @@ def test_main_version_is_printed():
     assert result.output == f"convserve, version {package_version()}\n"
 
 
-@pytest.mark.parametrize("command", ["", "serve", "classify", "models", "verify"])
+@pytest.mark.parametrize("command", ["", "serve", "classify", "tune", "models", "verify"])
 def test_main_help_explains_every_command(command):
     result = run(*command.split(), "--help")
 
