@@ -35,10 +35,10 @@ from convserve.tuning.measuring import (
     configurations,
     schedule,
 )
+from service.batching.sizing import batch_limits
 from service.models.engine import Engine
 from service.models.providers import PROVIDERS
-from service.models.repository import LoadedVersion, RunPlan, load_version
-from service.serving.backend import batch_limits
+from service.models.repository import LoadedVersion, Repository, RunPlan, load_version
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.system import process
 from service.system.cpus import usable_cpus
@@ -142,9 +142,13 @@ def _load(models_dir: Path, model: str | None, provider: str) -> _Subject:
     if on_cores and cpus > 1:
         plan = RunPlan(version.provider, threads=cpus)
         engines[cpus] = load_version(models_dir, name, number, plan).engine
-    limits = batch_limits(version, Settings(), cpus)
-    default = Configuration(limits.lanes, threads=1, batch_size=limits.max_batch_size)
-    return _Subject(version, engines, cpus, on_cores, default)
+    return _Subject(version, engines, cpus, on_cores, default_configuration(version, cpus))
+
+
+def default_configuration(version: LoadedVersion, cpus: int) -> Configuration:
+    """Returns how `convserve serve` runs a version without any settings."""
+    lanes = batch_limits(Repository([version]), Settings(), cpus).lanes
+    return Configuration(lanes, threads=1, batch_size=version.max_batch_size)
 
 
 def _read_pictures(photos: Sequence[Path], prepare: Callable[[bytes], Tensor]) -> _Pictures:

@@ -75,7 +75,7 @@ def choose(samples: Samples, default: Configuration, *, on_cores: bool = True) -
     """Returns the default, or what beats it by more than the spread over the rounds.
 
     Of several, the one with the smallest batches that is nearly as fast as the best: batches make
-    pictures wait for each other. The default's lanes and threads are preferred likewise.
+    pictures wait for each other. The default's lanes are preferred likewise.
 
     Args:
         samples: what was measured.
@@ -83,7 +83,9 @@ def choose(samples: Samples, default: Configuration, *, on_cores: bool = True) -
         on_cores: runs take the cores' time, so that a lane that had little of it was disturbed.
     """
     base = samples.get(default, [])
-    rivals = [one for one in samples if one != default and samples[one]]
+    # No setting gives runs beside others more threads; such configurations are only shown.
+    rivals = [one for one in samples if one != default and one.threads == default.threads]
+    rivals = [one for one in rivals if samples[one]]
     if not base or not rivals:
         return Choice(default, None, None)
     share = _core_share(samples) if on_cores else None
@@ -98,7 +100,7 @@ def choose(samples: Samples, default: Configuration, *, on_cores: bool = True) -
     best = min(
         (one for one in clear if 1 + gains[one].median >= enough),
         key=lambda one: (
-            (one.lanes, one.threads) != (default.lanes, default.threads),
+            one.lanes != default.lanes,
             one.batch_size,
         ),
     )
@@ -120,6 +122,5 @@ def changed_settings(chosen: Configuration, default: Configuration) -> dict[str,
     ours = {
         "max_batch_size": (chosen.batch_size, default.batch_size),
         "lanes": (chosen.lanes, default.lanes),
-        "threads_per_lane": (chosen.threads, default.threads),
     }
     return {name: value for name, (value, usual) in ours.items() if value != usual}

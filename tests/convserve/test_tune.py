@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from convserve.__main__ import main
 from convserve.commands import tune
 from convserve.tuning.measuring import Bench, Configuration, Sample
-from service.batching.batcher import BatchLimits
+from service.models.repository import RunPlan, load_version
 from tests import tinymodel
 
 
@@ -18,9 +18,7 @@ from tests import tinymodel
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores and a default of single pictures, whatever they are elsewhere."""
     monkeypatch.setattr(tune, "usable_cpus", lambda: 2)
-    monkeypatch.setattr(
-        tune, "batch_limits", lambda *_: BatchLimits(lanes=2, max_batch_size=1), raising=True
-    )
+    monkeypatch.setattr(tune, "default_configuration", lambda *_: Configuration(2, 1, 1))
 
 
 @pytest.fixture
@@ -207,3 +205,11 @@ def test_tune_without_example_pictures_asks_for_photos(models_dir, monkeypatch):
     result = run("tiny", "--models-dir", models_dir)
 
     assert (result.exit_code, "name PHOTOS" in result.stderr) == (1, True)
+
+
+def test_tune_default_is_what_the_service_does_without_settings(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    tinymodel.write_version(tmp_path)
+    version = load_version(tmp_path, "tiny", 1, RunPlan("cpu"))
+
+    assert tune.default_configuration(version, 4) == Configuration(4, 1, 8)

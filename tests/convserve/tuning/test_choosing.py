@@ -46,7 +46,7 @@ BASE = rates(100, 101, 99, 100, 100)
         ),
         (
             curve(b1=BASE, wide=rates(*[150] * 5), b4=rates(*[110] * 5)),
-            {"lanes": 1, "threads_per_lane": 2},
+            {"max_batch_size": 4},
         ),
         (curve(b1=BASE, one=rates(*[110] * 5)), {"lanes": 1}),
         (curve(b1=BASE, b4=rates(*[80] * 5)), {}),
@@ -65,7 +65,7 @@ BASE = rates(100, 101, 99, 100, 100)
         "noise_of_whole_rounds_cancels",
         "smallest_batch_that_is_nearly_best",
         "default_lanes_before_others",
-        "lanes_and_threads",
+        "threads_that_no_setting_gives",
         "lanes",
         "batches_cost",
         "worse_in_one_round",
