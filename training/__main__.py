@@ -158,7 +158,7 @@ def import_command(source: str, **options: Any) -> None:
     """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
     from training.commands.imports import run_import
 
-    _run(lambda: run_import(source, options, sys.argv, _say))
+    _run(lambda: run_import(source, options, sys.argv))
 
 
 _SOURCE_HELP = (
@@ -203,7 +203,7 @@ def fit_command(**options: Any) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from training.commands.fit import run_fit
 
-    _run(lambda: run_fit(options, sys.argv, _say))
+    _run(lambda: run_fit(options, sys.argv))
 
 
 @main.command("check")
@@ -218,7 +218,7 @@ def check_command(**options: Any) -> None:
     """
     from training.commands.check import run_check
 
-    _run(lambda: sys.exit(0 if run_check(options, click.echo, _say) else 1))
+    _run(lambda: sys.exit(0 if run_check(options) else 1))
 
 
 @main.command("evaluate")
@@ -240,9 +240,11 @@ def _say(line: str) -> None:
 def _run(action: Callable[[], object]) -> None:
     from contract.errors import ContractError
     from training.errors import TrainingError
+    from training.system.console import shown_log
 
     try:
-        action()
+        with shown_log():
+            action()
     except TrainingError as error:
         _say(f"convserve-train: {error.code}: {error}")
         sys.exit(error.exit_code)

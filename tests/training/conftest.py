@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from training.release import gates as proving
 from training.release import timm as importing
 
 Import = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _whole_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "training")
 
 
 @pytest.fixture(scope="session")

@@ -74,10 +74,6 @@ def names_of(data: DataSet) -> dict[str, set[str]]:
     }
 
 
-def ignore(_: str) -> None:
-    """A report that is thrown away."""
-
-
 def _recompressed(image: Image.Image) -> Image.Image:
     return Image.open(io.BytesIO(jpeg(image, quality=35))).convert("RGB")
 
@@ -103,7 +99,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def load(root, tmp_path, **config):
-    return load_data(str(root), Data(**config), cache_dir=tmp_path / "cache", report=ignore)
+    return load_data(str(root), Data(**config), cache_dir=tmp_path / "cache")
 
 
 def check(root, tmp_path, *, input_size_px=None, **config):
@@ -111,7 +107,6 @@ def check(root, tmp_path, *, input_size_px=None, **config):
         str(root),
         Data(**config),
         cache_dir=tmp_path / "cache",
-        report=ignore,
         input_size_px=input_size_px,
     )
 

@@ -6,27 +6,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
 from training.config.config import Data
 from training.data.checks.check import inspect_data
 from training.data.checks.findings import render
-from training.export.plan import Report
 
 
-def run_check(options: Mapping[str, Any], show: Report, report: Report) -> bool:
+def run_check(options: Mapping[str, Any]) -> bool:
     """Inspects pictures and shows what was found.
 
     Args:
         options: the command's flags by their Python names.
-        show: takes the findings as text.
-        report: takes progress lines.
 
     Returns:
         Whether `fit` would accept them; with `strict`, whether there is nothing to warn of.
     """
-    findings = inspect_data(
-        options["source"], Data(), cache_dir=options["cache_dir"], report=report
-    )
-    show(render(findings))
+    findings = inspect_data(options["source"], Data(), cache_dir=options["cache_dir"])
+    click.echo(render(findings))
     if options["json_file"] is not None:
         text = json.dumps(findings.to_json(), indent=1, ensure_ascii=False)
         options["json_file"].write_text(text + "\n", encoding="utf-8")

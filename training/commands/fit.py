@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +14,10 @@ from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
 from training.data.sources.find import TORCHVISION
 from training.errors import InputRefused
-from training.export.plan import Report
 from training.learning.folder import Request, RunFolder, next_folder
-from training.system.environment import command_line
+from training.system.environment import command_line, is_first_process
+
+log = logging.getLogger(__name__)
 
 _RUNS: Final = Path("runs")
 # Flags that only a new run takes, by the options' Python names.
@@ -32,13 +33,12 @@ _ONLY_NEW: Final = {
 }
 
 
-def run_fit(options: Mapping[str, Any], arguments: Sequence[str], report: Report) -> Path | None:
+def run_fit(options: Mapping[str, Any], arguments: Sequence[str]) -> Path | None:
     """Trains on pictures and publishes a version, or goes on with a run that was stopped.
 
     Args:
         options: the command's flags by their Python names.
         arguments: the command line.
-        report: takes progress lines.
 
     Returns:
         The published version's folder; None where nothing was published.
@@ -46,7 +46,6 @@ def run_fit(options: Mapping[str, Any], arguments: Sequence[str], report: Report
     Raises:
         TrainingError: with the exit code of the command.
     """
-    first = os.environ.get("RANK", "0") == "0"  # torchrun's; the others write nothing
     if options["resume_dir"] is not None:
         given = [flag for option, flag in _ONLY_NEW.items() if options[option] not in (None, ())]
         if given:
@@ -58,9 +57,8 @@ def run_fit(options: Mapping[str, Any], arguments: Sequence[str], report: Report
     else:
         request, config = _new_run(options, arguments)
         path = options["run_dir"] or next_folder(_RUNS, request.name)
-        folder = RunFolder.new(path, request, config) if first else RunFolder(path)
-        if first:
-            report(f"run: {path}")
+        folder = RunFolder.new(path, request, config) if is_first_process() else RunFolder(path)
+        log.info("run: %s", path)
     plan = Plan(
         request,
         config,
@@ -69,7 +67,7 @@ def run_fit(options: Mapping[str, Any], arguments: Sequence[str], report: Report
         device=options["device"],
         cache_dir=options["cache_dir"],
     )
-    return fit(plan, report)
+    return fit(plan)
 
 
 def _new_run(options: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Request, RunConfig]:

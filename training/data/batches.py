@@ -8,11 +8,12 @@ Shapes: N samples, B pictures of a batch, S = crop size in pixels.
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from contract.manifest import Preprocessing
 from contract.preprocessing import resize_and_crop
 from training.data.sampler import order, share
 from training.data.samples import Sample, reason_of
+
+log = logging.getLogger(__name__)
 
 Seed = tuple[int, ...]
 
@@ -108,7 +111,6 @@ class Batches:
         workers: processes that decode; 0 decodes in this one. They are started anew rather than
             forked, because a fork copies locks other threads may hold; no more than there are
             processors.
-        report: takes a line for each file that had to be left out, once.
     """
 
     def __init__(
@@ -119,7 +121,6 @@ class Batches:
         batch_size: int,
         drawing: Drawing | None = None,
         workers: int = 0,
-        report: Callable[[str], None] | None = None,
     ) -> None:
         self._samples = samples
         self._work = _Work(samples, prepare)
@@ -127,7 +128,6 @@ class Batches:
         self._drawing = drawing
         self._indexes = np.array([sample.index for sample in samples], dtype=np.int64)
         self._reported: set[int] = set()
-        self._report = report
         self._plan = _Plan()
         self._loader = _loader(self._work, self._plan, min(workers, _processors()))
 
@@ -191,8 +191,8 @@ class Batches:
 
     def _tell(self, failures: tuple[_Failure, ...]) -> None:
         for number, reason in failures:
-            if number not in self._reported and self._report is not None:
-                self._report(f"{self._samples[number].name} is left out: {reason}")
+            if number not in self._reported:
+                log.warning("%s is left out: %s", self._samples[number].name, reason)
             self._reported.add(number)
 
 

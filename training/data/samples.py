@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from contract.errors import ImageError
 from contract.images.decoding import decode
 from contract.manifest import Label
 from training.data.pictures import Picture
-from training.export.plan import Report
+
+log = logging.getLogger(__name__)
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -76,14 +78,14 @@ class DataSet:
         return splits[name]
 
 
-def readable(samples: Sequence[Sample], report: Report) -> tuple[Sample, ...]:
-    """Returns the samples that decode, with a line about each that does not."""
+def readable(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Returns the samples that decode and warns of each that does not."""
     good = []
     for sample in samples:
         try:
             decode(sample.read())
         except (ImageError, OSError) as error:
-            report(f"{sample.name} is left out: {reason_of(error)}")
+            log.warning("%s is left out: %s", sample.name, reason_of(error))
         else:
             good.append(sample)
     return tuple(good)

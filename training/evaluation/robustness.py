@@ -21,7 +21,6 @@ from training.data.pictures import Picture
 from training.data.samples import Sample
 from training.errors import PicturesMissing
 from training.evaluation.scorer import Scorer, agreement_percent
-from training.export.plan import Report
 
 N_PICTURES: Final = 120
 """That every row of the table answers, at most."""
@@ -168,11 +167,7 @@ def stratified(samples: Sequence[Sample], n: int = N_PICTURES, seed: int = 0) ->
 
 
 def measure_robustness(
-    scorer: Scorer,
-    samples: Sequence[Sample],
-    *,
-    changes: Sequence[Change] = CHANGES,
-    report: Report | None = None,
+    scorer: Scorer, samples: Sequence[Sample], *, changes: Sequence[Change] = CHANGES
 ) -> tuple[RobustnessRow, ...]:
     """Answers the same pictures under every change.
 
@@ -180,7 +175,6 @@ def measure_robustness(
         scorer: the graph.
         samples: labelled and readable, such as those of `stratified`.
         changes: rows of the table.
-        report: is told about each row.
 
     Returns:
         The unchanged pictures first, then one row a change.
@@ -197,8 +191,6 @@ def measure_robustness(
     for change in changes:
         answers = scorer.probabilities(_changed(scorer, samples, change))
         rows.append(_row(change, answers, unchanged, truth))
-        if report is not None:
-            report(f"{change.name}: top-1 {rows[-1].top1_percent:.1f} %")
     return tuple(rows)
 
 

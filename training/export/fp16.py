@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,11 +15,13 @@ from training.errors import GateFailed, HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.export.gate import Judgement, judge
 from training.export.half import METHOD, rounded, to_half
-from training.export.plan import Fp16, Report
+from training.export.plan import Fp16
+
+log = logging.getLogger(__name__)
 
 
 def make_fp16(
-    graph: bytes, draft: Manifest, *, judgement: Judgement, plan: Fp16, report: Report
+    graph: bytes, draft: Manifest, *, judgement: Judgement, plan: Fp16
 ) -> tuple[bytes, Manifest]:
     """Converts a float graph to float16 and lets it pass if it is good enough.
 
@@ -29,7 +32,6 @@ def make_fp16(
         draft: its manifest.
         judgement: pictures, and the float graph's answers to them.
         plan: the limits.
-        report: takes progress lines.
 
     Returns:
         The float16 ONNX file, and the draft with its digest and `half_precision`.
@@ -40,8 +42,8 @@ def make_fp16(
     half = to_half(graph)
     described = draft.graph.model_copy(update={"sha256": sha256(half)})
     draft = draft.model_copy(update={"graph": described})
-    loss = judge(_rounded_answers(half, draft, judgement.pictures), judgement, plan, report)
-    report(f"fp16: off by {loss.max_difference:.1g} at most, every result rounded to float16")
+    loss = judge(_rounded_answers(half, draft, judgement.pictures), judgement, plan)
+    log.info("fp16: off by %.1g at most, every result rounded to float16", loss.max_difference)
     cost = HalfPrecision(
         method=METHOD,
         accuracy_drop_percent=loss.drop_percent,

@@ -10,6 +10,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +22,9 @@ from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture
 from training.errors import HalfPrecisionFailed, PrecisionFailed, QuantizationFailed
 from training.evaluation.scorer import accuracy, agreement_percent
-from training.export.plan import LowerPrecision, Report
+from training.export.plan import LowerPrecision
+
+log = logging.getLogger(__name__)
 
 _N_HELD_OUT: Final = 400
 _DECIDED_LEAD: Final = 0.2
@@ -69,16 +72,13 @@ def held_out_pictures() -> list[Picture]:
     return list(picture_files(read_photographs(), _N_HELD_OUT, seed=_HELD_OUT_SEED))
 
 
-def judge(
-    answers: NDArray[np.float32], judgement: Judgement, plan: LowerPrecision, report: Report
-) -> Loss:
+def judge(answers: NDArray[np.float32], judgement: Judgement, plan: LowerPrecision) -> Loss:
     """Lets a graph pass if it loses no more than its plan allows.
 
     Args:
         answers: float32, shape (N, C): its probabilities for the pictures of the judgement.
         judgement: the float graph's.
         plan: the limits.
-        report: takes progress lines.
 
     Raises:
         PrecisionFailed: of the plan's kind; it loses more, or there is nothing to judge it by.
@@ -95,10 +95,12 @@ def judge(
         max_difference=float(f"{np.abs(answers - judgement.answers).max():.3g}"),
     )
     drop = loss.drop_percent
-    report(
-        f"{plan.name}: same first class as float in {loss.agreement_percent:.2f} % of "
-        f"{int(judges.sum())} pictures"
-        + (f", {drop:.2f} points of top-1 lost" if drop is not None else "")
+    log.info(
+        "%s: same first class as float in %.2f %% of %d pictures%s",
+        plan.name,
+        loss.agreement_percent,
+        judges.sum(),
+        f", {drop:.2f} points of top-1 lost" if drop is not None else "",
     )
     _check(loss, plan)
     return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +18,10 @@ from training.data.pictures import input_rows, scan_plain
 from training.errors import PicturesMissing
 from training.evaluation.scorer import Scorer
 from training.export.gate import Judgement, judge
-from training.export.plan import Int8, Report
+from training.export.plan import Int8
 from training.export.quantize import METHOD, quantize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,6 @@ def make_int8(
     calibration: CalibrationRows,
     judgement: Judgement,
     plan: Int8,
-    report: Report,
 ) -> tuple[bytes, Manifest]:
     """Quantizes a float graph and lets it pass if it is good enough.
 
@@ -51,7 +53,6 @@ def make_int8(
         calibration: pictures to take the ranges from.
         judgement: other pictures, and the float graph's answers to them.
         plan: the limits.
-        report: takes progress lines.
 
     Returns:
         The int8 ONNX file, and the draft with its digest and `quantization`.
@@ -59,12 +60,12 @@ def make_int8(
     Raises:
         QuantizationFailed: it loses more than the plan allows.
     """
-    report(f"int8: calibrating on {len(calibration.rows)} pictures")
+    log.info("int8: calibrating on %d pictures", len(calibration.rows))
     quantized = quantize(graph, calibration.rows)
     described = draft.graph.model_copy(update={"sha256": sha256(quantized)})
     draft = draft.model_copy(update={"graph": described})
     answers = Scorer(quantized, draft).probabilities(judgement.pictures)
-    loss = judge(answers, judgement, plan, report)
+    loss = judge(answers, judgement, plan)
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,

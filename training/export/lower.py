@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from contract.manifest import Manifest
@@ -9,7 +10,9 @@ from training.errors import PrecisionFailed
 from training.export.fp16 import make_fp16
 from training.export.gate import Judgement
 from training.export.int8 import CalibrationRows, make_int8
-from training.export.plan import Int8, LowerPrecision, Report
+from training.export.plan import Int8, LowerPrecision
+
+log = logging.getLogger(__name__)
 
 
 def lower(
@@ -19,7 +22,6 @@ def lower(
     plan: LowerPrecision,
     judgement: Judgement,
     calibration: Callable[[Int8], CalibrationRows],
-    report: Report,
 ) -> tuple[bytes, Manifest]:
     """Makes the graph that a plan asks for and lets the gate judge it.
 
@@ -29,7 +31,6 @@ def lower(
         plan: which precision, and the limits.
         judgement: pictures, and the float graph's answers to them.
         calibration: makes the pictures that int8 takes its ranges from.
-        report: takes progress lines.
 
     Returns:
         The graph and its manifest; the float ones where it fails and the plan says so.
@@ -45,11 +46,10 @@ def lower(
                 calibration=calibration(plan),
                 judgement=judgement,
                 plan=plan,
-                report=report,
             )
-        return make_fp16(graph, draft, judgement=judgement, plan=plan, report=report)
+        return make_fp16(graph, draft, judgement=judgement, plan=plan)
     except PrecisionFailed as error:
         if not plan.or_float:
             raise
-        report(f"{plan.name}: {error}; the float graph is published instead")
+        log.warning("%s: %s; the float graph is published instead", plan.name, error)
         return graph, draft

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
-
-Report = Callable[[str], None]
-"""Takes one line of progress."""
-
-MAX_DIFFERENCE: Final = 1e-3
-"""Largest accepted difference of a probability for a float graph.
-
-The pixels are equal by construction and float32 sums in another order differ by some 1e-6 in a
-probability; a mistake in preprocessing shows as 1e-2 or more. The limit lies between.
-"""
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +37,12 @@ class Evidence:
         evaluate_dir: labelled pictures to measure accuracy on, or None.
         dataset: what those are, for the manifest; the folder's name if None.
         max_batch: the largest batch the version is tried with.
-        max_difference: of a probability, float graph against torch.
     """
 
     golden_dir: Path
     evaluate_dir: Path | None = None
     dataset: str | None = None
     max_batch: int = 32
-    max_difference: float = MAX_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True)

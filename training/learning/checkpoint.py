@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 from training.config.config import RunConfig
 from training.data.samples import SPLITS, DataSet, Sample
 from training.errors import CheckpointRefused
-from training.export.plan import Report
 from training.system.files import write_whole
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = "checkpoints"
 LAST: Final = "last.pt"
@@ -94,13 +96,10 @@ class Checkpoints:
         """Replaces the weights of the best epoch."""
         self._write(BEST, state)
 
-    def read_last(self, report: Report) -> bytes | None:
+    def read_last(self) -> bytes | None:
         """Returns the newest checkpoint that is whole, or None where no run has begun.
 
         A damaged one is renamed, so that the next write does not push out the good one.
-
-        Args:
-            report: takes a line if the newest is damaged.
 
         Raises:
             CheckpointRefused: there are some, all damaged.
@@ -114,7 +113,7 @@ class Checkpoints:
                 continue
             if is_whole(data):
                 if bad:
-                    report(f"{' and '.join(bad)} is damaged; going on from {name}")
+                    log.warning("%s is damaged; going on from %s", " and ".join(bad), name)
                 return data
             bad.append(name)
             path.replace(self.folder / DAMAGED)

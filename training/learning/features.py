@@ -42,7 +42,6 @@ class Extraction:
         workers: processes that decode; 0 decodes in this one.
         device: where the network is.
         autocast: makes the context of a forward pass.
-        report: takes a line for each file that had to be left out.
         progress: takes how many pictures are done, over all views.
     """
 
@@ -50,7 +49,6 @@ class Extraction:
     workers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-    report: Callable[[str], None] | None = None
     progress: Callable[[int], None] | None = None
 
 
@@ -287,7 +285,6 @@ def _one_view(
         batch_size=extraction.batch_size,
         drawing=Drawing(seed_of("view", seed), shuffled=False),
         workers=extraction.workers,
-        report=extraction.report,
     )
     try:
         with _inputs_of(linear_classifier(network)) as caught:

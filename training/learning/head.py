@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,18 @@ from training.data.augment import Augmentation
 from training.data.batches import Plain, Prepare
 from training.data.samples import DataSet
 from training.errors import CheckpointRefused, ConfigInvalid
-from training.export.plan import Report
 from training.learning import features
 from training.learning.learner import class_weights
 from training.learning.optim import decide_precision
 from training.system.files import write_whole
 
+log = logging.getLogger(__name__)
+
 _FACTS: Final = {"top1": float, "nll": float, "epoch": int}
 
 
 def first_stage(
-    network: nn.Module, spec: Preprocessing, data: DataSet, config: RunConfig, report: Report
+    network: nn.Module, spec: Preprocessing, data: DataSet, config: RunConfig
 ) -> features.FittedHead:
     """Fits a classifier on cached features of the plain pictures and of augmented views.
 
@@ -34,7 +36,6 @@ def first_stage(
         spec: its preprocessing.
         data: the pictures.
         config: with `[head]`.
-        report: takes progress lines.
 
     Raises:
         ConfigInvalid: the config has no `[head]`.
@@ -44,12 +45,13 @@ def first_stage(
     device = next(network.parameters()).device
     n_views = config.head.views + 1
     total = n_views * len(data.train) + len(data.validation)
-    report(f"head: {total} passes through the frozen network ({n_views} views of each picture)")
+    log.info(
+        "head: %d passes through the frozen network (%d views of each picture)", total, n_views
+    )
     extraction = features.Extraction(
         workers=config.data.workers,
         device=device,
         autocast=partial(decide_precision(config.loop.precision, device).autocast, device),
-        report=report,
     )
     plain = Plain(spec)
     views: list[Prepare] = [plain, *[Augmentation(config.augment, spec)] * config.head.views]

@@ -8,6 +8,7 @@ Shapes: B pictures of a batch, C classes.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,8 @@ from training.learning.run import Run, Trained, make_batches
 from training.system.signals import StopFlag, raise_for, stop_on_signals
 
 __all__ = ["Run", "Trained", "train"]
+
+log = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 
@@ -106,7 +109,7 @@ class _Training:
             raise CheckpointRefused(
                 f"{self.run.folder} holds the checkpoints of a run; resume it or take another folder"
             )
-        return self.checkpoints.read_last(self._say)
+        return self.checkpoints.read_last()
 
     def _is_over(self) -> bool:
         loop = self.loop
@@ -271,22 +274,18 @@ class _Training:
         if self.world.is_first:
             if self.best:
                 self._write_best()
-            self._say(f"going on after step {self.step} of {self.extent.steps}")
+            log.info("going on after step %d of %d", self.step, self.extent.steps)
             for line in changes(state["surroundings"], self.learner.surroundings):
-                self._say(line)
+                log.info("%s", line)
 
     def _open_watchers(self) -> None:
         if not self.world.is_first:
             return
         extent = Extent(self.extent.epochs, self.extent.epoch_steps, self.step)
         progress.cut_log(self.run.folder / progress.LOG_FILE, self.step, len(self.history))
-        self.watchers = progress.open_watchers(self.run.folder, extent, self.run.report)
+        self.watchers = progress.open_watchers(self.run.folder, extent)
         for watcher in self.watchers:
             self.cleanup.callback(watcher.close)
-
-    def _say(self, line: str) -> None:
-        if self.run.report is not None:
-            self.run.report(line)
 
 
 def _copy(network: nn.Module) -> Weights:

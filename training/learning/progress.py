@@ -8,17 +8,21 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from training.export.plan import Report
+from rich.console import Console
+
 from training.learning.history import EpochRecord, Extent, StepRecord
+from training.system.console import terminal
 from training.system.files import write_whole
+
+log = logging.getLogger(__name__)
 
 LOG_FILE: Final = "log.jsonl"
 TENSORBOARD_FOLDER: Final = "tensorboard"
@@ -130,15 +134,11 @@ class PlainDisplay:
     """A line an epoch, and one in between where that takes long; for files and pipes.
 
     Args:
-        report: takes the lines.
         extent: of the run.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, report: Report, extent: Extent, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._report = report
+    def __init__(self, extent: Extent, clock: Callable[[], float] = time.monotonic) -> None:
         self._extent = extent
         self._clock = clock
         self._started_s = self._spoke_s = clock()
@@ -151,15 +151,21 @@ class PlainDisplay:
         self._spoke_s = now_s
         done = record.step - self._extent.step
         left_s = (now_s - self._started_s) / done * (self._extent.steps - record.step)
-        self._report(
-            f"epoch {record.epoch}/{self._extent.epochs}, step {record.step}/{self._extent.steps}: "
-            f"loss {record.loss:.4f}, {record.images_per_s:.0f} images/s, {clock_text(left_s)} left"
+        log.info(
+            "epoch %d/%d, step %d/%d: loss %.4f, %.0f images/s, %s left",
+            record.epoch,
+            self._extent.epochs,
+            record.step,
+            self._extent.steps,
+            record.loss,
+            record.images_per_s,
+            clock_text(left_s),
         )
 
     def on_epoch(self, record: EpochRecord, best: bool) -> None:
         """Speaks."""
         self._spoke_s = self._clock()
-        self._report(epoch_text(record, self._extent, best=best))
+        log.info("%s", epoch_text(record, self._extent, best=best))
 
     def close(self) -> None:
         """Does nothing."""
@@ -170,11 +176,10 @@ class RichDisplay:
 
     Args:
         extent: of the run.
-        console: a rich Console; standard error if None.
+        console: where the log goes too, so that its lines stay above the bar.
     """
 
-    def __init__(self, extent: Extent, console: Any = None) -> None:
-        from rich.console import Console
+    def __init__(self, extent: Extent, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._extent = extent
@@ -185,7 +190,7 @@ class RichDisplay:
             TextColumn("{task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]}  validation {task.fields[top1]}"),
-            console=console or Console(stderr=True),
+            console=console,
         )
         self._task = self._progress.add_task(
             "training",
@@ -211,9 +216,7 @@ class RichDisplay:
     def on_epoch(self, record: EpochRecord, best: bool) -> None:
         """Leaves a line above the bar."""
         self._progress.update(self._task, top1=f"{100 * record.validation_top1:.1f} %")
-        self._progress.console.print(
-            epoch_text(record, self._extent, best=best), highlight=False, soft_wrap=True
-        )
+        log.info("%s", epoch_text(record, self._extent, best=best))
 
     def close(self) -> None:
         """Leaves the bar as it is."""
@@ -236,17 +239,15 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def open_watchers(folder: Path, extent: Extent, report: Report | None) -> Sequence[Watcher]:
+def open_watchers(folder: Path, extent: Extent) -> Sequence[Watcher]:
     """Opens the log, TensorBoard's log and a display.
 
     Args:
         folder: of the run.
         extent: of the run.
-        report: takes plain lines where standard error is no terminal; None displays nothing.
     """
     watchers: list[Watcher] = [JsonLog(folder / LOG_FILE)]
     watchers.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
-    if report is not None:
-        live = sys.stderr.isatty()
-        watchers.append(RichDisplay(extent) if live else PlainDisplay(report, extent))
+    console = terminal()
+    watchers.append(PlainDisplay(extent) if console is None else RichDisplay(extent, console))
     return watchers

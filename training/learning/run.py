@@ -20,7 +20,6 @@ from training.data.augment import Augmentation
 from training.data.batches import Batches, Drawing, Plain
 from training.data.samples import DataSet
 from training.errors import DataRefused
-from training.export.plan import Report
 from training.learning.history import EpochRecord
 from training.system.distributed import World
 
@@ -36,7 +35,6 @@ class Run:
         config: with `[optimizer]` and `[schedule]`.
         folder: of checkpoints and logs; made where it is missing.
         world: the processes and the device; see `training.system.distributed.joined`.
-        report: takes lines for people; None says nothing.
         clock: seconds, monotonic.
     """
 
@@ -46,7 +44,6 @@ class Run:
     config: RunConfig
     folder: Path
     world: World = field(default_factory=World)
-    report: Report | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -74,16 +71,15 @@ def make_batches(run: Run, cleanup: ExitStack) -> tuple[Batches, Batches]:
     for split in ("train", "validation"):
         if not run.data.split(split):
             raise DataRefused(f"{run.data.name}: the {split} split has no pictures")
-    config, report = run.config, run.report  # each process reads files of its own
+    config = run.config
     shared: dict[str, Any] = {"batch_size": config.loop.batch_size, "workers": config.data.workers}
     train_batches = Batches(
         run.data.train,
         Augmentation(config.augment, run.spec),
         drawing=Drawing(config.seed, balanced=config.data.sampling == "balanced"),
-        report=report,
         **shared,
     )
-    validation_batches = Batches(run.data.validation, Plain(run.spec), report=report, **shared)
+    validation_batches = Batches(run.data.validation, Plain(run.spec), **shared)
     for batches in (train_batches, validation_batches):
         cleanup.callback(batches.close)
     return train_batches, validation_batches

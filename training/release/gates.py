@@ -5,6 +5,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,17 +16,18 @@ from torch import nn
 from contract.manifest import Manifest, Preprocessing
 from contract.preprocessing import reference_input
 from training.data.pictures import Picture
-from training.evaluation.parity import MAX_DIFFERENCE, check_parity, measure_parity
+from training.evaluation.parity import check_parity, measure_parity
 from training.evaluation.scorer import Scorer
 from training.export import describe as graphs
 from training.export.export import check_batches, export
-from training.export.plan import Report
 from training.networks.architectures import PixelsToProbabilities
 from training.release.golden import FOLDER as GOLDEN
 from training.release.golden import make_golden
 from training.release.model_card import FILE as MODEL_CARD
 from training.release.model_card import model_card
 from training.release.publish import complete_manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,6 @@ def export_checked(
     spec: Preprocessing,
     *,
     max_batch: int,
-    report: Report,
     temperature: float = 1.0,
 ) -> bytes:
     """Exports a network and compares the graph with it at every batch size.
@@ -63,7 +64,6 @@ def export_checked(
         network: normalised pixels to logits.
         spec: its preprocessing, which becomes part of the graph.
         max_batch: the largest batch to try.
-        report: takes progress lines.
         temperature: becomes part of the graph.
 
     Raises:
@@ -72,7 +72,7 @@ def export_checked(
     wrapped = PixelsToProbabilities(network, spec.mean, spec.std, temperature).eval()
     graph = export(wrapped, spec.crop_size_px)
     worst = check_batches(graph, wrapped, spec.crop_size_px, batch_sizes(max_batch))
-    report(f"export: {len(graph) / 1e6:.1f} MB, off by {worst:.1g} at most on random pixels")
+    log.info("export: %.1f MB, off by %.1g at most on random pixels", len(graph) / 1e6, worst)
     return graph
 
 
@@ -80,8 +80,6 @@ def prove_parity(
     graph: bytes,
     draft: Manifest,
     reference: Reference,
-    report: Report,
-    max_difference: float = MAX_DIFFERENCE,
 ) -> Manifest:
     """Compares a float graph with its network from image bytes.
 
@@ -97,11 +95,13 @@ def prove_parity(
         reference.pictures,
         batch_sizes(reference.max_batch),
     )
-    report(
-        f"parity: same first class in {parity.top1_agreement_percent:g} % of {parity.n_images} "
-        f"pictures, off by {parity.max_abs_difference:.1g} at most"
+    log.info(
+        "parity: same first class in %g %% of %d pictures, off by %.1g at most",
+        parity.top1_agreement_percent,
+        parity.n_images,
+        parity.max_abs_difference,
     )
-    check_parity(parity, answers, reference.expected, max_difference)
+    check_parity(parity, answers, reference.expected)
     return draft.model_copy(update={"parity": parity})
 
 
@@ -119,7 +119,6 @@ def assemble(
     golden_pictures: Sequence[Picture],
     *,
     max_batch: int,
-    report: Report,
     notes: tuple[str, ...] = (),
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Adds golden examples and the model card.
@@ -129,7 +128,6 @@ def assemble(
         draft: its manifest, complete but for the golden examples and the files.
         golden_pictures: candidates; undecided ones are left out.
         max_batch: the largest batch the version is meant for.
-        report: takes progress lines.
         notes: sentences for the model card.
 
     Returns:
@@ -140,9 +138,12 @@ def assemble(
     """
     golden = make_golden(graph, draft, golden_pictures, max_batch)
     tolerances = [example.tolerance for example in golden]
-    report(
-        f"golden: {len(golden)} of {len(golden_pictures)} pictures are decided, tolerance "
-        f"{min(tolerances):g} to {max(tolerances):g}"
+    log.info(
+        "golden: %d of %d pictures are decided, tolerance %g to %g",
+        len(golden),
+        len(golden_pictures),
+        min(tolerances),
+        max(tolerances),
     )
     by_file = {f"{GOLDEN}/{picture.name}": picture.data for picture in golden_pictures}
     files = {graphs.GRAPH_FILE: graph}

@@ -8,6 +8,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,10 +24,12 @@ from training.data.pictures import Picture, input_rows, scan_plain
 from training.errors import GraphRefused, InputRefused
 from training.evaluation.session import open_session, run_rows
 from training.export import describe as graphs
-from training.export.plan import Destination, Evidence, Report
+from training.export.plan import Destination, Evidence
 from training.release.gates import batch_sizes
 from training.release.publish import draft_manifest
 from training.release.timm import Candidate, known_license
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_DIFFERENCE: Final = 1e-3
 """Largest difference of a score, relative to the largest one, between two batch sizes."""
@@ -63,9 +66,7 @@ class ForeignSpec:
     output: str | None = None
 
 
-def import_onnx(
-    path: Path, spec: ForeignSpec, to: Destination, evidence: Evidence, report: Report
-) -> Candidate:
+def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Evidence) -> Candidate:
     """Checks a foreign ONNX file and makes it a candidate.
 
     Args:
@@ -73,7 +74,6 @@ def import_onnx(
         spec: what it does not say.
         to: where it goes.
         evidence: pictures to try it with.
-        report: takes progress lines.
 
     Raises:
         InputRefused: the file, the labels, the preprocessing or the licence cannot be used.
@@ -99,7 +99,7 @@ def import_onnx(
     if scores.shape[1] != len(labels):
         raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")
     kind = spec.scores or kind_of(scores)
-    report(f"graph: {len(graph) / 1e6:.1f} MB, opset {draft.graph.opset}, answers {kind}")
+    log.info("graph: %.1f MB, opset %d, answers %s", len(graph) / 1e6, draft.graph.opset, kind)
     described = graphs.describe_foreign(graph, graph_input, output, kind)
     draft = draft.model_copy(update={"graph": described})
     return Candidate(graph, draft, f"ONNX file {path.name}", license_id)

@@ -9,6 +9,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -27,12 +28,14 @@ from training.export import describe as graphs
 from training.export.gate import Judgement, held_out_pictures
 from training.export.int8 import calibration_rows
 from training.export.lower import lower
-from training.export.plan import Destination, Evidence, Int8, LowerPrecision, Report
+from training.export.plan import Destination, Evidence, Int8, LowerPrecision
 from training.networks import architectures
 from training.networks.build import load_trained
 from training.release.gates import Reference, assemble, export_checked, note_parity, prove_parity
 from training.release.publish import draft_manifest, publish
 from training.system.environment import installed_versions
+
+log = logging.getLogger(__name__)
 
 _N_PARITY: Final = 64
 _N_PARITY_LABELLED: Final = 300
@@ -74,7 +77,6 @@ def import_timm(
     labels_file: Path | None,
     to: Destination,
     evidence: Evidence,
-    report: Report,
 ) -> Candidate:
     """Makes and proves the float graph of a timm network.
 
@@ -84,7 +86,6 @@ def import_timm(
         labels_file: names of the classes; ImageNet's where there are 1,000, if None.
         to: where it goes, with a version number.
         evidence: what proves it.
-        report: takes progress lines.
 
     Raises:
         InputRefused: the architecture, the weights, the labels or the licence cannot be used.
@@ -93,9 +94,9 @@ def import_timm(
     labels = read_labels(labels_file) if labels_file else imagenet_labels()
     network, weights = load_trained(architecture, weights_source, len(labels))
     license_id = known_license(to.license, weights.license)
-    report(f"weights: {len(network.state_dict())} tensors from {weights.source}")
+    log.info("weights: %d tensors from %s", len(network.state_dict()), weights.source)
     spec = architectures.preprocessing_of(network)
-    graph = export_checked(network, spec, max_batch=evidence.max_batch, report=report)
+    graph = export_checked(network, spec, max_batch=evidence.max_batch)
     draft = draft_manifest(
         to,
         architecture,
@@ -105,7 +106,7 @@ def import_timm(
     )
     pictures = _parity_pictures(evidence, labels)
     reference = Reference(pictures, reference_probabilities(network, pictures), evidence.max_batch)
-    draft = prove_parity(graph, draft, reference, report, evidence.max_difference)
+    draft = prove_parity(graph, draft, reference)
     return Candidate(
         graph,
         draft,
@@ -121,7 +122,6 @@ def finish(
     plan: LowerPrecision | None,
     to: Destination,
     evidence: Evidence,
-    report: Report,
 ) -> Path:
     """Lowers the precision, measures and publishes a candidate.
 
@@ -130,7 +130,6 @@ def finish(
         plan: the precision to make of it, or None to publish it as it is.
         to: where it goes.
         evidence: labelled pictures and golden candidates.
-        report: takes progress lines.
 
     Returns:
         The published version's folder.
@@ -147,20 +146,18 @@ def finish(
             plan=plan,
             judgement=judgement,
             calibration=partial(calibration_rows, draft),
-            report=report,
         )
-    draft = _measure(graph, draft, candidate, judgement, evidence, report)
+    draft = _measure(graph, draft, candidate, judgement, evidence)
     draft = draft.model_copy(update={"provenance": _provenance(candidate, draft, plan, to)})
     manifest, files = assemble(
         graph,
         draft,
         list(scan_plain(evidence.golden_dir)),
         max_batch=evidence.max_batch,
-        report=report,
         notes=candidate.notes,
     )
     folder = publish(to.models_dir, manifest, files, replace=to.replace)
-    report(f"published {manifest.name}/{manifest.version} ({len(graph) / 1e6:.1f} MB)")
+    log.info("published %s/%d (%.1f MB)", manifest.name, manifest.version, len(graph) / 1e6)
     return folder
 
 
@@ -207,7 +204,6 @@ def _measure(
     candidate: Candidate,
     judgement: Judgement | None,
     evidence: Evidence,
-    report: Report,
 ) -> Manifest:
     """Adds the accuracy and the parity of the graph that is published."""
     scorer = Scorer(graph, draft)
@@ -219,9 +215,11 @@ def _measure(
         dataset = evidence.dataset or f"the folder {evidence.evaluate_dir.name}"
         answers = scorer.probabilities(judgement.pictures)
         metrics = accuracy(answers, judgement.indexes, dataset)
-        report(
-            f"accuracy: top-1 {metrics.top1_percent:.2f} %, top-5 {metrics.top5_percent:.2f} %, "
-            f"{judgement.pictures}"
+        log.info(
+            "accuracy: top-1 %.2f %%, top-5 %.2f %%, %s",
+            metrics.top1_percent,
+            metrics.top5_percent,
+            judgement.pictures,
         )
         changes["metrics"] = metrics
     return draft.model_copy(update=changes)

@@ -10,6 +10,7 @@ Shapes: N pictures, C classes.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -37,12 +38,14 @@ from training.export import describe as graphs
 from training.export.gate import Judgement
 from training.export.int8 import CalibrationRows
 from training.export.lower import lower
-from training.export.plan import Destination, Fp16, Int8, LowerPrecision, Report
+from training.export.plan import Destination, Fp16, Int8, LowerPrecision
 from training.networks.architectures import normalise
 from training.release.gates import Reference, assemble, export_checked, note_parity, prove_parity
 from training.release.golden_choice import choose_surest
 from training.release.publish import draft_manifest, publish
 from training.system.environment import installed_versions
+
+log = logging.getLogger(__name__)
 
 UNSTATED_LICENSE: Final = "NOASSERTION"
 """SPDX's word for "nothing is said", for pictures whose terms the user did not give."""
@@ -110,25 +113,23 @@ class Proven:
         return self.files[graphs.GRAPH_FILE]
 
 
-def prove(finished: Finished, to: Destination, report: Report) -> Proven:
+def prove(finished: Finished, to: Destination) -> Proven:
     """Takes a trained network through the gates.
 
     Args:
         finished: the network, its data and its config.
         to: name and number of the version.
-        report: takes progress lines.
 
     Raises:
         GateFailed: which gate, and by how much.
     """
-    finished = replace(finished, data=_still_readable(finished.data, report))
+    finished = replace(finished, data=_still_readable(finished.data))
     data, plan = finished.data, finished.config.publish
-    temperature = _temperature(finished, report)
+    temperature = _temperature(finished)
     graph = export_checked(
         finished.network,
         finished.spec,
         max_batch=plan.max_batch,
-        report=report,
         temperature=temperature,
     )
     draft = draft_manifest(
@@ -139,24 +140,23 @@ def prove(finished: Finished, to: Destination, report: Report) -> Proven:
         labels=data.labels,
     ).model_copy(update={"calibration": Calibration(temperature=temperature)})
     reference = _reference(finished, temperature)
-    draft = prove_parity(graph, draft, reference, report)
-    graph, draft = _lowered(graph, draft, finished, report)
+    draft = prove_parity(graph, draft, reference)
+    graph, draft = _lowered(graph, draft, finished)
     if draft.precision != "fp32":
         draft = note_parity(Scorer(graph, draft, prepare=reference_input), reference)
     validation, test = (answer(graph, draft, samples) for samples in (data.validation, data.test))
     draft = _with_evidence(draft, finished, to, validation, test)
-    _check_accuracy(draft, plan, report)
+    _check_accuracy(draft, plan)
     manifest, files = assemble(
         graph,
         draft,
         choose_surest(data.test, data.labels, test.probabilities, plan.golden_images),
         max_batch=plan.max_batch,
-        report=report,
     )
     return Proven(manifest, files, data, validation, test)
 
 
-def release(proven: Proven, to: Destination, report: Report) -> Path:
+def release(proven: Proven, to: Destination) -> Path:
     """Publishes a proven version by one rename and returns its folder.
 
     Raises:
@@ -165,7 +165,7 @@ def release(proven: Proven, to: Destination, report: Report) -> Path:
     """
     manifest = proven.manifest
     folder = publish(to.models_dir, manifest, proven.files, replace=to.replace)
-    report(f"published {manifest.name}/{manifest.version} ({len(proven.graph) / 1e6:.1f} MB)")
+    log.info("published %s/%d (%.1f MB)", manifest.name, manifest.version, len(proven.graph) / 1e6)
     return folder
 
 
@@ -175,14 +175,12 @@ def answer(graph: bytes, draft: Manifest, samples: Sequence[Sample]) -> Answers:
     return Answers(*Scorer(graph, draft).probabilities_and_logits(SamplePictures(samples)), indexes)
 
 
-def _still_readable(data: DataSet, report: Report) -> DataSet:
+def _still_readable(data: DataSet) -> DataSet:
     """Leaves out validation and test pictures that broke or vanished since they were checked."""
-    return replace(
-        data, validation=readable(data.validation, report), test=readable(data.test, report)
-    )
+    return replace(data, validation=readable(data.validation), test=readable(data.test))
 
 
-def _temperature(finished: Finished, report: Report) -> float:
+def _temperature(finished: Finished) -> float:
     """Fits the temperature on the network's own answers to the validation pictures."""
     spec = finished.spec
     batches = Batches(finished.data.validation, Plain(spec), batch_size=_BATCH).epoch(0)
@@ -192,7 +190,7 @@ def _temperature(finished: Finished, report: Report) -> float:
         ]
     logits, indexes = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     temperature = fit_temperature(logits, indexes)
-    report(f"calibration: temperature {temperature:.3f} on {len(indexes)} validation pictures")
+    log.info("calibration: temperature %.3f on %d validation pictures", temperature, len(indexes))
     return temperature
 
 
@@ -206,9 +204,7 @@ def _reference(finished: Finished, temperature: float) -> Reference:
     return Reference(pictures, expected, finished.config.publish.max_batch)
 
 
-def _lowered(
-    graph: bytes, draft: Manifest, finished: Finished, report: Report
-) -> tuple[bytes, Manifest]:
+def _lowered(graph: bytes, draft: Manifest, finished: Finished) -> tuple[bytes, Manifest]:
     """Returns the graph of the precision asked for, or the float one where it loses too much."""
     data, plan = finished.data, _precision(finished.config.publish)
     if plan is None:
@@ -221,8 +217,7 @@ def _lowered(
         judgement=Judgement(
             SamplePictures(data.validation), answers.probabilities, answers.indexes
         ),
-        calibration=lambda _: _calibration_rows(draft, finished, report),
-        report=report,
+        calibration=lambda _: _calibration_rows(draft, finished),
     )
 
 
@@ -235,11 +230,11 @@ def _precision(publish: Publish) -> LowerPrecision | None:
     return None
 
 
-def _calibration_rows(draft: Manifest, finished: Finished, report: Report) -> CalibrationRows:
+def _calibration_rows(draft: Manifest, finished: Finished) -> CalibrationRows:
     """Takes training pictures, of all classes by chance."""
     chosen = list(finished.data.train)
     random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-    seen = readable(chosen[: finished.config.publish.calibration_images], report)
+    seen = readable(chosen[: finished.config.publish.calibration_images])
     rows = input_rows(SamplePictures(seen), draft)
     return CalibrationRows(rows, f"training pictures of {finished.data.name}")
 
@@ -272,13 +267,15 @@ def _with_evidence(
     )
 
 
-def _check_accuracy(draft: Manifest, plan: Publish, report: Report) -> None:
+def _check_accuracy(draft: Manifest, plan: Publish) -> None:
     metrics = draft.metrics
     if metrics is None:
         raise AccuracyTooLow("the accuracy was not measured")
-    report(
-        f"accuracy: top-1 {metrics.top1_percent:.2f} % (standard error "
-        f"{metrics.standard_error:.2f}) on {metrics.n_images} test pictures, from their bytes"
+    log.info(
+        "accuracy: top-1 %.2f %% (standard error %.2f) on %d test pictures, from their bytes",
+        metrics.top1_percent,
+        metrics.standard_error,
+        metrics.n_images,
     )
     if metrics.top1_percent < plan.min_top1_percent:
         raise AccuracyTooLow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from training.evaluation.robustness import measure_robustness, stratified
 from training.evaluation.scorer import Scorer
 from training.evaluation.speed import N_PICTURES as N_TIMED
 from training.evaluation.speed import describe_machine, measure_speed
-from training.export.plan import Report
 from training.release.trained import Answers, Proven
 from training.report.data import ReportData, Subject
 from training.report.guesses import pick_guesses, pick_mistakes, show_guesses
 from training.report.page import write_report
 from training.report.plots import HistoryRow
+
+log = logging.getLogger(__name__)
 
 _GRAPHS: Final = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
 
@@ -45,23 +47,20 @@ class Course:
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_fit_report(
-    folder: Path, proven: Proven, course: Course, report: Report
-) -> dict[str, Any]:
+def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, Any]:
     """Measures robustness and speed and writes the report.
 
     Args:
         folder: of the report.
         proven: the version and its pictures.
         course: how its run went.
-        report: takes progress lines.
 
     Returns:
         Everything measured, as plain values for JSON.
     """
     manifest, data, test = proven.manifest, proven.data, proven.test
     scorer = Scorer(proven.graph, manifest)
-    report("report: measuring robustness and speed")
+    log.info("report: measuring robustness and speed")
     timed = list(SamplePictures(data.test[:N_TIMED]))
     measured = ReportData(
         subject=_subject(proven),
@@ -84,7 +83,7 @@ def write_fit_report(
         durations_s=course.durations_s,
     )
     page = write_report(folder, measured)
-    report(f"report: {page}")
+    log.info("report: %s", page)
     return _plain(measured)
 
 

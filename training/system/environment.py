@@ -53,3 +53,8 @@ def _without_folder(argument: str) -> str:
     # Text such as a dataset's description may hold a slash too, but it has spaces.
     is_path = argument.startswith(os.sep) or (os.sep in argument and " " not in argument)
     return Path(argument).name if is_path else argument
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a run that writes files; without torchrun the only one."""
+    return os.environ.get("RANK", "0") == "0"

@@ -134,9 +134,7 @@ def test_fit_publishes_a_version_that_proves_itself(published):
 
 def test_fit_accuracy_is_that_of_the_published_graph_on_the_test_pictures(published):
     version = published.version
-    data, _ = load_data(
-        str(published.root / "colours"), Data(), cache_dir=published.root, report=lambda _: None
-    )
+    data, _ = load_data(str(published.root / "colours"), Data(), cache_dir=published.root)
 
     answers = Scorer(version.graph, version.manifest).probabilities(SamplePictures(data.test))
 

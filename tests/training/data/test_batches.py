@@ -163,9 +163,8 @@ def broken_samples(tmp_path):
     ]
 
 
-def test_files_that_break_are_left_out_and_told_once(tmp_path):
-    lines: list[str] = []
-    batches = Batches(broken_samples(tmp_path), Plain(SPEC), batch_size=5, report=lines.append)
+def test_files_that_break_are_left_out_and_told_once(tmp_path, caplog):
+    batches = Batches(broken_samples(tmp_path), Plain(SPEC), batch_size=5)
 
     first, second = list(batches.epoch(0)), list(batches.epoch(1))
 
@@ -174,6 +173,7 @@ def test_files_that_break_are_left_out_and_told_once(tmp_path):
         assert batch.indexes.tolist() == [0, 1]
         assert len(batch.images) == 2
         assert batch.global_size == 5
+    lines = caplog.messages
     assert len(lines) == 3
     assert lines[0] == "gone.png is left out: No such file or directory"
     assert lines[1].startswith("short.png is left out: ")
@@ -192,10 +192,9 @@ def test_batches_of_no_samples_are_none():
     assert list(Batches([], Plain(SPEC), batch_size=4).epoch(0)) == []
 
 
-def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path):
+def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path, caplog):
     samples = [*samples_of(7), *broken_samples(tmp_path)[:1]]
     prepare = Augmentation(Augment(rotate_degrees=20), SPEC)
-    lines: list[str] = []
     here = Batches(samples, prepare, batch_size=4, drawing=Drawing(0))
     torch.manual_seed(0)
     expected_random = torch.rand(1)
@@ -203,9 +202,7 @@ def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        there = Batches(
-            samples, prepare, batch_size=4, drawing=Drawing(0), workers=1, report=lines.append
-        )
+        there = Batches(samples, prepare, batch_size=4, drawing=Drawing(0), workers=1)
         next(there.epoch(0))  # left in the middle
         for epoch, first_step in ((0, 0), (1, 1)):
             ours = list(here.epoch(epoch, first_step=first_step))
@@ -218,5 +215,5 @@ def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path):
                 assert torch.equal(one.numbers, other.numbers)
         there.close()
 
-    assert lines == ["gone.png is left out: No such file or directory"]
+    assert caplog.messages == 2 * ["gone.png is left out: No such file or directory"]
     assert torch.equal(torch.rand(1), expected_random)

@@ -181,14 +181,6 @@ def test_measure_robustness_answers_the_unchanged_pixels(scorer, samples, colour
     )
 
 
-def test_measure_robustness_reports_each_change(scorer, samples):
-    lines: list[str] = []
-
-    measure_robustness(scorer, samples, changes=[BY_NAME["mirrored"]], report=lines.append)
-
-    assert lines == ["mirrored: top-1 100.0 %"]
-
-
 def test_measure_robustness_without_pictures_says_so(scorer):
     with pytest.raises(PicturesMissing):
         measure_robustness(scorer, [])

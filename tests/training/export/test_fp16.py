@@ -24,15 +24,12 @@ def judged_by(graph, pictures):
     return Judgement(pictures, answers, np.array([picture.index for picture in pictures]))
 
 
-def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures):
-    said: list[str] = []
-
+def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures, caplog):
     graph, draft = make_fp16(
         tiny_graph,
         tinynet.draft(tiny_graph),
         judgement=judged_by(tiny_graph, colour_pictures),
         plan=Fp16(),
-        report=said.append,
     )
 
     assert draft.graph.sha256 == sha256(graph)
@@ -42,7 +39,7 @@ def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures):
     assert draft.half_precision.accuracy_drop_percent == 0.0
     assert draft.half_precision.top1_agreement_percent == 100.0
     assert 0 < draft.half_precision.max_abs_difference < 2e-3
-    assert said[0].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")
+    assert caplog.messages[0].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")
 
 
 @pytest.mark.parametrize(("factors", "message"), OVERFLOWS)
@@ -55,15 +52,13 @@ def test_fp16_that_overflows_is_refused(tiny_graph, colour_pictures, factors, me
             tinynet.draft(large),
             judgement=judged_by(large, colour_pictures),
             plan=Fp16(),
-            report=lambda _: None,
         )
 
 
 @pytest.mark.parametrize(("factors", "message"), OVERFLOWS)
 def test_fp16_that_overflows_leaves_the_float_graph_where_asked(
-    tiny_graph, colour_pictures, factors, message
+    tiny_graph, colour_pictures, caplog, factors, message
 ):
-    said: list[str] = []
     large = scaled(tiny_graph, **factors)
     float_draft = tinynet.draft(large)
 
@@ -73,9 +68,8 @@ def test_fp16_that_overflows_leaves_the_float_graph_where_asked(
         plan=Fp16(or_float=True),
         judgement=judged_by(large, colour_pictures),
         calibration=lambda _: CalibrationRows([], "nothing"),
-        report=said.append,
     )
 
     assert (graph, draft) == (large, float_draft)
-    assert message in said[-1]
-    assert said[-1].endswith("the float graph is published instead")
+    assert message in caplog.messages[-1]
+    assert caplog.messages[-1].endswith("the float graph is published instead")

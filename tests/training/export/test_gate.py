@@ -23,16 +23,14 @@ def test_judge_that_has_nothing_to_go_by_refuses(plan, failure):
     undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
 
     with pytest.raises(failure, match="--evaluate"):
-        judge(undecided, Judgement([], undecided), plan, lambda _: None)
+        judge(undecided, Judgement([], undecided), plan)
 
 
-def test_judge_tells_the_loss():
-    said: list[str] = []
-
-    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), Int8(max_drop=30), said.append)
+def test_judge_tells_the_loss(caplog):
+    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), Int8(max_drop=30))
 
     assert loss == Loss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
-    assert said == [
+    assert caplog.messages == [
         "int8: same first class as float in 75.00 % of 4 pictures, 25.00 points of top-1 lost"
     ]
 
@@ -49,9 +47,9 @@ def test_judge_tells_the_loss():
 )
 def test_judge_refuses_what_is_beyond_the_plan(plan, indexes, failure, message):
     with pytest.raises(failure, match=message):
-        judge(LAST_SWAPPED, Judgement([], SURE, indexes), plan, lambda _: None)
+        judge(LAST_SWAPPED, Judgement([], SURE, indexes), plan)
 
 
 @pytest.mark.parametrize("plan", [Int8(min_agreement_percent=75), Fp16(min_agreement_percent=75)])
 def test_judge_lets_pass_what_is_at_the_limit(plan):
-    assert judge(LAST_SWAPPED, Judgement([], SURE), plan, lambda _: None).drop_percent is None
+    assert judge(LAST_SWAPPED, Judgement([], SURE), plan).drop_percent is None

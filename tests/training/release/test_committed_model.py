@@ -52,8 +52,7 @@ def test_committed_digits_are_proven_and_tiny():
 
 def test_committed_digits_know_their_test_split():
     found = read_version(MODELS, "digits", 1)
-    said: list[str] = []
-    data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT, report=said.append)
+    data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT)
 
     answers = Scorer(found.graph, found.manifest).probabilities(SamplePictures(data.test))
 

@@ -6,6 +6,7 @@ pictures in training, is left out; the findings name all of it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -22,9 +23,10 @@ from training.data.checks.likeness import THUMBNAIL_PX
 from training.data.samples import DataSet
 from training.data.sources.find import find
 from training.errors import DataRefused
-from training.export.plan import Report
 
-_REPORT_EVERY: Final = 1000
+log = logging.getLogger(__name__)
+
+_LOG_EVERY: Final = 1000
 
 
 def load_data(
@@ -32,7 +34,6 @@ def load_data(
     config: Data,
     *,
     cache_dir: Path,
-    report: Report,
     input_size_px: int | None = None,
 ) -> tuple[DataSet, Findings]:
     """Returns pictures that can be trained on, and what was found on the way.
@@ -41,14 +42,13 @@ def load_data(
         source: a folder, a `.csv` list, `digits` or `torchvision:NAME`; see `training.data.sources.find`.
         config: how to split and what to do about duplicates across splits.
         cache_dir: keeps what torchvision downloads.
-        report: takes progress lines.
         input_size_px: side of the network's input, to name pictures that are smaller.
 
     Raises:
         DataRefused: the source cannot be understood or trained on, or it has duplicates across
             splits and the config says to stop then.
     """
-    examined = _examined(source, config, cache_dir, report)
+    examined = _examined(source, config, cache_dir)
     findings = judge(examined, config, input_size_px)
     _refuse(findings, config)
     dataset = DataSet(
@@ -67,7 +67,6 @@ def inspect_data(
     config: Data,
     *,
     cache_dir: Path,
-    report: Report,
     input_size_px: int | None = None,
 ) -> Findings:
     """Returns what `load_data` would find, also where that refuses the pictures.
@@ -75,14 +74,14 @@ def inspect_data(
     Raises:
         DataRefused: the source cannot be understood.
     """
-    return judge(_examined(source, config, cache_dir, report), config, input_size_px)
+    return judge(_examined(source, config, cache_dir), config, input_size_px)
 
 
-def _examined(source: str, config: Data, cache_dir: Path, report: Report) -> Examined:
+def _examined(source: str, config: Data, cache_dir: Path) -> Examined:
     found = find(source, cache_dir=cache_dir)
-    report(f"{found.name}: {len(found.samples)} pictures of {len(found.labels)} classes")
-    facts = inspect(found.samples, _progress(report, "decoded"))
-    duplicates = _duplicates(facts, _progress(report, "compared"))
+    log.info("%s: %d pictures of %d classes", found.name, len(found.samples), len(found.labels))
+    facts = inspect(found.samples, _progress("decoded"))
+    duplicates = _duplicates(facts, _progress("compared"))
     return examine(found, facts, duplicates, config)
 
 
@@ -97,15 +96,15 @@ def _duplicates(facts: Sequence[Facts], progress: Progress) -> Duplicates:
     )
 
 
-def _progress(report: Report, verb: str) -> Progress:
-    """Returns a progress callback that reports now and then, and nothing of small sets."""
+def _progress(verb: str) -> Progress:
+    """Returns a progress callback that logs now and then, and nothing of small sets."""
     last = 0
 
     def advance(done: int, total: int) -> None:
         nonlocal last
-        if done - last >= max(_REPORT_EVERY, total // 10):
+        if done - last >= max(_LOG_EVERY, total // 10):
             last = done
-            report(f"{verb} {done} of {total} pictures")
+            log.info("%s %d of %d pictures", verb, done, total)
 
     return advance
 

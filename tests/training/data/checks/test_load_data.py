@@ -188,13 +188,12 @@ def test_load_data_keeps_a_near_copy_with_another_label_and_reports_it(root, tmp
     assert by_code(findings)["two_labels"].advice == "correct the labels"
 
 
-def test_load_data_reports_progress(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.checks.check._REPORT_EVERY", 25)
-    lines: list[str] = []
+def test_load_data_logs_progress(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("training.data.checks.check._LOG_EVERY", 25)
 
-    load_data(str(root), Data(), cache_dir=tmp_path, report=lines.append)
+    load_data(str(root), Data(), cache_dir=tmp_path)
 
-    assert lines == [
+    assert caplog.messages == [
         "data: 60 pictures of 2 classes",
         "decoded 25 of 60 pictures",
         "decoded 50 of 60 pictures",

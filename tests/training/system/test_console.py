@@ -1,0 +1,60 @@
+import logging
+import sys
+
+import pytest
+
+from training.system.console import shown_log, terminal
+
+log = logging.getLogger("training.some.module")
+
+
+@pytest.fixture
+def isatty(monkeypatch):
+    def pretend(value):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: value, raising=False)
+
+    return pretend
+
+
+def test_log_is_plain_lines_on_standard_error(capsys, isatty):
+    isatty(False)
+
+    with shown_log():
+        log.info("head: %d passes", 3)
+        bar = terminal()
+
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "head: 3 passes\n")
+    assert bar is None
+
+
+def test_log_on_a_terminal_shares_its_console_with_the_bar(capsys, isatty):
+    isatty(True)
+
+    with shown_log():
+        bar = terminal()
+        log.info("[head] validation top-1 93 %")
+
+    assert bar
+    assert bar.stderr
+    assert "[head] validation top-1 93 %" in capsys.readouterr().err
+
+
+def test_log_of_other_processes_of_a_run_is_their_warnings_only(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+
+    with shown_log():
+        log.info("said by the first process")
+        log.warning("a.jpg is left out")
+
+    assert capsys.readouterr().err == "a.jpg is left out\n"
+
+
+def test_log_is_left_as_it_was():
+    logger = logging.getLogger("training")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+
+    with shown_log():
+        pass
+
+    assert (logger.handlers, logger.level, logger.propagate) == before
