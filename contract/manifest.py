@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Protocol, Self
 
 from pydantic import (
     AfterValidator,
@@ -246,6 +246,29 @@ class Provenance(_Strict):
     config_sha256: Sha256 | None = None
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Interface(Protocol):
+    """How a graph takes pictures and what its scores mean.
+
+    A `Manifest` says so, and so does a version in the making, which has no manifest yet.
+    """
+
+    @property
+    def graph(self) -> Graph:
+        """The ONNX file and its signature."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From upright pixels to the graph's input."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The name of each class, by index."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Its temperature divides logits where the graph does not."""
 
 
 class Manifest(_Strict):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch
-from contract.manifest import GoldenExample, Manifest
+from contract.manifest import GoldenExample, Interface
 from contract.scores import softmax, top_k
 
 
@@ -34,7 +34,7 @@ class Prediction:
     probability: float
 
 
-def to_probabilities(scores: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
+def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArray[np.float32]:
     """Turns the graph's score output into probabilities.
 
     Args:
@@ -51,7 +51,7 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Manifest) -> NDArray
 
 
 def to_predictions(
-    probabilities: NDArray[np.float32], manifest: Manifest, k: int, min_probability: float = 0.0
+    probabilities: NDArray[np.float32], manifest: Interface, k: int, min_probability: float = 0.0
 ) -> list[Prediction]:
     """Names the k most probable classes of one picture.
 

@@ -24,7 +24,7 @@ from contract.images.decoding import ImageLimits, Picture, decode, decode_reduce
 from contract.images.resampling import Span, as_image, resize_part, size_of
 
 if TYPE_CHECKING:
-    from contract.manifest import Manifest, Preprocessing
+    from contract.manifest import Interface, Preprocessing
 
 Tensor = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -48,7 +48,7 @@ MAX_SHORTCUT_DIFFERENCE: Final = 8.0
 differ by 0.004, reduced ones by 0.5; swapped channels or a shifted crop by 20 and more."""
 
 
-def read_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = None) -> Tensor:
+def read_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
     """Prepares an image file as one row of the graph's input: every answer begins with this.
 
     Args:
@@ -65,12 +65,12 @@ def read_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = Non
     return to_input(decode_for(data, manifest.preprocessing, limits), manifest)
 
 
-def reference_input(data: bytes, manifest: Manifest, limits: ImageLimits | None = None) -> Tensor:
+def reference_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
     """Prepares an image file with timm's very pixels, by Pillow alone: `read_input` the long way."""
     return _to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
 
 
-def golden_input(data: bytes, manifest: Manifest) -> Tensor:
+def golden_input(data: bytes, manifest: Interface) -> Tensor:
     """Prepares a golden picture by the reference and compares the short way with it.
 
     Raises:
@@ -91,7 +91,7 @@ def decode_for(data: bytes, spec: Preprocessing, limits: ImageLimits | None = No
     return decode_reduced(data, math.ceil(_REDUCED_MARGIN * spec.resize_size_px), limits)
 
 
-def to_input(picture: Picture | Image.Image, manifest: Manifest) -> Tensor:
+def to_input(picture: Picture | Image.Image, manifest: Interface) -> Tensor:
     """Prepares one decoded picture as one row of the graph's input.
 
     Args:
@@ -105,7 +105,7 @@ def to_input(picture: Picture | Image.Image, manifest: Manifest) -> Tensor:
     return _to_row(resize_and_crop(picture, manifest.preprocessing), manifest)
 
 
-def _to_row(pixels: NDArray[np.uint8], manifest: Manifest) -> Tensor:
+def _to_row(pixels: NDArray[np.uint8], manifest: Interface) -> Tensor:
     spec, channels_first = manifest.preprocessing, manifest.graph.input.layout == "NCHW"
     if channels_first:
         pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, S, S)

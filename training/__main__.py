@@ -23,6 +23,7 @@ if complaint := neighbours.complaint():
 
 from contract.preprocessing import INTERPOLATIONS
 from training.data.pictures import example_pictures
+from training.system.environment import command_line
 
 if TYPE_CHECKING:
     from contract.manifest import Rgb
@@ -154,11 +155,11 @@ def main() -> None:
 @click.option("--input-layout", type=click.Choice(["auto", "NCHW", "NHWC"]), default="auto")
 @click.option("--scores", type=click.Choice(["auto", "logits", "probabilities"]), default="auto")
 @click.option("--output", help="ONNX: name of the scores, where there are several outputs.")
-def import_command(source: str, **options: Any) -> None:
+def import_command(**options: Any) -> None:
     """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
-    from training.commands.imports import run_import
+    from training.commands.imports import ImportOptions, run_import
 
-    _run(lambda: run_import(source, options, sys.argv))
+    _run(lambda: run_import(ImportOptions(command=command_line(sys.argv), **options)))
 
 
 _SOURCE_HELP = (
@@ -226,11 +227,11 @@ def check_command(**options: Any) -> None:
 @click.argument("folder", type=_FOLDER)
 @click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def evaluate_command(model: str, folder: Path, models_dir: Path, json_file: Path | None) -> None:
+def evaluate_command(**options: Any) -> None:
     """Measures MODEL, a published name/version, on a labelled FOLDER, from image bytes."""
-    from training.commands.imports import run_evaluate
+    from training.commands.evaluate import EvaluateOptions, run_evaluate
 
-    _run(lambda: click.echo(run_evaluate(model, folder, models_dir, json_file)))
+    _run(lambda: click.echo(run_evaluate(EvaluateOptions(**options))))
 
 
 def _say(line: str) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from contract.manifest import Label, Manifest, Preprocessing
+from contract.manifest import Label, Preprocessing
 from training.export.describe import describe_export
+from training.export.draft import Draft
 from training.export.export import export
-from training.export.plan import Destination
 from training.networks.architectures import PixelsToProbabilities
-from training.release.publish import draft_manifest
 from training.system.torch_compat import timm
 
 SIDE_PX = 32
@@ -103,13 +101,17 @@ def exported() -> bytes:
     return export(wrapped(), SIDE_PX)
 
 
-def draft(graph: bytes, models_dir: Path = Path("models")) -> Manifest:
-    return draft_manifest(
-        Destination(models_dir, "tiny", 1),
-        ARCHITECTURE,
+def draft(graph: bytes) -> Draft:
+    return Draft(
+        name="tiny",
+        version=1,
+        architecture=ARCHITECTURE,
+        model=graph,
         graph=describe_export(graph),
         preprocessing=spec(),
         labels=labels(),
+        license="CC0-1.0",
+        weights_source="test",
     )
 
 

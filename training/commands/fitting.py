@@ -21,7 +21,6 @@ from training.config.config import RunConfig
 from training.data.checks.check import load_data
 from training.data.checks.findings import Findings, render
 from training.data.samples import DataSet
-from training.export.plan import Destination
 from training.learning import loop
 from training.learning.features import FittedHead, install_head
 from training.learning.folder import CONFIG, HEAD, REPORT, Request, RunFolder
@@ -32,8 +31,8 @@ from training.networks.architectures import preprocessing_of
 from training.networks.build import build
 from training.networks.folding import fold_batch_norms
 from training.networks.weights import Weights
-from training.release import trained as release
-from training.release.publish import check_free, next_version
+from training.release.publish import Destination, check_free, next_version, publish
+from training.release.trained import Finished, prove
 from training.report.measure import Course, write_fit_report
 from training.system.distributed import World, joined
 from training.system.memory import reuse_freed_memory
@@ -106,7 +105,7 @@ class _Fit:
         if not self.world.is_first:
             return None
         with self._timed("export and gates"):
-            finished = release.Finished(
+            finished = Finished(
                 network.cpu().float(),
                 spec,
                 data,
@@ -114,7 +113,7 @@ class _Fit:
                 weights.source if weights else _FROM_SCRATCH,
             )
             to = _destination(request)
-            proven = release.prove(finished, to)
+            proven = prove(finished, to)
         # Before the version is published: a run that is killed here is resumed and lacks nothing.
         text = (folder.path / CONFIG).read_text(encoding="utf-8")
         course = Course(render(findings), text, history, kept_epoch, self.durations_s)
@@ -122,7 +121,7 @@ class _Fit:
         folder.write_json(f"{REPORT}/metrics.json", measured)
         if not request.publish:
             return None
-        published = release.release(proven, to)
+        published = publish(to.models_dir, proven.manifest, proven.files)
         folder.note_published(f"{to.name}/{to.version}")
         return published
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Manifest, Metrics
+from contract.manifest import Interface, Metrics
 from contract.predictions import to_probabilities
 from contract.preprocessing import read_input
 from training.data.pictures import Picture, Prepare, input_rows
@@ -29,7 +29,7 @@ class Scorer:
 
     Args:
         graph: the ONNX file.
-        manifest: its preprocessing, outputs and calibration; it need not have golden examples yet.
+        manifest: its preprocessing, outputs and calibration.
         plan: how the runtime is set up.
         prepare: makes input rows of files: as the service does, or the reference where answers are
             compared with those of another machine or of torch.
@@ -38,7 +38,7 @@ class Scorer:
     def __init__(
         self,
         graph: bytes,
-        manifest: Manifest,
+        manifest: Interface,
         plan: SessionPlan | None = None,
         prepare: Prepare = read_input,
     ) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Manifest
+from contract.manifest import Interface
 from contract.preprocessing import decode_for, read_input, to_input
 from training.data.pictures import Picture
 from training.errors import PicturesMissing
@@ -49,7 +49,7 @@ class StepTime:
 
 
 def measure_speed(
-    graph: bytes, manifest: Manifest, pictures: Sequence[Picture], clock: Clock = time.perf_counter
+    graph: bytes, manifest: Interface, pictures: Sequence[Picture], clock: Clock = time.perf_counter
 ) -> tuple[StepTime, ...]:
     """Times decoding, preprocessing and the graph, on the CPU with one thread.
 
@@ -89,7 +89,7 @@ def measure_speed(
 
 
 def _prepare(
-    files: Sequence[bytes], manifest: Manifest, clock: Clock
+    files: Sequence[bytes], manifest: Interface, clock: Clock
 ) -> tuple[list[float], list[float], list[NDArray[Any]]]:
     """Returns ms of each decoding, ms of each preprocessing, and the rows."""
     decoding, preprocessing, rows = [], [], []

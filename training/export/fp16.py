@@ -1,48 +1,51 @@
-"""The float16 step: convert, and let the gate judge what it cost."""
+"""The float16 step: convert, and let the gate judge what the graph answers in float16.
+
+onnxruntime's converter halves weights and results; the normalisation in front, the softmax behind,
+inputs and outputs stay float32. onnxruntime's CPU kernels compute a float16 graph in float32 and
+leave its roundings out, so that an overflow would only show on a GPU. `rounded` makes a graph that
+rounds where the processor should, on any processor (docs/decisions/0025-float16-graphs.md).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
+from graphlib import TopologicalSorter
+from typing import Final
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from contract.manifest import HalfPrecision, Manifest
-from contract.versions import sha256
+from contract.manifest import HalfPrecision
 from training.data.pictures import Picture
 from training.errors import GateFailed, HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
-from training.export.gate import Judgement, judge
-from training.export.half import METHOD, rounded, to_half
-from training.export.plan import Fp16
+from training.evaluation.session import float16
+from training.export.draft import Draft
+from training.export.edits import HEAVY, finished, normalisation_nodes, prepared, quiet_tools
+from training.export.gate import Judgement, LowerPrecision, judge
 
 log = logging.getLogger(__name__)
 
+METHOD: Final = "float16 weights and results; normalisation, softmax, inputs and outputs in float32"
 
-def make_fp16(
-    graph: bytes, draft: Manifest, *, judgement: Judgement, plan: Fp16
-) -> tuple[bytes, Manifest]:
+
+def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Draft:
     """Converts a float graph to float16 and lets it pass if it is good enough.
 
     What is judged rounds and overflows as a processor does that computes in float16.
 
-    Args:
-        graph: the float ONNX file.
-        draft: its manifest.
-        judgement: pictures, and the float graph's answers to them.
-        plan: the limits.
-
     Returns:
-        The float16 ONNX file, and the draft with its digest and `half_precision`.
+        The draft with the float16 graph and its `half_precision`.
 
     Raises:
-        HalfPrecisionFailed: it loses more than the plan allows, or overflows.
+        HalfPrecisionFailed: it cannot be made, loses more than the target allows, or overflows.
     """
-    half = to_half(graph)
-    described = draft.graph.model_copy(update={"sha256": sha256(half)})
-    draft = draft.model_copy(update={"graph": described})
-    loss = judge(_rounded_answers(half, draft, judgement.pictures), judgement, plan)
+    draft = draft.with_model(to_half(draft.model))
+    loss = judge(_rounded_answers(draft, judgement.pictures), judgement, target)
     log.info("fp16: off by %.1g at most, every result rounded to float16", loss.max_difference)
     cost = HalfPrecision(
         method=METHOD,
@@ -50,17 +53,187 @@ def make_fp16(
         top1_agreement_percent=loss.agreement_percent,
         max_abs_difference=loss.max_difference,
     )
-    return half, draft.model_copy(update={"half_precision": cost})
+    return replace(draft, half_precision=cost)
 
 
-def _rounded_answers(
-    half: bytes, draft: Manifest, pictures: Iterable[Picture]
-) -> NDArray[np.float32]:
+def _rounded_answers(draft: Draft, pictures: Iterable[Picture]) -> NDArray[np.float32]:
     """Answers as in float16, float32, shape (N, C)."""
     try:
-        return Scorer(rounded(half), draft).probabilities(pictures)
+        return Scorer(rounded(draft.model), draft).probabilities(pictures)
     except GateFailed as error:
         raise HalfPrecisionFailed(
             "in float16, whose largest number is 65504, the graph answers values that are not "
             "finite"
         ) from error
+
+
+def to_half(graph: bytes) -> bytes:
+    """Converts a float graph to float16.
+
+    Args:
+        graph: ONNX file with one input.
+
+    Returns:
+        The float16 ONNX file with the same inputs and outputs, self-contained.
+
+    Raises:
+        HalfPrecisionFailed: the converter gives up, onnx's checker refuses its result, or nothing
+            in the graph would be computed in float16.
+    """
+    try:
+        with quiet_tools():
+            model = prepared(graph)
+            kept = [*normalisation_nodes(model.graph), *softmax_nodes(model.graph)]
+            # Types that an exporter noted for weights would be taken for those of results.
+            del model.graph.value_info[:]
+            model = float16().convert_float_to_float16(
+                model, keep_io_types=True, node_block_list=kept
+            )
+            _sort_nodes(model.graph)
+            _skip_round_trips(model)
+            half = finished(model)
+    except Exception as error:  # the converter fails in whatever its steps raise
+        raise HalfPrecisionFailed(f"the conversion failed: {error}") from error
+    types = _element_types(model)
+    if not any(types.get(n) == TensorProto.FLOAT16 for n in _heavy_inputs(model.graph)):
+        raise HalfPrecisionFailed("the graph has no convolution or product to do in float16")
+    return half
+
+
+def rounded(half: bytes) -> bytes:
+    """Makes a graph that computes in float32 and rounds every result as a float16 graph says.
+
+    Processors with float16 arithmetic sum in float32 and round what they store; this does the same
+    on one without, down to numbers that overflow.
+
+    Args:
+        half: from `to_half`.
+
+    Returns:
+        An ONNX file with the same inputs and outputs, to be run and not to be published.
+    """
+    model = onnx.load_model_from_string(half)
+    types = _element_types(model)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(_widened(tensor))
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        _widen(node)
+        narrow = [name for name in node.output if types.get(name) == TensorProto.FLOAT16]
+        for i, name in enumerate(node.output):
+            node.output[i] = f"{name}/wide" if name in narrow else name
+        nodes.append(node)
+        for name in narrow:
+            nodes += [
+                helper.make_node(
+                    "Cast", [f"{name}/wide"], [f"{name}/half"], to=TensorProto.FLOAT16
+                ),
+                helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT),
+            ]
+    _replace_nodes(model.graph, nodes)
+    del model.graph.value_info[:]
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def softmax_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Names each softmax and what leads to it alone, such as the temperature."""
+    constants = {tensor.name for tensor in graph.initializer}
+    wanted: set[str] = set()
+    names = []
+    for node in reversed(graph.node):
+        computed = [name for name in node.input if name and name not in constants]
+        leads = wanted.intersection(node.output) and len(computed) == 1
+        if node.op_type == "Softmax" or (leads and node.op_type not in HEAVY):
+            wanted.update(computed)
+            names.append(node.name)
+    return names
+
+
+def _heavy_inputs(graph: onnx.GraphProto) -> list[str]:
+    return [name for node in graph.node if node.op_type in HEAVY for name in node.input]
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Returns the element type of every tensor whose type onnx can infer."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+    return types
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts nodes behind those they depend on; the converter appends its casts at the end."""
+    nodes = list(graph.node)
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output}
+    needs = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
+    _replace_nodes(graph, [nodes[i] for i in TopologicalSorter(needs).static_order()])
+
+
+def _skip_round_trips(model: onnx.ModelProto) -> None:
+    """Leaves out casts from float32 to float16 and back, which only lose.
+
+    The converter puts them between neighbours that both stay float32, and behind a softmax whose
+    result is an output.
+    """
+    graph, types = model.graph, _element_types(model)
+    makers = {name: node for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
+    origins: dict[str, str] = {}
+    for node in graph.node:
+        narrow = makers.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
+        if narrow is not None and _casts_to(narrow, TensorProto.FLOAT16):
+            origin = origins.get(narrow.input[0], narrow.input[0])
+            if types.get(origin) == TensorProto.FLOAT:
+                origins[node.output[0]] = origin
+    renamed = {  # a result takes the name of the output that it is
+        origin: name
+        for name, origin in origins.items()
+        if name in outputs and origin in makers and origin not in outputs
+    }
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            origin = origins.get(name, name)
+            node.input[i] = renamed.get(origin, origin)
+        for i, name in enumerate(node.output):
+            spare = f"{name}/spare" if name in renamed.values() else name
+            node.output[i] = renamed.get(name, spare)
+    _drop_unused_nodes(graph)
+
+
+def _casts_to(node: onnx.NodeProto, element_type: int) -> bool:
+    target = next((one for one in node.attribute if one.name == "to"), None)
+    return node.op_type == "Cast" and target is not None and target.i == element_type
+
+
+def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    _replace_nodes(graph, kept[::-1])
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _widen(node: onnx.NodeProto) -> None:
+    """Turns a node's float16 attributes into float32."""
+    casts = _casts_to(node, TensorProto.FLOAT16)
+    for attribute in node.attribute:
+        if casts and attribute.name == "to":
+            attribute.i = TensorProto.FLOAT
+        if attribute.HasField("t"):
+            attribute.t.CopyFrom(_widened(attribute.t))
+
+
+def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    if tensor.data_type != TensorProto.FLOAT16:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)

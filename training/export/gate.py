@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture
 from training.errors import HalfPrecisionFailed, PrecisionFailed, QuantizationFailed
 from training.evaluation.scorer import accuracy, agreement_percent
-from training.export.plan import LowerPrecision
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +34,43 @@ _FAILURES: Final[dict[str, type[PrecisionFailed]]] = {
     "int8": QuantizationFailed,
     "fp16": HalfPrecisionFailed,
 }
+_LIMITS: Final = {"int8": (2.0, 80.0), "fp16": (0.2, 99.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class LowerPrecision:
+    """A precision to make a graph of, and what that may cost.
+
+    Attributes:
+        precision: "int8" or "fp16".
+        max_drop: points of top-1, judged where there are labelled pictures.
+        min_agreement_percent: of first classes with the float graph, judged on free pictures
+            otherwise.
+        or_float: publish the float graph where this one fails its gate.
+    """
+
+    precision: Literal["int8", "fp16"]
+    max_drop: float
+    min_agreement_percent: float
+    or_float: bool = False
+
+    @classmethod
+    def usual(
+        cls,
+        precision: Literal["int8", "fp16"],
+        *,
+        max_drop: float | None = None,
+        min_agreement_percent: float | None = None,
+        or_float: bool = False,
+    ) -> LowerPrecision:
+        """Returns the precision with its usual limits where none are given."""
+        drop, agreement = _LIMITS[precision]
+        return cls(
+            precision,
+            drop if max_drop is None else max_drop,
+            agreement if min_agreement_percent is None else min_agreement_percent,
+            or_float,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +108,37 @@ def held_out_pictures() -> list[Picture]:
     return list(picture_files(read_photographs(), _N_HELD_OUT, seed=_HELD_OUT_SEED))
 
 
-def judge(answers: NDArray[np.float32], judgement: Judgement, plan: LowerPrecision) -> Loss:
-    """Lets a graph pass if it loses no more than its plan allows.
+def judge(answers: NDArray[np.float32], judgement: Judgement, target: LowerPrecision) -> Loss:
+    """Lets a graph pass if it loses no more than its target allows.
 
     Args:
         answers: float32, shape (N, C): its probabilities for the pictures of the judgement.
         judgement: the float graph's.
-        plan: the limits.
+        target: the limits.
 
     Raises:
-        PrecisionFailed: of the plan's kind; it loses more, or there is nothing to judge it by.
+        PrecisionFailed: of the target's kind; it loses more, or there is nothing to judge it by.
     """
     judges = decided(judgement)
     if not judges.any():
-        raise _FAILURES[plan.name](
+        raise _FAILURES[target.precision](
             "the float graph is undecided on every free picture; judge it on pictures of its own "
             "classes with --evaluate"
         )
     loss = Loss(
-        drop_percent=_drop(answers, judgement, plan.name),
+        drop_percent=_drop(answers, judgement, target.precision),
         agreement_percent=agreement_percent(answers[judges], judgement.answers[judges]),
         max_difference=float(f"{np.abs(answers - judgement.answers).max():.3g}"),
     )
     drop = loss.drop_percent
     log.info(
         "%s: same first class as float in %.2f %% of %d pictures%s",
-        plan.name,
+        target.precision,
         loss.agreement_percent,
         judges.sum(),
         f", {drop:.2f} points of top-1 lost" if drop is not None else "",
     )
-    _check(loss, plan)
+    _check(loss, target)
     return loss
 
 
@@ -115,17 +151,17 @@ def decided(judgement: Judgement) -> NDArray[np.bool_]:
     return found
 
 
-def _check(loss: Loss, plan: LowerPrecision) -> None:
-    failure = _FAILURES[plan.name]
-    if loss.drop_percent is None and loss.agreement_percent < plan.min_agreement_percent:
+def _check(loss: Loss, target: LowerPrecision) -> None:
+    failure = _FAILURES[target.precision]
+    if loss.drop_percent is None and loss.agreement_percent < target.min_agreement_percent:
         raise failure(
-            f"{plan.name} and float agree in {loss.agreement_percent:.2f} % of first classes, "
-            f"the limit is {plan.min_agreement_percent:g} %"
+            f"{target.precision} and float agree in {loss.agreement_percent:.2f} % of first classes, "
+            f"the limit is {target.min_agreement_percent:g} %"
         )
-    if loss.drop_percent is not None and loss.drop_percent > plan.max_drop:
+    if loss.drop_percent is not None and loss.drop_percent > target.max_drop:
         raise failure(
-            f"{plan.name} costs {loss.drop_percent:.2f} points of top-1, "
-            f"the limit is {plan.max_drop:g}"
+            f"{target.precision} costs {loss.drop_percent:.2f} points of top-1, "
+            f"the limit is {target.max_drop:g}"
         )
 
 

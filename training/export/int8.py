@@ -1,27 +1,38 @@
-"""The int8 step: calibrate, quantize, and let the gate judge what it cost."""
+"""The int8 step: quantize by onnxruntime's static quantizer, and let the gate judge what it cost.
+
+Weights become int8 per output channel, activations uint8; the normalisation in front and the
+softmax behind stay in float. Weights use 7 of the 8 bits: on x86 processors without VNNI the int8
+kernels add pairs of products in 16 bits, which overflows for full-range weights, so that answers
+would depend on the processor (docs/decisions/0013-int8-reduced-range.md).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from contract.manifest import Manifest, Quantization
-from contract.preprocessing import to_input
-from contract.versions import sha256
-from training.data.photographs import SOURCE, read_photographs, varied_crops
-from training.data.pictures import input_rows, scan_plain
-from training.errors import PicturesMissing
+from contract.manifest import Quantization
+from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
-from training.export.gate import Judgement, judge
-from training.export.plan import Int8
-from training.export.quantize import METHOD, quantize
+from training.evaluation.session import quantization
+from training.export.draft import Draft
+from training.export.edits import finished, normalisation_nodes, prepared, quiet_tools
+from training.export.gate import Judgement, LowerPrecision, judge
 
 log = logging.getLogger(__name__)
+
+METHOD: Final = (
+    "static QDQ, MinMax, int8 weights per channel in 7 bits, uint8 activations, float logits"
+)
+QUANTIZED_OPERATORS: Final = ("Conv", "Clip", "Relu", "Add", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +49,19 @@ class CalibrationRows:
 
 
 def make_int8(
-    graph: bytes,
-    draft: Manifest,
-    *,
-    calibration: CalibrationRows,
-    judgement: Judgement,
-    plan: Int8,
-) -> tuple[bytes, Manifest]:
+    draft: Draft, target: LowerPrecision, judgement: Judgement, calibration: CalibrationRows
+) -> Draft:
     """Quantizes a float graph and lets it pass if it is good enough.
 
-    Args:
-        graph: the float ONNX file.
-        draft: its manifest.
-        calibration: pictures to take the ranges from.
-        judgement: other pictures, and the float graph's answers to them.
-        plan: the limits.
-
     Returns:
-        The int8 ONNX file, and the draft with its digest and `quantization`.
+        The draft with the int8 graph and its `quantization`.
 
     Raises:
-        QuantizationFailed: it loses more than the plan allows.
+        QuantizationFailed: it cannot be made, or loses more than the target allows.
     """
     log.info("int8: calibrating on %d pictures", len(calibration.rows))
-    quantized = quantize(graph, calibration.rows)
-    described = draft.graph.model_copy(update={"sha256": sha256(quantized)})
-    draft = draft.model_copy(update={"graph": described})
-    answers = Scorer(quantized, draft).probabilities(judgement.pictures)
-    loss = judge(answers, judgement, plan)
+    draft = draft.with_model(quantize(draft.model, calibration.rows))
+    loss = judge(Scorer(draft.model, draft).probabilities(judgement.pictures), judgement, target)
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,
@@ -73,28 +69,56 @@ def make_int8(
         accuracy_drop_percent=loss.drop_percent,
         top1_agreement_percent=loss.agreement_percent,
     )
-    return quantized, draft.model_copy(update={"quantization": cost})
+    return replace(draft, quantization=cost)
 
 
-def calibration_rows(draft: Manifest, plan: Int8) -> CalibrationRows:
-    """Returns the plan's pictures as input rows: those of its folder, or else free ones.
+def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool = True) -> bytes:
+    """Quantizes a float graph.
+
+    Args:
+        graph: ONNX file with one input.
+        rows: calibration pictures, each one input row.
+        reduce_range: weights in 7 bits. False is for measurements only.
+
+    Returns:
+        The int8 ONNX file with the same inputs and outputs, self-contained.
 
     Raises:
-        PicturesMissing: the folder holds no readable picture.
+        QuantizationFailed: the quantizer gives up, or onnx's checker refuses its result.
     """
-    if plan.calibration_dir is None:
-        return CalibrationRows(_free_rows(draft, plan), f"{SOURCE}, seed {plan.seed}")
-    folder = scan_plain(plan.calibration_dir)
-    rows = input_rows(islice(folder, plan.n_calibration), draft)
-    if not rows:
-        raise PicturesMissing(f"{plan.calibration_dir.name}: no readable pictures")
-    return CalibrationRows(rows, f"pictures of the folder {plan.calibration_dir.name}")
+    tools = quantization()
+    with tempfile.TemporaryDirectory(prefix="convserve-") as folder, quiet_tools():
+        result = Path(folder) / "int8.onnx"
+        try:
+            model = prepared(graph)
+            tools.quantize_static(
+                model,
+                result,
+                _reader(tools, model.graph.input[0].name, rows),
+                quant_format=tools.QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTIZED_OPERATORS),
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=tools.QuantType.QUInt8,
+                weight_type=tools.QuantType.QInt8,
+                calibrate_method=tools.CalibrationMethod.MinMax,
+                nodes_to_exclude=normalisation_nodes(model.graph),
+                # Logits in 256 steps would tie classes that differ.
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            )
+            return finished(onnx.load_model(result))
+        except Exception as error:  # the quantizer fails in whatever its steps raise
+            raise QuantizationFailed(f"the quantizer failed: {error}") from error
 
 
-def _free_rows(draft: Manifest, plan: Int8) -> list[NDArray[Any]]:
-    """Makes input rows of free crops, which have the right size and skip the resize."""
-    size_px = draft.preprocessing.crop_size_px
-    whole = draft.preprocessing.model_copy(update={"resize_size_px": size_px})
-    spec = draft.model_copy(update={"preprocessing": whole})
-    crops = varied_crops(read_photographs(), plan.n_calibration, size_px, seed=plan.seed)
-    return [to_input(crop, spec) for crop in crops]
+def _reader(tools: Any, name: str, rows: Sequence[NDArray[Any]]) -> Any:
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc] # the base is not typed
+        def __init__(self) -> None:
+            self._feeds: Iterator[dict[str, NDArray[Any]]] = iter(
+                [{name: np.expand_dims(row, 0)} for row in rows]
+            )
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            return next(self._feeds, None)
+
+    return Reader()

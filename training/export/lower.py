@@ -5,51 +5,42 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from contract.manifest import Manifest
 from training.errors import PrecisionFailed
+from training.export.draft import Draft
 from training.export.fp16 import make_fp16
-from training.export.gate import Judgement
+from training.export.gate import Judgement, LowerPrecision
 from training.export.int8 import CalibrationRows, make_int8
-from training.export.plan import Int8, LowerPrecision
 
 log = logging.getLogger(__name__)
 
 
 def lower(
-    graph: bytes,
-    draft: Manifest,
-    *,
-    plan: LowerPrecision,
+    draft: Draft,
+    target: LowerPrecision,
     judgement: Judgement,
-    calibration: Callable[[Int8], CalibrationRows],
-) -> tuple[bytes, Manifest]:
-    """Makes the graph that a plan asks for and lets the gate judge it.
+    calibration: Callable[[Draft], CalibrationRows],
+) -> Draft:
+    """Makes the graph of a lower precision and lets the gate judge it.
 
     Args:
-        graph: the float ONNX file.
-        draft: its manifest.
-        plan: which precision, and the limits.
+        draft: with the float graph.
+        target: the precision and the limits.
         judgement: pictures, and the float graph's answers to them.
-        calibration: makes the pictures that int8 takes its ranges from.
+        calibration: makes the rows that int8 takes its ranges from.
 
     Returns:
-        The graph and its manifest; the float ones where it fails and the plan says so.
+        The draft with the graph and what it costs; as it was where that is too much and the
+        target allows it.
 
     Raises:
-        PrecisionFailed: it cannot be made, or loses more than the plan allows.
+        PrecisionFailed: it cannot be made, or loses more than the target allows.
     """
     try:
-        if isinstance(plan, Int8):
-            return make_int8(
-                graph,
-                draft,
-                calibration=calibration(plan),
-                judgement=judgement,
-                plan=plan,
-            )
-        return make_fp16(graph, draft, judgement=judgement, plan=plan)
+        if target.precision == "int8":
+            return make_int8(draft, target, judgement, calibration(draft))
+        return make_fp16(draft, target, judgement)
     except PrecisionFailed as error:
-        if not plan.or_float:
+        if not target.or_float:
             raise
-        log.warning("%s: %s; the float graph is published instead", plan.name, error)
-        return graph, draft
+        log.warning("%s: %s; the float graph is published instead", target.precision, error)
+        return draft

@@ -1,4 +1,7 @@
-"""The gates that every version passes on its way out, however its network was made.
+"""The way of every version, however its graph was made: through the gates to a manifest.
+
+Parity with the network, a lower precision, accuracy of the very graph that is published, golden
+examples. Each gate raises before anything is written to the model repository.
 
 Shapes: N pictures, C classes.
 """
@@ -7,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +23,21 @@ from training.data.pictures import Picture
 from training.evaluation.parity import check_parity, measure_parity
 from training.evaluation.scorer import Scorer
 from training.export import describe as graphs
+from training.export.draft import Draft
 from training.export.export import check_batches, export
+from training.export.gate import Judgement, LowerPrecision
+from training.export.int8 import CalibrationRows
+from training.export.lower import lower
 from training.networks.architectures import PixelsToProbabilities
 from training.release.golden import FOLDER as GOLDEN
 from training.release.golden import make_golden
 from training.release.model_card import FILE as MODEL_CARD
 from training.release.model_card import model_card
-from training.release.publish import complete_manifest
 
 log = logging.getLogger(__name__)
+
+Files = dict[str, bytes]
+"""The content of every file of a version but its manifest, by its path in the version's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +48,70 @@ class Reference:
         pictures: N files without transparency.
         expected: float32, shape (N, C): the network's probabilities, on torch's own way from the
             bytes.
-        max_batch: the largest batch the graph is tried with.
     """
 
     pictures: Sequence[Picture]
     expected: NDArray[np.float32]
-    max_batch: int
 
 
-def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """Returns the batch sizes every dynamic graph is tried with: 1, 2, 7 and the largest."""
-    return tuple(sorted({1, 2, min(7, max_batch), max_batch}))
+class Evidence(Protocol):
+    """The pictures that prove a version: folders for an import, splits for a trained network."""
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch the version is tried with."""
+
+    def judgement(self, draft: Draft) -> Judgement:
+        """Lets the float graph answer the pictures that judge a lower precision."""
+
+    def calibration(self, draft: Draft) -> CalibrationRows:
+        """Prepares the pictures that int8 takes its ranges from."""
+
+    def measured(self, draft: Draft) -> Draft:
+        """Adds what the graph that is published achieves.
+
+        Raises:
+            AccuracyTooLow: less than was asked for.
+        """
+
+    def golden(self) -> Sequence[Picture]:
+        """Returns candidates for golden examples; asked for after `measured`."""
+
+
+def prove(
+    draft: Draft,
+    reference: Reference | None,
+    evidence: Evidence,
+    target: LowerPrecision | None,
+) -> tuple[Manifest, Files]:
+    """Takes a float graph through the gates.
+
+    Args:
+        draft: with the float graph.
+        reference: what its network answers; None for a foreign graph.
+        evidence: pictures.
+        target: the precision to make of it; None publishes it as it is.
+
+    Returns:
+        The manifest of the version, and its other files.
+
+    Raises:
+        GateFailed: which gate, and by how much.
+    """
+    if reference is not None:
+        draft = _compared(draft, reference, evidence.max_batch)
+
+    if target is not None:
+        draft = lower(draft, target, evidence.judgement(draft), evidence.calibration)
+    if reference is not None and draft.precision != "fp32":
+        draft = _compared(draft, reference, evidence.max_batch)
+
+    draft = evidence.measured(draft)
+    return _assembled(draft, evidence.golden(), evidence.max_batch)
 
 
 def export_checked(
-    network: nn.Module,
-    spec: Preprocessing,
-    *,
-    max_batch: int,
-    temperature: float = 1.0,
+    network: nn.Module, spec: Preprocessing, *, max_batch: int, temperature: float = 1.0
 ) -> bytes:
     """Exports a network and compares the graph with it at every batch size.
 
@@ -76,78 +131,42 @@ def export_checked(
     return graph
 
 
-def prove_parity(
-    graph: bytes,
-    draft: Manifest,
-    reference: Reference,
-) -> Manifest:
-    """Compares a float graph with its network from image bytes.
-
-    Returns:
-        The draft with the comparison.
-
-    Raises:
-        ParityFailed: they disagree.
-    """
-    parity, answers = measure_parity(
-        Scorer(graph, draft, prepare=reference_input),
-        reference.expected,
-        reference.pictures,
-        batch_sizes(reference.max_batch),
-    )
-    log.info(
-        "parity: same first class in %g %% of %d pictures, off by %.1g at most",
-        parity.top1_agreement_percent,
-        parity.n_images,
-        parity.max_abs_difference,
-    )
-    check_parity(parity, answers, reference.expected)
-    return draft.model_copy(update={"parity": parity})
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """Returns the batch sizes every dynamic graph is tried with: 1, 2, 7 and the largest."""
+    return tuple(sorted({1, 2, min(7, max_batch), max_batch}))
 
 
-def note_parity(scorer: Scorer, reference: Reference) -> Manifest:
-    """Returns a scorer's draft with how its graph of lower precision compares with the network."""
-    parity, _ = measure_parity(
-        scorer, reference.expected, reference.pictures, batch_sizes(reference.max_batch)
-    )
-    return scorer.manifest.model_copy(update={"parity": parity})
+def _compared(draft: Draft, reference: Reference, max_batch: int) -> Draft:
+    """Compares the graph with its network, which a float graph must agree with."""
+    scorer = Scorer(draft.model, draft, prepare=reference_input)
+    expected = reference.expected
+    parity, answers = measure_parity(scorer, expected, reference.pictures, batch_sizes(max_batch))
+    if draft.precision == "fp32":
+        log.info(
+            "parity: same first class in %g %% of %d pictures, off by %.1g at most",
+            parity.top1_agreement_percent,
+            parity.n_images,
+            parity.max_abs_difference,
+        )
+        check_parity(parity, answers, expected)
+    return replace(draft, parity=parity)
 
 
-def assemble(
-    graph: bytes,
-    draft: Manifest,
-    golden_pictures: Sequence[Picture],
-    *,
-    max_batch: int,
-    notes: tuple[str, ...] = (),
-) -> tuple[Manifest, dict[str, bytes]]:
-    """Adds golden examples and the model card.
-
-    Args:
-        graph: the ONNX file to be published.
-        draft: its manifest, complete but for the golden examples and the files.
-        golden_pictures: candidates; undecided ones are left out.
-        max_batch: the largest batch the version is meant for.
-        notes: sentences for the model card.
-
-    Returns:
-        The manifest, and the content of every other file by its path.
-
-    Raises:
-        VersionUnproven: no picture is decided, or the manifest contradicts itself.
-    """
-    golden = make_golden(graph, draft, golden_pictures, max_batch)
+def _assembled(
+    draft: Draft, candidates: Sequence[Picture], max_batch: int
+) -> tuple[Manifest, Files]:
+    """Adds golden examples, of the candidates that are decided, and the model card."""
+    golden = make_golden(draft, candidates, max_batch)
     tolerances = [example.tolerance for example in golden]
     log.info(
         "golden: %d of %d pictures are decided, tolerance %g to %g",
         len(golden),
-        len(golden_pictures),
+        len(candidates),
         min(tolerances),
         max(tolerances),
     )
-    by_file = {f"{GOLDEN}/{picture.name}": picture.data for picture in golden_pictures}
-    files = {graphs.GRAPH_FILE: graph}
+
+    by_file = {f"{GOLDEN}/{picture.name}": picture.data for picture in candidates}
+    files = {graphs.GRAPH_FILE: draft.model, MODEL_CARD: model_card(draft).encode()}
     files.update({example.file: by_file[example.file] for example in golden})
-    card = model_card(complete_manifest(draft, files, golden=golden), notes)
-    files[MODEL_CARD] = card.encode()
-    return complete_manifest(draft, files, golden=golden), files
+    return draft.to_manifest(golden, files), files

@@ -5,25 +5,32 @@ The tolerance is measured: each picture is answered alone and in a full batch, b
 all, with the runtime's kernels and node by node in plain float arithmetic. The last pair bounds
 what another processor's kernels can change, since both round at the same places. A float16 graph,
 which CPUs compute in float32, is answered with every result rounded to float16 as well.
+
+Shapes: N pictures, C classes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import GoldenExample, GoldenPrediction, Manifest
+from contract.images.decoding import sniff
+from contract.manifest import GoldenExample, GoldenPrediction, Interface, Label
 from contract.predictions import to_predictions
 from contract.preprocessing import reference_input
 from contract.versions import sha256
 from training.data.pictures import Picture
+from training.data.samples import Sample
 from training.errors import VersionUnproven
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan
-from training.export.half import rounded
+from training.export.draft import Draft
+from training.export.fp16 import rounded
 
 FOLDER: Final = "golden"
 TOP_K: Final = 5
@@ -37,13 +44,12 @@ MAX_TOLERANCE: Final = 0.2
 
 
 def make_golden(
-    graph: bytes, manifest: Manifest, pictures: Sequence[Picture], max_batch: int
+    draft: Draft, pictures: Sequence[Picture], max_batch: int
 ) -> tuple[GoldenExample, ...]:
     """Makes golden examples of the pictures that are decided.
 
     Args:
-        graph: the ONNX file to be published.
-        manifest: of the version in the making.
+        draft: with the graph that is published.
         pictures: candidates.
         max_batch: the largest batch the version is meant for.
 
@@ -53,10 +59,10 @@ def make_golden(
     Raises:
         VersionUnproven: no picture is decided.
     """
-    answers = _answers(graph, manifest, pictures, max_batch)  # (variants, N, C)
+    answers = _answers(draft, pictures, max_batch)  # (variants, N, C)
     examples = []
     for i, picture in enumerate(pictures):
-        example = _example(picture, answers[:, i], manifest)
+        example = _example(picture, answers[:, i], draft)
         if example is not None:
             examples.append(example)
     if not examples:
@@ -67,32 +73,30 @@ def make_golden(
     return tuple(examples)
 
 
-def _answers(
-    graph: bytes, manifest: Manifest, pictures: Sequence[Picture], max_batch: int
-) -> NDArray[np.float32]:
+def _answers(draft: Draft, pictures: Sequence[Picture], max_batch: int) -> NDArray[np.float32]:
     """Answers every picture under every condition; the first is the one of record."""
     n = len(pictures)
     full = [pictures[i % n] for i in range(max(max_batch, n))]
-    exact = Scorer(graph, manifest, SessionPlan(optimise=False), reference_input)
-    single = Scorer(graph, manifest, SessionPlan(threads=1), reference_input)
-    usual = Scorer(graph, manifest, prepare=reference_input)
+    exact = Scorer(draft.model, draft, SessionPlan(optimise=False), reference_input)
+    single = Scorer(draft.model, draft, SessionPlan(threads=1), reference_input)
+    usual = Scorer(draft.model, draft, prepare=reference_input)
     variants = [
         usual.probabilities(pictures, 1),
         usual.probabilities(full, max_batch)[:n],
         single.probabilities(pictures, 1),
         exact.probabilities(pictures, 1),
     ]
-    if manifest.half_precision is not None:
-        as_in_float16 = Scorer(rounded(graph), manifest, prepare=reference_input)
+    if draft.half_precision is not None:
+        as_in_float16 = Scorer(rounded(draft.model), draft, prepare=reference_input)
         variants.append(as_in_float16.probabilities(pictures, 1))
     return np.stack(variants)
 
 
 def _example(
-    picture: Picture, answers: NDArray[np.float32], manifest: Manifest
+    picture: Picture, answers: NDArray[np.float32], model: Interface
 ) -> GoldenExample | None:
     """Makes one example, or None where the first class is not safe within the tolerance."""
-    top5 = to_predictions(answers[0], manifest, TOP_K)
+    top5 = to_predictions(answers[0], model, TOP_K)
     indexes = [prediction.index for prediction in top5]
     spread = float(np.ptp(answers[:, indexes], axis=0).max())
     tolerance = max(MIN_TOLERANCE, round(SAFETY * spread, 3))
@@ -108,3 +112,43 @@ def _example(
         ),
         tolerance=tolerance,
     )
+
+
+def choose_surest(
+    samples: Sequence[Sample], labels: Sequence[Label], probabilities: NDArray[np.float32], n: int
+) -> list[Picture]:
+    """Chooses pictures that the graph knows well, of as many classes as possible.
+
+    The surest pictures of each class come first, one class after the other, so that a swapped label
+    or a channel mix-up anywhere shows. They are published with the version.
+
+    Args:
+        samples: N labelled pictures.
+        labels: of the C classes.
+        probabilities: float32, shape (N, C): the graph's answers to them.
+        n: how many at most.
+    """
+    ranked: dict[int, list[Sample]] = {}
+    indexes = np.array([sample.index for sample in samples], dtype=np.int64)
+    sure = probabilities[np.arange(len(indexes)), indexes]  # (N,)
+    for row in np.argsort(-sure, kind="stable"):
+        if probabilities[row].argmax() == indexes[row]:
+            ranked.setdefault(int(indexes[row]), []).append(samples[int(row)])
+    rounds = max((len(known) for known in ranked.values()), default=0)
+    in_turn = (
+        ranked[index][turn]
+        for turn in range(rounds)
+        for index in sorted(ranked)
+        if turn < len(ranked[index])
+    )
+    pictures = []
+    for number, sample in enumerate(islice(in_turn, n)):
+        content, label = sample.read(), labels[sample.index].name
+        pictures.append(Picture(_file_name(number, label, content), content, sample.index))
+    return pictures
+
+
+def _file_name(number: int, label: str, content: bytes) -> str:
+    """Makes a file name that every system can hold, whatever the label and the file are called."""
+    plain = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40]
+    return f"{number:02d}-{plain or 'class'}.{sniff(content).name}"

@@ -1,55 +1,51 @@
-"""MODEL_CARD.md: what a version is, for a person, built from the manifest's own facts."""
+"""MODEL_CARD.md: what a version is, for a person, built from the facts of its draft."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from contract.manifest import HalfPrecision, Manifest, Quantization
+from contract.manifest import HalfPrecision, Quantization
 from training.evaluation.parity import N_EVERY_BATCH
+from training.export.draft import Draft
 
 FILE: Final = "MODEL_CARD.md"
 _KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
 
 
-def model_card(manifest: Manifest, notes: tuple[str, ...] = ()) -> str:
-    """Returns the model card as Markdown.
-
-    Args:
-        manifest: complete but for the card's own digest.
-        notes: further facts, a sentence each, such as a published accuracy.
-    """
+def model_card(draft: Draft) -> str:
+    """Returns the model card as Markdown."""
     sections = [
-        f"# {manifest.name}, version {manifest.version}",
-        _summary(manifest),
+        f"# {draft.name}, version {draft.version}",
+        _summary(draft),
         "## Input and output",
-        _interface(manifest),
+        _interface(draft),
         "## Accuracy",
-        _accuracy(manifest, notes),
+        _accuracy(draft),
         "## Calibration",
-        _calibration(manifest),
+        _calibration(draft),
         "## Origin and licence",
-        _origin(manifest),
+        _origin(draft),
         "## Limits",
         _limits(),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _summary(manifest: Manifest) -> str:
-    kind = _KINDS[manifest.precision]
+def _summary(draft: Draft) -> str:
+    kind = _KINDS[draft.precision]
     return (
-        f"An image classifier: the architecture {manifest.architecture} as {kind} that tells "
-        f"{manifest.n_classes:,} classes apart. Every number below is also in `manifest.json`."
+        f"An image classifier: the architecture {draft.architecture} as {kind} that tells "
+        f"{draft.n_classes:,} classes apart. Every number below is also in `manifest.json`."
     )
 
 
-def _interface(manifest: Manifest) -> str:
-    spec, graph = manifest.preprocessing, manifest.graph
+def _interface(draft: Draft) -> str:
+    spec, graph = draft.preprocessing, draft.graph
     resize = "the shorter side is resized" if spec.resize_mode == "shortest_side" else "resized"
     shape = ", ".join("N" if axis is None else str(axis) for axis in graph.input.shape)
     where = "inside the graph" if spec.in_graph else "before the graph"
     outputs = ", ".join(f"`{output.name}` ({output.kind})" for output in graph.outputs)
-    first, last = manifest.labels[0].name, manifest.labels[-1].name
+    first, last = draft.labels[0].name, draft.labels[-1].name
     return "\n".join(
         (
             f"- Pictures: {resize} to {spec.resize_size_px} px ({spec.interpolation}), then the "
@@ -57,14 +53,14 @@ def _interface(manifest: Manifest) -> str:
             f"- Input: `{graph.input.name}`, {graph.input.dtype}, {graph.input.layout} ({shape}); "
             f"normalised {where} with mean {_rgb(spec.mean)} and std {_rgb(spec.std)}.",
             f"- Outputs: {outputs}.",
-            f"- Labels: {manifest.n_classes:,}, from {first!r} to {last!r}.",
+            f"- Labels: {draft.n_classes:,}, from {first!r} to {last!r}.",
         )
     )
 
 
-def _accuracy(manifest: Manifest, notes: tuple[str, ...]) -> str:
-    lines = [_measured(manifest)]
-    parity = manifest.parity
+def _accuracy(draft: Draft) -> str:
+    lines = [_measured(draft)]
+    parity = draft.parity
     if parity:
         lines.append(
             f"Against {parity.reference}, from the bytes of {parity.n_images} pictures: the same "
@@ -73,13 +69,13 @@ def _accuracy(manifest: Manifest, notes: tuple[str, ...]) -> str:
             f"{', '.join(map(str, parity.batch_sizes))}, all but the largest for the first "
             f"{N_EVERY_BATCH} pictures only."
         )
-    lines += _cost(manifest)
-    return "\n".join(f"- {line}" for line in (*lines, *notes))
+    lines += _cost(draft)
+    return "\n".join(f"- {line}" for line in (*lines, *draft.notes))
 
 
-def _cost(manifest: Manifest) -> list[str]:
+def _cost(draft: Draft) -> list[str]:
     """Says what the lower precision cost, where the graph has one."""
-    int8, half = manifest.quantization, manifest.half_precision
+    int8, half = draft.quantization, draft.half_precision
     if int8:
         return [
             f"Quantization: {int8.method}; calibrated on {int8.n_calibration_images} pictures "
@@ -103,8 +99,8 @@ def _against_float(loss: Quantization | HalfPrecision) -> str:
     )
 
 
-def _measured(manifest: Manifest) -> str:
-    metrics = manifest.metrics
+def _measured(draft: Draft) -> str:
+    metrics = draft.metrics
     if metrics is None:
         return "Accuracy of this version was not measured; no labelled pictures were given."
     return (
@@ -114,8 +110,8 @@ def _measured(manifest: Manifest) -> str:
     )
 
 
-def _calibration(manifest: Manifest) -> str:
-    facts = manifest.calibration
+def _calibration(draft: Draft) -> str:
+    facts = draft.calibration
     if facts.ece_percent is None:
         return "Probabilities are the network's own softmax and were not calibrated."
     before = facts.ece_before_percent
@@ -139,11 +135,10 @@ def _calibration(manifest: Manifest) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _origin(manifest: Manifest) -> str:
-    facts = manifest.provenance
-    lines = [f"Weights: {facts.weights_source}.", f"Licence of the weights: {facts.license}."]
-    if facts.command:
-        lines.append(f"Made by `{facts.command}`.")
+def _origin(draft: Draft) -> str:
+    lines = [f"Weights: {draft.weights_source}.", f"Licence of the weights: {draft.license}."]
+    if draft.command:
+        lines.append(f"Made by `{draft.command}`.")
     return "\n".join(f"- {line}" for line in lines)
 
 

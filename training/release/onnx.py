@@ -9,7 +9,7 @@ Shapes: N pictures, C classes.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,16 +18,16 @@ import onnx
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from contract.manifest import Manifest, Preprocessing, Rgb
+from contract.manifest import Preprocessing, Rgb
 from training.data.labels import read_labels
-from training.data.pictures import Picture, input_rows, scan_plain
+from training.data.pictures import Picture, input_rows
 from training.errors import GraphRefused, InputRefused
 from training.evaluation.session import open_session, run_rows
 from training.export import describe as graphs
-from training.export.plan import Destination, Evidence
+from training.export.draft import Draft
+from training.release.folders import Folders
 from training.release.gates import batch_sizes
-from training.release.publish import draft_manifest
-from training.release.timm import Candidate, known_license
+from training.release.publish import Destination
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class ForeignSpec:
     output: str | None = None
 
 
-def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Evidence) -> Candidate:
-    """Checks a foreign ONNX file and makes it a candidate.
+def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Folders) -> Draft:
+    """Checks a foreign ONNX file and makes a draft of it.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Eviden
     Raises:
         InputRefused: the file, the labels, the preprocessing or the licence cannot be used.
     """
-    license_id = known_license(to.license, None)
+    license_id = to.license_or(None)
     labels = read_labels(spec.labels_file)
     graph = graphs.read_foreign(path)
     model = onnx.load_model_from_string(graph)
@@ -88,21 +88,25 @@ def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Eviden
     size = graph_input.shape[2]  # between batch or channels and the other side: always a side
     if size != spec.crop_size_px:
         raise GraphRefused(f"the graph takes {size} px, --crop says {spec.crop_size_px}")
-    draft = draft_manifest(
-        to,
-        f"ONNX file {path.name}",
+    draft = Draft(
+        name=to.name,
+        version=to.version,
+        architecture=f"ONNX file {path.name}",
+        model=graph,
         graph=graphs.describe_foreign(graph, graph_input, output, "logits"),
         preprocessing=preprocessing,
         labels=labels,
+        license=license_id,
+        weights_source=f"ONNX file {path.name}",
+        command=to.command,
     )
-    scores = _warm_up(graph, draft, list(scan_plain(evidence.golden_dir)), evidence.max_batch)
+    scores = _warm_up(draft, evidence.golden(), evidence.max_batch)
     if scores.shape[1] != len(labels):
         raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")
     kind = spec.scores or kind_of(scores)
     log.info("graph: %.1f MB, opset %d, answers %s", len(graph) / 1e6, draft.graph.opset, kind)
     described = graphs.describe_foreign(graph, graph_input, output, kind)
-    draft = draft.model_copy(update={"graph": described})
-    return Candidate(graph, draft, f"ONNX file {path.name}", license_id)
+    return replace(draft, graph=described)
 
 
 def kind_of(scores: NDArray[np.float32]) -> ScoreKind:
@@ -137,16 +141,14 @@ def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
         raise InputRefused(f"preprocessing: {error.errors()[0]['msg']}") from error
 
 
-def _warm_up(
-    graph: bytes, draft: Manifest, pictures: list[Picture], max_batch: int
-) -> NDArray[np.float32]:
+def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[np.float32]:
     """Runs the graph at every batch size and returns its scores, float32, shape (N, C)."""
     fixed = draft.graph.fixed_batch_size
     sizes = (fixed,) if fixed else batch_sizes(max_batch)
     rows = input_rows(pictures, draft)
     rows = [rows[i % len(rows)] for i in range(max(sizes))]
     try:
-        session = open_session(graph)
+        session = open_session(draft.model)
         answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]
     except Exception as error:  # onnxruntime raises plain exceptions of its own
         reason = str(error).strip().splitlines()[0]

@@ -6,32 +6,61 @@ by the contract's own reader and made to answer its golden examples; then one re
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from contract.errors import ContractError
-from contract.manifest import (
-    Graph,
-    Label,
-    Manifest,
-    Preprocessing,
-)
+from contract.manifest import Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import golden_input
-from contract.versions import Version, find_versions, manifest_files, read_version, sha256
+from contract.versions import Version, find_versions, manifest_files, read_version
 from training.data.pictures import Picture
-from training.errors import VersionExists, VersionUnproven
+from training.errors import InputRefused, VersionExists, VersionUnproven
 from training.evaluation.scorer import Scorer
-from training.export.plan import Destination
 from training.system.files import flush_folder
+
+log = logging.getLogger(__name__)
 
 STAGING_PREFIX: Final = ".publishing-"
 _REPLACED: Final = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a version goes and what it says about itself.
+
+    Attributes:
+        models_dir: the model repository.
+        name: of the model.
+        version: its number.
+        replace: an existing version of that number may be replaced.
+        license: SPDX identifier of the weights; None where the source knows it.
+        command: the command line, without local folders.
+    """
+
+    models_dir: Path
+    name: str
+    version: int
+    replace: bool = False
+    license: str | None = None
+    command: str | None = None
+
+    def license_or(self, found: str | None) -> str:
+        """Returns the licence that was given, or else the one the source is known for.
+
+        Raises:
+            InputRefused: neither; a version without a licence cannot be passed on.
+        """
+        license_id = self.license or found
+        if license_id is None:
+            raise InputRefused("the licence of these weights is unknown; give it with --license")
+        return license_id
 
 
 def next_version(models_dir: Path, name: str) -> int:
@@ -47,54 +76,6 @@ def check_free(models_dir: Path, name: str, version: int, *, replace: bool) -> N
     """
     if not replace and (models_dir / name / str(version)).exists():
         raise VersionExists(f"{name}/{version} exists; take another version or pass --replace")
-
-
-def draft_manifest(
-    to: Destination,
-    architecture: str,
-    *,
-    graph: Graph,
-    preprocessing: Preprocessing,
-    labels: tuple[Label, ...],
-) -> Manifest:
-    """Returns as much of a manifest as answering pictures needs; it is not valid yet.
-
-    The missing parts (golden examples, files, origin) come later; `complete_manifest` adds them and
-    validates the whole.
-    """
-    fields: dict[str, Any] = {
-        "name": to.name,
-        "version": to.version,
-        "architecture": architecture,
-        "graph": graph,
-        "preprocessing": preprocessing,
-        "labels": labels,
-        "golden": (),
-        "files": {},
-    }
-    return Manifest.model_construct(**fields)
-
-
-def complete_manifest(draft: Manifest, files: Mapping[str, bytes], **fields: Any) -> Manifest:
-    """Returns the draft with the given fields, the digests of its files and the time, validated.
-
-    Args:
-        draft: from `draft_manifest`.
-        files: the content of every file but the manifest, by its path in the version's folder.
-        **fields: the remaining fields of `Manifest`.
-
-    Raises:
-        VersionUnproven: the parts contradict each other.
-    """
-    whole = dict(draft) | {
-        "created_at": datetime.now(UTC).replace(microsecond=0),
-        "files": {path: sha256(data) for path, data in sorted(files.items())},
-        **fields,
-    }
-    try:
-        return Manifest.model_validate(whole)
-    except ValueError as error:
-        raise VersionUnproven(f"the manifest contradicts itself: {error}") from error
 
 
 def publish(
@@ -131,6 +112,8 @@ def publish(
         shutil.rmtree(staging, ignore_errors=True)
         if not any(home.iterdir()):
             home.rmdir()
+    megabytes = len(files[manifest.graph.file]) / 1e6
+    log.info("published %s/%s (%.1f MB)", name, number, megabytes)
     return target
 
 

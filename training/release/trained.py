@@ -1,9 +1,8 @@
-"""From a trained network to a published version.
+"""From a trained network to a proven version.
 
-The order of the gates: temperature on the validation pictures, export, parity, int8 or float16
-judged on the validation pictures, accuracy and calibration of the very graph that is published on
-both splits from image bytes, golden examples, one rename. The test pictures decide nothing but
-whether the accuracy is enough.
+The validation pictures fit the temperature, compare graph and network, and judge int8 or float16.
+The test pictures measure the graph that is published, and decide nothing but whether its accuracy
+is enough.
 
 Shapes: N pictures, C classes.
 """
@@ -15,7 +14,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,27 +21,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.manifest import Calibration, Manifest, Preprocessing, Provenance
-from contract.preprocessing import reference_input
+from contract.manifest import Calibration, Manifest, Preprocessing
 from training.config.config import Publish, RunConfig
 from training.data.batches import Batches, Plain
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import input_rows
+from training.data.pictures import Picture, input_rows
 from training.data.samples import DataSet, Sample, SamplePictures, readable
 from training.errors import AccuracyTooLow
 from training.evaluation.calibrate import calibrate, fit_temperature
 from training.evaluation.parity import reference_probabilities, without_transparency
 from training.evaluation.scorer import Scorer, accuracy
 from training.export import describe as graphs
-from training.export.gate import Judgement
+from training.export.draft import Draft
+from training.export.gate import Judgement, LowerPrecision
 from training.export.int8 import CalibrationRows
-from training.export.lower import lower
-from training.export.plan import Destination, Fp16, Int8, LowerPrecision
 from training.networks.architectures import normalise
-from training.release.gates import Reference, assemble, export_checked, note_parity, prove_parity
-from training.release.golden_choice import choose_surest
-from training.release.publish import draft_manifest, publish
-from training.system.environment import installed_versions
+from training.release import gates
+from training.release.golden import choose_surest
+from training.release.publish import Destination
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +97,7 @@ class Proven:
     """
 
     manifest: Manifest
-    files: dict[str, bytes]
+    files: gates.Files
     data: DataSet
     validation: Answers
     test: Answers
@@ -114,7 +109,7 @@ class Proven:
 
 
 def prove(finished: Finished, to: Destination) -> Proven:
-    """Takes a trained network through the gates.
+    """Exports a trained network and takes it through the gates.
 
     Args:
         finished: the network, its data and its config.
@@ -123,56 +118,102 @@ def prove(finished: Finished, to: Destination) -> Proven:
     Raises:
         GateFailed: which gate, and by how much.
     """
-    finished = replace(finished, data=_still_readable(finished.data))
-    data, plan = finished.data, finished.config.publish
-    temperature = _temperature(finished)
-    graph = export_checked(
-        finished.network,
-        finished.spec,
-        max_batch=plan.max_batch,
-        temperature=temperature,
+    network, spec, config = finished.network, finished.spec, finished.config
+    data = _still_readable(finished.data)
+
+    temperature = _temperature(network, spec, data.validation)
+    model = gates.export_checked(
+        network, spec, max_batch=config.publish.max_batch, temperature=temperature
     )
-    draft = draft_manifest(
-        to,
-        finished.config.network.architecture,
-        graph=graphs.describe_export(graph),
-        preprocessing=finished.spec,
+    draft = Draft(
+        name=to.name,
+        version=to.version,
+        architecture=config.network.architecture,
+        model=model,
+        graph=graphs.describe_export(model),
+        preprocessing=spec,
         labels=data.labels,
-    ).model_copy(update={"calibration": Calibration(temperature=temperature)})
-    reference = _reference(finished, temperature)
-    draft = prove_parity(graph, draft, reference)
-    graph, draft = _lowered(graph, draft, finished)
-    if draft.precision != "fp32":
-        draft = note_parity(Scorer(graph, draft, prepare=reference_input), reference)
-    validation, test = (answer(graph, draft, samples) for samples in (data.validation, data.test))
-    draft = _with_evidence(draft, finished, to, validation, test)
-    _check_accuracy(draft, plan)
-    manifest, files = assemble(
-        graph,
-        draft,
-        choose_surest(data.test, data.labels, test.probabilities, plan.golden_images),
-        max_batch=plan.max_batch,
+        license=to.license or data.license or UNSTATED_LICENSE,
+        weights_source=finished.weights_source,
+        command=to.command,
+        config_sha256=config.sha256,
+        seed=config.seed,
+        calibration=Calibration(temperature=temperature),
     )
-    return Proven(manifest, files, data, validation, test)
+
+    splits = Splits(data, config)
+    reference = _reference(network, data.validation, temperature)
+    manifest, files = gates.prove(draft, reference, splits, _precision(config.publish))
+    return Proven(manifest, files, data, splits.validation, splits.test)
 
 
-def release(proven: Proven, to: Destination) -> Path:
-    """Publishes a proven version by one rename and returns its folder.
+class Splits:
+    """The splits of a data set, as evidence; `measured` leaves its answers behind.
 
-    Raises:
-        VersionExists: the version is there already.
-        VersionUnproven: read back, it is not what it should be.
+    Args:
+        data: readable pictures.
+        config: of the run.
     """
-    manifest = proven.manifest
-    folder = publish(to.models_dir, manifest, proven.files, replace=to.replace)
-    log.info("published %s/%d (%.1f MB)", manifest.name, manifest.version, len(proven.graph) / 1e6)
-    return folder
+
+    validation: Answers
+    test: Answers
+
+    def __init__(self, data: DataSet, config: RunConfig) -> None:
+        self.data, self.config = data, config
+        self.max_batch = config.publish.max_batch
+
+    def judgement(self, draft: Draft) -> Judgement:
+        pictures = SamplePictures(self.data.validation)
+        answers = answer(draft, self.data.validation)
+        return Judgement(pictures, answers.probabilities, answers.indexes)
+
+    def calibration(self, draft: Draft) -> CalibrationRows:
+        """Takes training pictures, of all classes by chance."""
+        chosen = list(self.data.train)
+        random.Random(self.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
+        seen = readable(chosen[: self.config.publish.calibration_images])
+        rows = input_rows(SamplePictures(seen), draft)
+        return CalibrationRows(rows, f"training pictures of {self.data.name}")
+
+    def measured(self, draft: Draft) -> Draft:
+        validation, test = (
+            answer(draft, samples) for samples in (self.data.validation, self.data.test)
+        )
+        self.validation, self.test = validation, test
+        metrics = accuracy(test.probabilities, test.indexes, f"{self.data.name}, test split")
+        log.info(
+            "accuracy: top-1 %.2f %% (standard error %.2f) on %d test pictures, from their bytes",
+            metrics.top1_percent,
+            metrics.standard_error,
+            metrics.n_images,
+        )
+        least = self.config.publish.min_top1_percent
+        if metrics.top1_percent < least:
+            raise AccuracyTooLow(
+                f"top-1 is {metrics.top1_percent:.2f} %, publish.min_top1_percent asks for "
+                f"{least:g}; nothing is published"
+            )
+        calibration = calibrate(
+            (validation.logits, validation.indexes),
+            (test.logits, test.indexes),
+            draft.calibration.temperature,
+        )
+        return replace(draft, metrics=metrics, calibration=calibration)
+
+    def golden(self) -> list[Picture]:
+        return choose_surest(
+            self.data.test,
+            self.data.labels,
+            self.test.probabilities,
+            self.config.publish.golden_images,
+        )
 
 
-def answer(graph: bytes, draft: Manifest, samples: Sequence[Sample]) -> Answers:
+def answer(draft: Draft, samples: Sequence[Sample]) -> Answers:
     """Lets a graph answer labelled pictures from their bytes."""
     indexes = np.array([sample.index for sample in samples], dtype=np.int64)
-    return Answers(*Scorer(graph, draft).probabilities_and_logits(SamplePictures(samples)), indexes)
+    scorer = Scorer(draft.model, draft)
+    return Answers(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
 
 
 def _still_readable(data: DataSet) -> DataSet:
@@ -180,105 +221,31 @@ def _still_readable(data: DataSet) -> DataSet:
     return replace(data, validation=readable(data.validation), test=readable(data.test))
 
 
-def _temperature(finished: Finished) -> float:
+def _temperature(network: nn.Module, spec: Preprocessing, samples: Sequence[Sample]) -> float:
     """Fits the temperature on the network's own answers to the validation pictures."""
-    spec = finished.spec
-    batches = Batches(finished.data.validation, Plain(spec), batch_size=_BATCH).epoch(0)
+    batches = Batches(samples, Plain(spec), batch_size=_BATCH).epoch(0)
     with torch.inference_mode():
-        parts = [
-            (finished.network(normalise(batch.images, spec)), batch.indexes) for batch in batches
-        ]
+        parts = [(network(normalise(batch.images, spec)), batch.indexes) for batch in batches]
     logits, indexes = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     temperature = fit_temperature(logits, indexes)
     log.info("calibration: temperature %.3f on %d validation pictures", temperature, len(indexes))
     return temperature
 
 
-def _reference(finished: Finished, temperature: float) -> Reference:
+def _reference(
+    network: nn.Module, samples: Sequence[Sample], temperature: float
+) -> gates.Reference:
     """Lets the network answer opaque validation pictures, or free ones where there are none."""
-    validation = finished.data.validation
-    every = math.ceil(len(validation) / _N_PARITY)  # of all classes, whatever their order
-    found = without_transparency(list(SamplePictures(validation[::every])))
+    every = math.ceil(len(samples) / _N_PARITY)  # of all classes, whatever their order
+    found = without_transparency(list(SamplePictures(samples[::every])))
     pictures = found or list(picture_files(read_photographs(), 64, seed=0))
-    expected = reference_probabilities(finished.network, pictures, temperature)
-    return Reference(pictures, expected, finished.config.publish.max_batch)
-
-
-def _lowered(graph: bytes, draft: Manifest, finished: Finished) -> tuple[bytes, Manifest]:
-    """Returns the graph of the precision asked for, or the float one where it loses too much."""
-    data, plan = finished.data, _precision(finished.config.publish)
-    if plan is None:
-        return graph, draft
-    answers = answer(graph, draft, data.validation)
-    return lower(
-        graph,
-        draft,
-        plan=plan,
-        judgement=Judgement(
-            SamplePictures(data.validation), answers.probabilities, answers.indexes
-        ),
-        calibration=lambda _: _calibration_rows(draft, finished),
-    )
+    return gates.Reference(pictures, reference_probabilities(network, pictures, temperature))
 
 
 def _precision(publish: Publish) -> LowerPrecision | None:
+    if publish.precision == "fp32":
+        return None
     drop = publish.max_drop
-    if publish.precision == "int8":
-        return Int8(max_drop=_MAX_DROP_INT8 if drop is None else drop, or_float=True)
-    if publish.precision == "fp16":
-        return Fp16(or_float=True) if drop is None else Fp16(max_drop=drop, or_float=True)
-    return None
-
-
-def _calibration_rows(draft: Manifest, finished: Finished) -> CalibrationRows:
-    """Takes training pictures, of all classes by chance."""
-    chosen = list(finished.data.train)
-    random.Random(finished.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-    seen = readable(chosen[: finished.config.publish.calibration_images])
-    rows = input_rows(SamplePictures(seen), draft)
-    return CalibrationRows(rows, f"training pictures of {finished.data.name}")
-
-
-def _with_evidence(
-    draft: Manifest, finished: Finished, to: Destination, validation: Answers, test: Answers
-) -> Manifest:
-    """Adds accuracy, calibration and origin."""
-    data, config = finished.data, finished.config
-    dataset = f"{data.name}, test split"
-    calibration = calibrate(
-        (validation.logits, validation.indexes),
-        (test.logits, test.indexes),
-        draft.calibration.temperature,
-    )
-    provenance = Provenance(
-        license=to.license or data.license or UNSTATED_LICENSE,
-        weights_source=finished.weights_source,
-        command=to.command,
-        config_sha256=config.sha256,
-        seed=config.seed,
-        versions=installed_versions(),
-    )
-    return draft.model_copy(
-        update={
-            "metrics": accuracy(test.probabilities, test.indexes, dataset),
-            "calibration": calibration,
-            "provenance": provenance,
-        }
-    )
-
-
-def _check_accuracy(draft: Manifest, plan: Publish) -> None:
-    metrics = draft.metrics
-    if metrics is None:
-        raise AccuracyTooLow("the accuracy was not measured")
-    log.info(
-        "accuracy: top-1 %.2f %% (standard error %.2f) on %d test pictures, from their bytes",
-        metrics.top1_percent,
-        metrics.standard_error,
-        metrics.n_images,
-    )
-    if metrics.top1_percent < plan.min_top1_percent:
-        raise AccuracyTooLow(
-            f"top-1 is {metrics.top1_percent:.2f} %, publish.min_top1_percent asks for "
-            f"{plan.min_top1_percent:g}; nothing is published"
-        )
+    if drop is None and publish.precision == "int8":
+        drop = _MAX_DROP_INT8
+    return LowerPrecision.usual(publish.precision, max_drop=drop, or_float=True)

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_graph_and_torch_agree_from_bytes(tiny_graph, odd_pictures):
 def test_wrong_geometry_fails_parity(tiny_graph, odd_pictures, change):
     draft = tinynet.draft(tiny_graph)
     wrong = draft.preprocessing.model_copy(update=change)
-    scorer = Scorer(tiny_graph, draft.model_copy(update={"preprocessing": wrong}))
+    scorer = Scorer(tiny_graph, replace(draft, preprocessing=wrong))
     expected = reference_probabilities(tinynet.TinyNet().eval(), odd_pictures)
 
     parity, answers = measure_parity(scorer, expected, odd_pictures, (2,))

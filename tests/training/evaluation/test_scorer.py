@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,7 +81,7 @@ def test_scorer_answers_probabilities_that_are_the_softmax_of_its_logits(
 def test_scorer_of_a_graph_without_logits_refuses_them(tiny_graph, colour_pictures):
     draft = tinynet.draft(tiny_graph)
     outputs = tuple(output for output in draft.graph.outputs if output.kind != "logits")
-    draft = draft.model_copy(update={"graph": draft.graph.model_copy(update={"outputs": outputs})})
+    draft = replace(draft, graph=draft.graph.model_copy(update={"outputs": outputs}))
 
     with pytest.raises(GraphRefused, match="logits"):
         Scorer(tiny_graph, draft).probabilities_and_logits(colour_pictures)

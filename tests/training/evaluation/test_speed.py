@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -32,9 +33,7 @@ def test_measure_speed_of_a_fixed_batch_runs_no_other(tiny_graph, colour_picture
     draft = tinynet.draft(tiny_graph)
     shape = (1, *draft.graph.input.shape[1:])
     fixed_input = draft.graph.input.model_copy(update={"shape": shape})
-    fixed = draft.model_copy(
-        update={"graph": draft.graph.model_copy(update={"input": fixed_input})}
-    )
+    fixed = replace(draft, graph=draft.graph.model_copy(update={"input": fixed_input}))
 
     steps = speed.measure_speed(tiny_graph, fixed, colour_pictures, ticking(0.001))
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from training.errors import HalfPrecisionFailed, QuantizationFailed
-from training.export.gate import Judgement, Loss, decided, judge
-from training.export.plan import Fp16, Int8
+from training.export.gate import Judgement, Loss, LowerPrecision, decided, judge
 
 SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
 LAST_SWAPPED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
 CLASSES = np.array([0, 1, 0, 1])
+INT8, FP16 = LowerPrecision.usual("int8"), LowerPrecision.usual("fp16")
 
 
 def test_judge_without_labels_counts_decided_pictures_only():
@@ -17,17 +17,19 @@ def test_judge_without_labels_counts_decided_pictures_only():
 
 
 @pytest.mark.parametrize(
-    ("plan", "failure"), [(Int8(), QuantizationFailed), (Fp16(), HalfPrecisionFailed)]
+    ("target", "failure"), [(INT8, QuantizationFailed), (FP16, HalfPrecisionFailed)]
 )
-def test_judge_that_has_nothing_to_go_by_refuses(plan, failure):
+def test_judge_that_has_nothing_to_go_by_refuses(target, failure):
     undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
 
     with pytest.raises(failure, match="--evaluate"):
-        judge(undecided, Judgement([], undecided), plan)
+        judge(undecided, Judgement([], undecided), target)
 
 
 def test_judge_tells_the_loss(caplog):
-    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), Int8(max_drop=30))
+    loss = judge(
+        LAST_SWAPPED, Judgement([], SURE, CLASSES), LowerPrecision.usual("int8", max_drop=30)
+    )
 
     assert loss == Loss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
     assert caplog.messages == [
@@ -36,20 +38,26 @@ def test_judge_tells_the_loss(caplog):
 
 
 @pytest.mark.parametrize(
-    ("plan", "indexes", "failure", "message"),
+    ("target", "indexes", "failure", "message"),
     [
-        (Int8(), CLASSES, QuantizationFailed, "int8 costs 25.00 points of top-1, the limit is 2"),
-        (Int8(), None, QuantizationFailed, "int8 and float agree in 75.00 % .* limit is 80 %"),
-        (Fp16(), CLASSES, HalfPrecisionFailed, "fp16 costs 25.00 points .* limit is 0.2"),
-        (Fp16(), None, HalfPrecisionFailed, "fp16 and float agree in 75.00 % .* limit is 99 %"),
+        (INT8, CLASSES, QuantizationFailed, "int8 costs 25.00 points of top-1, the limit is 2"),
+        (INT8, None, QuantizationFailed, "int8 and float agree in 75.00 % .* limit is 80 %"),
+        (FP16, CLASSES, HalfPrecisionFailed, "fp16 costs 25.00 points .* limit is 0.2"),
+        (FP16, None, HalfPrecisionFailed, "fp16 and float agree in 75.00 % .* limit is 99 %"),
     ],
     ids=["int8-labels", "int8-free", "fp16-labels", "fp16-free"],
 )
-def test_judge_refuses_what_is_beyond_the_plan(plan, indexes, failure, message):
+def test_judge_refuses_what_is_beyond_the_plan(target, indexes, failure, message):
     with pytest.raises(failure, match=message):
-        judge(LAST_SWAPPED, Judgement([], SURE, indexes), plan)
+        judge(LAST_SWAPPED, Judgement([], SURE, indexes), target)
 
 
-@pytest.mark.parametrize("plan", [Int8(min_agreement_percent=75), Fp16(min_agreement_percent=75)])
-def test_judge_lets_pass_what_is_at_the_limit(plan):
-    assert judge(LAST_SWAPPED, Judgement([], SURE), plan).drop_percent is None
+@pytest.mark.parametrize(
+    "target",
+    [
+        LowerPrecision.usual("int8", min_agreement_percent=75),
+        LowerPrecision.usual("fp16", min_agreement_percent=75),
+    ],
+)
+def test_judge_lets_pass_what_is_at_the_limit(target):
+    assert judge(LAST_SWAPPED, Judgement([], SURE), target).drop_percent is None

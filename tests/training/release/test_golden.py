@@ -1,20 +1,29 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from contract.manifest import HalfPrecision
 from contract.predictions import check_golden
 from tests.training import tinynet
-from tests.training.export.test_half import scaled
+from tests.training.export.test_fp16 import scaled
 from training.data.pictures import Picture
+from training.data.samples import Sample
 from training.errors import VersionUnproven
 from training.evaluation.scorer import Scorer
-from training.release.golden import MAX_TOLERANCE, MIN_TOLERANCE, _example, make_golden
+from training.release.golden import (
+    MAX_TOLERANCE,
+    MIN_TOLERANCE,
+    _example,
+    choose_surest,
+    make_golden,
+)
 
 
 def test_golden_examples_are_answered_by_the_graph_they_came_from(tiny_graph, colour_pictures):
     draft = tinynet.draft(tiny_graph)
 
-    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=4)
+    examples = make_golden(draft, colour_pictures, max_batch=4)
 
     assert len(examples) == len(colour_pictures)
     scorer = Scorer(tiny_graph, draft)
@@ -52,10 +61,7 @@ def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
 
     with pytest.raises(VersionUnproven, match="--golden"):
         make_golden(
-            tiny_graph,
-            tinynet.draft(tiny_graph),
-            [Picture("a.png", tinynet.picture("red"))],
-            max_batch=2,
+            tinynet.draft(tiny_graph), [Picture("a.png", tinynet.picture("red"))], max_batch=2
         )
 
 
@@ -65,9 +71,9 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
     less_sure = scaled(tiny_graph, classifier=0.6)
     monkeypatch.setattr("training.release.golden.rounded", lambda _: less_sure)
     loss = HalfPrecision(method="made up", top1_agreement_percent=100, max_abs_difference=0)
-    draft = tinynet.draft(tiny_graph).model_copy(update={"half_precision": loss})
+    draft = replace(tinynet.draft(tiny_graph), half_precision=loss)
 
-    examples = make_golden(tiny_graph, draft, colour_pictures, max_batch=2)
+    examples = make_golden(draft, colour_pictures, max_batch=2)
 
     scorer = Scorer(less_sure, draft)
     pictures = {f"golden/{picture.name}": picture for picture in colour_pictures}
@@ -75,3 +81,25 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
     for example in examples:
         assert example.tolerance > MIN_TOLERANCE
         check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])
+
+
+def sample(colour, number):
+    index = tinynet.NAMES.index(colour)
+    return Sample(f"{colour}{number}", index, data=tinynet.picture(colour, number))
+
+
+def test_surest_pictures_of_each_class_come_in_turn_and_wrong_ones_never():
+    samples = [sample("red", 0), sample("red", 1), sample("green", 2), sample("blue", 3)]
+    rows = [[0.8, 0.1, 0.1], [0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.7, 0.2, 0.1]]
+    answers = np.array(rows, dtype=np.float32)
+
+    chosen = choose_surest(samples, tinynet.labels(), answers, 3)
+
+    assert [picture.name for picture in chosen] == ["00-red.png", "01-green.png", "02-red.png"]
+    assert [picture.data for picture in chosen] == [samples[i].data for i in (1, 2, 0)]
+
+
+def test_surest_pictures_of_nothing_known_are_none():
+    wrong = np.array([[0.1, 0.9, 0.0]], dtype=np.float32)
+
+    assert choose_surest([sample("red", 0)], tinynet.labels(), wrong, 3) == []

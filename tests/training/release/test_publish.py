@@ -1,9 +1,9 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from contract.manifest import Provenance
 from contract.versions import find_versions, read_version
 from tests.training import tinynet
 from training.data.pictures import Picture
@@ -13,7 +13,6 @@ from training.release.golden import make_golden
 from training.release.publish import (
     STAGING_PREFIX,
     check_free,
-    complete_manifest,
     next_version,
     prove,
     publish,
@@ -26,13 +25,11 @@ PICTURE = Picture("red.png", tinynet.picture("red"))
 def finished(tiny_graph):
     """Makes a manifest and its files, as an import does at its end."""
 
-    def make(**changes):
-        draft = tinynet.draft(tiny_graph)
-        golden = make_golden(tiny_graph, draft, [PICTURE], max_batch=2)
+    def make(golden=None, version=1):
+        draft = replace(tinynet.draft(tiny_graph), version=version)
+        golden = make_golden(draft, [PICTURE], max_batch=2) if golden is None else golden
         files = {"model.onnx": tiny_graph, "golden/red.png": PICTURE.data, "MODEL_CARD.md": b"#"}
-        provenance = Provenance(license="CC0-1.0", weights_source="test")
-        fields = {"golden": golden, "provenance": provenance, **changes}
-        return complete_manifest(draft, files, **fields), files
+        return draft.to_manifest(golden, files), files
 
     return make
 
@@ -151,15 +148,14 @@ def test_prove_refuses_a_version_whose_file_was_changed(tmp_path, finished):
         prove(tmp_path, "tiny", 1)
 
 
-def test_complete_manifest_that_contradicts_itself_is_refused(finished):
+def test_draft_that_contradicts_itself_is_refused(finished):
     with pytest.raises(VersionUnproven, match="contradicts itself"):
         finished(golden=())
 
 
 def test_next_version_follows_the_highest(tmp_path, finished):
     assert next_version(tmp_path, "tiny") == 1
-    manifest, files = finished()
-    publish(tmp_path, manifest.model_copy(update={"version": 7}), files)
+    publish(tmp_path, *finished(version=7))
 
     assert next_version(tmp_path, "tiny") == 8
 

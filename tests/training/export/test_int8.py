@@ -8,11 +8,9 @@ from tests.training.export.test_edits import without_names
 from training.data.pictures import input_rows
 from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
-from training.export import int8
-from training.export.gate import Judgement
-from training.export.int8 import make_int8
-from training.export.plan import Int8
-from training.export.quantize import quantize
+from training.export.gate import Judgement, LowerPrecision
+from training.export.int8 import make_int8, quantize
+from training.release.folders import Folders
 
 
 @pytest.fixture
@@ -80,19 +78,17 @@ def test_quantized_graph_of_nodes_without_names_is_the_same(tiny_graph, rows):
 
 
 def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_dir, caplog):
-    plan = Int8(calibration_dir=colours_dir, n_calibration=5)
-
+    folders = Folders(golden_dir=colours_dir, calibration_dir=colours_dir, n_calibration=5)
     unquantized = tinynet.draft(tiny_graph)
 
-    graph, draft = make_int8(
-        tiny_graph,
+    draft = make_int8(
         unquantized,
-        calibration=int8.calibration_rows(unquantized, plan),
-        judgement=judgement,
-        plan=plan,
+        LowerPrecision.usual("int8"),
+        judgement,
+        folders.calibration(unquantized),
     )
 
-    assert draft.graph.sha256 == sha256(graph)
+    assert draft.graph.sha256 == sha256(draft.model)
     assert draft.quantization
     assert draft.quantization.accuracy_drop_percent == 0.0
     assert draft.quantization.n_calibration_images == 5

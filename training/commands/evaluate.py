@@ -1,0 +1,87 @@
+"""What `convserve-train evaluate` does with its flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from contract.versions import read_version
+from training.data.pictures import PictureFolder, scan_labelled
+from training.errors import InputRefused
+from training.evaluation.calibrate import is_unlike
+from training.evaluation.measures import Evaluation, evaluate
+from training.evaluation.scorer import Scorer, accuracy, answer_labelled
+
+_CLASSES: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """The arguments and flags of `convserve-train evaluate`, which describes them."""
+
+    model: str
+    folder: Path
+    models_dir: Path
+    json_file: Path | None
+
+
+def run_evaluate(options: EvaluateOptions) -> str:
+    """Measures a published version on a labelled folder.
+
+    Returns:
+        The measures as text, the worst classes first.
+    """
+    model, folder = options.model, options.folder
+    name, _, number = model.partition("/")
+    if not number.isdecimal():
+        raise InputRefused(f"{model!r} is not <name>/<version>")
+    version = read_version(options.models_dir, name, int(number))
+    labels = [label.name for label in version.manifest.labels]
+
+    pictures = scan_labelled(folder, version.manifest.labels)
+    scorer = Scorer(version.graph, version.manifest)
+    answers, indexes = answer_labelled(scorer, pictures)
+    metrics = accuracy(answers, indexes, folder.name)
+    measured = evaluate(answers, indexes, folder.name)
+
+    if options.json_file is not None:
+        values = {"model": model, "labels": labels, **measured.to_json()}
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        options.json_file.write_text(text, encoding="utf-8")
+    lines = [
+        f"{model}: top-1 {metrics.top1_percent:.2f} % (standard error "
+        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}",
+        f"classification error {measured.classification_error:.4f}, mean squared error "
+        f"{measured.mean_squared_error:.4f}, cross-entropy {measured.cross_entropy:.4f}, "
+        f"expected calibration error {measured.reliability.ece_percent:.2f} %",
+    ]
+    return "\n".join([*lines, *_unlike_lines(scorer, pictures), *_class_lines(measured, labels)])
+
+
+def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:
+    """Returns a line about pictures unlike those seen in training, where the version has a rule."""
+    calibration = scorer.manifest.calibration
+    if calibration.unlike is None:
+        return []
+    _, logits = scorer.probabilities_and_logits(pictures)
+    flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
+    return [f"unlike anything seen in training: {100 * float(flagged.mean()):.1f} %"]
+
+
+def _class_lines(measured: Evaluation, labels: Sequence[str]) -> list[str]:
+    """Returns a table of the classes that occur, those of the lowest F1 first, _CLASSES at most."""
+    rows = [pair for pair in zip(labels, measured.classes, strict=True) if pair[1].support]
+    rows.sort(key=lambda pair: pair[1].f1)
+    width = max(5, *(len(label) for label, _ in rows[:_CLASSES]))
+    lines = [f"{'label':<{width}}  precision  recall      F1  pictures"]
+    lines += [
+        f"{label:<{width}}  {100 * one.precision:8.1f}%  {100 * one.recall:5.1f}%  "
+        f"{100 * one.f1:5.1f}%  {one.support:8}"
+        for label, one in rows[:_CLASSES]
+    ]
+    if len(rows) > _CLASSES:
+        lines.append(f"... and {len(rows) - _CLASSES} classes with a higher F1")
+    return lines

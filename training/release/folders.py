@@ -1,0 +1,97 @@
+"""The pictures that prove an import: folders the user names, or else free photographs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from contract.preprocessing import to_input
+from training.data.photographs import SOURCE, read_photographs, varied_crops
+from training.data.pictures import Picture, input_rows, scan_labelled, scan_plain
+from training.errors import PicturesMissing
+from training.evaluation.scorer import Scorer, accuracy, answer_labelled
+from training.export.draft import Draft
+from training.export.gate import Judgement, held_out_pictures
+from training.export.int8 import CalibrationRows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Evidence for an import.
+
+    Attributes:
+        golden_dir: candidates for golden examples.
+        evaluate_dir: labelled pictures to measure accuracy on, or None.
+        dataset: what those are, for the manifest; the folder's name if None.
+        max_batch: the largest batch the version is tried with.
+        calibration_dir: pictures to calibrate int8 on; None takes the free ones.
+        n_calibration: how many.
+        seed: of the free ones.
+    """
+
+    golden_dir: Path
+    evaluate_dir: Path | None = None
+    dataset: str | None = None
+    max_batch: int = 32
+    calibration_dir: Path | None = None
+    n_calibration: int = 512
+    seed: int = 0
+
+    def judgement(self, draft: Draft) -> Judgement:
+        scorer = Scorer(draft.model, draft)
+        if self.evaluate_dir is not None:
+            folder = scan_labelled(self.evaluate_dir, draft.labels)
+            return Judgement(folder, *answer_labelled(scorer, folder))
+        pictures = held_out_pictures()
+        return Judgement(pictures, scorer.probabilities(pictures))
+
+    def calibration(self, draft: Draft) -> CalibrationRows:
+        """Prepares the pictures of the folder, or else free ones.
+
+        Raises:
+            PicturesMissing: the folder holds no readable picture.
+        """
+        if self.calibration_dir is None:
+            return CalibrationRows(self._free_rows(draft), f"{SOURCE}, seed {self.seed}")
+        folder = scan_plain(self.calibration_dir)
+        rows = input_rows(islice(folder, self.n_calibration), draft)
+        if not rows:
+            raise PicturesMissing(f"{self.calibration_dir.name}: no readable pictures")
+        return CalibrationRows(rows, f"pictures of the folder {self.calibration_dir.name}")
+
+    def measured(self, draft: Draft) -> Draft:
+        if draft.quantization is not None:
+            draft = replace(draft, seed=self.seed)
+        if self.evaluate_dir is None:
+            return draft
+        folder = scan_labelled(self.evaluate_dir, draft.labels)
+        answers, indexes = answer_labelled(Scorer(draft.model, draft), folder)
+        dataset = self.dataset or f"the folder {self.evaluate_dir.name}"
+        metrics = accuracy(answers, indexes, dataset)
+        log.info(
+            "accuracy: top-1 %.2f %%, top-5 %.2f %%, %s",
+            metrics.top1_percent,
+            metrics.top5_percent,
+            folder,
+        )
+        return replace(draft, metrics=metrics)
+
+    def golden(self) -> list[Picture]:
+        return list(scan_plain(self.golden_dir))
+
+    def _free_rows(self, draft: Draft) -> list[NDArray[Any]]:
+        """Prepares free crops, which have the right size and skip the resize."""
+        spec = draft.preprocessing
+        unresized = spec.model_copy(update={"resize_size_px": spec.crop_size_px})
+        model = replace(draft, preprocessing=unresized)
+        crops = varied_crops(
+            read_photographs(), self.n_calibration, spec.crop_size_px, seed=self.seed
+        )
+        return [to_input(crop, model) for crop in crops]
