@@ -202,9 +202,9 @@ def fit_command(**options: Any) -> None:
     # Read when torch is loaded. Threads that wait for work by spinning take the processor from
     # whatever else runs: on two busy cores a run was six times slower; alone it makes no difference.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from training.commands.fit import run_fit
+    from training.commands.fit import FitOptions, run_fit
 
-    _run(lambda: run_fit(options, sys.argv))
+    _run(lambda: run_fit(FitOptions(command=command_line(sys.argv), **options)))
 
 
 @main.command("check")
@@ -217,9 +217,9 @@ def check_command(**options: Any) -> None:
 
     Ends with status 0, or with 1 if there is something that `fit` would refuse.
     """
-    from training.commands.check import run_check
+    from training.commands.check import CheckOptions, run_check
 
-    _run(lambda: sys.exit(0 if run_check(options) else 1))
+    _run(lambda: sys.exit(0 if run_check(CheckOptions(**options)) else 1))
 
 
 @main.command("evaluate")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from contract.manifest import NAME_PATTERN
 from training.commands.fitting import Plan, fit
@@ -15,7 +15,7 @@ from training.data.sources.builtin import DIGITS
 from training.data.sources.find import TORCHVISION
 from training.errors import InputRefused
 from training.learning.folder import Request, RunFolder, next_folder
-from training.system.environment import command_line, is_first_process
+from training.system.environment import is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,28 @@ _ONLY_NEW: Final = {
 }
 
 
-def run_fit(options: Mapping[str, Any], arguments: Sequence[str]) -> Path | None:
-    """Trains on pictures and publishes a version, or goes on with a run that was stopped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """The flags of `convserve-train fit`, which describes them; `command` is its command line."""
 
-    Args:
-        options: the command's flags by their Python names.
-        arguments: the command line.
+    command: str
+    source: str | None
+    config: str | None
+    changes: tuple[str, ...]
+    seed: int | None
+    name: str | None
+    version: int | None
+    models_dir: Path
+    license: str | None
+    run_dir: Path | None
+    resume_dir: Path | None
+    no_publish: bool
+    device: str
+    cache_dir: Path
+
+
+def run_fit(options: FitOptions) -> Path | None:
+    """Trains on pictures and publishes a version, or goes on with a run that was stopped.
 
     Returns:
         The published version's folder; None where nothing was published.
@@ -46,52 +62,45 @@ def run_fit(options: Mapping[str, Any], arguments: Sequence[str]) -> Path | None
     Raises:
         TrainingError: with the exit code of the command.
     """
-    if options["resume_dir"] is not None:
-        given = [flag for option, flag in _ONLY_NEW.items() if options[option] not in (None, ())]
+    if options.resume_dir is not None:
+        given = [
+            flag for name, flag in _ONLY_NEW.items() if getattr(options, name) not in (None, ())
+        ]
         if given:
             raise InputRefused(
                 f"--resume takes everything from the run's folder; leave out {given[0]}"
             )
-        folder = RunFolder(options["resume_dir"])
+        folder = RunFolder(options.resume_dir)
         request, config = folder.read_request()
     else:
-        request, config = _new_run(options, arguments)
-        path = options["run_dir"] or next_folder(_RUNS, request.name)
+        request, config = _new_run(options)
+        path = options.run_dir or next_folder(_RUNS, request.name)
         folder = RunFolder.new(path, request, config) if is_first_process() else RunFolder(path)
         log.info("run: %s", path)
-    plan = Plan(
-        request,
-        config,
-        folder,
-        resume=options["resume_dir"] is not None,
-        device=options["device"],
-        cache_dir=options["cache_dir"],
-    )
-    return fit(plan)
+    resume = options.resume_dir is not None
+    return fit(Plan(request, config, folder, resume, options.device, options.cache_dir))
 
 
-def _new_run(options: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Request, RunConfig]:
-    source = options["source"]
+def _new_run(options: FitOptions) -> tuple[Request, RunConfig]:
+    source = options.source
     if source is None:
         raise InputRefused("--data is missing: a folder, a .csv, digits, or torchvision:NAME")
-    changes = list(options["changes"])
-    if options["seed"] is not None:
-        changes.append(f"seed={options['seed']}")
-    config = read_config(
-        options["config"] or ("digits" if source == DIGITS else "finetune"), changes
-    )
+    changes = list(options.changes)
+    if options.seed is not None:
+        changes.append(f"seed={options.seed}")
+    config = read_config(options.config or ("digits" if source == DIGITS else "finetune"), changes)
     built_in = source == DIGITS or source.startswith(TORCHVISION)
-    name = options["name"] or name_of(source)
+    name = options.name or name_of(source)
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}; give one with --name")
     request = Request(
         source=source if built_in else str(Path(source).absolute()),
         name=name,
-        version=options["version"],
-        models_dir=str(options["models_dir"].absolute()),
-        license=options["license"],
-        publish=not options["no_publish"],
-        command=command_line(arguments),
+        version=options.version,
+        models_dir=str(options.models_dir.absolute()),
+        license=options.license,
+        publish=not options.no_publish,
+        command=options.command,
     )
     return request, config
 

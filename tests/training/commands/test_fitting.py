@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from contract.versions import Version, find_versions, read_version
@@ -22,11 +21,9 @@ from training.commands import fit as fit_command
 from training.config.config import Data, read_config
 from training.data.checks.check import load_data
 from training.data.samples import SamplePictures
-from training.errors import CheckpointRefused, QuantizationFailed
+from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
-from training.learning.features import FittedHead
 from training.learning.folder import RunFolder
-from training.learning.head import read_head, write_head
 from training.networks import build as transfer
 from training.release.publish import prove
 
@@ -369,21 +366,3 @@ def test_check_tells_what_is_wrong_and_ends_with_its_status(root):
     assert "broken.png" in usual.output
     assert "violet" in stopped.output
     assert "broken.png" in listed.read_text(encoding="utf-8")
-
-
-def test_head_survives_its_file(tmp_path):
-    head = FittedHead(torch.randn(3, 8), torch.randn(3), 0.1 + 0.2, 1 / 3, 7)
-
-    write_head(tmp_path / "head.safetensors", head)
-    found = read_head(tmp_path / "head.safetensors")
-
-    assert torch.equal(found.weight, head.weight)
-    assert torch.equal(found.bias, head.bias)
-    assert (found.top1, found.nll, found.epoch) == (head.top1, head.nll, head.epoch)
-
-
-def test_head_that_is_damaged_is_refused(tmp_path):
-    (tmp_path / "head.safetensors").write_bytes(b"damaged")
-
-    with pytest.raises(CheckpointRefused, match="delete it"):
-        read_head(tmp_path / "head.safetensors")
