@@ -29,8 +29,7 @@ from PIL import Image
 
 from contract import preprocessing
 from contract.errors import ImageError
-from contract.images import resampling
-from contract.images.decoding import Picture, decode, decode_reduced
+from contract.images import Picture, decode, decode_reduced, inspect, resampling
 from contract.images.resampling import simd
 from contract.manifest import Manifest, Preprocessing
 from contract.preprocessing import reference_pixels, resize_and_crop, resized_size
@@ -121,7 +120,7 @@ class Ways:
             ),
             "simplejpeg alone, no resize": lambda data: arrays(data).pixels[:1],  # type: ignore[index]
             "read_input with every check": lambda data: resize_and_crop(
-                preprocessing.decode_for(data, spec), spec
+                preprocessing.decode_file(inspect(data), spec), spec
             ),
         }
 
@@ -254,7 +253,7 @@ def measure_reduced(files: list[bytes], spec: Preprocessing, graphs: Graphs) -> 
         for margin in (1.0, 1.15, 1.5, 2.0):
             side_px = math.ceil(margin * spec.resize_size_px)
             large = [enlarged(data, reduction * side_px) for data in files]
-            pictures = [decode_reduced(data, side_px) for data in large]
+            pictures = [decode_reduced(inspect(data), side_px) for data in large]
             assert all(picture.reduction == reduction for picture in pictures)
             rows = [resize_and_crop(picture, spec) for picture in pictures]
             compared = graphs.compare(rows, [reference(data) for data in large])
@@ -279,7 +278,9 @@ def measure_large(photos: dict[str, bytes], spec: Preprocessing, rounds: int) ->
     ways: dict[str, Callable[[bytes], Any]] = {
         "Pillow": Ways(spec).reference,
         "Pillow draft": lambda data: resize_and_crop(drafted(data, 2 * spec.resize_size_px), spec),
-        "read_input": lambda data: resize_and_crop(preprocessing.decode_for(data, spec), spec),
+        "read_input": lambda data: resize_and_crop(
+            preprocessing.decode_file(inspect(data), spec), spec
+        ),
     }
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
@@ -321,7 +322,9 @@ def measure_one(way: str, spec: Preprocessing) -> None:
     Image.new("RGB", (500, 375)).save(small, "JPEG")
     ways: dict[str, Way] = {
         "reference_pixels": lambda data: reference_pixels(decode(data), spec),
-        "read_input": lambda data: resize_and_crop(preprocessing.decode_for(data, spec), spec),
+        "read_input": lambda data: resize_and_crop(
+            preprocessing.decode_file(inspect(data), spec), spec
+        ),
     }
     ways[way](small.getvalue())
     before = peak_kib()
@@ -341,7 +344,7 @@ def count_cuts(files: list[bytes]) -> None:
 
     pieces = [data[: len(data) * percent // 100] for data in files for percent in CUTS]
     slow = sum(refused(decode, piece) for piece in pieces)
-    fast = sum(refused(lambda data: decode_reduced(data, 256), piece) for piece in pieces)
+    fast = sum(refused(lambda data: decode_reduced(inspect(data), 256), piece) for piece in pieces)
     print(f"cuts: {len(pieces)} files; refused by decode {slow}, by decode_reduced {fast}")
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.errors import GoldenMismatch
-from contract.images.decoding import ImageLimits, Picture, decode, decode_reduced
+from contract.images import ImageFile, ImageLimits, Picture, decode, decode_reduced, inspect
 from contract.images.resampling import Span, as_image, resize_part, size_of
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def read_input(data: bytes, manifest: Interface, limits: ImageLimits | None = No
         As `to_input`.
 
     Raises:
-        ImageError: the file is not an acceptable picture; see `contract.images.decoding.decode`.
+        ImageError: the file is not an acceptable picture; see `contract.images.decode`.
     """
-    return to_input(decode_for(data, manifest.preprocessing, limits), manifest)
+    return to_input(decode_file(inspect(data, limits), manifest.preprocessing), manifest)
 
 
 def reference_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
@@ -79,7 +79,7 @@ def golden_input(data: bytes, manifest: Interface) -> Tensor:
     """
     spec = manifest.preprocessing
     pixels = reference_pixels(decode(data), spec)  # (S, S, 3)
-    shortcut = resize_and_crop(decode_for(data, spec), spec)
+    shortcut = resize_and_crop(decode_file(inspect(data), spec), spec)
     difference = float(np.abs(shortcut.astype(np.float32) - pixels).mean())
     if difference > MAX_SHORTCUT_DIFFERENCE:
         raise GoldenMismatch(f"pixels are prepared {difference:.1f} of 255 off the reference")
@@ -87,8 +87,21 @@ def golden_input(data: bytes, manifest: Interface) -> Tensor:
 
 
 def decode_for(data: bytes, spec: Preprocessing, limits: ImageLimits | None = None) -> Picture:
-    """Decodes an image file no larger than `spec` needs it: the first half of `read_input`."""
-    return decode_reduced(data, math.ceil(_REDUCED_MARGIN * spec.resize_size_px), limits)
+    """Inspects an image file and decodes it as `decode_file` does."""
+    return decode_file(inspect(data, limits), spec)
+
+
+def decode_file(file: ImageFile, spec: Preprocessing) -> Picture:
+    """Decodes an image file no larger than `spec` needs it; then `to_input` makes the graph's input.
+
+    Args:
+        file: from `contract.images.inspect`.
+        spec: its `resize_size_px` decides.
+
+    Raises:
+        ImageError: the file is not an acceptable picture; see `contract.images.decode_reduced`.
+    """
+    return decode_reduced(file, math.ceil(_REDUCED_MARGIN * spec.resize_size_px))
 
 
 def to_input(picture: Picture | Image.Image, manifest: Interface) -> Tensor:

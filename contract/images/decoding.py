@@ -1,8 +1,9 @@
 """Turns the bytes of an image file into upright RGB pixels, or into one of our errors.
 
-The magic bytes decide the format; names and media types are never trusted. Size, aspect and
-complexity are judged from the header, before a decoder allocates anything, and the decoder is given
-only what makes pixels (`contract.images.stripping`). Whatever it raises becomes an `ImageError`, and an
+The magic bytes decide the format; names and media types are never trusted. `inspect` reads the header
+once and judges size and aspect; what else a picture would cost is judged when it is to be decoded,
+still before a decoder allocates anything. The decoder is given only what makes pixels
+(`contract.images.stripping`). Whatever it raises becomes an `ImageError`, and an
 image object that raised is never touched again: a second `load()` after a failed one can answer
 with black pixels and no error.
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 from PIL import Image
 
@@ -33,6 +35,7 @@ from contract.errors import (
 )
 from contract.images import headers
 from contract.images.colours import to_rgb
+from contract.images.headers import CheckSize, Header, JpegHeader, Size
 from contract.images.jpeg import decode_jpeg, reduction_for
 from contract.images.resampling import Pixels, size_of
 from contract.images.stripping import (
@@ -41,7 +44,6 @@ from contract.images.stripping import (
     strip_gif,
     strip_jpeg,
     strip_png,
-    unchanged,
 )
 
 # EXIF 2.32, 4.6.4: what undoes each stored orientation.
@@ -84,32 +86,63 @@ class ImageLimits:
     max_jpeg_scan_pixels: int = 1_000_000_000
 
 
+H = TypeVar("H", bound=Header)
+
+
 @dataclass(frozen=True, slots=True)
-class Decoder:
-    """One accepted format: how to recognise it, measure it and which Pillow plugins may read it.
+class Decoder(Generic[H]):
+    """One accepted format: how to recognise it, read its header and decode it.
 
     Attributes:
         name: as in messages and metrics.
         media_type: what a client calls it.
         magic: says whether a file begins as this format does.
-        size: the declared (width, height), from the header alone.
+        read: reads the header of a file; calls back as soon as it knows the size.
         plugins: Pillow's names of the readers that may see the file.
-        check: refuses what would cost too much, from the header alone.
-        strip: leaves only what makes pixels.
+        check: refuses what would cost too much, before anything is decoded.
+        strip: leaves only what makes pixels; None where Pillow passes over the rest cheaply.
         verify: refuses a decoded picture that lost rows without the decoder saying so; gets the
             stripped file.
-        reduces: `contract.images.jpeg` can decode it, and at a reduced size.
     """
 
     name: str
     media_type: str
     magic: Callable[[bytes], bool]
-    size: Callable[[bytes], headers.Size | None]
+    read: Callable[[bytes, CheckSize], H]
     plugins: tuple[str, ...]
-    check: Callable[[bytes, ImageLimits], None] | None = None
-    strip: Callable[[bytes], Essentials] = unchanged
+    check: Callable[[bytes, H, ImageLimits], None] | None = None
+    strip: Callable[[bytes, H], Essentials] | None = None
     verify: Callable[[bytes, Image.Image], None] | None = None
-    reduces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A file of an accepted format whose header was read and whose declared size is acceptable.
+
+    Comes from `inspect` and goes to `decode_reduced`. It holds the bytes and the limits, so that no
+    other bytes can be decoded by this header and none without having been judged.
+
+    Attributes:
+        data: the whole file.
+        limits: how much the picture may cost.
+        decoder: of its format.
+        header: what its header says.
+    """
+
+    data: bytes = field(repr=False)
+    limits: ImageLimits
+    decoder: Decoder[Any] = field(repr=False)
+    header: Header
+
+    def essentials(self) -> Essentials:
+        """Returns what is left of the file for a decoder to see.
+
+        Raises:
+            ImageError: as the functions of `contract.images.stripping`.
+        """
+        if self.decoder.strip is None:
+            return Essentials(self.data)
+        return self.decoder.strip(self.data, self.header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +159,28 @@ class Picture:
     """
 
     pixels: Pixels
-    size: headers.Size
+    size: Size
     reduction: int = 1
     corner: tuple[float, float] = (0.0, 0.0)
 
 
-def _check_jpeg(data: bytes, limits: ImageLimits) -> None:
-    width, height = headers.jpeg_size(data) or (1, 1)
+def _only_size(size_in: Callable[[bytes], Size | None]) -> Callable[[bytes, CheckSize], Header]:
+    """Makes a reader of headers whose size has a fixed place."""
+
+    def read(data: bytes, check_size: CheckSize) -> Header:
+        size = size_in(data)
+        if size is not None:
+            check_size(size)
+        return Header(size)
+
+    return read
+
+
+def _check_jpeg(data: bytes, header: JpegHeader, limits: ImageLimits) -> None:
+    size = header.size
+    if size is None and (size := headers.late_jpeg_size(data)) is not None:
+        _check_size(size, limits)
+    width, height = size or (1, 1)
     affordable = max(1, limits.max_jpeg_scan_pixels // (width * height))
     allowed = min(limits.max_jpeg_scans, affordable)
     if headers.count_jpeg_scans(data, stop_after=allowed) > allowed:
@@ -141,18 +189,16 @@ def _check_jpeg(data: bytes, limits: ImageLimits) -> None:
         )
 
 
-def _check_webp(data: bytes, limits: ImageLimits) -> None:
-    size = headers.webp_size(data)
-    if size is not None:
-        _check_pixels(size, limits.max_webp_pixels, "WebP image")
+def _check_webp(data: bytes, header: Header, limits: ImageLimits) -> None:
+    if header.size is not None:
+        _check_pixels(header.size, limits.max_webp_pixels, "WebP image")
     if headers.webp_declared_bytes(data) > len(data):
         raise ImageTruncated("the WebP file is shorter than its header declares")
 
 
-def _check_bmp(data: bytes, limits: ImageLimits) -> None:
-    size = headers.bmp_size(data)
-    if size is not None and headers.bmp_is_run_length_encoded(data):
-        _check_pixels(size, limits.max_rle_pixels, "run-length encoded BMP")
+def _check_bmp(data: bytes, header: Header, limits: ImageLimits) -> None:
+    if header.size is not None and headers.bmp_is_run_length_encoded(data):
+        _check_pixels(header.size, limits.max_rle_pixels, "run-length encoded BMP")
 
 
 def _verify_png(data: bytes, image: Image.Image) -> None:
@@ -165,31 +211,30 @@ def _verify_png(data: bytes, image: Image.Image) -> None:
         raise ImageTruncated("the PNG has fewer rows than its header declares")
 
 
-DECODERS: Final[tuple[Decoder, ...]] = (
+DECODERS: Final[tuple[Decoder[Any], ...]] = (
     Decoder(
         "jpeg",
         "image/jpeg",
         lambda data: data.startswith(b"\xff\xd8\xff"),
-        headers.jpeg_size,
+        headers.read_jpeg,
         ("JPEG",),  # also phones' multi-picture files (MPO), whose index is stripped
         _check_jpeg,
         strip_jpeg,
-        reduces=True,
     ),
     Decoder(
         "png",
         "image/png",
         lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
-        headers.png_size,
+        _only_size(headers.png_size),
         ("PNG",),
-        strip=strip_png,
+        strip=lambda data, _: strip_png(data),
         verify=_verify_png,
     ),
     Decoder(
         "webp",
         "image/webp",
         lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
-        headers.webp_size,
+        _only_size(headers.webp_size),
         ("WEBP",),
         _check_webp,
     ),
@@ -197,15 +242,15 @@ DECODERS: Final[tuple[Decoder, ...]] = (
         "gif",
         "image/gif",
         lambda data: data.startswith((b"GIF87a", b"GIF89a")),
-        headers.gif_size,
+        _only_size(headers.gif_size),
         ("GIF",),
-        strip=strip_gif,
+        strip=lambda data, _: strip_gif(data),
     ),
     Decoder(
         "bmp",
         "image/bmp",
         lambda data: data.startswith(b"BM"),
-        headers.bmp_size,
+        _only_size(headers.bmp_size),
         ("BMP",),
         _check_bmp,
     ),
@@ -227,42 +272,42 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
         ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: judged before decoding.
         ImageTruncated, ImageUndecodable: the content is broken.
     """
-    with _opened(data, limits or ImageLimits()) as opened:
+    with _opened(inspect(data, limits)) as opened:
         return opened.load()
 
 
-def decode_reduced(data: bytes, shorter_side_px: int, limits: ImageLimits | None = None) -> Picture:
+def decode_reduced(file: ImageFile, shorter_side_px: int) -> Picture:
     """Decodes one image file, a JPEG no larger than is needed and by the shortest way.
 
     Args:
-        data: the whole file.
+        file: from `inspect`.
         shorter_side_px: of the result at least, where the whole picture has as many.
-        limits: as for `decode`.
 
     Raises:
-        ImageError: as `decode`.
+        ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: judged before decoding.
+        ImageTruncated, ImageUndecodable: the content is broken.
     """
-    limits = limits or ImageLimits()
-    if sniff(data).reduces:
-        picture = _decode_jpeg(data, shorter_side_px, limits)
+    header = file.header
+    if isinstance(header, JpegHeader):
+        picture = _decode_jpeg(file, header, shorter_side_px)
         if picture is not None:
             return picture
-    with _opened(data, limits) as opened:
+    with _opened(file) as opened:
         whole = opened.image.size
-        reduction = reduction_for(whole, shorter_side_px) if opened.decoder.reduces else 1
+        reduction = reduction_for(whole, shorter_side_px) if isinstance(header, JpegHeader) else 1
         opened.image.draft(None, (shorter_side_px, shorter_side_px))
         return _picture(opened.load(), whole, reduction, opened.orientation)
 
 
-def _decode_jpeg(data: bytes, shorter_side_px: int, limits: ImageLimits) -> Picture | None:
+def _decode_jpeg(file: ImageFile, header: JpegHeader, shorter_side_px: int) -> Picture | None:
     """Decodes a JPEG without Pillow; None where Pillow must say what it is."""
-    size = headers.jpeg_size(data)
+    size = header.size
     if size is None:
         return None
-    _check_size(size, limits)
-    if not headers.jpeg_is_one_scan(data):  # otherwise the file need not be searched for more
-        _check_jpeg(data, limits)
-    essentials = strip_jpeg(data)
+    # Where one scan is all, the rest of the file need not be walked over to count more of them.
+    if not headers.jpeg_is_one_scan(file.data, header):
+        _check_jpeg(file.data, header, file.limits)
+    essentials = file.essentials()
     reduction = reduction_for(size, shorter_side_px)
     pixels = decode_jpeg(essentials.data, size, reduction)
     if pixels is None:
@@ -275,9 +320,7 @@ def _decode_jpeg(data: bytes, shorter_side_px: int, limits: ImageLimits) -> Pict
     return Picture(pixels, size, reduction)
 
 
-def _picture(
-    upright: Pixels, stored: headers.Size, reduction: int, orientation: int | None
-) -> Picture:
+def _picture(upright: Pixels, stored: Size, reduction: int, orientation: int | None) -> Picture:
     size = (stored[1], stored[0]) if orientation in _TURNED else stored
     width, height = size_of(upright)
     x = width - size[0] / reduction if orientation in _MIRRORED_ACROSS else 0.0
@@ -289,7 +332,7 @@ def _picture(
 class _Opened:
     """A file that passed every check that comes before decoding."""
 
-    decoder: Decoder
+    decoder: Decoder[Any]
     essentials: Essentials
     image: Image.Image
 
@@ -305,17 +348,17 @@ class _Opened:
 
 
 @contextmanager
-def _opened(data: bytes, limits: ImageLimits) -> Iterator[_Opened]:
-    decoder = sniff(data)
-    _check_declared_size(decoder, data, limits)
+def _opened(file: ImageFile) -> Iterator[_Opened]:
+    decoder = file.decoder
     if decoder.check is not None:
-        decoder.check(data, limits)
-    essentials = decoder.strip(data)
+        decoder.check(file.data, file.header, file.limits)
+    essentials = file.essentials()
+    check_size = partial(_check_size, limits=file.limits)
     if decoder.name == "gif":  # whose first frame may exceed its screen
-        _check_declared_size(decoder, essentials.data, limits)
+        decoder.read(essentials.data, check_size)
     try:
         with Image.open(io.BytesIO(essentials.data), formats=decoder.plugins) as image:
-            _check_size(image.size, limits)
+            check_size(image.size)
             yield _Opened(decoder, essentials, image)
     except ImageError:
         raise
@@ -327,7 +370,27 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[_Opened]:
         raise _classify(error) from error
 
 
-def sniff(data: bytes) -> Decoder:
+def inspect(data: bytes, limits: ImageLimits | None = None) -> ImageFile:
+    """Reads the header of an image file, once for all that follows; decodes and copies nothing.
+
+    Takes microseconds for what cameras and programs write.
+
+    Args:
+        data: the whole file.
+        limits: how much the picture may cost; the defaults of `ImageLimits` if not given.
+
+    Raises:
+        UnsupportedMediaType: the magic bytes are of no format in `DECODERS`.
+        ImageTooManyPixels, ImageBadDimensions: of the size that the header declares.
+        ImageTooComplex: the header of a JPEG has no end.
+    """
+    limits = limits or ImageLimits()
+    decoder = sniff(data)
+    header = decoder.read(data, partial(_check_size, limits=limits))
+    return ImageFile(data, limits, decoder, header)
+
+
+def sniff(data: bytes) -> Decoder[Any]:
     """Returns the decoder whose magic bytes the data starts with.
 
     Raises:
@@ -342,13 +405,14 @@ def sniff(data: bytes) -> Decoder:
 
 
 def declared_pixels(data: bytes) -> int:
-    """Returns width x height as the file's header declares them, 0 where it does not say.
+    """Returns `Header.declared_pixels` of a file of any size.
 
     Raises:
         UnsupportedMediaType: as `sniff`.
+        ImageTooComplex: as `inspect`.
     """
-    size = sniff(data).size(data)
-    return 0 if size is None else size[0] * size[1]
+    header: Header = sniff(data).read(data, lambda _: None)
+    return header.declared_pixels
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
@@ -356,13 +420,7 @@ def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     return image if operation is None else image.transpose(operation)
 
 
-def _check_declared_size(decoder: Decoder, data: bytes, limits: ImageLimits) -> None:
-    size = decoder.size(data)
-    if size is not None:
-        _check_size(size, limits)
-
-
-def _check_pixels(size: headers.Size, max_pixels: int, what: str) -> None:
+def _check_pixels(size: Size, max_pixels: int, what: str) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageTooManyPixels(
@@ -371,7 +429,7 @@ def _check_pixels(size: headers.Size, max_pixels: int, what: str) -> None:
         )
 
 
-def _check_size(size: headers.Size, limits: ImageLimits) -> None:
+def _check_size(size: Size, limits: ImageLimits) -> None:
     _check_pixels(size, limits.max_pixels, "image")
     shorter, longer = sorted(size)
     if shorter < max(1, limits.min_side_px):

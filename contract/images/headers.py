@@ -1,8 +1,9 @@
 """Reads the few header fields of an image file that must be known before any decoder runs.
 
 Each `*_size` function takes the first bytes of a file of its format and returns (width, height) in
-pixels, or None where the header does not say. `jpeg_segments` and `png_chunks` walk a file. None of
-them allocates in proportion to what the header claims, and every walk has an end.
+pixels, or None where the header does not say. A JPEG has no fixed place for it: `read_jpeg` walks to
+the first scan once and returns everything that is needed from there. None of them allocates in
+proportion to what the header claims, and every walk has an end.
 
 Layouts: PNG (W3C, 11.2.2 IHDR), GIF89a (section 18), BMP (BITMAPCOREHEADER, BITMAPINFOHEADER),
 WebP (RFC 9649, section 2), JPEG (ITU-T T.81, annex B), EXIF 2.32 (section 4.6).
@@ -12,12 +13,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from contract.errors import ImageTooComplex
 
 Size = tuple[int, int]
+
+CheckSize = Callable[[Size], None]
+"""Raises where a picture of this size is not accepted."""
 
 MAX_JPEG_MARKERS: Final = 10_000
 """Markers walked at most; a progressive picture of 100 scans has about 500."""
@@ -29,10 +34,14 @@ MAX_PNG_CHUNKS: Final = 100_000
 # but a fill byte starts the next segment (T.81, B.1.1.5).
 _NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
-START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL_HUFFMAN: Final = frozenset({0xC0, 0xC1})
-START_OF_SCAN: Final = 0xDA
+_START_OF_SCAN: Final = 0xDA
 _END_OF_IMAGE: Final = 0xD9
+_EXIF_SEGMENT: Final = 0xE1
+_COMMENT: Final = 0xFE
+# JFIF (E0) and Adobe (EE) tell a decoder which colours are stored; nothing else here makes pixels.
+_JPEG_DROPPED: Final = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {0xE0, 0xEE}
 _MAX_JPEG_GAP_BYTES: Final = 1 << 16  # padding between two segments; Pillow reads it byte by byte
 _JPEG_FILL: Final = b"\xff" * 4096
 _SEARCH_STEP_BYTES: Final = 1 << 20
@@ -51,6 +60,42 @@ _PNG_PASSES: Final = (
 
 _ORIENTATION_TAG: Final = 0x0112
 _EXIF_FORMATS: Final = {3: "H", 4: "I"}  # SHORT, and LONG, which some programs write
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a file says.
+
+    Attributes:
+        size: the declared (width, height); None where the header is cut or does not say.
+    """
+
+    size: Size | None
+
+    @property
+    def declared_pixels(self) -> int:
+        """Width x height, 0 where the header does not say."""
+        return 0 if self.size is None else self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader(Header):
+    """What a JPEG says in front of its first scan.
+
+    Attributes:
+        n_frames: frame headers, of which a sound file has one; decoders might trust any of several.
+        parts: (start, stop) of what makes pixels, in order: the file's first two bytes, colour
+            markers, tables, frame headers and, last, everything from the first scan on.
+        exif: the first EXIF block, empty where there is none.
+        whole_scan: offset of the first scan's header, where the picture is sequential and this scan
+            has all of its components; None otherwise. Decoders then read that scan alone, in one
+            pass, whatever may follow it (T.81, B.2.3).
+    """
+
+    n_frames: int
+    parts: tuple[tuple[int, int], ...]
+    exif: bytes
+    whole_scan: int | None
 
 
 def png_size(data: bytes) -> Size | None:
@@ -159,33 +204,58 @@ def webp_declared_bytes(data: bytes) -> int:
     return 8 + int.from_bytes(data[4:8], "little")
 
 
-def jpeg_size(data: bytes) -> Size | None:
-    """Returns the size in the first frame header."""
-    for marker, start in jpeg_segments(data):
-        if marker in START_OF_FRAME:
-            if start + 7 > len(data):
-                return None
-            height, width = struct.unpack_from(">HH", data, start + 3)
-            return width, height
-    return None
+def read_jpeg(data: bytes, check_size: CheckSize) -> JpegHeader:
+    """Walks over a JPEG up to its first scan.
 
+    Args:
+        data: the whole file.
+        check_size: is called as soon as the size is known, and raises to end the walk there.
 
-def jpeg_is_one_scan(data: bytes) -> bool:
-    """Says whether a sequential picture's first scan holds all of its components.
-
-    Decoders then read that scan alone, in one pass, whatever may follow it (T.81, B.2.3). False
-    where it is padded so that `jpeg_segments` would refuse it.
+    Raises:
+        ImageTooComplex: as `jpeg_segments`.
     """
-    components = None
-    for marker, start in jpeg_segments(data):
-        if marker in START_OF_FRAME:
-            if marker not in _SEQUENTIAL_HUFFMAN or components is not None:
-                return False
-            components = data[start + 7 : start + 8]
-        elif marker == START_OF_SCAN:
-            complete = bool(components) and data[start + 2 : start + 3] == components
-            return complete and data.find(_JPEG_FILL, start) < 0
-    return False
+    size, components, n_frames, exif, whole_scan = None, b"", 0, b"", None
+    parts = [(0, 2)]
+    for marker, start, stop in jpeg_segments(data):
+        if marker == _START_OF_SCAN:
+            parts.append((start - 2, len(data)))
+            if components and data[start + 2 : start + 3] == components:
+                whole_scan = start
+            break
+        if marker not in _JPEG_DROPPED:
+            parts.append((start - 2, min(stop, len(data))))
+        elif marker == _EXIF_SEGMENT and not exif and data.startswith(b"Exif\0\0", start + 2):
+            exif = data[start + 2 : stop]
+
+        if marker in _START_OF_FRAME:
+            n_frames += 1
+            if n_frames == 1 and (size := _frame_size(data, start)) is not None:
+                check_size(size)
+            usual = n_frames == 1 and marker in _SEQUENTIAL_HUFFMAN
+            components = data[start + 7 : start + 8] if usual else b""
+    return JpegHeader(size, n_frames, tuple(parts), exif, whole_scan)
+
+
+def late_jpeg_size(data: bytes) -> Size | None:
+    """Returns the size in the first frame header wherever it stands, also behind a scan."""
+    frames = (start for marker, start, _ in jpeg_segments(data) if marker in _START_OF_FRAME)
+    start = next(frames, None)
+    return None if start is None else _frame_size(data, start)
+
+
+def _frame_size(data: bytes, start: int) -> Size | None:
+    if start + 7 > len(data):
+        return None
+    height, width = struct.unpack_from(">HH", data, start + 3)
+    return width, height
+
+
+def jpeg_is_one_scan(data: bytes, header: JpegHeader) -> bool:
+    """Says whether decoders read the first scan alone; searches the rest of the file.
+
+    False where the rest is padded so that `jpeg_segments` would refuse it.
+    """
+    return header.whole_scan is not None and data.find(_JPEG_FILL, header.whole_scan) < 0
 
 
 def count_jpeg_scans(data: bytes, stop_after: int) -> int:
@@ -195,26 +265,29 @@ def count_jpeg_scans(data: bytes, stop_after: int) -> int:
     the work before a decoder starts, which could not be stopped.
     """
     scans = 0
-    for marker, _ in jpeg_segments(data):
-        if marker == START_OF_SCAN:
+    for marker, _, _ in jpeg_segments(data):
+        if marker == _START_OF_SCAN:
             scans += 1
             if scans > stop_after:
                 break
     return scans
 
 
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields (marker, offset of its length field) up to the end of the first picture.
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, offset of its length field, declared end) up to the end of the first picture.
 
     Raises:
         ImageTooComplex: there are more than `MAX_JPEG_MARKERS` markers, or endless padding.
     """
     position, reach = 2, _MAX_JPEG_GAP_BYTES
     for _ in range(MAX_JPEG_MARKERS):
-        after = _find_marker(data, position, position + reach)
-        # A decoder that is fed in pieces starts again at the first fill byte with every piece.
-        if data.find(_JPEG_FILL, position, after) >= 0:
-            raise ImageTooComplex(f"the JPEG has {len(_JPEG_FILL)} fill bytes in a row")
+        if _NEXT_MARKER.match(data, position):  # as everywhere but behind a scan or padding
+            after: int | None = position + 2
+        else:
+            after = _find_marker(data, position, position + reach)
+            # A decoder that is fed in pieces starts again at the first fill byte with every piece.
+            if data.find(_JPEG_FILL, position, after) >= 0:
+                raise ImageTooComplex(f"the JPEG has {len(_JPEG_FILL)} fill bytes in a row")
         if after is None:
             return
         marker, position = data[after - 1], after
@@ -222,12 +295,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
             return
         if marker in _STANDALONE:
             continue
-        if marker == START_OF_SCAN:
+        if marker == _START_OF_SCAN:
             reach = len(data)
-        yield marker, position
+        stop = position + int.from_bytes(data[position : position + 2], "big")
+        yield marker, position, stop
         if position + 2 > len(data):
             return
-        position += int.from_bytes(data[position : position + 2], "big")
+        position = stop
     raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_MARKERS} markers")
 
 

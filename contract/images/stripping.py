@@ -18,18 +18,13 @@ from typing import Final
 
 from contract.errors import ImageBadDimensions, ImageTooComplex, ImageUndecodable
 from contract.images import headers
+from contract.images.headers import JpegHeader
 
 MAX_GIF_BLOCKS: Final = 100_000
 """Sub-blocks walked in front of a GIF's first frame at most; the largest real metadata has 10,000."""
 
 MAX_JPEG_TABLE_BYTES: Final = 256 * 1024
 """Segments kept in front of a JPEG's first scan at most; real ones have about 1 kB."""
-
-_APPLICATION_SEGMENTS: Final = frozenset(range(0xE0, 0xF0))
-_EXIF_SEGMENT: Final = 0xE1
-_COMMENT: Final = 0xFE
-# JFIF (E0) and Adobe (EE) tell a decoder which colours are stored.
-_JPEG_DROPPED: Final = (_APPLICATION_SEGMENTS | {_COMMENT}) - {0xE0, 0xEE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +40,28 @@ class Essentials:
     exif: bytes = b""
 
 
-def unchanged(data: bytes) -> Essentials:
-    """Returns the file as it is: for formats whose decoder passes over the rest cheaply."""
-    return Essentials(data)
-
-
-def strip_jpeg(data: bytes) -> Essentials:
+def strip_jpeg(data: bytes, header: JpegHeader) -> Essentials:
     """Keeps colour markers, tables, the frame header and everything from the first scan on.
 
     A multi-picture file becomes its first picture, because the index goes with the other segments.
 
+    Args:
+        data: the whole file.
+        header: of this file.
+
     Raises:
-        ImageTooComplex: more segments or tables than any camera or program writes.
+        ImageTooComplex: more tables than any camera or program writes.
         ImageUndecodable: two frame headers, of which decoders might trust either.
     """
-    view = memoryview(data)
-    kept, frames, exif = [view[:2]], 0, b""
-    for marker, start in headers.jpeg_segments(data):
-        if marker == headers.START_OF_SCAN:
-            kept.append(view[start - 2 :])
-            break
-        end = start + int.from_bytes(data[start : start + 2], "big")
-        if marker not in _JPEG_DROPPED:
-            kept.append(view[start - 2 : end])
-            frames += marker in headers.START_OF_FRAME
-        elif marker == _EXIF_SEGMENT and not exif and data.startswith(b"Exif\0\0", start + 2):
-            exif = data[start + 2 : end]
-    if frames > 1:
+    if header.n_frames > 1:
         raise ImageUndecodable("the JPEG has more than one frame header")
-    if sum(map(len, kept[:-1])) > MAX_JPEG_TABLE_BYTES:
+    *tables, rest = (stop - start for start, stop in header.parts)
+    if sum(tables) > MAX_JPEG_TABLE_BYTES:
         raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_TABLE_BYTES >> 10} KiB of tables")
-    return Essentials(b"".join(kept), exif)
+    if sum(tables) + rest == len(data):  # nothing to drop, so nothing to copy
+        return Essentials(data, header.exif)
+    view = memoryview(data)
+    return Essentials(b"".join(view[start:stop] for start, stop in header.parts), header.exif)
 
 
 def strip_png(data: bytes) -> Essentials:

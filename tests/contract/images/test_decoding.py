@@ -15,8 +15,8 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
+from contract.images import DECODERS, ImageLimits, decode, decode_reduced, headers, inspect, sniff
 from contract.images.colours import BACKGROUND
-from contract.images.decoding import DECODERS, ImageLimits, decode, sniff
 from tests import pictures
 from tests.pictures import ACCEPTED, FORMATS, HOSTILE, MODES, ORIENTATIONS, RED
 
@@ -66,10 +66,50 @@ def test_decoders_have_unique_names_and_media_types():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_decoder_size_is_what_pillow_finds(name):
+def test_inspect_tells_the_size_that_pillow_finds(name):
     data = pictures.of_format(name, pictures.photo((37, 21)))
 
-    assert sniff(data).size(data) == (37, 21)
+    file = inspect(data)
+
+    assert file.data is data
+    assert (file.header.size, file.header.declared_pixels) == ((37, 21), 37 * 21)
+
+
+def test_inspect_of_a_cut_header_declares_no_pixels():
+    assert inspect(pictures.jpeg()[:100]).header.declared_pixels == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_inspect_refuses_a_size_beyond_its_limits(name):
+    data = pictures.of_format(name, pictures.photo((37, 21)))
+
+    with pytest.raises(ImageTooManyPixels):
+        inspect(data, ImageLimits(max_pixels=37 * 21 - 1))
+    with pytest.raises(ImageBadDimensions):
+        inspect(data, ImageLimits(min_side_px=22))
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize(
+    "read",
+    [decode, lambda data: decode_reduced(inspect(data), 16)],
+    ids=["decode", "decode_reduced"],
+)
+def test_jpeg_with_its_frame_behind_a_scan_is_judged_by_its_size(read):
+    scan = pictures.jpeg_segment(0xDA, b"")
+    data = b"\xff\xd8" + scan + pictures.jpeg_header(10_000, 10_000)[2:]
+
+    assert inspect(data).header.size is None  # which does not look behind the scan
+    with pytest.raises(ImageTooManyPixels):
+        read(data)
+
+
+def test_inspected_jpeg_is_decoded_without_another_walk_over_its_header(monkeypatch):
+    file = inspect(pictures.jpeg())
+
+    monkeypatch.setattr(headers, "jpeg_segments", lambda _: pytest.fail("a second walk"))
+
+    assert decode_reduced(file, 16).size == (64, 48)
 
 
 def test_decode_multi_picture_jpeg_gives_the_first_picture():

@@ -4,9 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.errors import ImageTooComplex
+from contract.errors import ImageTooComplex, ImageTooManyPixels
 from contract.images import headers
 from tests import pictures
+
+
+def read_jpeg(data):
+    return headers.read_jpeg(data, lambda _: None)
+
+
+def jpeg_size(data):
+    return read_jpeg(data).size
+
+
+def is_one_scan(data):
+    return headers.jpeg_is_one_scan(data, read_jpeg(data))
+
 
 SIZES = {
     "png": (headers.png_size, pictures.png_of(pictures.ihdr(7, 9))),
@@ -17,7 +30,7 @@ SIZES = {
     "webp-lossless": (headers.webp_size, pictures.riff(pictures.vp8l(7, 9))),
     "webp-extended": (headers.webp_size, pictures.riff(pictures.vp8x(7, 9))),
     "webp-lossy": (headers.webp_size, pictures.webp(pictures.picture(size=(7, 9)))),
-    "jpeg": (headers.jpeg_size, pictures.jpeg_header(7, 9)),
+    "jpeg": (jpeg_size, pictures.jpeg_header(7, 9)),
 }
 
 
@@ -36,7 +49,54 @@ def test_size_of_a_cut_header_is_unknown(name):
 def test_size_of_a_jpeg_cut_inside_the_frame_header_is_unknown():
     data = pictures.jpeg_header(7, 9)
 
-    assert headers.jpeg_size(data[: data.index(b"\xff\xc0") + 6]) is None
+    assert jpeg_size(data[: data.index(b"\xff\xc0") + 6]) is None
+
+
+def test_read_jpeg_tells_the_size_before_it_walks_on():
+    """A file is refused for its size whatever comes behind the frame header."""
+
+    def refuse(size):
+        raise ImageTooManyPixels(f"{size}")
+
+    data = pictures.jpeg_header(7, 9) + b"\xff\xfe\0\2" * 10_001
+
+    with pytest.raises(ImageTooManyPixels, match=r"\(7, 9\)"):
+        headers.read_jpeg(data, refuse)
+
+
+def test_late_jpeg_size_is_that_of_a_frame_behind_the_scan():
+    data = b"\xff\xd8" + pictures.jpeg_segment(0xDA, b"") + pictures.jpeg_header(7, 9)[2:]
+
+    assert read_jpeg(data) == headers.JpegHeader(None, 0, ((0, 2), (2, len(data))), b"", None)
+    assert headers.late_jpeg_size(data) == (7, 9)
+    assert headers.late_jpeg_size(data[:4]) is None
+
+
+def test_read_jpeg_parts_are_the_file_but_for_what_makes_no_pixels():
+    plain = pictures.jpeg_with()
+    comment, profile = pictures.jpeg_segment(0xFE, b"x"), pictures.jpeg_segment(0xE2, b"ICC")
+    data = pictures.jpeg_with(comment, profile)
+
+    parts = read_jpeg(data).parts
+
+    assert b"".join(data[start:stop] for start, stop in parts) == plain
+    assert read_jpeg(plain).parts[0] == (0, 2)
+    assert read_jpeg(plain).parts[-1] == (plain.find(b"\xff\xda"), len(plain))
+
+
+def test_read_jpeg_does_not_look_behind_the_first_scan(monkeypatch):
+    walked, segments = [], headers.jpeg_segments
+
+    def watched(data):
+        for segment in segments(data):
+            walked.append(segment)
+            yield segment
+
+    monkeypatch.setattr(headers, "jpeg_segments", watched)
+
+    read_jpeg(pictures.many_scans(12))
+
+    assert [marker for marker, _, _ in walked].count(0xDA) == 1
 
 
 def test_webp_size_of_another_chunk_is_unknown():
@@ -86,7 +146,7 @@ def test_count_jpeg_scans_passes_restart_markers():
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_is_one_scan_of_a_sequential_picture(mode):
-    assert headers.jpeg_is_one_scan(pictures.encode(pictures.photo().convert(mode), "JPEG"))
+    assert is_one_scan(pictures.encode(pictures.photo().convert(mode), "JPEG"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +166,7 @@ def test_jpeg_is_one_scan_of_a_sequential_picture(mode):
     ],
 )
 def test_jpeg_is_one_scan_of_anything_else_is_not_promised(data):
-    assert not headers.jpeg_is_one_scan(data)
+    assert not is_one_scan(data)
 
 
 def test_jpeg_is_one_scan_with_components_in_scans_of_their_own_is_not():
@@ -114,7 +174,7 @@ def test_jpeg_is_one_scan_with_components_in_scans_of_their_own_is_not():
     scan = data.find(b"\xff\xda")
     data[scan + 4] = 1
 
-    assert not headers.jpeg_is_one_scan(bytes(data))
+    assert not is_one_scan(bytes(data))
 
 
 def test_jpeg_segments_finds_a_marker_across_two_search_steps(monkeypatch):
@@ -128,7 +188,7 @@ def test_jpeg_segments_end_at_a_long_gap():
     junk = bytes(70_000)
     data = pictures.jpeg_with(pictures.jpeg_segment(0xFE, b""), junk)
 
-    assert [marker for marker, _ in headers.jpeg_segments(data)] == [0xFE]
+    assert [marker for marker, _, _ in headers.jpeg_segments(data)] == [0xFE]
 
 
 @pytest.mark.parametrize("filler", [b"\xff\xfe\0\2", b"\xff\x01"], ids=["comments", "standalone"])

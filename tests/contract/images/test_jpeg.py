@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contract import images
 from contract.errors import ImageError
-from contract.images.decoding import Picture, decode, decode_reduced
+from contract.images import Picture, decode, inspect
 from contract.images.jpeg import decode_jpeg, reduction_for
 from contract.images.resampling import as_image
 from tests import pictures
@@ -30,6 +31,10 @@ def noisy(size=(150, 101), mode="RGB"):
     shape = (size[1], size[0], 3)
     noise = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
     return Image.blend(pictures.photo(size), Image.fromarray(noise), 0.3).convert(mode)
+
+
+def decode_reduced(data, shorter_side_px):
+    return images.decode_reduced(inspect(data), shorter_side_px)
 
 
 def array(picture):

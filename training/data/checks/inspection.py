@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from contract import images
 from contract.errors import ImageError
-from contract.images.decoding import decode, sniff
 from training.data.checks.duplicates import Progress
 from training.data.checks.likeness import THUMBNAIL_PX
 from training.data.samples import Sample, reason_of
@@ -81,9 +81,9 @@ def inspect_one(sample: Sample) -> Facts:
     """Decodes one picture."""
     try:
         data = sample.read()
-        image = decode(data)
+        image = images.decode(data)
         return Facts(
-            format=sniff(data).name,
+            format=images.sniff(data).name,
             mode=_stored_mode(data),
             size_px=image.size,
             digest=_digest(image),
@@ -103,13 +103,12 @@ def thumbnails(facts: Sequence[Facts]) -> NDArray[np.uint8]:
 
 def _stored_mode(data: bytes) -> str:
     """Reads the mode from the header of a picture that decodes, as `decode` opens it."""
-    decoder = sniff(data)
-    essentials = decoder.strip(data).data
-    with Image.open(io.BytesIO(essentials), formats=decoder.plugins) as image:
+    file = images.inspect(data)
+    with Image.open(io.BytesIO(file.essentials().data), formats=file.decoder.plugins) as image:
         mode = image.mode
         if mode == "P" and "transparency" in image.info:
             mode = "P with transparency"
-    deep = decoder.name == "png" and data[_DEPTH_BYTE] == 16 and "16" not in mode
+    deep = file.decoder.name == "png" and data[_DEPTH_BYTE] == 16 and "16" not in mode
     return f"{mode} 16-bit" if deep else mode
 
 

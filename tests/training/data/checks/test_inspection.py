@@ -84,7 +84,7 @@ def test_inspect_of_a_picture_too_large_for_memory_goes_on(monkeypatch):
     def fail(_):
         raise MemoryError
 
-    monkeypatch.setattr("training.data.checks.inspection.decode", fail)
+    monkeypatch.setattr("contract.images.decode", fail)
 
     assert facts_of(jpeg(PHOTO)).error == "the picture does not fit into memory"
 
