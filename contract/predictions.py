@@ -1,7 +1,9 @@
-"""From one row of a graph's outputs to labelled predictions, and the golden comparison.
+"""From a graph's outputs to labelled predictions, and the golden comparison.
 
 This is the last step of every answer, of every evaluation and of every golden example, so that all
 three mean the same by a prediction.
+
+Shapes: C classes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch
 from contract.manifest import GoldenExample, Interface
-from contract.scores import softmax, top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,24 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArra
     return softmax(scores, manifest.calibration.temperature)
 
 
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Returns f_j(z) = exp(z_j / T) / sum_k exp(z_k / T) over the last axis.
+
+    Shifted by the maximum, so that no finite input overflows.
+
+    Args:
+        logits: float, shape (..., C), any finite values.
+        temperature: > 0; above 1 flattens, below 1 sharpens (Guo et al. 2017, arXiv:1706.04599).
+
+    Returns:
+        Probabilities, float32, shape (..., C), each in [0, 1], summing to 1.
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = scaled / scaled.sum(axis=-1, keepdims=True)
+    return probabilities.astype(np.float32)
+
+
 def to_predictions(
     probabilities: NDArray[np.float32], manifest: Interface, k: int, min_probability: float = 0.0
 ) -> list[Prediction]:
@@ -68,6 +87,30 @@ def to_predictions(
         Prediction(manifest.labels[index].name, index, manifest.labels[index].synset, probability)
         for index, probability in top_k(probabilities, k, min_probability)
     ]
+
+
+def top_k(
+    probabilities: NDArray[np.float32], k: int, min_probability: float = 0.0
+) -> list[tuple[int, float]]:
+    """Returns the k most probable classes of one picture, most probable first.
+
+    Args:
+        probabilities: float32, shape (C,), finite.
+        k: how many at most; values above C mean C.
+        min_probability: classes below it are left out, so that the list may be shorter or empty.
+
+    Returns:
+        (class index, probability) pairs; equal probabilities in order of their index.
+    """
+    k = max(k, 0)
+    if k < len(probabilities) / 8:  # sorting all of them to use five costs more than the rest
+        least = np.partition(probabilities, len(probabilities) - max(k, 1))[-max(k, 1)]
+        candidates = np.flatnonzero(probabilities >= least)  # more than k where some are equal
+    else:
+        candidates = np.arange(len(probabilities))
+    order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:k]  # (k,)
+    pairs = ((int(index), float(probabilities[index])) for index in order)
+    return [(index, value) for index, value in pairs if value >= min_probability]
 
 
 def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.float32]) -> float:

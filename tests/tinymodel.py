@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from contract.manifest import Manifest, parse_manifest
-from contract.scores import softmax
+from contract.predictions import softmax
 from contract.versions import manifest_files, sha256
 
 SIDE_PX = 8

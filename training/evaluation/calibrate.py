@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.manifest import Calibration, ConformalSet, Unlike
-from contract.scores import softmax
+from contract.predictions import softmax
 from training.errors import PicturesMissing
 from training.evaluation.measures import cross_entropy, reliability
 
@@ -220,7 +220,7 @@ def _target_logits(rows: NDArray[np.float64], indexes: Indexes) -> NDArray[np.fl
 
 
 def _softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In float64: `contract.scores.softmax` rounds to float32, too coarse for a slope near 0."""
+    """In float64: `contract.predictions.softmax` rounds to float32, too coarse for a slope near 0."""
     raised = np.exp(rows - rows.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return probabilities

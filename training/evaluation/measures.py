@@ -1,7 +1,7 @@
 """How good answers are: errors, calibration and what is mistaken for what, from probabilities.
 
 Everything is computed in float64 whatever the input's precision. The first class of a row is the
-most probable one, and of equal ones that of the lowest index, as in `contract.scores.top_k`.
+most probable one, and of equal ones that of the lowest index, as in `contract.predictions.top_k`.
 
 Shapes: N pictures, C classes.
 """

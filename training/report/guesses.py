@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contract.images.decoding import decode
-from contract.scores import top_k
+from contract.predictions import top_k
 from training.data.samples import Sample
 
 TOP_K: Final = 5

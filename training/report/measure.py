@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from contract.scores import softmax
+from contract.predictions import softmax
 from training.data.samples import SPLITS, DataSet, SamplePictures
 from training.evaluation.measures import Evaluation, evaluate, reliability
 from training.evaluation.robustness import measure_robustness, stratified

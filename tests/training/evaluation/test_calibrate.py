@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.manifest import Calibration
-from contract.scores import softmax
+from contract.predictions import softmax
 from training.errors import PicturesMissing
 from training.evaluation import calibrate
 from training.evaluation.measures import cross_entropy, reliability

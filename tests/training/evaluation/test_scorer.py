@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contract.scores import softmax
+from contract.predictions import softmax
 from tests.training import tinynet
 from training.data.pictures import Picture
 from training.errors import GateFailed, GraphRefused, PicturesMissing

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.scores import softmax
+from contract.predictions import softmax
 from tests.training.report.test_plots import history
 from training.evaluation import calibrate, measures
 from training.evaluation.robustness import RobustnessRow
