@@ -22,12 +22,12 @@ from typing import Any, Final
 from unittest import mock
 
 import numpy as np
+from service.serving.answering import Answered
 
 from benchmarks.micro.requests import send
 from service.api.dialects import native as classify
 from service.app import create_app
 from service.http import edge as middleware
-from service.serving.answering import Answered
 from service.settings import Settings
 
 _MODELS: Final = Path(__file__).resolve().parents[2] / "models"

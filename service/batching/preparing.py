@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from contract.errors import ImageError
-from contract.images.decoding import ImageLimits, declared_pixels
+from contract.images import ImageFile
 from contract.manifest import Manifest
-from contract.preprocessing import Tensor, decode_for, to_input
+from contract.preprocessing import Tensor, decode_file, to_input
 from service.errors import DeadlineExceeded, Overloaded
 
 LARGE_PIXELS: Final = 4_000_000
@@ -20,7 +19,7 @@ class Preparation:
     """The recipe for one picture: from the file's bytes to one row of the graph's input.
 
     Attributes:
-        image: the whole file.
+        file: the picture; its header has been read.
         decode_s: seconds that decoding took; 0 before.
         preprocess_s: seconds from pixels to the row; 0 before.
     """
@@ -28,22 +27,20 @@ class Preparation:
     __slots__ = (
         "_clock",
         "_deadline_s",
-        "_limits",
         "_manifest",
         "decode_s",
-        "image",
+        "file",
         "preprocess_s",
     )
 
     def __init__(
         self,
-        image: bytes,
+        file: ImageFile,
         manifest: Manifest,
-        limits: ImageLimits,
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.image, self._manifest, self._limits = image, manifest, limits
+        self.file, self._manifest = file, manifest
         self._deadline_s, self._clock = deadline_s, clock
         self.decode_s = self.preprocess_s = 0.0
 
@@ -59,7 +56,7 @@ class Preparation:
         if started_s >= self._deadline_s:
             raise DeadlineExceeded("the deadline passed before the picture was decoded")
         try:
-            picture = decode_for(self.image, self._manifest.preprocessing, self._limits)
+            picture = decode_file(self.file, self._manifest.preprocessing)
             decoded_s = self._clock()
             row = to_input(picture, self._manifest)
         except MemoryError as error:
@@ -70,9 +67,6 @@ class Preparation:
         return row
 
 
-def is_large(image: bytes) -> bool:
+def is_large(file: ImageFile) -> bool:
     """Says whether a file declares so many pixels that it costs several times what a usual one does."""
-    try:
-        return declared_pixels(image) > LARGE_PIXELS
-    except ImageError:
-        return False  # whoever prepares it says what is wrong with it
+    return file.header.declared_pixels > LARGE_PIXELS

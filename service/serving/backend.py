@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits, inspect
 from service.batching.batcher import BatchCallbacks, Batcher
 from service.batching.lane import LaneSource
 from service.batching.preparing import Preparation, is_large
@@ -162,9 +162,10 @@ class Backend:
 
     async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
         """Answers one image file; see `Answerer.answer`."""
-        recipe = Preparation(image, version.manifest, self._limits, deadline_s)
+        file = inspect(image, self._limits)
+        recipe = Preparation(file, version.manifest, deadline_s)
         submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
-        large = is_large(image)
+        large = is_large(file)
         if self._kind.apart is None:
             row = await submit(recipe, large=large)
         elif large or not runs_on_cores(version):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from contract.errors import ContractError, VersionCorrupt
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits, inspect
 from contract.telemetry import disable_runtime_telemetry
 from service.batching.lane import BatchedRow, Item, Job, Outcome
 from service.batching.preparing import Preparation
@@ -101,8 +101,8 @@ class Child:
 
     def _item(self, picture: wire.Picture, version: LoadedVersion, now_s: float) -> Item:
         deadline_s = now_s + picture.remaining_s
-        recipe = Preparation(picture.image, version.manifest, self._limits, deadline_s)
-        return Item(recipe, deadline_s, now_s)
+        file = inspect(picture.image, self._limits)  # has passed in the front
+        return Item(Preparation(file, version.manifest, deadline_s), deadline_s, now_s)
 
 
 def _on_the_wire(item: Item, outcome: Outcome | None) -> wire.Row | Exception | None:

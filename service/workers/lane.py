@@ -125,7 +125,7 @@ class ProcessLane(asyncio.Protocol):
         self.jobs.append(job)
         now_s = self._clock()
         pictures = [
-            wire.Picture(cast(Preparation, entry.item).image, entry.deadline_s - now_s)
+            wire.Picture(cast(Preparation, entry.item).file.data, entry.deadline_s - now_s)
             for entry in job.items
         ]
         work = wire.Work(self._places[job.version.key], job.run.wide, pictures)

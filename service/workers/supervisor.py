@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits
 from contract.manifest import Manifest
 from contract.versions import read_version
 from service.batching.lane import Lane, LaneCallbacks
