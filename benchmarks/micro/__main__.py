@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -87,11 +88,21 @@ class _NullEngine:
         return np.ones((len(batch), 1), np.float32)
 
 
-async def batcher(seconds: float) -> list[Timed]:
+@dataclass(frozen=True)
+class _NullVersion:
+    manifest: Manifest
+    engine: _NullEngine = field(default_factory=_NullEngine)
+    key: tuple[str, int] = ("null", 1)
+    max_batch_size: int = 8
+    load_s: float = 0.0
+
+
+async def batcher(manifest: Manifest, seconds: float) -> list[Timed]:
     """Times the way through the batcher to an engine that does nothing, alone and 32 together."""
     from service.batching.batcher import Batcher, BatchLimits
+    from service.batching.thread_lane import ThreadSource
 
-    measured = Batcher(_NullEngine(), BatchLimits())
+    measured, version = Batcher(ThreadSource(), BatchLimits()), _NullVersion(manifest)
     measured.start()
     row = np.zeros((1,), np.float32)
     found: list[Timed] = []
@@ -101,7 +112,7 @@ async def batcher(seconds: float) -> list[Timed]:
         while not took or time.perf_counter() < end_s:
             before_s = time.perf_counter()
             deadline_s = time.monotonic() + 60
-            await asyncio.gather(*(measured.submit(row, deadline_s) for _ in range(n)))
+            await asyncio.gather(*(measured.submit(version, row, deadline_s) for _ in range(n)))
             took.append(time.perf_counter() - before_s)
         found.append((f"batcher, {n} together", 1e3 * median(took), n))
     await measured.stop(1.0)
@@ -143,7 +154,7 @@ def main() -> None:
     found = [
         *preparation(photos, manifest, arguments.seconds),
         *engine(arguments.graph, manifest, arguments.seconds),
-        *asyncio.run(batcher(arguments.seconds)),
+        *asyncio.run(batcher(manifest, arguments.seconds)),
         *asyncio.run(http(arguments.graph, photos, arguments.seconds)),
     ]
     rows = [(name, f"{ms:.3f}", f"{ms / n:.3f}") for name, ms, n in found]
