@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-ACCEPTED: dict[str, str] = {}
+ACCEPTED: dict[str, str] = {
+    "request/plain-tuning": "`GET .../tuning` went with the tuner, which is `convserve tune` now"
+}
