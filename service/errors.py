@@ -1,4 +1,4 @@
-"""Errors of the service, without any knowledge of HTTP; `api.problems` maps them to statuses.
+"""Errors of the service, without any knowledge of HTTP; `http.problems` maps them to statuses.
 
 ServiceError
 ├── MalformedRequest        the request cannot be parsed (multipart, JSON, base64, length)

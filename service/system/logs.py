@@ -114,7 +114,11 @@ def _write_to_standard_output(text: str) -> None:
 
 
 class LogWriter:
-    """Routes all logging of the process through one writing thread while it is running."""
+    """Routes all logging of the process through one writing thread while it is running.
+
+    Attributes:
+        on_drop: called for each record that is dropped, if set.
+    """
 
     def __init__(self, level: str, stream: TextIO | None = None) -> None:
         """Prepares; `start` begins.
@@ -123,10 +127,10 @@ class LogWriter:
             level: debug, info, warning or error.
             stream: where the lines go; standard output if not given.
         """
-        self.on_drop: Callable[[], None] = lambda: None
+        self.on_drop: Callable[[], None] | None = None
         self._level = level.upper()
         records: queue.Queue[Any] = queue.Queue(_QUEUE_RECORDS)
-        self._handler = DroppingQueueHandler(records, lambda: self.on_drop())
+        self._handler = DroppingQueueHandler(records, self._dropped)
         self._listener = _LineWriter(records, stream.write if stream else _write_to_standard_output)
 
     def start(self) -> None:
@@ -151,3 +155,7 @@ class LogWriter:
             return
         if thread is not None:
             thread.join(timeout_s)
+
+    def _dropped(self) -> None:
+        if self.on_drop is not None:
+            self.on_drop()
