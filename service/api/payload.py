@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.api.multipart import Part, parse_multipart
 from service.errors import (
@@ -89,19 +89,30 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     expected = int(declared) if declared.isascii() and declared.isdecimal() else None
-    too_large = BodyTooLarge(f"the body exceeds the limit of {limits.max_bytes} bytes")
+    too_large = f"the body exceeds the limit of {limits.max_bytes} bytes"
     if expected is not None and expected > limits.max_bytes:
-        raise too_large
-    body = bytearray()
+        raise BodyTooLarge(too_large)
+
+    body: bytes | bytearray = bytearray()
     clock = asyncio.get_running_loop().time
     started_s = clock()
     try:
         async with asyncio.timeout(limits.timeout_s) as timeout:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.max_bytes:
-                    raise too_large
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                if len(body) + len(chunk) > limits.max_bytes:
+                    raise BodyTooLarge(too_large)
                 slot.add_bytes(len(chunk))
+                if body or more:
+                    body += chunk
+                else:
+                    body = chunk  # all of it came at once and need not be copied
+                if not more:
+                    break
+
                 allowed_s = limits.timeout_s + len(body) / limits.min_rate_bytes_per_s
                 # A fast start earns time, but not for silence: that would hold the bytes in flight.
                 silent_until_s = clock() + limits.timeout_s
@@ -148,9 +159,10 @@ def check_headers(request: Request) -> None:
     Raises:
         MediaTypeRefused: an unknown media type, or a compressed body.
     """
-    encodings = ",".join(request.headers.getlist("content-encoding")).split(",")
-    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
-        raise MediaTypeRefused("compressed request bodies are not accepted")
+    if encodings := request.headers.getlist("content-encoding"):
+        names = {name.strip().lower() for name in ",".join(encodings).split(",")}
+        if names - {"", "identity"}:
+            raise MediaTypeRefused("compressed request bodies are not accepted")
     _reader_for(request.headers.get("content-type", "").partition(";")[0].strip().lower())
 
 

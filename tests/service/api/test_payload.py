@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from httpx2 import Response
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.api.payload import READERS, BodyLimits, Options, merge_options, parse_body, read_body
 from service.errors import (
@@ -120,16 +120,41 @@ async def test_read_body_that_stalls_times_out():
 async def test_read_body_deadline_moves_with_the_bytes():
     limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
 
-    async def late() -> AsyncGenerator[bytes, None]:
-        yield b"x" * 99  # worth 99 s
-        await asyncio.to_thread(lambda: None)
-        yield b"x"
+    pieces = [b"x" * 99, b"x"]  # the first is worth 99 s
 
-    request = request_of([b""])
-    request.stream = late  # type: ignore[method-assign]
+    async def receive() -> dict[str, Any]:
+        if len(pieces) == 1:
+            await asyncio.to_thread(lambda: None)
+        body = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
 
     with admission().slot() as slot:
         assert len(await read_body(request, slot, limits)) == 100
+
+
+@pytest.mark.anyio
+async def test_read_body_that_came_at_once_is_not_copied():
+    body = b"x" * 100
+
+    with admission().slot() as slot:
+        assert await read_body(request_of([body]), slot, LIMITS) is body
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("pieces", [[], [b"x"]])
+async def test_read_body_of_client_that_leaves_ends(pieces):
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages.append({"type": "http.disconnect"})
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+    with pytest.raises(ClientDisconnect), admission().slot() as slot:
+        await read_body(request, slot, LIMITS)
 
 
 def padded_json(size: int) -> bytes:
