@@ -96,7 +96,6 @@ class Service:
             classifier=Classifier(Serving(self._backend)),
             admission=self._admission,
             metrics=self.metrics,
-            prepare_pool=self._pool,
             body_limits=_body_limits(settings),
             deadlines=Deadlines(settings.request_timeout_s, _MAX_REQUEST_TIMEOUT_S),
             not_ready=self.not_ready,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -27,7 +26,6 @@ class Parts:
         classifier: the use case.
         admission: the door.
         metrics: what is counted.
-        prepare_pool: where bodies that are costly to parse go, apart from the event loop.
         body_limits: how large a body may be and how long it may take.
         deadlines: how long requests may take.
         not_ready: why the service is not ready, or None.
@@ -37,7 +35,6 @@ class Parts:
     classifier: Classifier
     admission: Admission
     metrics: Metrics
-    prepare_pool: Executor
     body_limits: BodyLimits
     deadlines: Deadlines
     not_ready: Callable[[], Exception | None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from service.api.multipart import Part, parse_multipart
+from service.api.multipart import parse_form
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -31,6 +31,7 @@ from service.serving.admission import Slot
 Image = bytes | ServiceError
 
 _MAX_OTHER_COMMAS: Final = 16
+_INLINE_JSON_BYTES: Final = 65_536  # handing more to a thread costs less than parsing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
     return bytes(body)
 
 
-def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
+async def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
     """Finds the pictures in a body.
 
     Args:
@@ -139,7 +140,7 @@ def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
         MalformedRequest, InvalidParameter: the body is not what its type says.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    upload = _reader_for(media_type)(body, content_type, limits)
+    upload = await _reader_for(media_type)(body, content_type, limits)
     if not upload.images:
         raise InvalidParameter("the request holds no picture")
     _check_count(len(upload.images), limits)
@@ -181,23 +182,29 @@ def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
         raise InvalidParameter(f"{first['loc'][0]}: {first['msg']}") from error
 
 
-def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
+async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
     return Upload([body])
 
 
-def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
+async def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
     options: dict[str, Any] = {}
     images: list[Image] = []
-    fields = Options.model_fields
-    for part in parse_multipart(body, content_type, limits.max_images + len(fields)):
-        if part.name in fields and not part.is_file:
-            options[part.name] = _text(part)
+    max_parts = limits.max_images + len(Options.model_fields)
+    for name, content, is_file in await parse_form(body, content_type, max_parts):
+        if name in Options.model_fields and not is_file:
+            options[name] = content.decode("utf-8", "replace")
         else:
-            images.append(bytes(part.data))
+            images.append(content)
     return Upload(images, options, many=len(images) > 1)
 
 
-def _read_json(body: bytes, _content_type: str, limits: BodyLimits) -> Upload:
+async def _read_json(body: bytes, _content_type: str, limits: BodyLimits) -> Upload:
+    if len(body) < _INLINE_JSON_BYTES:
+        return _parse_json(body, limits)
+    return await asyncio.to_thread(_parse_json, body, limits)
+
+
+def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
     # Base64 has no comma, so more of them than this are no pictures; millions of small items would
     # cost a hundred times the body's size to build.
     if body.count(b",") > 2 * limits.max_images + _MAX_OTHER_COMMAS:
@@ -234,11 +241,7 @@ def _from_base64(text: object) -> Image:
         return MalformedRequest("an image is not valid base64")
 
 
-def _text(part: Part) -> str:
-    return bytes(part.data).decode("utf-8", "replace")
-
-
-Reader = Callable[[bytes, str, BodyLimits], Upload]
+Reader = Callable[[bytes, str, BodyLimits], Awaitable[Upload]]
 
 READERS: Final[dict[str, Reader]] = {
     "multipart/form-data": _read_multipart,

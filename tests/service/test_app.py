@@ -158,7 +158,7 @@ def test_app_prepare_threads_follow_cores_and_settings(
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
     values = {"models_dir": models_dir, "provider": "cpu", **settings}
 
-    pool = create_app(Settings.model_validate(values)).state.parts.prepare_pool
+    pool = create_app(Settings.model_validate(values)).state.service._pool
 
     assert pool._max_workers == threads
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
@@ -13,7 +12,6 @@ from contract.images.decoding import DECODERS
 from service.api.parts import Parts, PartsDep, RequestIdDep
 from service.api.payload import (
     Options,
-    Upload,
     check_headers,
     merge_options,
     parse_body,
@@ -26,9 +24,6 @@ from service.http.problems import ProblemDocument, code_of
 from service.serving.classifier import Answer, Choice, StageTimes
 
 router = APIRouter(tags=["classify"])
-
-# Parsing a body below this size costs less than handing it to another thread.
-_PARSE_INLINE_BYTES: Final = 65_536
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: Final = {
@@ -136,7 +131,8 @@ async def classify_upload(
         parts.admission.check_wait(parts.classifier.expected_s(version), deadline.left_s())
         body = await read_body(request, slot, parts.body_limits)
         received_s = deadline.elapsed_s()
-        upload = await _parse(parts, body, request.headers.get("content-type", ""))
+        kind = request.headers.get("content-type", "")
+        upload = await parse_body(body, kind, parts.body_limits)
         slot.add_images(len(upload.images))
         options = merge_options(query, upload.options)
         choice = Choice(which.model, which.version, options.top_k, options.min_probability)
@@ -147,16 +143,6 @@ async def classify_upload(
         raise answer.outcomes[0]
     members = classify_members(answer, request_id, many=upload.many)
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
-
-
-async def _parse(parts: Parts, body: bytes, content_type: str) -> Upload:
-    if len(body) < _PARSE_INLINE_BYTES or not content_type.lower().startswith(
-        ("multipart", "application/j")
-    ):
-        return parse_body(body, content_type, parts.body_limits)
-    return await asyncio.get_running_loop().run_in_executor(
-        parts.prepare_pool, parse_body, body, content_type, parts.body_limits
-    )
 
 
 def _count(parts: Parts, answer: Answer, received_s: float) -> None:

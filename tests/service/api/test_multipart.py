@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import asyncio
+from tempfile import SpooledTemporaryFile
+
 import pytest
 
-from service.api.multipart import Part, parse_multipart
+from service.api.multipart import parse_form
 from service.errors import MalformedRequest
 
+pytestmark = pytest.mark.anyio
+
 KIND = "multipart/form-data; boundary=b"
+NAME = 'Content-Disposition: form-data; name="a"'
+FILE = f'{NAME}; filename="x"'
 
 
 def part(*headers: str, data: bytes = b"data") -> bytes:
@@ -16,119 +23,160 @@ def form(*parts: bytes) -> bytes:
     return b"".join(parts) + b"--b--\r\n"
 
 
-def test_multipart_parts_keep_order_names_and_bytes():
+async def test_multipart_parts_keep_order_names_and_bytes():
+    every_byte = bytes(range(256))
     body = form(
-        part('Content-Disposition: form-data; name="one"', data=b"\r\n1\x00"),
-        part(
-            'content-disposition: form-data; name=two; filename="../x"', "Content-Type: IMAGE/PNG"
-        ),
+        part('Content-Disposition: form-data; name="one"', data=b"\r\n1\x00" + every_byte),
+        part('content-disposition: form-data; name=two; filename="../x"', data=every_byte * 3),
+        part('CONTENT-DISPOSITION: FORM-DATA; NAME="one"', "Content-Type: IMAGE/PNG", data=b""),
     )
 
-    parts = parse_multipart(body, KIND, 5)
-
-    assert parts == [
-        Part("one", False, "", bytearray(b"\r\n1\x00")),
-        Part("two", True, "image/png", bytearray(b"data")),
+    assert await parse_form(body, KIND, 5) == [
+        ("one", b"\r\n1\x00" + every_byte, False),
+        ("two", every_byte * 3, True),
+        ("one", b"", False),
     ]
 
 
-def test_multipart_part_without_headers_is_read():
-    assert parse_multipart(form(part()), KIND, 5) == [Part(data=bytearray(b"data"))]
+@pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "base64", "none"])
+@pytest.mark.parametrize("order", ["boundary=b; charset={}", "charset={}; boundary=b"])
+async def test_multipart_charset_of_the_client_changes_no_byte(charset, order):
+    kind = f"multipart/form-data; {order.format(charset)}"
+
+    parts = await parse_form(form(part(NAME, data=bytes(range(256)))), kind, 5)
+
+    assert parts == [("a", bytes(range(256)), False)]
 
 
-def test_multipart_field_name_that_is_not_utf8_is_replaced():
+async def test_multipart_field_name_that_is_not_utf8_is_read():
     body = b'--b\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n--b--\r\n'
 
-    (one,) = parse_multipart(body, KIND, 5)
+    ((name, data, _),) = await parse_form(body, KIND, 5)
 
-    assert one.name
+    assert (bool(name), data) == (True, b"x")
 
 
-def test_multipart_empty_lines_before_and_text_after_are_ignored():
-    body = b"\r\n\r\n" + form(part()) + b"goodbye"
+async def test_multipart_empty_lines_before_and_text_after_are_ignored():
+    body = b"\r\n\r\n" + form(part(NAME)) + b"goodbye"
 
-    assert len(parse_multipart(body, KIND, 5)) == 1
+    assert len(await parse_form(body, KIND, 5)) == 1
+
+
+@pytest.mark.parametrize("size", [1_000_000, 262_144, 262_143, 200])
+async def test_multipart_large_files_are_whole_and_stay_in_memory(monkeypatch, size):
+    monkeypatch.setattr(SpooledTemporaryFile, "rollover", None)
+    data = bytes(range(200)) * (size // 200)
+
+    parts = await parse_form(form(part(FILE, data=data), part(NAME, data=data)), KIND, 5)
+
+    assert parts == [("a", data, True), ("a", data, False)]
+
+
+async def test_multipart_large_form_leaves_the_event_loop_to_others():
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(count())
+    await parse_form(form(part(FILE, data=b"x" * 3_000_000)), KIND, 5)
+    other.cancel()
+
+    assert turns >= 10
 
 
 @pytest.mark.parametrize("count", [5, 6])
-def test_multipart_part_count_is_limited(count):
-    body = form(*[part()] * count)
+async def test_multipart_part_count_is_limited(count):
+    body = form(*[part(NAME)] * count)
 
     if count == 5:
-        assert len(parse_multipart(body, KIND, 5)) == 5
+        assert len(await parse_form(body, KIND, 5)) == 5
     else:
         with pytest.raises(MalformedRequest, match="more than 5 parts"):
-            parse_multipart(body, KIND, 5)
+            await parse_form(body, KIND, 5)
 
 
 REFUSED = {
-    "no_closing_boundary": (part(), KIND),
-    "cut_in_part": (form(part())[:-12], KIND),
-    "no_boundary": (form(part()), "multipart/form-data"),
-    "empty_boundary": (form(part()), "multipart/form-data; boundary="),
-    "other_boundary": (form(part()), "multipart/form-data; boundary=c"),
-    "huge_boundary": (form(part()), "multipart/form-data; boundary=" + "b" * 10_000),
-    "bad_header": (form(part("no colon here")), KIND),
-    "many_headers": (form(part(*[f"X-{n}: y" for n in range(17)])), KIND),
-    "huge_header": (form(part("X: " + "y" * 5000)), KIND),
-    "million_byte_header": (form(part("X: " + "y" * 1_000_000)), KIND),
+    "no_closing_boundary": (part(NAME), KIND),
+    "cut_in_part": (form(part(NAME))[:-12], KIND),
+    "no_boundary": (form(part(NAME)), "multipart/form-data"),
+    "empty_boundary": (form(part(NAME)), "multipart/form-data; boundary="),
+    "other_boundary": (form(part(NAME)), "multipart/form-data; boundary=c"),
+    "huge_boundary": (form(part(NAME)), "multipart/form-data; boundary=" + "b" * 10_000),
+    "bad_header": (form(part(NAME, "no colon here")), KIND),
+    "many_headers": (form(part(NAME, *[f"X-{n}: y" for n in range(17)])), KIND),
+    "huge_header": (form(part(NAME, "X: " + "y" * 5000)), KIND),
+    "million_byte_header": (form(part(NAME, "X: " + "y" * 1_000_000)), KIND),
+    "no_disposition": (form(part()), KIND),
+    "no_name": (form(part("Content-Disposition: form-data; filename=x")), KIND),
     "empty": (b"", KIND),
     "noise": (bytes(range(256)) * 10, KIND),
 }
 
 
 @pytest.mark.parametrize(("body", "kind"), REFUSED.values(), ids=REFUSED.keys())
-def test_multipart_body_that_is_not_well_formed_refused(body, kind):
+async def test_multipart_body_that_is_not_well_formed_refused(body, kind):
     with pytest.raises(MalformedRequest, match="multipart"):
-        parse_multipart(body, kind, 5)
+        await parse_form(body, kind, 5)
 
 
 ODD_KINDS = ["boundary=b", '; boundary="b', "; boundary*=utf-8''b", "; boundary=\xff", ";;;;=", ""]
 
 
 @pytest.mark.parametrize("parameters", ODD_KINDS)
-def test_multipart_odd_content_type_never_crashes(parameters):
+async def test_multipart_odd_content_type_never_crashes(parameters):
     try:
-        parts = parse_multipart(form(part()), "multipart/form-data" + parameters, 5)
+        parts = await parse_form(form(part(NAME)), "multipart/form-data" + parameters, 5)
     except MalformedRequest:
         return
     assert len(parts) == 1
 
 
-ODD_DISPOSITIONS = [
-    "form-data; name",
-    'form-data; name="a\\"b"',
-    "form-data; name*=utf-8''%ff",
-    "form-data; filename*=''",
-    ";;;",
-    "",
-    "form-data; name=a; name=b",
-]
+ODD_DISPOSITIONS = {
+    "form-data; name": 1,
+    'form-data; name="a\\"b"': 1,
+    "form-data; name=a; filename*=''": 1,
+    "form-data; name=a; name=b": 1,
+    "form-data; name=": 1,
+    "attachment; name=a; filename=": 1,
+    "form-data; name*=utf-8''%ff": 0,
+    "form-data; filename=x": 0,
+    ";;;": 0,
+    "": 0,
+}
 
 
 @pytest.mark.parametrize("disposition", ODD_DISPOSITIONS)
-def test_multipart_odd_disposition_never_loses_the_data(disposition):
-    (one,) = parse_multipart(form(part(f"Content-Disposition: {disposition}")), KIND, 5)
+async def test_multipart_odd_disposition_is_read_if_it_names_the_part(disposition):
+    body = form(part(f"Content-Disposition: {disposition}"))
 
-    assert one.data == b"data"
+    if ODD_DISPOSITIONS[disposition]:
+        ((_, data, _),) = await parse_form(body, KIND, 5)
+        assert data == b"data"
+    else:
+        with pytest.raises(MalformedRequest, match="every part needs a name"):
+            await parse_form(body, KIND, 5)
 
 
-def test_multipart_every_cut_is_refused_or_read():
-    body = form(part('Content-Disposition: form-data; name="one"'), part())
+async def test_multipart_every_cut_is_refused_or_read():
+    body = form(part(FILE), part(NAME))
 
     outcomes = set[object]()
     for end in range(len(body)):
         try:
-            outcomes.add(len(parse_multipart(body[:end], KIND, 5)))
+            outcomes.add(len(await parse_form(body[:end], KIND, 5)))
         except MalformedRequest:
             outcomes.add("refused")
 
     assert outcomes <= {"refused", 2}
 
 
-def test_parse_multipart_flood_of_near_boundaries_refused_unparsed(monkeypatch):
-    monkeypatch.setattr("service.api.multipart.MultipartParser", None)
+async def test_parse_multipart_flood_of_near_boundaries_refused_unparsed(monkeypatch):
+    monkeypatch.setattr("service.api.multipart._FormParser", None)
     body = b"--x\r\n\r\n" + b"\r\n--xy" * 1_000_000 + b"\r\n--x--"
 
     with pytest.raises(MalformedRequest, match="more than 3 parts"):
-        parse_multipart(body, "multipart/form-data; boundary=x", 3)
+        await parse_form(body, "multipart/form-data; boundary=x", 3)

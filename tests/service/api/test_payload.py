@@ -206,31 +206,34 @@ def test_classify_chunked_body_limit_is_exact(make_client, kind, body, size):
         assert_problem(response, 413, "body_too_large")
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("media_type", READERS)
-def test_parse_body_every_reader_survives_noise(media_type):
+async def test_parse_body_every_reader_survives_noise(media_type):
     kind = media_type.replace("*", "png")
     noise = bytes(range(256)) * 4
 
     try:
-        upload = parse_body(noise, kind, LIMITS)
+        upload = await parse_body(noise, kind, LIMITS)
     except (MalformedRequest, InvalidParameter):
         return
     assert upload.images == [noise]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("media_type", READERS)
-def test_parse_body_every_media_type_found_in_any_case_with_parameters(media_type):
+async def test_parse_body_every_media_type_found_in_any_case_with_parameters(media_type):
     kind = f" {media_type.replace('*', 'png').upper()} ; Boundary=b"
     body = {"application/json": padded_json, "multipart/form-data": padded_multipart}
 
-    upload = parse_body(body.get(media_type, lambda _: RED)(0), kind, LIMITS)
+    upload = await parse_body(body.get(media_type, lambda _: RED)(0), kind, LIMITS)
 
     assert (upload.images, upload.many) == ([RED], False)
 
 
-def test_parse_body_unknown_type_names_the_accepted_ones():
+@pytest.mark.anyio
+async def test_parse_body_unknown_type_names_the_accepted_ones():
     with pytest.raises(MediaTypeRefused, match="multipart/form-data, application/json"):
-        parse_body(b"", "text/plain", LIMITS)
+        await parse_body(b"", "text/plain", LIMITS)
 
 
 def test_merge_options_without_options_in_body_keeps_query():
@@ -245,28 +248,31 @@ def test_merge_options_body_wins_over_query():
     assert merged == Options(top_k=1, min_probability=0.5)
 
 
-def test_parse_body_base64_wrapped_in_lines_is_read():
+@pytest.mark.anyio
+async def test_parse_body_base64_wrapped_in_lines_is_read():
     wrapped = base64.encodebytes(RED * 3).decode()
 
-    upload = parse_body(
+    upload = await parse_body(
         b'{"image": "%s"}' % wrapped.replace("\n", "\\n").encode(), "application/json", LIMITS
     )
 
     assert upload.images == [RED * 3]
 
 
-def test_parse_body_json_of_countless_items_refused_before_it_is_built(monkeypatch):
+@pytest.mark.anyio
+async def test_parse_body_json_of_countless_items_refused_before_it_is_built(monkeypatch):
     monkeypatch.setattr("service.api.payload.from_json", None)
 
     with pytest.raises(InvalidParameter, match="too many items"):
-        parse_body(b'{"images":[' + b"1," * 1_000_000 + b"1]}", "application/json", LIMITS)
+        await parse_body(b'{"images":[' + b"1," * 1_000_000 + b"1]}", "application/json", LIMITS)
 
 
-def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(monkeypatch):
+@pytest.mark.anyio
+async def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(monkeypatch):
     monkeypatch.setattr("service.api.payload._from_base64", None)
 
     with pytest.raises(InvalidParameter, match="4 pictures in one request, the limit is 3"):
-        parse_body(b'{"images":["","","",""]}', "application/json", LIMITS)
+        await parse_body(b'{"images":["","","",""]}', "application/json", LIMITS)
 
 
 @pytest.mark.anyio

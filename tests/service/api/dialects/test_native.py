@@ -322,9 +322,14 @@ def test_classify_multipart_broken_picture_fails_alone(client):
         (b"", 400, "malformed_request"),
         (b"--b--\r\n", 422, "invalid_parameter"),
         (b"garbage " + MARKER.encode(), 400, "malformed_request"),
-        (b"--b\r\n\r\n\r\n--b--\r\n", 415, "unsupported_media_type"),
+        (b"--b\r\n\r\n\r\n--b--\r\n", 400, "malformed_request"),
+        (
+            b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n--b--\r\n",
+            415,
+            "unsupported_media_type",
+        ),
     ],
-    ids=["empty", "no_parts", "garbage", "empty_part"],
+    ids=["empty", "no_parts", "garbage", "no_name", "empty_part"],
 )
 def test_classify_multipart_without_picture_refused(client, body, status, code):
     kind = {"content-type": "multipart/form-data; boundary=b"}
