@@ -9,32 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from contract.errors import ContractError
 from service import __name__ as package
 from service.api import docs, health
-from service.api.dialects import models
-from service.api.dialects import native as classify
-from service.api.express import Express
-from service.api.parts import REQUEST_ID, Parts
+from service.api.dialects import native
+from service.api.parts import Parts
 from service.api.payload import BodyLimits
+from service.api.routes import in_front
 from service.batching.batcher import BatchCallbacks
 from service.batching.sizing import run_plan
-from service.errors import Draining, ModelNotReady, ServiceError
+from service.errors import Draining, ModelNotReady
 from service.http.deadlines import Deadlines
 from service.http.edge import Edge
-from service.http.problems import count_refusal, problem_response
 from service.models.adoption import Adopter, fingerprint
 from service.models.repository import Load, Repository, Shelf, resolve_models_dir
 from service.serving.admission import Admission
@@ -56,12 +53,15 @@ _MAX_REQUEST_TIMEOUT_S: Final = 300.0
 _MIN_BODY_RATE_BYTES_PER_S: Final = 50_000
 """The slowest upload that is accepted in the long run: a poor mobile network."""
 
-ROUTERS = (classify.router, models.router, health.router)
-"""Every endpoint; a new dialect is a new row."""
+HOT_ROUTERS = (native.hot,)
+"""The endpoints that pictures come through, which are served ahead of FastAPI."""
+
+ROUTERS = (*HOT_ROUTERS, native.router, health.router)
+"""Every endpoint."""
 
 
 class Application(FastAPI):
-    """FastAPI behind the edge, which is outermost so that its short way is short.
+    """FastAPI behind the edge and behind the plain routes.
 
     Attributes:
         edge: what every request meets first.
@@ -70,7 +70,10 @@ class Application(FastAPI):
     edge: Edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one connection event."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
         await self.edge(scope, receive, send)
 
 
@@ -91,7 +94,6 @@ class Service:
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
-        self._pool = ThreadPoolExecutor(1, "parse")
         self.parts = Parts(
             classifier=Classifier(Serving(self._backend)),
             admission=self._admission,
@@ -149,7 +151,6 @@ class Service:
         if not all(await asyncio.gather(*(one.stop(_STOP_S) for one in backends))):
             log.error("a run did not end; it is abandoned")
         self._backend.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def at_rest(self) -> bool:
@@ -259,21 +260,16 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.include_router(router)
     if settings.docs:
         app.include_router(docs.router)
-    for kind in (ServiceError, ContractError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _answer_problem)
-    app.edge = Edge(
-        partial(FastAPI.__call__, app),
-        Express(service.parts),
-        service.metrics,
-        closing=lambda: service.draining,
-    )
+    for kind in (HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _leave_to_edge)
+    behind = partial(FastAPI.__call__, app)
+    front = Router(in_front(HOT_ROUTERS), redirect_slashes=False, default=behind)
+    app.edge = Edge(front, service.metrics, closing=lambda: service.draining)
     return app
 
 
-async def _answer_problem(request: Request, error: Exception) -> Response:
-    # A coroutine, because Starlette would run a plain function in a thread.
-    count_refusal(request.app.state.parts.metrics, error)
-    return problem_response(error, request.scope[REQUEST_ID])
+async def _leave_to_edge(_request: Request, error: Exception) -> Never:
+    raise error
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

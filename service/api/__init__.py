@@ -1,1 +1,1 @@
-"""HTTP: the only part of the service, with `app` and the entry point, that knows it."""
+"""What clients speak: endpoints, the bodies they take and the documents they answer with."""

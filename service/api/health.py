@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.api.dialects.native import ERRORS
 from service.api.parts import PartsDep
+from service.api.routes import ERRORS
 from service.api.schemas import HealthDocument
 from service.errors import ModelNotReady
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -13,9 +13,6 @@ from service.http.deadlines import Deadlines
 from service.serving.admission import Admission
 from service.serving.classifier import Classifier
 from service.system.metrics import Metrics
-
-REQUEST_ID: Final = "convserve.request_id"
-"""Where in the ASGI scope the edge puts the request's id."""
 
 
 @dataclass(slots=True)
@@ -41,16 +38,13 @@ class Parts:
     is_alive: Callable[[], bool]
 
 
-# Coroutines, because FastAPI runs plain functions in a thread.
-async def _parts(request: Request) -> Parts:
+def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
 
-async def _request_id(request: Request) -> str:
-    request_id: str = request.scope[REQUEST_ID]
-    return request_id
+async def _parts(request: Request) -> Parts:  # a coroutine: FastAPI runs functions in a thread
+    return parts_of(request)
 
 
 PartsDep = Annotated[Parts, Depends(_parts)]
-RequestIdDep = Annotated[str, Depends(_request_id)]

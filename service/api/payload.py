@@ -11,13 +11,16 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 
 from service.api.multipart import parse_form
+from service.api.routes import read
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -54,7 +57,7 @@ class BodyLimits:
 class Options(BaseModel):
     """What a client may ask for beside the pictures, in the query, in form fields or in JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     top_k: int | None = Field(
         None, ge=1, description="Predictions at most, 1 to the number of classes; 5 if not given."
@@ -167,6 +170,16 @@ def check_headers(request: Request) -> None:
     _reader_for(request.headers.get("content-type", "").partition(";")[0].strip().lower())
 
 
+@lru_cache(maxsize=128)
+def query_options(query: bytes) -> Options:
+    """Returns the options of a query string.
+
+    Raises:
+        InvalidParameter: one is unknown or out of its range.
+    """
+    return read(Options, QueryParams(query))
+
+
 def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
     """Returns the options of the query, overridden by those given inside the body.
 
@@ -175,11 +188,7 @@ def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
     """
     if not in_body:
         return query
-    try:
-        return Options.model_validate({**query.model_dump(exclude_unset=True), **in_body})
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise InvalidParameter(f"{first['loc'][0]}: {first['msg']}") from error
+    return read(Options, {**query.model_dump(exclude_unset=True), **in_body})
 
 
 async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:

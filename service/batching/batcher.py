@@ -37,7 +37,7 @@ from service.batching.lane import (
     LaneSource,
     Reason,
     Recipe,
-    Served,
+    RunnableVersion,
 )
 from service.batching.lanes import Lanes
 from service.batching.wide import RunTimes, Solitude
@@ -89,7 +89,9 @@ class _Queue:
     half of the lanes at most, and hold up each other only.
     """
 
-    def __init__(self, version: Served, clock: Callable[[], float], *, large: bool) -> None:
+    def __init__(
+        self, version: RunnableVersion, clock: Callable[[], float], *, large: bool
+    ) -> None:
         self.version = version
         self.large = large
         self.max_batch_size = 1 if large else version.max_batch_size
@@ -168,7 +170,7 @@ class Batcher:
         """Returns how many items wait for a model."""
         return sum(one.n_wanted for one in self._queues.values() if one.version.key[0] == name)
 
-    def expected_s(self, version: Served) -> float:
+    def expected_s(self, version: RunnableVersion) -> float:
         """Returns the seconds until an item that came now would be answered.
 
         0 if that is not known yet, or if nothing is ahead of it: only runs correct an estimate that
@@ -190,7 +192,12 @@ class Batcher:
         self._lanes.start(self._limits.lanes)
 
     async def submit(
-        self, version: Served, item: Batch | Recipe, deadline_s: float, *, large: bool = False
+        self,
+        version: RunnableVersion,
+        item: Batch | Recipe,
+        deadline_s: float,
+        *,
+        large: bool = False,
     ) -> BatchedRow:
         """Queues one picture and waits for its answer.
 
@@ -357,7 +364,7 @@ class Batcher:
     def _entries(self) -> Iterator[Entry]:
         return (entry for queue in self._queues.values() for entry in queue.entries)
 
-    def _queue_of(self, version: Served, large: bool = False) -> _Queue:
+    def _queue_of(self, version: RunnableVersion, large: bool = False) -> _Queue:
         key = version.key, large
         queue = self._queues.get(key)
         if queue is None:

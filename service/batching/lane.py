@@ -26,7 +26,7 @@ Recipe = Callable[[], Batch]
 """Makes a prepared picture, without the batch axis."""
 
 
-class Served(Protocol):
+class RunnableVersion(Protocol):
     """A version as the batcher sees it; `LoadedVersion` is one."""
 
     @property
@@ -124,7 +124,7 @@ class Job(Generic[AnyItem]):
         died: what ended the lane, if anything did.
     """
 
-    version: Served
+    version: RunnableVersion
     items: list[AnyItem]
     run: Run
     since_s: float

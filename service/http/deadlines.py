@@ -11,10 +11,9 @@ from typing import Final
 from starlette.requests import Request
 
 from service.errors import InvalidParameter
+from service.http.scope import started_s_of
 
 HEADER: Final = "x-request-timeout-ms"
-STARTED: Final = "convserve.started_s"
-"""Where in the ASGI scope the edge notes when the request's head was complete, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Deadlines:
         """
         asked = request.headers.get(HEADER)
         seconds = min(self.default_s if asked is None else _seconds(asked), self.max_s)
-        started_s = request.scope.get(STARTED) or self.clock()
+        started_s = started_s_of(request.scope) or self.clock()
         return Deadline(started_s, started_s + seconds, self.clock)
 
 

@@ -1,4 +1,4 @@
-"""The outermost layer: request id, headers on every answer, the last catch, one log line, metrics."""
+"""The outermost layer: request id, headers on every answer, every error's answer, one log line, metrics."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contract.errors import ContractError
-from service.api.express import Express
-from service.api.parts import REQUEST_ID
-from service.errors import Draining, ServiceError
-from service.http.deadlines import STARTED
-from service.http.problems import count_refusal, problem_response
+from service.errors import DeadlineExceeded, Draining, Unavailable
+from service.http.problems import FORESEEN, problem_response
+from service.http.scope import begin, route_of
 from service.system.metrics import Metrics
 
 log = logging.getLogger("service.access")
 
 _ACCEPTABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_TEMPLATE: Final = "convserve.route"
 _ids = random.Random()  # noqa: S311 - tells requests apart, keeps no secret; seeded by the system
-_UNMATCHED: Final = "unmatched"
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _ON_EVERY_ANSWER: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -37,58 +30,50 @@ _ON_EVERY_ANSWER: Final = (
 
 
 class Edge:
-    """Wraps an application; answers every exception that gets this far as a problem."""
+    """Wraps an application for HTTP; answers every exception that it raises as a problem."""
 
-    def __init__(
-        self, app: ASGIApp, express: Express, metrics: Metrics, closing: Callable[[], bool]
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, closing: Callable[[], bool]) -> None:
         """Wraps.
 
         Args:
             app: what is wrapped.
-            express: takes requests past it.
             metrics: where requests are counted.
             closing: whether clients should take their next request elsewhere.
         """
         self._app = app
-        self._express = express
         self._metrics = metrics
         self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        exchange = _Exchange(scope, receive, send, closing=self._closing)
-        scope[REQUEST_ID] = exchange.request_id
-        started_s = scope[STARTED] = time.monotonic()
-        found = self._express.find(scope)
+        started_s = time.monotonic()
+        request_id = _request_id(scope["headers"])
+        begin(scope, request_id, started_s)
+        answer = _Answer(send, request_id, started_s, closing=self._closing)
         try:
-            if found is None:
-                await self._app(scope, receive, exchange.send)
-            else:
-                scope[_TEMPLATE], handle = found
-                response = await handle(Request(scope, receive), exchange.request_id)
-                await response(scope, receive, exchange.send)
+            await self._app(scope, receive, answer.send)
         except ClientDisconnect:
-            log.debug("client disconnected", extra={"request_id": exchange.request_id})
-            exchange.status = 499  # what nginx logs for the same; nobody is left to receive it
+            log.debug("client disconnected", extra={"request_id": request_id})
+            answer.status = 499  # what nginx logs for the same; nobody is left to receive it
         except asyncio.CancelledError:
             # The server gives up on what outlives the grace period.
-            await exchange.fail(Draining("the service stopped"), linger=False)
-        except (ServiceError, ContractError) as error:
-            count_refusal(self._metrics, error)
-            await exchange.fail(error)
+            await answer.fail(Draining("the service stopped"), scope, receive, linger=False)
+        except FORESEEN as error:
+            self._count_refusal(error)
+            await answer.fail(error, scope, receive)
         except Exception as error:
-            log.exception("unhandled error", extra={"request_id": exchange.request_id})
-            await exchange.fail(error)
+            log.exception("unhandled error", extra={"request_id": request_id})
+            await answer.fail(error, scope, receive)
         finally:
-            self._record(exchange, time.monotonic() - started_s)
+            self._record(scope, request_id, answer.status, time.monotonic() - started_s)
 
-    def _record(self, exchange: _Exchange, seconds: float) -> None:
-        scope, status = exchange.scope, exchange.status
-        route = scope.get(_TEMPLATE) or _route_template(scope)
+    def _count_refusal(self, error: Exception) -> None:
+        if isinstance(error, Unavailable):
+            self._metrics.refused.labels(error.code, error.reason).inc()
+        elif isinstance(error, DeadlineExceeded):
+            self._metrics.refused.labels(error.code, "deadline").inc()
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = route_of(scope)
         self._metrics.requests(route, status).inc()
         self._metrics.request_seconds(route).observe(seconds)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
@@ -98,7 +83,7 @@ class Edge:
             level,
             "request",
             extra={
-                "request_id": exchange.request_id,
+                "request_id": request_id,
                 "method": scope["method"][:16],
                 "route": route,
                 "status": status,
@@ -108,45 +93,50 @@ class Edge:
         )
 
 
-class _Exchange:
-    """One request and how far its answer has come."""
+class _Answer:
+    """The answer to one request, and how far it has come."""
+
+    __slots__ = ("_closing", "_complete", "_request_id", "_send", "_started_s", "status")
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, closing: Callable[[], bool]
+        self, send: Send, request_id: str, started_s: float, *, closing: Callable[[], bool]
     ) -> None:
-        self.scope = scope
-        self.request_id = _request_id(scope["headers"])
         self.status = 0
         self._complete = False
-        self._receive = receive
         self._send = send
+        self._request_id = request_id
+        self._started_s = started_s
         self._closing = closing
 
     async def send(self, message: Message) -> None:
         """Passes a message on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-            headers.extend(_ON_EVERY_ANSWER)
-            if all(name != b"server-timing" for name, _ in headers):
-                total_ms = 1e3 * (time.monotonic() - self.scope[STARTED])
-                headers.append((b"server-timing", b"total;dur=%.2f" % total_ms))
-            if self._closing() and all(name != b"connection" for name, _ in headers):
-                headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
+            message = {**message, "headers": self._headers(message.get("headers", ()))}
         elif not message.get("more_body", False):
             self._complete = True
         await self._send(message)
 
-    async def fail(self, error: Exception, *, linger: bool = True) -> None:
+    def _headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers = [*given, (b"x-request-id", self._request_id.encode()), *_ON_EVERY_ANSWER]
+        names = dict(headers)
+        if b"server-timing" not in names:
+            total_ms = 1e3 * (time.monotonic() - self._started_s)
+            headers.append((b"server-timing", b"total;dur=%.2f" % total_ms))
+        if self._closing() and b"connection" not in names:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def fail(
+        self, error: Exception, scope: Scope, receive: Receive, *, linger: bool = True
+    ) -> None:
         """Answers with the problem, unless an answer is under way, which can only be cut."""
         if self._complete:
             return
         if self.status:
             raise error
-        response = problem_response(error, self.request_id)
-        answer = response if linger else partial(Response.__call__, response)
-        await answer(self.scope, self._receive, self.send)
+        response = problem_response(error, self._request_id, linger=linger)
+        await response(scope, receive, self.send)
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -155,9 +145,3 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
             return value.decode("ascii")
     return f"{_ids.getrandbits(64):016x}"
-
-
-def _route_template(scope: Scope) -> str:
-    """Returns the path template that matched, so that clients cannot create metric series."""
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else _UNMATCHED

@@ -7,51 +7,30 @@ disconnect message, which costs more than all the rest of the waiting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.serving.classifier import Answer
+from service.http.scope import Peer, peer_of
 
-PEER: Final = "convserve.peer"
-"""Where in the ASGI scope the protocol puts the `Peer`."""
-
-
-class Peer:
-    """The other end of a connection, for the time of one request.
-
-    Attributes:
-        gone: it will not receive an answer any more.
-        on_gone: called once when that happens.
-    """
-
-    __slots__ = ("gone", "on_gone")
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.on_gone: Callable[[], object] | None = None
-
-    def leave(self) -> None:
-        """Notes that it is gone and tells whoever asked."""
-        self.gone = True
-        if self.on_gone is not None:
-            self.on_gone()
+T = TypeVar("T")
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Waits for the work, or drops it once its client is gone.
 
     Raises:
         ClientDisconnect: the client is gone.
     """
-    peer: Peer | None = request.scope.get(PEER)
+    peer = peer_of(request.scope)
     task = asyncio.current_task()
     if peer is None or task is None:
         return await _racing_disconnect(request, work)
     if _is_gone(peer):
         work.close()
         raise ClientDisconnect
+
     peer.on_gone = task.cancel
     try:
         return await work
@@ -68,7 +47,7 @@ def _is_gone(peer: Peer) -> bool:
     return peer.gone  # which changes while its request waits
 
 
-async def _racing_disconnect(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+async def _racing_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 
 from contract import errors as contract_errors
 from service import errors
-from service.system.metrics import Metrics
 
 MEDIA_TYPE: Final = "application/problem+json"
 _MAX_DETAIL: Final = 500
@@ -62,6 +61,14 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "deadline_exceeded": Problem(504, "The deadline passed"),
 }
 """Every code a client can meet. A code without a row here fails tests/service/api."""
+
+FORESEEN: Final = (
+    errors.ServiceError,
+    contract_errors.ContractError,
+    HTTPException,
+    RequestValidationError,
+)
+"""Exceptions that are an answer; any other is a fault of ours."""
 
 _INTERNAL = Problem(500, "The service failed")
 _BY_HTTP_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
@@ -133,8 +140,14 @@ async def _discard(receive: Receive) -> None:
             return
 
 
-def problem_response(error: BaseException, request_id: str) -> Response:
-    """Returns the answer for an exception, with the headers its status calls for."""
+def problem_response(error: BaseException, request_id: str, *, linger: bool = True) -> Response:
+    """Returns the answer for an exception, with the headers its status calls for.
+
+    Args:
+        error: any.
+        request_id: goes into the answer.
+        linger: whether the rest of a request that is not read may be waited for.
+    """
     document = problem_document(error, request_id)
     headers = {}
     if isinstance(error, errors.Unavailable):
@@ -142,19 +155,10 @@ def problem_response(error: BaseException, request_id: str) -> Response:
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
         headers["Allow"] = error.headers["Allow"]
     problem = PROBLEMS[document["code"]]
-    response_class = Response
     if problem.close:
         headers["Connection"] = "close"
-        response_class = LingeringResponse
+    response_class = LingeringResponse if problem.close and linger else Response
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
-
-
-def count_refusal(metrics: Metrics, error: BaseException) -> None:
-    """Counts an error that says the service cannot take this work, or not in time."""
-    if isinstance(error, errors.Unavailable):
-        metrics.refused.labels(error.code, error.reason).inc()
-    elif isinstance(error, errors.DeadlineExceeded):
-        metrics.refused.labels(error.code, "deadline").inc()
 
 
 def _detail(error: BaseException, problem: Problem) -> str:
@@ -168,6 +172,4 @@ def _validation_detail(error: RequestValidationError) -> str:
     # Only the field and what is wrong with it: never the value that was sent.
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
-    if first["type"] == "extra_forbidden":
-        return "an unknown query parameter was given; see /docs for the known ones"
     return f"{where}: {first['msg']}" if where else str(first["msg"])

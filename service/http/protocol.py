@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.http.flow import BoundedFlow, JoinedWrites
 from service.http.heads import MAX_HEADERS, HeadRefused, check_head, refusal_bytes
-from service.http.peer import PEER, Peer
+from service.http.scope import add_peer, peer_of
 
 MAX_HEAD_BYTES: Final = 32_768
 _MAX_HEAD_PIECE: Final = 4_096
@@ -66,7 +66,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._active is not None:
             self._active.disconnected = True
             self._active.message_event.set()
-            self._active.scope[PEER].leave()  # type: ignore[typeddict-item]  # an extension of ours
+            if peer := peer_of(self._active.scope):
+                peer.leave()
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -167,7 +168,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             lines += [b"%s: %s" % field for field in kept]
             self._plain_head = b"\r\n".join((*lines, b"", b""))
             return
-        self.scope[PEER] = Peer()  # type: ignore[typeddict-unknown-key]  # likewise
+        add_peer(self.scope)
         super().on_headers_complete()
         self._stop_head_timer()
         self._in_head = False

@@ -1,6 +1,7 @@
 """The use case: pictures in, predictions or each picture's own error out. Knows nothing of HTTP.
 
-Every wire format is a thin adapter on `Classifier.classify`, so that all of them behave alike.
+Every wire format is a thin adapter on `Serving.find` and `Classifier.classify`, so that all of them
+behave alike.
 """
 
 from __future__ import annotations
@@ -15,27 +16,10 @@ from contract.errors import ImageError
 from contract.manifest import Manifest
 from contract.predictions import Prediction, to_predictions
 from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
-from service.models.repository import LoadedVersion
+from service.models.repository import LoadedVersion, Repository
 from service.serving.backend import Answered, Answerer
 
 DEFAULT_TOP_K = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which model answers and how much of its answer is wanted.
-
-    Attributes:
-        model: name; None for the default model.
-        version: number; None for the newest that is loaded.
-        top_k: predictions at most, 1..C; None for `DEFAULT_TOP_K` or C if that is less.
-        min_probability: less probable predictions are left out, 0..1.
-    """
-
-    model: str | None = None
-    version: int | None = None
-    top_k: int | None = None
-    min_probability: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,7 +34,6 @@ class StageTimes:
     batch_size: int = 0
 
     def include(self, one: Answered, rank_s: float) -> None:
-        """Takes one picture's times into account."""
         self.decode_s = max(self.decode_s, one.decode_s)
         self.preprocess_s = max(self.preprocess_s, one.preprocess_s)
         self.queue_s = max(self.queue_s, one.queue_s)
@@ -77,6 +60,18 @@ class Answer:
     times: StageTimes = field(default_factory=StageTimes)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One version and what answers with it."""
+
+    version: LoadedVersion
+    answerer: Answerer
+
+    def expected_s(self) -> float:
+        """Returns how long a picture that came now would take; see `Answerer.expected_s`."""
+        return self.answerer.expected_s(self.version)
+
+
 @dataclass(slots=True, eq=False)
 class Serving:
     """What answers with the versions being served; swapped as a whole.
@@ -90,12 +85,26 @@ class Serving:
     n_users: int = 0
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def repository(self) -> Repository:
+        """The versions."""
+        return self.answerer.repository
+
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keeps the answerer open for the time of a request."""
+    def find(self, name: str | None = None, number: int | None = None) -> Iterator[Served]:
+        """Finds a version and keeps its answerer open for the time of a request.
+
+        Args:
+            name: of the model; None for the default one.
+            number: of the version; None for the newest that is loaded.
+
+        Raises:
+            ModelNotFound: it is not served.
+        """
+        version = self.repository.get(name, number)
         self.n_users += 1
         try:
-            yield
+            yield Served(version, self.answerer)
         finally:
             self.n_users -= 1
             if not self.n_users:
@@ -109,87 +118,73 @@ class Serving:
 
 
 class Classifier:
-    """Has pictures answered and ranks what comes back."""
+    """Has pictures answered and ranks what comes back.
+
+    Attributes:
+        serving: the versions and what answers for them.
+    """
 
     def __init__(self, serving: Serving, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Connects the parts.
-
-        Args:
-            serving: the versions and what answers for them.
-            clock: monotonic seconds; deadlines are on the same clock.
-        """
         self.serving = serving
         self._clock = clock
 
-    def find(self, choice: Choice) -> LoadedVersion:
-        """Returns the chosen version after checking the choice against it.
-
-        Raises:
-            ModelNotFound: it is not served.
-            InvalidParameter: `top_k` exceeds the number of classes.
-        """
-        version = self.serving.answerer.repository.get(choice.model, choice.version)
-        n_classes = version.manifest.n_classes
-        if choice.top_k is not None and not 1 <= choice.top_k <= n_classes:
-            raise InvalidParameter(f"top_k: must be 1 to {n_classes} for this model")
-        return version
-
-    def expected_s(self, version: LoadedVersion) -> float:
-        """Returns how long a picture that came now would take, as far as known."""
-        return self.serving.answerer.expected_s(version)
-
     async def classify(
-        self, images: Sequence[bytes | ServiceError], choice: Choice, deadline_s: float
+        self,
+        served: Served,
+        images: Sequence[bytes | ServiceError],
+        deadline_s: float,
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
     ) -> Answer:
         """Classifies the pictures of one request.
 
         Args:
+            served: as `Serving.find` gave it, and still held.
             images: whole image files; an error in place of one that could not even be read becomes
                 that picture's outcome.
-            choice: the model and how much of its answer.
             deadline_s: on the clock; pictures unanswered by then get DeadlineExceeded.
+            top_k: predictions at most, 1..C; None for `DEFAULT_TOP_K` or C if that is less.
+            min_probability: less probable predictions are left out, 0..1.
 
         Raises:
-            ModelNotFound, InvalidParameter: as `find`.
+            InvalidParameter: `top_k` is out of its range.
         """
-        version = self.find(choice)
-        serving = self.serving
-        answer = Answer(version.manifest, [])
-        with serving.in_use():
-            jobs = [self._classify_one(one, version, choice, deadline_s, answer) for one in images]
-            if len(jobs) == 1:  # a task would cost as much as ranking does
-                answer.outcomes.append(await jobs[0])
-            else:
-                answer.outcomes.extend(await asyncio.gather(*jobs))
+        manifest = served.version.manifest
+        if top_k is not None and not 1 <= top_k <= manifest.n_classes:
+            raise InvalidParameter(f"top_k: must be 1 to {manifest.n_classes} for this model")
+        answer = Answer(manifest, [])
+
+        async def classify_one(image: bytes | ServiceError) -> Outcome:
+            if isinstance(image, ServiceError):
+                return image
+            answered = await self._answered(served, image, deadline_s)
+            if not isinstance(answered, Answered):
+                return answered
+            started_s = self._clock()
+            predictions = to_predictions(
+                answered.probabilities, manifest, top_k or DEFAULT_TOP_K, min_probability
+            )
+            answer.times.include(answered, self._clock() - started_s)
+            return predictions
+
+        if len(images) == 1:  # a task would cost as much as ranking does
+            answer.outcomes.append(await classify_one(images[0]))
+        else:
+            answer.outcomes.extend(await asyncio.gather(*map(classify_one, images)))
         return answer
 
-    async def _classify_one(
-        self,
-        image: bytes | ServiceError,
-        version: LoadedVersion,
-        choice: Choice,
-        deadline_s: float,
-        answer: Answer,
-    ) -> Outcome:
-        if isinstance(image, ServiceError):
-            return image
-        late = DeadlineExceeded("the picture was not answered within the request's deadline")
+    async def _answered(
+        self, served: Served, image: bytes, deadline_s: float
+    ) -> Answered | ImageError | ServiceError:
+        late = "the picture was not answered within the request's deadline"
         left_s = deadline_s - self._clock()
         if left_s <= 0:
-            return late
+            return DeadlineExceeded(late)
         try:
             async with asyncio.timeout(left_s):
-                answered = await self.serving.answerer.answer(version, image, deadline_s)
+                return await served.answerer.answer(served.version, image, deadline_s)
         except TimeoutError:
-            return late
+            return DeadlineExceeded(late)
         except (ImageError, ServiceError) as error:
             return error
-        started_s = self._clock()
-        predictions = to_predictions(
-            answered.probabilities,
-            answer.manifest,
-            choice.top_k or DEFAULT_TOP_K,
-            choice.min_probability,
-        )
-        answer.times.include(answered, self._clock() - started_s)
-        return predictions

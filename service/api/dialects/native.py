@@ -1,29 +1,60 @@
-"""POST .../classify: pictures in, labelled probabilities out."""
+"""The service's own dialect: POST .../classify, and GET /v1/models... for what is served."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contract.images.decoding import DECODERS
-from service.api.parts import Parts, PartsDep, RequestIdDep
+from service.api.parts import Parts, PartsDep, parts_of
 from service.api.payload import (
     Options,
     check_headers,
     merge_options,
     parse_body,
+    query_options,
     read_body,
 )
-from service.api.schemas import ClassifyDocument, classify_members
-from service.http import problems
+from service.api.routes import ERRORS, parameters, read
+from service.api.schemas import (
+    ClassifyDocument,
+    LabelDocument,
+    LabelsDocument,
+    ModelDocument,
+    ModelListDocument,
+    classify_members,
+    model_document,
+)
 from service.http.peer import while_connected
-from service.http.problems import ProblemDocument, code_of
-from service.serving.classifier import Answer, Choice, StageTimes
+from service.http.problems import code_of
+from service.http.scope import request_id_of
+from service.models.repository import LoadedVersion
+from service.serving.classifier import Answer, StageTimes
 
-router = APIRouter(tags=["classify"])
+hot = APIRouter(tags=["classify"])
+router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422]})
+
+_VERSION: Final[dict[str, Any]] = {"ge": 1, "description": "The number of a served version."}
+VersionNumber = Annotated[int, Path(**_VERSION)]
+
+
+class ModelPath(BaseModel):
+    """What a path with a model says."""
+
+    name: str
+
+
+class VersionPath(ModelPath):
+    """What a path with a version says."""
+
+    version: int = Field(**_VERSION)
+
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: Final = {
@@ -56,92 +87,74 @@ _REQUEST_BODY: Final = {
         },
     },
 }
-_STATUSES: Final = (400, 404, 408, 413, 415, 422, 431, 500, 503, 504)
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {
-        "description": ", ".join(
-            code for code, problem in problems.PROBLEMS.items() if problem.status == status
-        ),
-        "content": {problems.MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+
+
+def _described(path: type[BaseModel] | None = None) -> dict[str, Any]:
+    in_path = parameters("path", path) if path else []
+    return {
+        "response_model": ClassifyDocument,
+        "responses": ERRORS,
+        "openapi_extra": {
+            "parameters": in_path + parameters("query", Options),
+            "requestBody": _REQUEST_BODY,
+        },
     }
-    for status in _STATUSES
-}
-
-OptionsQuery = Annotated[Options, Query()]
-VersionPath = Annotated[int, Path(ge=1, description="The number of a served version.")]
-_DOCUMENTED: Final[dict[str, Any]] = {
-    "response_model": ClassifyDocument,
-    "responses": ERRORS,
-    "openapi_extra": {"requestBody": _REQUEST_BODY},
-}
 
 
-@router.post("/v1/classify", summary="Classify with the default model", **_DOCUMENTED)
-async def classify(
-    request: Request, options: OptionsQuery, parts: PartsDep, request_id: RequestIdDep
-) -> JSONResponse:
+@hot.post("/v1/classify", summary="Classify with the default model", **_described())
+async def classify(request: Request) -> Response:
     """Answers one picture, or several, with the default model's top-k predictions."""
-    return await classify_upload(request, parts, request_id, options, Choice())
+    return await _classify(request)
 
 
-@router.post("/v1/models/{name}/classify", summary="Classify with a model", **_DOCUMENTED)
-async def classify_with_model(
-    request: Request, name: str, options: OptionsQuery, parts: PartsDep, request_id: RequestIdDep
-) -> JSONResponse:
+@hot.post("/v1/models/{name}/classify", summary="Classify with a model", **_described(ModelPath))
+async def classify_with_model(request: Request) -> Response:
     """As `/v1/classify`, with the newest served version of the named model."""
-    return await classify_upload(request, parts, request_id, options, Choice(name))
+    return await _classify(request, request.path_params["name"])
 
 
-@router.post(
+@hot.post(
     "/v1/models/{name}/versions/{version}/classify",
     summary="Classify with a version of a model",
-    **_DOCUMENTED,
+    **_described(VersionPath),
 )
-async def classify_with_version(
-    request: Request,
-    name: str,
-    version: VersionPath,
-    options: OptionsQuery,
-    parts: PartsDep,
-    request_id: RequestIdDep,
-) -> JSONResponse:
+async def classify_with_version(request: Request) -> Response:
     """As `/v1/classify`, with one particular version."""
-    return await classify_upload(request, parts, request_id, options, Choice(name, version))
+    path = read(VersionPath, request.path_params)
+    return await _classify(request, path.name, path.version)
 
 
-async def classify_upload(
-    request: Request, parts: Parts, request_id: str, query: Options, which: Choice
-) -> JSONResponse:
-    """Answers the pictures of one request; every way to classify ends here.
+async def _classify(
+    request: Request, name: str | None = None, number: int | None = None
+) -> Response:
+    parts = parts_of(request)
+    options = query_options(request.scope["query_string"])
+    with parts.classifier.serving.find(name, number) as served:
+        check_headers(request)
+        deadline = parts.deadlines.of(request)
 
-    Args:
-        request: its body has not been read.
-        parts: of the application.
-        request_id: goes into the answer.
-        query: the options given beside the body.
-        which: the model; what is wanted of its answer is taken from the options.
+        with parts.admission.slot() as slot:
+            parts.admission.check_wait(served.expected_s(), deadline.left_s())
+            body = await read_body(request, slot, parts.body_limits)
+            received_s = deadline.elapsed_s()
+            kind = request.headers.get("content-type", "")
+            upload = await parse_body(body, kind, parts.body_limits)
+            slot.add_images(len(upload.images))
 
-    Raises:
-        ServiceError, ImageError: the request, or its only picture, is not answered, and why.
-    """
-    version = parts.classifier.find(which)
-    check_headers(request)
-    deadline = parts.deadlines.of(request)
-    with parts.admission.slot() as slot:
-        parts.admission.check_wait(parts.classifier.expected_s(version), deadline.left_s())
-        body = await read_body(request, slot, parts.body_limits)
-        received_s = deadline.elapsed_s()
-        kind = request.headers.get("content-type", "")
-        upload = await parse_body(body, kind, parts.body_limits)
-        slot.add_images(len(upload.images))
-        options = merge_options(query, upload.options)
-        choice = Choice(which.model, which.version, options.top_k, options.min_probability)
-        work = parts.classifier.classify(upload.images, choice, deadline.at_s)
-        answer = await while_connected(request, work)
+            options = merge_options(options, upload.options)
+            work = parts.classifier.classify(
+                served,
+                upload.images,
+                deadline.at_s,
+                top_k=options.top_k,
+                min_probability=options.min_probability,
+            )
+            answer = await while_connected(request, work)
+
     _count(parts, answer, received_s)
     if not upload.many and isinstance(answer.outcomes[0], Exception):
         raise answer.outcomes[0]
-    members = classify_members(answer, request_id, many=upload.many)
+    members = classify_members(answer, request_id_of(request.scope), many=upload.many)
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
 
 
@@ -170,3 +183,55 @@ def _server_timing(answer: Answer, received_s: float) -> str:
     stages = _stages(answer.times, received_s)
     durations = [f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in stages]
     return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))
+
+
+@router.get("/v1/models", summary="List the served models")
+async def list_models(parts: PartsDep) -> ModelListDocument:
+    """Lists every served model and describes the newest version of each."""
+    repository = parts.classifier.serving.repository
+    return ModelListDocument(
+        models=list(repository.models),
+        default=repository.default_name,
+        details=[_describe(repository.get(name), parts) for name in repository.models],
+    )
+
+
+@router.get("/v1/models/{name}", summary="Describe a model")
+async def describe_model(name: str, parts: PartsDep) -> ModelDocument:
+    """Describes the newest served version of a model."""
+    return _describe(parts.classifier.serving.repository.get(name), parts)
+
+
+@router.get("/v1/models/{name}/versions/{version}", summary="Describe a version")
+async def describe_version(name: str, version: VersionNumber, parts: PartsDep) -> ModelDocument:
+    """Describes one served version."""
+    return _describe(parts.classifier.serving.repository.get(name, version), parts)
+
+
+@router.get(
+    "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
+)
+async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
+    """Lists the classes of the newest served version, in the order of its output."""
+    return _labels(parts.classifier.serving.repository.get(name))
+
+
+@router.get(
+    "/v1/models/{name}/versions/{version}/labels",
+    summary="List a version's labels",
+    response_model_exclude_none=True,
+)
+async def list_version_labels(name: str, version: VersionNumber, parts: PartsDep) -> LabelsDocument:
+    """Lists the classes of one served version, in the order of its output."""
+    return _labels(parts.classifier.serving.repository.get(name, version))
+
+
+def _describe(version: LoadedVersion, parts: Parts) -> ModelDocument:
+    repository = parts.classifier.serving.repository
+    return model_document(version, repository, ready=parts.not_ready() is None)
+
+
+def _labels(version: LoadedVersion) -> LabelsDocument:
+    manifest = version.manifest
+    labels = [LabelDocument(**label.model_dump()) for label in manifest.labels]
+    return LabelsDocument(model=manifest.name, version=str(manifest.version), labels=labels)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from service.errors import InvalidParameter
-from service.http.deadlines import STARTED, Deadlines
+from service.http.deadlines import Deadlines
+from service.http.scope import begin
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
@@ -28,9 +29,9 @@ BAD = {
 }
 
 
-def request(asked: str | None = None, **scope: object) -> Request:
+def request(asked: str | None = None) -> Request:
     headers = [] if asked is None else [(b"x-request-timeout-ms", asked.encode())]
-    return Request({"type": "http", "headers": headers, **scope})
+    return Request({"type": "http", "headers": headers})
 
 
 def deadlines(clock: FakeClock | None = None) -> Deadlines:
@@ -77,11 +78,11 @@ def test_deadline_default_beyond_the_longest_is_cut():
 
 
 def test_deadline_counts_from_the_head():
-    clock = FakeClock()
-    head_s = clock()
+    clock, asking = FakeClock(), request("5000")
+    begin(asking.scope, "id", clock())
     clock.advance(2)
 
-    deadline = deadlines(clock).of(request("5000", **{STARTED: head_s}))
+    deadline = deadlines(clock).of(asking)
 
     assert (deadline.left_s(), deadline.elapsed_s()) == (3, 2)
 

@@ -6,12 +6,59 @@ import re
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
+from contract.errors import GraphMismatch
+from service.errors import Overloaded
+from service.http.edge import Edge
+from service.system.metrics import Metrics
 from tests import tinymodel
 from tests.asgi import call
 from tests.problems import MARKER, assert_problem
 
 RED = tinymodel.picture("red")
+
+
+def wrapped(app: Any, closing: bool = False) -> TestClient:
+    """A client of any application behind the edge."""
+    return TestClient(Edge(app, Metrics(), closing=lambda: closing))
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_edge_wraps_any_application(closing):
+    response = wrapped(PlainTextResponse("hello"), closing).get("/")
+
+    assert (response.text, len(response.headers["x-request-id"])) == ("hello", 16)
+    assert response.headers["server-timing"].startswith("total;dur=")
+    assert (response.headers.get("connection") == "close") == closing
+
+
+@pytest.mark.parametrize("name", ["server-timing", "connection"])
+def test_edge_header_that_the_application_set_is_kept(name):
+    app = PlainTextResponse("hello", headers={name: "mine"})
+
+    assert wrapped(app, closing=True).get("/").headers.get_list(name) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Overloaded("full"), 503, "overloaded"),
+        (GraphMismatch("x"), 500, "internal_error"),
+        (HTTPException(404), 404, "not_found"),
+        (KeyError(MARKER), 500, "internal_error"),
+    ],
+    ids=["service", "contract", "framework", "unforeseen"],
+)
+def test_edge_answers_whatever_the_application_raises(caplog, error, status, code):
+    async def app(*_: object) -> None:
+        raise error
+
+    assert_problem(wrapped(app).get("/"), status, code)
+    logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(logged) == isinstance(error, KeyError)
 
 
 def requests_total(client, route: str, status: int) -> float:

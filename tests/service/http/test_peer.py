@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from service.http.peer import PEER, Peer, while_connected
-from service.serving.classifier import Answer
+from service.http.peer import while_connected
+from service.http.scope import Peer, add_peer
 
 pytestmark = pytest.mark.anyio
 
-ANSWER: Any = object()
+ANSWER = object()
 DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -25,7 +25,7 @@ class Work:
         self.go_on = asyncio.Event()
         self.ended = asyncio.Event()
 
-    async def __call__(self) -> Answer:
+    async def __call__(self) -> object:
         self.events.append("begun")
         self.begun.set()
         try:
@@ -36,12 +36,14 @@ class Work:
         finally:
             self.ended.set()
         self.events.append("done")
-        answer: Answer = ANSWER
-        return answer
+        return ANSWER
 
 
-def request_of(peer: Peer) -> Request:
-    return Request({"type": "http", PEER: peer})
+def connected() -> tuple[Request, Peer]:
+    """A request whose protocol says when its peer is gone."""
+    scope = {"type": "http"}
+    peer = add_peer(scope)
+    return Request(scope), peer
 
 
 def request_receiving(*messages: dict[str, Any], then: asyncio.Event | None = None) -> Request:
@@ -58,11 +60,11 @@ def request_receiving(*messages: dict[str, Any], then: asyncio.Event | None = No
     return Request({"type": "http"}, receive)
 
 
-async def failing() -> Answer:
+async def failing() -> object:
     raise KeyError("x")
 
 
-def begin(request: Request, work: Callable[[], Coroutine[Any, Any, Answer]]) -> asyncio.Task[Any]:
+def begin(request: Request, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[Any]:
     return asyncio.create_task(while_connected(request, work()))
 
 
@@ -90,21 +92,21 @@ def test_peer_that_leaves_unasked_is_gone():
 
 
 async def test_connected_work_answers():
-    work, peer = Work(), Peer()
+    work, (request, _peer) = Work(), connected()
     work.go_on.set()
 
-    answer = await begin(request_of(peer), work)
+    answer = await begin(request, work)
 
     assert answer is ANSWER
 
 
 @pytest.mark.parametrize("outcome", ["answer", "error"])
 async def test_connected_peer_that_leaves_after_the_work_disturbs_nobody(outcome):
-    peer, work = Peer(), Work()
+    (request, peer), work = connected(), Work()
     work.go_on.set()
 
     await asyncio.gather(
-        begin(request_of(peer), work if outcome == "answer" else failing), return_exceptions=True
+        begin(request, work if outcome == "answer" else failing), return_exceptions=True
     )
 
     assert peer.on_gone is None
@@ -112,12 +114,12 @@ async def test_connected_peer_that_leaves_after_the_work_disturbs_nobody(outcome
 
 async def test_connected_error_of_the_work_is_raised():
     with pytest.raises(KeyError):
-        await begin(request_of(Peer()), failing)
+        await begin(connected()[0], failing)
 
 
 async def test_connected_peer_that_leaves_cancels_the_work():
-    peer, work = Peer(), Work()
-    task = begin(request_of(peer), work)
+    (request, peer), work = connected(), Work()
+    task = begin(request, work)
     await work.begun.wait()
 
     peer.leave()
@@ -129,11 +131,11 @@ async def test_connected_peer_that_leaves_cancels_the_work():
 
 async def test_connected_task_whose_peer_left_is_not_cancelled_itself():
     """Whoever answers for the request goes on awaiting, for example its log line."""
-    peer, work = Peer(), Work()
+    (request, peer), work = connected(), Work()
 
     async def handle() -> tuple[str, int]:
         try:
-            await while_connected(request_of(peer), work())
+            await while_connected(request, work())
         except ClientDisconnect:
             await asyncio.sleep(0)
         task = asyncio.current_task()
@@ -148,13 +150,13 @@ async def test_connected_task_whose_peer_left_is_not_cancelled_itself():
 
 
 async def test_connected_peer_that_leaves_within_a_timeout_is_no_timeout():
-    peer, work = Peer(), Work()
+    (request, peer), work = connected(), Work()
 
-    async def patient() -> Answer:
+    async def patient() -> object:
         async with asyncio.timeout(60):
             return await work()
 
-    task = begin(request_of(peer), patient)
+    task = begin(request, patient)
     await work.begun.wait()
     peer.leave()
 
@@ -163,8 +165,8 @@ async def test_connected_peer_that_leaves_within_a_timeout_is_no_timeout():
 
 
 async def test_connected_server_that_gives_up_is_no_disconnect():
-    peer, work = Peer(), Work()
-    task = begin(request_of(peer), work)
+    (request, _peer), work = connected(), Work()
+    task = begin(request, work)
     await work.begun.wait()
 
     task.cancel()
@@ -175,11 +177,11 @@ async def test_connected_server_that_gives_up_is_no_disconnect():
 
 
 async def test_connected_peer_already_gone_never_begins_the_work():
-    peer, work = Peer(), Work()
+    (request, peer), work = connected(), Work()
     peer.leave()
 
     with pytest.raises(ClientDisconnect):
-        await begin(request_of(peer), work)
+        await begin(request, work)
 
     assert work.events == []
 

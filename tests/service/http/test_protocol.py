@@ -16,12 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
-from service.http import peer as connection
 from service.http import protocol as http_protocol
 from service.http.flow import BoundedFlow
 from service.http.heads import MAX_HEADERS
-from service.http.peer import PEER, while_connected
+from service.http.peer import while_connected
 from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
+from service.http.scope import Peer as ConnectedPeer
+from service.http.scope import peer_of
 
 pytestmark = pytest.mark.anyio
 
@@ -360,11 +361,12 @@ class Peers(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peers: list[connection.Peer] = []
+        self.peers: list[ConnectedPeer] = []
         self.told: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        peer: connection.Peer = scope[PEER]
+        peer = peer_of(scope)
+        assert peer is not None
         self.peers.append(peer)
         peer.on_gone = lambda: self.told.append(scope["path"])
         try:

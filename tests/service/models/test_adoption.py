@@ -16,7 +16,6 @@ from service.errors import WorkerNotStarted
 from service.models.adoption import Adopter, fingerprint
 from service.models.repository import RunPlan, Shelf
 from service.serving.backend import LocalLanes
-from service.serving.classifier import Choice
 from service.settings import Settings
 from tests import tinymodel
 
@@ -63,8 +62,8 @@ class Running:
 
     async def classify(self) -> int:
         classifier = self.service.parts.classifier
-        deadline_s = time.monotonic() + 30
-        answer = await classifier.classify([RED], Choice("tiny"), deadline_s)
+        with classifier.serving.find("tiny") as served:
+            answer = await classifier.classify(served, [RED], time.monotonic() + 30)
         (outcome,) = answer.outcomes
         assert isinstance(outcome, list)
         assert outcome[0].label == "red"

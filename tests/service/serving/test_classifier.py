@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from service.errors import (
     MalformedRequest,
     ModelNotFound,
     Overloaded,
+    ServiceError,
 )
 from service.models.repository import RunPlan, Shelf, load_repository
 from service.serving.answering import Answered
-from service.serving.classifier import Choice, Classifier, Serving, StageTimes
+from service.serving.classifier import Classifier, Serving, StageTimes
 from tests import tinymodel
 from tests.fakes import FakeClock
 
@@ -62,8 +65,18 @@ NOW_S = FakeClock()()
 LATER_S = NOW_S + 30
 
 
+async def classify(
+    classifier: Classifier,
+    images: Sequence[bytes | ServiceError],
+    deadline_s: float = LATER_S,
+    top_k: int | None = None,
+) -> Any:
+    with classifier.serving.find() as served:
+        return await classifier.classify(served, images, deadline_s, top_k=top_k)
+
+
 async def test_classifier_answers_each_picture_in_order(classifier, answerer):
-    answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
+    answer = await classify(classifier, [RED, GREEN])
 
     assert [outcome[0].label for outcome in answer.outcomes] == ["red", "green"]
     assert answer.manifest.version == 2
@@ -71,7 +84,7 @@ async def test_classifier_answers_each_picture_in_order(classifier, answerer):
 
 
 async def test_classifier_times_are_those_of_the_slowest_picture(classifier):
-    answer = await classifier.classify([RED, GREEN], Choice(), LATER_S)
+    answer = await classify(classifier, [RED, GREEN])
 
     assert answer.times == StageTimes(0.5, 0.25, 1.0, 2.0, 0.0, 3)
 
@@ -89,7 +102,7 @@ def test_stage_times_keep_the_longest():
 async def test_classifier_bad_picture_fails_alone(classifier, answerer):
     unread = MalformedRequest("unread")
 
-    answer = await classifier.classify([RED, b"x", unread, GREEN], Choice(), LATER_S)
+    answer = await classify(classifier, [RED, b"x", unread, GREEN])
 
     codes = [getattr(outcome, "code", "ok") for outcome in answer.outcomes]
     assert codes == ["ok", "unsupported_media_type", "malformed_request", "ok"]
@@ -102,7 +115,7 @@ async def test_classifier_refusal_of_the_answerer_is_the_pictures_outcome(
 ):
     answerer.error = error
 
-    answer = await classifier.classify([RED], Choice(), LATER_S)
+    answer = await classify(classifier, [RED])
 
     assert answer.outcomes == [error]
 
@@ -111,42 +124,66 @@ async def test_classifier_unexpected_error_is_raised(classifier, answerer):
     answerer.error = KeyError("bug")
 
     with pytest.raises(KeyError):
-        await classifier.classify([RED], Choice(), LATER_S)
+        await classify(classifier, [RED])
 
 
 async def test_classifier_deadline_ends_the_wait(classifier, answerer):
     answerer.held = asyncio.Event()
 
-    answer = await classifier.classify([RED], Choice(), NOW_S + 0.2)
+    answer = await classify(classifier, [RED], NOW_S + 0.2)
 
     assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
 
 
 async def test_classifier_past_deadline_answers_at_once(classifier, answerer):
-    answer = await classifier.classify([RED], Choice(), NOW_S - 1)
+    answer = await classify(classifier, [RED], NOW_S - 1)
 
     assert [type(outcome) for outcome in answer.outcomes] == [DeadlineExceeded]
     assert answerer.deadlines == []
 
 
-def test_classifier_expects_what_the_answerer_does(classifier):
-    assert classifier.expected_s(classifier.find(Choice())) == 7.0
-
-
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (3, 3)])
 async def test_classifier_top_k_limits_predictions(classifier, top_k, count):
-    answer = await classifier.classify([RED], Choice(top_k=top_k), LATER_S)
+    answer = await classify(classifier, [RED], top_k=top_k)
 
     assert len(answer.outcomes[0]) == count
 
 
 @pytest.mark.parametrize("top_k", [-1, 0, 4])
-def test_classifier_top_k_beyond_the_classes_refused(classifier, top_k):
+async def test_classifier_top_k_beyond_the_classes_refused(classifier, top_k):
     with pytest.raises(InvalidParameter, match="1 to 3"):
-        classifier.find(Choice(top_k=top_k))
+        await classify(classifier, [RED], top_k=top_k)
 
 
-@pytest.mark.parametrize("choice", [Choice("none"), Choice("tiny", 1), Choice(version=7)])
-def test_classifier_unknown_version_refused(classifier, choice):
-    with pytest.raises(ModelNotFound):
-        classifier.find(choice)
+def test_serving_finds_the_version_and_what_answers_for_it(classifier, answerer):
+    with classifier.serving.find("tiny", 2) as served:
+        assert (served.version.key, served.answerer) == (("tiny", 2), answerer)
+
+
+@pytest.mark.parametrize("wanted", [("none", None), ("tiny", 1), (None, 7)])
+def test_serving_unknown_version_refused(classifier, wanted):
+    with pytest.raises(ModelNotFound), classifier.serving.find(*wanted):
+        pass
+
+    assert classifier.serving.n_users == 0
+
+
+async def test_serving_is_unused_once_the_last_request_has_ended(classifier):
+    serving = classifier.serving
+    with serving.find(), serving.find():
+        unused = asyncio.create_task(serving.unused())
+        await asyncio.sleep(0)
+        assert not unused.done()
+
+    await unused
+
+
+async def test_classifier_answers_with_the_version_that_was_found_whatever_is_adopted(
+    classifier, answerer
+):
+    before = classifier.serving
+    with before.find() as served:
+        classifier.serving = Serving(before.repository, {})
+        answer = await classifier.classify(served, [RED], LATER_S)
+
+    assert (len(answer.outcomes), answerer.deadlines) == (1, [LATER_S])

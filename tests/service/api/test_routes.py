@@ -1,0 +1,285 @@
+"""The plain routes: in front of FastAPI, described by it, and as strict as it would be."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.testclient import TestClient
+
+from service.api.payload import Options, query_options
+from service.api.routes import in_front, parameters, read
+from service.app import HOT_ROUTERS
+from service.errors import InvalidParameter
+from tests import tinymodel
+from tests.problems import MARKER, assert_problem
+
+RED = tinymodel.picture("red")
+TEMPLATES = {
+    "/v1/classify": "/v1/classify",
+    "/v1/models/tiny/classify": "/v1/models/{name}/classify",
+    "/v1/models/none/classify": "/v1/models/{name}/classify",
+    "/v1/models/tiny/versions/2/classify": "/v1/models/{name}/versions/{version}/classify",
+}
+
+
+def described(client: Any) -> dict[str, Any]:
+    paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
+    return paths
+
+
+# One description
+
+
+def plain_operations() -> set[tuple[str, str]]:
+    routes = [route for route in in_front(HOT_ROUTERS) if isinstance(route, Route)]
+    return {(route.path, method) for route in routes for method in route.methods or ()}
+
+
+def test_routes_every_plain_route_is_described(client):
+    paths = described(client)
+
+    for path, method in plain_operations():
+        operation = paths[path][method.lower()]
+        assert operation["requestBody"]["content"]
+        assert operation["responses"]["200"]["content"]["application/json"]["schema"]
+
+
+def test_routes_everything_that_takes_a_body_is_a_plain_route(client):
+    with_body = {
+        (path, method.upper())
+        for path, operations in described(client).items()
+        for method, operation in operations.items()
+        if "requestBody" in operation
+    }
+
+    assert with_body == plain_operations()
+
+
+@pytest.mark.parametrize("path", sorted(path for path, _ in plain_operations()))
+def test_routes_described_parameters_are_those_of_the_path_and_the_options(client, path):
+    operation = described(client)[path]["post"]
+
+    found = [(one["name"], one["in"]) for one in operation["parameters"]]
+    in_path = [(name, "path") for name in ("name", "version") if f"{{{name}}}" in path]
+    assert found == in_path + [(name, "query") for name in Options.model_fields]
+    assert [one["required"] for one in operation["parameters"]] == [
+        where == "path" for _, where in found
+    ]
+
+
+class Dish(BaseModel):
+    """What a made-up path takes."""
+
+    name: str
+    spice: int | None = Field(None, ge=1, description="How hot.")
+
+
+def test_routes_parameters_are_described_by_their_model():
+    name, spice = parameters("query", Dish)
+
+    assert name == {
+        "name": "name",
+        "in": "query",
+        "required": True,
+        "schema": {"title": "Name", "type": "string"},
+    }
+    assert (spice["required"], spice["description"]) == (False, "How hot.")
+    assert "default" not in spice["schema"]
+
+
+# In front
+
+
+def test_routes_pictures_do_not_pass_through_fastapi(fresh_client, monkeypatch):
+    async def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(fresh_client.app, "middleware_stack", refuse)
+
+    answers = [
+        fresh_client.post("/v1/models/tiny/versions/2/classify?top_k=1", content=RED),
+        fresh_client.post("/v1/classify?min_probability=0.5", files={"top_k": RED}),
+        fresh_client.post("/v1/models/none/classify", content=RED),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 404]
+
+
+def test_routes_another_method_on_the_path_of_a_plain_route_is_fastapis():
+    router, other = APIRouter(), APIRouter()
+
+    @router.post("/dish")
+    async def cook(_request: Request) -> Response:
+        return PlainTextResponse("plain")
+
+    @other.get("/dish")
+    async def taste() -> str:
+        return "fastapi"
+
+    app = FastAPI()
+    app.include_router(router)
+    app.include_router(other)
+    client = TestClient(Router(in_front([router]), default=app))
+
+    assert client.post("/dish").text == "plain"
+    assert client.get("/dish").json() == "fastapi"
+    assert client.put("/dish").status_code == 405
+
+
+@pytest.mark.parametrize("path", TEMPLATES)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE", MARKER])
+def test_routes_another_method_is_refused_with_the_right_one(client, method, path):
+    response = client.request(method, path)
+
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/classify/",
+        "//v1/classify",
+        "/V1/classify",
+        "/v1/classify/x",
+        "/prefix/v1/classify",
+        "/v1/models//classify",
+        "/v1/models/a%2Fb/classify",
+        "/v1/models/tiny/classify/",
+        "/v1/models/tiny/versions//classify",
+    ],
+)
+def test_routes_nearly_right_path_is_not_found(client, path):
+    assert_problem(client.post(path, content=RED), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("2", 200),
+        ("02", 200),
+        ("2.0", 200),
+        ("9", 404),
+        ("99999999999999999999", 404),
+        ("0", 422),
+        ("-1", 422),
+        ("2.5", 422),
+        ("\N{ARABIC-INDIC DIGIT TWO}", 422),
+        ("9" * 5000, 422),
+    ],
+)
+def test_routes_version_is_read_as_fastapi_reads_it(client, version, status):
+    plain = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
+    fastapis = client.get(f"/v1/models/tiny/versions/{version}")
+
+    assert (plain.status_code, fastapis.status_code) == (status, status)
+    if status != 200:
+        assert plain.json()["detail"] == fastapis.json()["detail"]
+
+
+# The query
+
+UNKNOWN = "an unknown query parameter was given; see /docs for the known ones"
+LEAST = "top_k: Input should be greater than or equal to 1"
+NO_INTEGER = "top_k: Input should be a valid integer, unable to parse string as an integer"
+QUERIES: dict[str, int | str] = {
+    "": 3,
+    "&&": 3,
+    "top_k=1": 1,
+    "top_k=01": 1,
+    "top_k=1.0": 1,
+    "top_k=%2B1": 1,
+    "top_k=%31": 1,
+    "%74op_k=1": 1,
+    "top_k=1&": 1,
+    "top_k=1&top_k=2": 2,
+    "top_k=x&top_k=1": 1,
+    "min_probability=0.5": 1,
+    "min_probability=1e-3&top_k=2": 2,
+    "top_k=0": LEAST,
+    "top_k=-1": LEAST,
+    "top_k=0&other=1": LEAST,
+    "top_k": NO_INTEGER,
+    "top_k=": NO_INTEGER,
+    "top_k=1.5": NO_INTEGER,
+    "top_k=%B2": NO_INTEGER,
+    "top_k=null": NO_INTEGER,
+    "top_k=1;top_k=2": NO_INTEGER,
+    f"top_k={MARKER}": NO_INTEGER,
+    "top_k=4": "top_k: must be 1 to 3 for this model",
+    "top_k=99999999999999999999": "top_k: must be 1 to 3 for this model",
+    "min_probability=2": "min_probability: Input should be less than or equal to 1",
+    "min_probability=nan": "min_probability: Input should be less than or equal to 1",
+    "Top_k=1": UNKNOWN,
+    "=1": UNKNOWN,
+    f"{MARKER}=1": UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/models/tiny/classify"])
+@pytest.mark.parametrize("query", QUERIES)
+def test_routes_query_is_read_or_refused_with_the_reason(client, query, path):
+    response = client.post(f"{path}?{query}", content=RED)
+
+    expected = QUERIES[query]
+    if isinstance(expected, int):
+        assert len(response.json()["predictions"]) == expected
+    else:
+        assert_problem(response, 422, "invalid_parameter")
+        assert response.json()["detail"] == expected
+
+
+def test_routes_equal_queries_share_their_options():
+    assert query_options(b"top_k=3") is query_options(b"top_k=3")
+
+
+def test_read_names_the_field_and_never_the_value():
+    with pytest.raises(InvalidParameter, match="spice: ") as caught:
+        read(Dish, {"name": MARKER, "spice": MARKER})
+
+    assert MARKER not in str(caught.value)
+
+
+# What is left behind
+
+
+@pytest.mark.parametrize("path", TEMPLATES)
+def test_routes_requests_are_counted_and_logged_under_the_template(fresh_client, caplog, path):
+    with caplog.at_level(logging.INFO, "service.access"):
+        status = fresh_client.post(path, content=RED).status_code
+
+    registry = fresh_client.app.state.service.metrics._registry
+    route = TEMPLATES[path]
+    labels = {"route": route, "status": str(status)}
+    assert registry.get_sample_value("convserve_requests_total", labels) == 1
+    assert registry.get_sample_value("convserve_request_seconds_count", {"route": route}) == 1
+    (line,) = [record for record in caplog.records if record.name == "service.access"]
+    assert (line.route, line.status) == (route, status)
+
+
+def test_routes_refusal_is_counted_once(fresh_client):
+    fresh_client.post("/v1/classify", content=RED, headers={"x-request-timeout-ms": "1e-9"})
+
+    registry = fresh_client.app.state.service.metrics._registry
+    labels = {"code": "deadline_exceeded", "reason": "deadline"}
+    assert registry.get_sample_value("convserve_refused_total", labels) == 1
+
+
+def test_routes_error_that_was_not_foreseen_is_answered_and_logged_once(
+    fresh_client, caplog, monkeypatch
+):
+    async def fail(*_args: object, **_options: object) -> None:
+        raise KeyError(MARKER)
+
+    monkeypatch.setattr(fresh_client.app.state.parts.classifier, "classify", fail)
+
+    response = fresh_client.post("/v1/classify", content=RED)
+
+    assert_problem(response, 500, "internal_error")
+    assert len([one for one in caplog.records if one.levelno >= logging.ERROR]) == 1

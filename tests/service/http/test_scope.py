@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service.http.scope import (
+    UNMATCHED,
+    add_peer,
+    begin,
+    peer_of,
+    request_id_of,
+    route_of,
+    started_s_of,
+)
+
+
+def test_scope_keeps_what_was_put_there():
+    scope: dict[str, Any] = {}
+
+    peer = add_peer(scope)
+    begin(scope, "id", 1.5)
+
+    assert peer_of(scope) is peer
+    assert (request_id_of(scope), started_s_of(scope)) == ("id", 1.5)
+
+
+def test_scope_of_another_server_has_no_peer_and_no_start():
+    assert (peer_of({}), started_s_of({})) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ({}, UNMATCHED),
+        ({"route": None}, UNMATCHED),
+        ({"route": SimpleNamespace(path="/v1/models/{name}")}, "/v1/models/{name}"),
+    ],
+    ids=["none", "no_route", "template"],
+)
+def test_scope_route_is_the_template_that_matched(scope, expected):
+    assert route_of(scope) == expected
