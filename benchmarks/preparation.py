@@ -1,6 +1,6 @@
 """Measures ways from the bytes of a JPEG to the pixels of a graph: CPU time, pixels, answers.
 
-    python benchmarks/preparation.py PHOTOS --model models/efficientnet_lite0/1 [--model ...]
+    python -m benchmarks.preparation PHOTOS --model models/efficientnet_lite0/1 [--model ...]
 
 Every way is timed beside Pillow's full decode + resize + crop, one after the other on each photo, in
 CPU time of the thread; a ratio is the median over rounds. Answers are compared with those to
@@ -303,8 +303,8 @@ def measure_memory(photos: dict[str, bytes], spec: Preprocessing) -> None:
     """Prints how far one preparation lifts the peak of a fresh process."""
     for name, data in photos.items():
         for way in ("reference_pixels", "read_input"):
-            code = [sys.executable, __file__, "--part", "one", "--way", way, "-", "--spec"]
-            command = [*code, spec.model_dump_json()]
+            code = [sys.executable, "-m", "benchmarks.preparation", "--part", "one", "--way", way]
+            command = [*code, "-", "--spec", spec.model_dump_json()]
             done = subprocess.run(command, input=data, capture_output=True, check=True)  # noqa: S603
             print(f"{name} MP, {way}: +{done.stdout.decode().strip()} MB")
 

@@ -22,6 +22,7 @@ if complaint := neighbours.complaint():
     sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
 from contract.preprocessing import INTERPOLATIONS
+from contract.telemetry import disable_runtime_telemetry
 from training.data.pictures import example_pictures
 from training.system.environment import command_line
 
@@ -64,6 +65,7 @@ Examples:
 @click.version_option(package_name="convserve", prog_name="convserve-train")
 def main() -> None:
     """Makes models for convserve: import, prove, quantize, publish, evaluate."""
+    disable_runtime_telemetry()
 
 
 @main.command("import", epilog=_EXAMPLES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
 from contract.errors import GraphMismatch
@@ -136,13 +137,13 @@ def open_session(
 
 
 def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
-    runtime = _import_runtime()
+    ort = runtime()
     provider = PROVIDERS[name]
-    if provider.runtime_name not in runtime.get_available_providers():
+    if provider.runtime_name not in ort.get_available_providers():
         raise ProviderNotInstalled(f"{name}: this onnxruntime has no {provider.runtime_name}")
-    if provider.preload and hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()  # finds the CUDA libraries that PyPI packages carry
-    options = runtime.SessionOptions()
+    if provider.preload and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that PyPI packages carry
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -154,7 +155,7 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
         "session.model_external_initializers_file_folder_path", os.devnull
     )
     try:
-        session = runtime.InferenceSession(
+        session = ort.InferenceSession(
             graph, options, providers=[(provider.runtime_name, provider.options)]
         )
     except Exception as error:
@@ -169,16 +170,18 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
 
 def new_run_options() -> Any:
     """Returns onnxruntime's options of one run; setting `terminate` ends it from any thread."""
-    return _import_runtime().RunOptions()
+    return runtime().RunOptions()
 
 
 def new_device_value(shape: tuple[int, ...], dtype: Any, device: str) -> Any:
     """Returns an onnxruntime value of a shape and NumPy dtype in a device's memory."""
-    return _import_runtime().OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
+    return runtime().OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
 
 
-def _import_runtime() -> Any:
-    disable_runtime_telemetry()
+@cache
+def runtime() -> Any:
+    """Returns onnxruntime, imported at the first call, when its usage reporting is off."""
+    disable_runtime_telemetry()  # an embedding program may not have come through our entry points
     import onnxruntime
 
     return onnxruntime

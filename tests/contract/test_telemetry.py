@@ -1,4 +1,5 @@
 import os
+from types import MappingProxyType
 
 from contract.telemetry import disable_runtime_telemetry
 
@@ -9,3 +10,11 @@ def test_disable_runtime_telemetry_overrides_the_environment(monkeypatch):
     disable_runtime_telemetry()
 
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_disable_runtime_telemetry_writes_only_what_is_not_there(monkeypatch):
+    with monkeypatch.context() as patched:  # pytest writes to the environment behind each test
+        # Raises TypeError where it is written to.
+        patched.setattr(os, "environ", MappingProxyType({"ORT_DISABLE_TELEMETRY": "1"}))
+
+        disable_runtime_telemetry()

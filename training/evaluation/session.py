@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -21,20 +22,23 @@ BATCH_SIZE: Final = 8
 
 def runtime() -> Any:
     """Returns the onnxruntime module."""
-    disable_runtime_telemetry()
-    return importlib.import_module("onnxruntime")
+    return _imported("onnxruntime")
 
 
 def quantization() -> Any:
     """Returns the module `onnxruntime.quantization`."""
-    disable_runtime_telemetry()
-    return importlib.import_module("onnxruntime.quantization")
+    return _imported("onnxruntime.quantization")
 
 
 def float16() -> Any:
     """Returns the module `onnxruntime.transformers.float16`."""
-    disable_runtime_telemetry()
-    return importlib.import_module("onnxruntime.transformers.float16")
+    return _imported("onnxruntime.transformers.float16")
+
+
+@cache
+def _imported(module: str) -> Any:
+    disable_runtime_telemetry()  # a script may not have come through our entry point
+    return importlib.import_module(module)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 def runtime(monkeypatch):
     def install(*args: Any, **kwargs: Any) -> FakeRuntime:
         fake = FakeRuntime(*args, **kwargs)
-        monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+        monkeypatch.setattr(providers, "runtime", lambda: fake)
         return fake
 
     return install
@@ -190,14 +190,6 @@ def test_providers_graph_that_cannot_be_read_refused(graph):
         open_session(graph, "cpu", threads=1)
 
 
-def test_providers_runtime_imported_after_its_telemetry_is_off(monkeypatch):
-    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-
-    providers._import_runtime()
-
-    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
-
-
 _WATCHED = """
 import os, sys
 seen, outside = [], []
@@ -208,18 +200,48 @@ def hook(event, args):
         outside.append(event)
 sys.addaudithook(hook)
 assert "onnxruntime" not in sys.modules
-from convserve.__main__ import main
-main(sys.argv[1:], standalone_mode=False)
+try:
+    {enter}
+finally:
+    print("REPORT", seen, outside)
 """
-_REPORT = "\nfinally:\n    print('REPORT', seen, outside)\n"
+
+
+def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_is_off(models_dir):
+    """`uvicorn service.app:create_app` passes by our command."""
+    code = _WATCHED.format(
+        enter="from service.app import create_app; from service.settings import Settings; "
+        f"create_app(Settings(models_dir={str(models_dir)!r}, lanes=1, tune=False))"
+    )
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.splitlines()[-1:] == ["REPORT ['1'] []"], done.stderr
+
+
+def test_providers_run_leaves_the_environment_alone(monkeypatch):
+    """Native code of other threads may be reading it."""
+    providers.runtime()
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+
+    providers.new_run_options()
+
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_providers_classifying_reaches_no_network_and_writes_no_file(models_dir, tmp_path):
     picture, home = tmp_path / "red.png", tmp_path / "home"
     picture.write_bytes(tinymodel.picture("red"))
     home.mkdir()
-    before, _, last = _WATCHED.strip().rpartition("\n")
-    code = f"{before}\ntry:\n    {last}{_REPORT}"
+    code = _WATCHED.format(
+        enter="from convserve.__main__ import main; main(sys.argv[1:], standalone_mode=False)"
+    )
 
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code, "classify", str(picture), "--models-dir", str(models_dir)],
