@@ -28,7 +28,11 @@ done
 
 mkdir "$work/empty"
 cd "$work/empty"
-test -f "$("$work/venv/bin/python" -c 'import training; print(training.__path__[0])')/example_pictures/cat.jpg"
+site=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+test -f "$site/training/example_pictures/cat.jpg"
+for package in contract convserve service training; do
+  test -f "$site/$package/py.typed" || { echo "service-only: $package has no types" >&2; exit 1; }
+done
 "$work/venv/bin/convserve" verify
 touch "$work/log"
 "$work/venv/bin/convserve" serve --port 0 --drain-s 0 >"$work/log" 2>&1 &
