@@ -28,7 +28,9 @@ Every class has a stable snake_case `code` and the exit code of the command.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_MAX_CHARACTERS: Final = 200
 
 
 class TrainingError(Exception):
@@ -151,3 +153,12 @@ class VersionUnproven(GateFailed):
     """The finished version fails its own digests or golden examples."""
 
     code = "version_unproven"
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of a foreign error's message, or its kind where it has none.
+
+    Libraries explain themselves over pages; ours are one line each.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:_MAX_CHARACTERS] if lines else type(error).__name__

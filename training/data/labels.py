@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from contract.manifest import Label
-from training.errors import LabelsInvalid
+from training.errors import LabelsInvalid, first_line
 
 _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
@@ -52,7 +52,7 @@ def read_labels(path: Path) -> tuple[Label, ...]:
             for index, (name, synset) in enumerate(rows)
         )
     except (OSError, UnicodeDecodeError, ValidationError, ValueError, KeyError) as error:
-        raise LabelsInvalid(f"{path.name}: {_first_line(error)}") from error
+        raise LabelsInvalid(f"{path.name}: {_reason(error)}") from error
     return check_labels(labels)
 
 
@@ -124,9 +124,9 @@ def _folded(name: str) -> str:
     return name.replace("_", " ").casefold()
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return f"label {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
     if isinstance(error, OSError):
         return error.strerror or "cannot be read"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

@@ -14,7 +14,7 @@ import onnx
 
 from contract.manifest import Graph, GraphInput, GraphOutput
 from contract.versions import sha256
-from training.errors import GraphRefused
+from training.errors import GraphRefused, first_line
 from training.networks.architectures import OUTPUTS
 
 GRAPH_FILE: Final = "model.onnx"
@@ -52,8 +52,9 @@ def read_foreign(path: Path) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GraphRefused(f"{path.name}: onnx's checker refuses it: {reason}") from error
+        raise GraphRefused(
+            f"{path.name}: onnx's checker refuses it: {first_line(error)}"
+        ) from error
     return data
 
 

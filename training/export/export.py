@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from training.errors import ExportFailed
+from training.errors import ExportFailed, first_line
 from training.evaluation.session import open_session
 from training.networks.architectures import OUTPUTS, PixelsToProbabilities
 
@@ -51,7 +51,7 @@ def export(network: PixelsToProbabilities, size_px: int) -> bytes:
         strip_history(model)
         onnx.checker.check_model(model, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ExportFailed(f"torch or onnx refuse the graph: {_first_line(error)}") from error
+        raise ExportFailed(f"torch or onnx refuse the graph: {first_line(error)}") from error
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
 
@@ -130,9 +130,5 @@ def _run(session: Any, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarra
     try:
         answer: np.ndarray[Any, Any] = session.run([OUTPUTS[0]], {INPUT: pixels})[0]
     except Exception as error:  # onnxruntime raises plain exceptions of its own
-        raise ExportFailed(f"a batch of {len(pixels)} fails: {_first_line(error)}") from error
+        raise ExportFailed(f"a batch of {len(pixels)} fails: {first_line(error)}") from error
     return answer
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

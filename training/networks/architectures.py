@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from contract.manifest import Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
-from training.errors import ArchitectureRefused
+from training.errors import ArchitectureRefused, first_line
 from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, Design
 from training.system.torch_compat import timm, timm_data
 
@@ -326,12 +326,6 @@ def _note_evaluation(network: nn.Module, input_size_px: int | None, framing: Fra
     if changes:
         given: Any = getattr(network, "pretrained_cfg", None) or {}
         network.pretrained_cfg = {**given, **changes}  # type: ignore[assignment] # timm's dict
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _unknown(architecture: str) -> str:

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from training.config import config
-from training.errors import ArchitectureRefused
+from training.errors import ArchitectureRefused, first_line
 from training.networks.architectures import (
     Framing,
     PixelsToProbabilities,
     create,
-    first_line,
     normalise,
     preprocessing_of,
 )

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from contract.manifest import Preprocessing, Rgb
 from training.data.labels import read_labels
 from training.data.pictures import Picture, input_rows
-from training.errors import GraphRefused, InputRefused
+from training.errors import GraphRefused, InputRefused, first_line
 from training.evaluation.session import open_session, run_rows
 from training.export import describe as graphs
 from training.export.draft import Draft
@@ -151,8 +151,7 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
         session = open_session(draft.model)
         answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]
     except Exception as error:  # onnxruntime raises plain exceptions of its own
-        reason = str(error).strip().splitlines()[0]
-        raise GraphRefused(f"the graph does not run: {reason}") from error
+        raise GraphRefused(f"the graph does not run: {first_line(error)}") from error
     _check_answers(answers, len(rows))
     return answers[0]
 

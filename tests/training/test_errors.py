@@ -1,0 +1,17 @@
+import pytest
+
+from training.errors import first_line
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("\n one line\nand more", "one line"),
+        ("", "ValueError"),
+        ("  \n", "ValueError"),
+        ("x" * 300, "x" * 200),
+    ],
+    ids=["several", "empty", "blank", "long"],
+)
+def test_first_line_is_what_a_user_reads_of_a_librarys_error(message, line):
+    assert first_line(ValueError(message)) == line
