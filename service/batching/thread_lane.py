@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from queue import SimpleQueue
 
 from service.batching.lane import Entry, Job, Lane, LaneCallbacks, deliver
 from service.batching.work import work_on
 from service.errors import EngineFailure
-from service.system.threads import DaemonThread
 
 
 class ThreadLane:
@@ -31,18 +31,18 @@ class ThreadLane:
         """Starts the thread, from the running event loop."""
         self.jobs: deque[Job[Entry]] = deque()
         self.dead = False
+        self.busy = False
         self._callbacks = callbacks
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._thread = DaemonThread("lane")
-
-    @property
-    def busy(self) -> bool:
-        return self._thread.busy
+        self._inbox: SimpleQueue[Job[Entry] | None] = SimpleQueue()
+        # A daemon, so that a run that never returns does not keep the process from exiting.
+        self._thread = threading.Thread(target=self._serve, name="lane", daemon=True)
+        self._thread.start()
 
     def work(self, job: Job[Entry]) -> None:
         self.jobs.append(job)
-        self._thread.post(partial(self._work, job))
+        self._inbox.put(job)
 
     def interrupt(self) -> None:
         if self.jobs:
@@ -62,11 +62,16 @@ class ThreadLane:
         return self.jobs.pop()
 
     def close(self) -> None:
-        self._thread.close()
+        self._inbox.put(None)
+
+    def _serve(self) -> None:
+        while (job := self._inbox.get()) is not None:
+            if not self.dead and job.claim():
+                self.busy = True
+                self._work(job)
+                self.busy = False
 
     def _work(self, job: Job[Entry]) -> None:
-        if self.dead or not job.claim():
-            return
         try:
             work_on(job, self._clock)
         except BaseException as error:  # noqa: BLE001 - must not reach the event loop as itself

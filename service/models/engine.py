@@ -16,7 +16,7 @@ from contract.errors import GraphMismatch
 from contract.manifest import Manifest
 from contract.predictions import to_probabilities
 from service.models.device import DeviceRuns, Names, fixed_sizes
-from service.models.providers import PROVIDERS, ProviderSession, new_run_options
+from service.models.providers import PROVIDERS, ProviderSession, run_options
 
 Batch = NDArray[Any]
 
@@ -91,6 +91,8 @@ class OnnxEngine:
         self._session = opened.session
         self._wide = (wide or opened).session
         self._manifest = manifest
+        self._new_options = run_options()
+        self._answers_logits = manifest.graph.scores.kind == "logits"
         self._outputs = [manifest.graph.scores.name]
         self._input = manifest.graph.input.name
         _check_input(self._session, manifest)
@@ -113,14 +115,14 @@ class OnnxEngine:
     def run(self, batch: Batch, run: Run | None = None) -> NDArray[np.float32]:
         """Runs the network once; see `Engine.run`."""
         run = run or Run()
-        options = new_run_options()
+        options = self._new_options()
         run.on_interrupt(partial(setattr, options, "terminate", True))
         if self._on_device is not None:
             scores = self._on_device.run(batch, options)
         else:
             session = self._wide if run.wide else self._session
             (scores,) = session.run(self._outputs, {self._input: batch}, options)
-        return to_probabilities(scores, self._manifest)
+        return to_probabilities(scores, self._manifest) if self._answers_logits else scores
 
 
 def _check_input(session: Any, manifest: Manifest) -> None:

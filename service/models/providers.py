@@ -168,9 +168,10 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
     return session
 
 
-def new_run_options() -> Any:
-    """Returns onnxruntime's options of one run; setting `terminate` ends it from any thread."""
-    return runtime().RunOptions()
+def run_options() -> Callable[[], Any]:
+    """Returns what makes onnxruntime's options of a run; setting `terminate` on them ends it."""
+    made: Callable[[], Any] = runtime().RunOptions
+    return made
 
 
 def new_device_value(shape: tuple[int, ...], dtype: Any, device: str) -> Any:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from contract.images import ImageLimits, inspect
 from service.batching.batcher import BatchCallbacks, Batcher
 from service.batching.lane import LaneSource
-from service.batching.preparing import Preparation, is_large
 from service.batching.sizing import batch_limits, prepare_threads, runs_on_cores
 from service.batching.thread_lane import ThreadSource
+from service.batching.work import Preparation, is_large
 from service.models.repository import (
     Load,
     LoadedVersion,
@@ -132,6 +132,8 @@ class Backend:
         self._cpus = cpus
         self._callbacks = callbacks
         self._limits = image_limits(settings)
+        # A GPU's lane should never wait for a decoder.
+        self._on_lanes = {one.key: runs_on_cores(one) for one in repository.versions()}
         self._started = False
 
     @property
@@ -168,7 +170,7 @@ class Backend:
         large = is_large(file)
         if self._kind.apart is None:
             row = await submit(recipe, large=large)
-        elif large or not runs_on_cores(version):
+        elif large or not self._on_lanes[version.key]:
             loop = asyncio.get_running_loop()
             row = await submit(await loop.run_in_executor(self._kind.apart, recipe))
         else:

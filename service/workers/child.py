@@ -28,8 +28,7 @@ from contract.errors import ContractError, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from contract.telemetry import disable_runtime_telemetry
 from service.batching.lane import BatchedRow, Item, Job, Outcome
-from service.batching.preparing import Preparation
-from service.batching.work import work_on
+from service.batching.work import Preparation, work_on
 from service.errors import ProviderUnavailable
 from service.models.engine import Run
 from service.models.repository import LoadedVersion, RunPlan, load_version

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, Outcome, Reason, deliver
-from service.batching.preparing import Preparation
+from service.batching.work import Preparation
 from service.errors import WorkerLost
 from service.workers import wire
 from service.workers.launch import Launched, Launcher, Process
