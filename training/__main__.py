@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,11 @@ def main() -> None:
 def import_command(**options: Any) -> None:
     """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
     from training.commands.imports import ImportOptions, run_import
+    from training.release.folders import Folders
+    from training.release.onnx import ForeignSpec
 
+    options["evidence"] = _taken(Folders, options)
+    options["foreign"] = _taken(ForeignSpec, options)
     _run(lambda: run_import(ImportOptions(command=command_line(sys.argv), **options)))
 
 
@@ -234,6 +239,11 @@ def evaluate_command(**options: Any) -> None:
     from training.commands.evaluate import EvaluateOptions, run_evaluate
 
     _run(lambda: click.echo(run_evaluate(EvaluateOptions(**options))))
+
+
+def _taken(group: Any, options: dict[str, Any]) -> Any:
+    """Takes the options that a dataclass has fields for, out of the others."""
+    return group(**{field.name: options.pop(field.name) for field in fields(group)})
 
 
 def _say(line: str) -> None:

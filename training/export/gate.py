@@ -43,33 +43,25 @@ class LowerPrecision:
 
     Attributes:
         precision: "int8" or "fp16".
-        max_drop: points of top-1, judged where there are labelled pictures.
+        max_drop: points of top-1, judged where there are labelled pictures; None takes the usual.
         min_agreement_percent: of first classes with the float graph, judged on free pictures
-            otherwise.
+            otherwise; likewise.
         or_float: publish the float graph where this one fails its gate.
     """
 
     precision: Literal["int8", "fp16"]
-    max_drop: float
-    min_agreement_percent: float
+    max_drop: float | None = None
+    min_agreement_percent: float | None = None
     or_float: bool = False
 
-    @classmethod
-    def usual(
-        cls,
-        precision: Literal["int8", "fp16"],
-        *,
-        max_drop: float | None = None,
-        min_agreement_percent: float | None = None,
-        or_float: bool = False,
-    ) -> LowerPrecision:
-        """Returns the precision with its usual limits where none are given."""
-        drop, agreement = _LIMITS[precision]
-        return cls(
-            precision,
-            drop if max_drop is None else max_drop,
-            agreement if min_agreement_percent is None else min_agreement_percent,
-            or_float,
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The drop and the agreement in force."""
+        drop, agreement = self.max_drop, self.min_agreement_percent
+        usual_drop, usual_agreement = _LIMITS[self.precision]
+        return (
+            usual_drop if drop is None else drop,
+            usual_agreement if agreement is None else agreement,
         )
 
 
@@ -152,16 +144,16 @@ def decided(judgement: Judgement) -> NDArray[np.bool_]:
 
 
 def _check(loss: Loss, target: LowerPrecision) -> None:
-    failure = _FAILURES[target.precision]
-    if loss.drop_percent is None and loss.agreement_percent < target.min_agreement_percent:
+    name, failure = target.precision, _FAILURES[target.precision]
+    max_drop, min_agreement_percent = target.limits
+    if loss.drop_percent is None and loss.agreement_percent < min_agreement_percent:
         raise failure(
-            f"{target.precision} and float agree in {loss.agreement_percent:.2f} % of first classes, "
-            f"the limit is {target.min_agreement_percent:g} %"
+            f"{name} and float agree in {loss.agreement_percent:.2f} % of first classes, "
+            f"the limit is {min_agreement_percent:g} %"
         )
-    if loss.drop_percent is not None and loss.drop_percent > target.max_drop:
+    if loss.drop_percent is not None and loss.drop_percent > max_drop:
         raise failure(
-            f"{target.precision} costs {loss.drop_percent:.2f} points of top-1, "
-            f"the limit is {target.max_drop:g}"
+            f"{name} costs {loss.drop_percent:.2f} points of top-1, the limit is {max_drop:g}"
         )
 
 

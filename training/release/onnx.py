@@ -34,6 +34,14 @@ log = logging.getLogger(__name__)
 MAX_BATCH_DIFFERENCE: Final = 1e-3
 """Largest difference of a score, relative to the largest one, between two batch sizes."""
 
+_NEEDED: Final = {
+    "resize_size_px": "--resize",
+    "crop_size_px": "--crop",
+    "interpolation": "--interpolation",
+    "mean": "--mean",
+    "std": "--std",
+}
+
 ScoreKind = Literal["logits", "probabilities"]
 
 
@@ -41,36 +49,39 @@ ScoreKind = Literal["logits", "probabilities"]
 class ForeignSpec:
     """What an ONNX file does not say about itself.
 
+    All but the last three must be given.
+
     Attributes:
-        labels_file: names of the classes.
         resize_mode: "shortest_side" or "squash".
         resize_size_px: before the crop.
         crop_size_px: must be the size of the graph's input.
         interpolation: one of the contract's.
         mean: three channels, for values scaled to 0..1.
         std: likewise.
-        layout: axis order of the input; None to find it.
-        scores: what the output holds; None to find it.
+        input_layout: axis order of the input; "auto" finds it.
+        scores: what the output holds; "auto" finds it.
         output: its name, where there are several.
     """
 
-    labels_file: Path
     resize_mode: str
-    resize_size_px: int
-    crop_size_px: int
-    interpolation: str
-    mean: Rgb
-    std: Rgb
-    layout: graphs.Layout | None = None
-    scores: ScoreKind | None = None
+    resize_size_px: int | None
+    crop_size_px: int | None
+    interpolation: str | None
+    mean: Rgb | None
+    std: Rgb | None
+    input_layout: graphs.Layout | Literal["auto"] = "auto"
+    scores: ScoreKind | Literal["auto"] = "auto"
     output: str | None = None
 
 
-def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Folders) -> Draft:
+def import_onnx(
+    path: Path, labels_file: Path | None, spec: ForeignSpec, to: Destination, evidence: Folders
+) -> Draft:
     """Checks a foreign ONNX file and makes a draft of it.
 
     Args:
         path: the file.
+        labels_file: names of the classes.
         spec: what it does not say.
         to: where it goes.
         evidence: pictures to try it with.
@@ -78,11 +89,17 @@ def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Folder
     Raises:
         InputRefused: the file, the labels, the preprocessing or the licence cannot be used.
     """
+    missing = [flag for name, flag in _NEEDED.items() if getattr(spec, name) is None]
+    if labels_file is None or missing:
+        missing = ["--labels", *missing] if labels_file is None else missing
+        raise InputRefused(f"an ONNX file does not say its {', '.join(missing)}; give these")
     license_id = to.license_or(None)
-    labels = read_labels(spec.labels_file)
+    labels = read_labels(labels_file)
     graph = graphs.read_foreign(path)
     model = onnx.load_model_from_string(graph)
-    graph_input = graphs.describe_input(model, spec.layout)
+    graph_input = graphs.describe_input(
+        model, None if spec.input_layout == "auto" else spec.input_layout
+    )
     output = graphs.describe_scores(model, len(labels), spec.output)
     preprocessing = _preprocessing(spec, in_graph=graph_input.dtype == "uint8")
     size = graph_input.shape[2]  # between batch or channels and the other side: always a side
@@ -103,7 +120,7 @@ def import_onnx(path: Path, spec: ForeignSpec, to: Destination, evidence: Folder
     scores = _warm_up(draft, evidence.golden(), evidence.max_batch)
     if scores.shape[1] != len(labels):
         raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")
-    kind = spec.scores or kind_of(scores)
+    kind = kind_of(scores) if spec.scores == "auto" else spec.scores
     log.info("graph: %.1f MB, opset %d, answers %s", len(graph) / 1e6, draft.graph.opset, kind)
     described = graphs.describe_foreign(graph, graph_input, output, kind)
     return replace(draft, graph=described)

@@ -248,4 +248,4 @@ def _precision(publish: Publish) -> LowerPrecision | None:
     drop = publish.max_drop
     if drop is None and publish.precision == "int8":
         drop = _MAX_DROP_INT8
-    return LowerPrecision.usual(publish.precision, max_drop=drop, or_float=True)
+    return LowerPrecision(publish.precision, max_drop=drop, or_float=True)

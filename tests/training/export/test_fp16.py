@@ -17,7 +17,7 @@ from training.export.fp16 import METHOD, make_fp16, rounded, softmax_nodes, to_h
 from training.export.gate import Judgement, LowerPrecision
 from training.export.lower import lower
 
-FP16 = LowerPrecision.usual("fp16")
+FP16 = LowerPrecision("fp16")
 TOLERANCE = 2e-3
 """Of a probability: float16 keeps 11 bits, and a few results are rounded one after the other."""
 
@@ -235,7 +235,7 @@ def test_fp16_that_overflows_leaves_the_float_graph_where_asked(
 
     draft = lower(
         float_draft,
-        LowerPrecision.usual("fp16", or_float=True),
+        LowerPrecision("fp16", or_float=True),
         judged_by(large, colour_pictures),
         lambda _: pytest.fail("calibrated"),
     )

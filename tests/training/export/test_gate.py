@@ -7,7 +7,7 @@ from training.export.gate import Judgement, Loss, LowerPrecision, decided, judge
 SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
 LAST_SWAPPED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
 CLASSES = np.array([0, 1, 0, 1])
-INT8, FP16 = LowerPrecision.usual("int8"), LowerPrecision.usual("fp16")
+INT8, FP16 = LowerPrecision("int8"), LowerPrecision("fp16")
 
 
 def test_judge_without_labels_counts_decided_pictures_only():
@@ -27,9 +27,7 @@ def test_judge_that_has_nothing_to_go_by_refuses(target, failure):
 
 
 def test_judge_tells_the_loss(caplog):
-    loss = judge(
-        LAST_SWAPPED, Judgement([], SURE, CLASSES), LowerPrecision.usual("int8", max_drop=30)
-    )
+    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), LowerPrecision("int8", max_drop=30))
 
     assert loss == Loss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
     assert caplog.messages == [
@@ -55,8 +53,8 @@ def test_judge_refuses_what_is_beyond_the_plan(target, indexes, failure, message
 @pytest.mark.parametrize(
     "target",
     [
-        LowerPrecision.usual("int8", min_agreement_percent=75),
-        LowerPrecision.usual("fp16", min_agreement_percent=75),
+        LowerPrecision("int8", min_agreement_percent=75),
+        LowerPrecision("fp16", min_agreement_percent=75),
     ],
 )
 def test_judge_lets_pass_what_is_at_the_limit(target):

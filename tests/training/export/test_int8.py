@@ -83,7 +83,7 @@ def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_
 
     draft = make_int8(
         unquantized,
-        LowerPrecision.usual("int8"),
+        LowerPrecision("int8"),
         judgement,
         folders.calibration(unquantized),
     )
