@@ -77,6 +77,7 @@ def run_fit(options: FitOptions) -> Path | None:
         path = options.run_dir or next_folder(_RUNS, request.name)
         folder = RunFolder.new(path, request, config) if is_first_process() else RunFolder(path)
         log.info("run: %s", path)
+
     resume = options.resume_dir is not None
     return fit(Plan(request, config, folder, resume, options.device, options.cache_dir))
 
@@ -89,10 +90,12 @@ def _new_run(options: FitOptions) -> tuple[Request, RunConfig]:
     if options.seed is not None:
         changes.append(f"seed={options.seed}")
     config = read_config(options.config or ("digits" if source == DIGITS else "finetune"), changes)
+
     built_in = source == DIGITS or source.startswith(TORCHVISION)
     name = options.name or name_of(source)
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}; give one with --name")
+
     request = Request(
         source=source if built_in else str(Path(source).absolute()),
         name=name,

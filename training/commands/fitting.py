@@ -128,6 +128,7 @@ def _build(config: RunConfig, data: DataSet) -> tuple[nn.Module, Preprocessing, 
     if config.network.fold_batch_norm:
         folded = fold_batch_norms(network, spec.crop_size_px)
         log.info("network: %d batch norms are part of their convolutions now", folded)
+
     source = weights.source if weights else _FROM_SCRATCH
     size = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters"
     name = config.network.architecture

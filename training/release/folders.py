@@ -71,6 +71,7 @@ class Folders:
             draft = replace(draft, seed=self.seed)
         if self.evaluate_dir is None:
             return draft
+
         folder = scan_labelled(self.evaluate_dir, draft.labels)
         answers, indexes = answer_labelled(Scorer(draft.model, draft), folder)
         dataset = self.dataset or f"the folder {self.evaluate_dir.name}"

@@ -95,6 +95,7 @@ def import_onnx(
         raise InputRefused(f"an ONNX file does not say its {', '.join(missing)}; give these")
     license_id = to.license_or(None)
     labels = read_labels(labels_file)
+
     graph = graphs.read_foreign(path)
     model = onnx.load_model_from_string(graph)
     graph_input = graphs.describe_input(
@@ -105,6 +106,7 @@ def import_onnx(
     size = graph_input.shape[2]  # between batch or channels and the other side: always a side
     if size != spec.crop_size_px:
         raise GraphRefused(f"the graph takes {size} px, --crop says {spec.crop_size_px}")
+
     draft = Draft(
         name=to.name,
         version=to.version,
@@ -117,6 +119,7 @@ def import_onnx(
         weights_source=f"ONNX file {path.name}",
         command=to.command,
     )
+
     scores = _warm_up(draft, evidence.golden(), evidence.max_batch)
     if scores.shape[1] != len(labels):
         raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")

@@ -180,6 +180,7 @@ class Splits:
             answer(draft, samples) for samples in (self.data.validation, self.data.test)
         )
         self.validation, self.test = validation, test
+
         metrics = accuracy(test.probabilities, test.indexes, f"{self.data.name}, test split")
         log.info(
             "accuracy: top-1 %.2f %% (standard error %.2f) on %d test pictures, from their bytes",
@@ -193,6 +194,7 @@ class Splits:
                 f"top-1 is {metrics.top1_percent:.2f} %, publish.min_top1_percent asks for "
                 f"{least:g}; nothing is published"
             )
+
         calibration = calibrate(
             (validation.logits, validation.indexes),
             (test.logits, test.indexes),
