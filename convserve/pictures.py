@@ -10,7 +10,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from contract.images.decoding import decode
+from contract.images import decode
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 """Of the files that a folder is searched for; a file that is named itself may have any."""

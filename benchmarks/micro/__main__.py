@@ -27,7 +27,7 @@ from benchmarks.contenders import CORES
 from benchmarks.micro.requests import send
 from benchmarks.photos import ROOT, default_folder, read_photos
 from benchmarks.report import table
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.manifest import Manifest, parse_manifest
 from contract.preprocessing import to_input
 

@@ -404,17 +404,6 @@ def sniff(data: bytes) -> Decoder[Any]:
     raise UnsupportedMediaType(f"{what}; accepted are {accepted}")
 
 
-def declared_pixels(data: bytes) -> int:
-    """Returns `Header.declared_pixels` of a file of any size.
-
-    Raises:
-        UnsupportedMediaType: as `sniff`.
-        ImageTooComplex: as `inspect`.
-    """
-    header: Header = sniff(data).read(data, lambda _: None)
-    return header.declared_pixels
-
-
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     operation = None if orientation is None else _UPRIGHT.get(orientation)
     return image if operation is None else image.transpose(operation)

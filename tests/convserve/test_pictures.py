@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from contract.images.decoding import decode
+from contract.images import decode
 from convserve.pictures import SUFFIXES, example_folder, image_files, varied_examples
 from tests import tinymodel
 from training.data import pictures

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from contract.errors import ImageError
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.manifest import Preprocessing
 from contract.preprocessing import resize_and_crop
 from training.data.sampler import order, share

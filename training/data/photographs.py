@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from contract.images.decoding import decode
+from contract.images import decode
 from training.data.pictures import Picture
 from training.errors import PicturesMissing
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from contract.errors import ImageError
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.manifest import Interface, Label
 from contract.preprocessing import Tensor, read_input
 from training.data.labels import class_of_folder

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import ImageError
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.manifest import Label
 from training.data.pictures import Picture
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageStat
 
-from contract.images.decoding import decode
+from contract.images import decode
 from training.data.pictures import Picture
 from training.data.samples import Sample
 from training.errors import PicturesMissing

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.images.decoding import sniff
+from contract.images import sniff
 from contract.manifest import GoldenExample, GoldenPrediction, Interface, Label
 from contract.predictions import to_predictions
 from contract.preprocessing import reference_input

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.predictions import top_k
 from training.data.samples import Sample
 

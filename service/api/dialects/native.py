@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contract.images.decoding import DECODERS
+from contract.images import DECODERS
 from service.api.parts import Parts, PartsDep, parts_of
 from service.api.payload import (
     Options,

@@ -338,9 +338,9 @@ def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
     loop.close()
     bench.engine.release()
     bench.lane.close()
-    bench.lane._thread._thread.join(5)
+    bench.lane._thread.join(5)
 
-    assert (bench.lane._thread._thread.is_alive(), bench.lane.busy) == (False, False)
+    assert (bench.lane._thread.is_alive(), bench.lane.busy) == (False, False)
 
 
 # Whose a batch is

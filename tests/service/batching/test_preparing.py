@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service.batching.preparing import LocalAnswerer
 
 from contract.errors import ImageError
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits
 from contract.preprocessing import decode_for
 from service.batching import preparing as module
 from service.batching.batcher import Batcher, BatchLimits
-from service.batching.preparing import LocalAnswerer
 from service.errors import DeadlineExceeded, Overloaded
 from service.models.repository import RunPlan, load_version
 from tests import tinymodel

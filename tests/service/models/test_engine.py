@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from contract.errors import GraphMismatch
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.manifest import Manifest
 from contract.preprocessing import to_input
 from service.models.engine import OnnxEngine, Run

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service.serving.answering import Answered
 
-from contract.images.decoding import decode
+from contract.images import decode
 from service.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -18,7 +19,6 @@ from service.errors import (
     ServiceError,
 )
 from service.models.repository import RunPlan, Shelf, load_repository
-from service.serving.answering import Answered
 from service.serving.classifier import Classifier, Serving, StageTimes
 from tests import tinymodel
 from tests.fakes import FakeClock

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.preprocessing import resize_and_crop
 from tests.training import tinynet
 from training.config.config import Augment

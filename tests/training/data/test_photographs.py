@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 from PIL import Image
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.pictures import photo
 from training.data.photographs import PHOTOGRAPHS, picture_files, read_photographs, varied_crops
 from training.errors import PicturesMissing

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.training import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation

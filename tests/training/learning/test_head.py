@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.training import tinynet
 from tests.training.learning.test_features import PLAIN, SPEC, samples_of
 from training.config.config import Head

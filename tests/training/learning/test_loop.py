@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it so
 from torch.optim import optimizer as torch_optimizer
 
-from contract.images.decoding import decode
+from contract.images import decode
 from contract.preprocessing import resize_and_crop
 from tests.training import runs, tinynet
 from training.data.batches import Batch

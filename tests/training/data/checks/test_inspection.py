@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.pictures import (
     ACCEPTED,
     HOSTILE,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.training.picture_sets import label_names, sample_names
 from training.data.sources.builtin import TORCHVISION_SETS
 from training.data.sources.find import find

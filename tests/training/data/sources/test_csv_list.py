@@ -1,6 +1,6 @@
 import pytest
 
-from contract.images.decoding import decode
+from contract.images import decode
 from tests.training.picture_sets import label_names, sample_names, write
 from training.data.sources.find import find
 from training.errors import DataRefused
