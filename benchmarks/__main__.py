@@ -24,7 +24,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--int8", type=Path, default=_INT8, help="<name>/<version>/model.onnx")
     parser.add_argument("--fp32", type=Path, help="the same in float; left out if not given")
     names = [contender.name for contender in contenders.CONTENDERS]
-    parser.add_argument("--servers", nargs="+", default=names, choices=names)
+    usual = [name for name in names if not name.startswith(contenders.BASELINE)]
+    parser.add_argument("--servers", nargs="+", default=usual, choices=names)
+    parser.add_argument("--baseline", type=Path, help="another checkout, to be compared with")
+    parser.add_argument("--closed-only", action="store_true", help="no open loops, no broken ones")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--deadline-ms", type=int, default=500, help="of goodput")
@@ -42,9 +45,13 @@ def main() -> int:
     if arguments.command == "report":
         runs.render(arguments.record)
         return 0
-    for name in arguments.servers:
+    sources = {"convserve": ROOT, contenders.BASELINE: arguments.baseline}
+    for contender in map(contenders.find, arguments.servers):
+        name = contender.home or contender.name
+        if contender.ours and sources[name] is None:
+            raise SystemExit(f"{contender.name}: --baseline is missing")
         print(f"installing {name}", flush=True)
-        venvs.install(name)
+        venvs.install(name, sources.get(name))
     if arguments.command == "install":
         return 0
     options = runs.Options(
@@ -56,6 +63,7 @@ def main() -> int:
         seconds=arguments.seconds,
         deadline_ms=arguments.deadline_ms,
         max_photos=arguments.max_photos,
+        closed_only=arguments.closed_only,
     )
     if arguments.command == "smoke":
         return runs.smoke(options)

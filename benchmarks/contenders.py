@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 CORES: Final = len(os.sched_getaffinity(0))
+BASELINE: Final = "convserve_baseline"
 _BOUNDARY: Final = "benchmarkboundary"
 
 
@@ -44,12 +45,16 @@ class Contender:
             (programs in it are not used, so that an environment may be copied), {port} where to listen.
         settings: the first is what `smoke` starts; the best counts.
         deadline_header: the server honours `X-Request-Timeout-Ms`.
+        home: its virtual environment and its folder in `servers/`; its name if not given.
+        ours: it is convserve, of this tree or of another.
     """
 
     name: str
     command: tuple[str, ...]
     settings: tuple[Setting, ...] = field(default=())
     deadline_header: bool = False
+    home: str = ""
+    ours: bool = False
 
 
 def _env(*, batch: int = 1, workers: int = 1, threads: int = 1, **more: str) -> dict[str, str]:
@@ -58,6 +63,8 @@ def _env(*, batch: int = 1, workers: int = 1, threads: int = 1, **more: str) -> 
 
 
 _SCRIPT: Final = ("{bin}/python", "{server}/server.py")
+_QUIET: Final = {"CONVSERVE_LOG_LEVEL": "warning"}
+_PROCESSES: Final = {"CONVSERVE_WORKERS": str(CORES)}
 _V2: Final = "/v2/models/classifier/infer"
 
 CONTENDERS: Final = (
@@ -66,9 +73,34 @@ CONTENDERS: Final = (
         ("{bin}/python", "-m", "convserve", "serve", "--port", "{port}"),
         (
             Setting("defaults", {}, "/v1/classify"),
-            Setting("no request log", {"CONVSERVE_LOG_LEVEL": "warning"}, "/v1/classify"),
+            Setting("no request log", _QUIET, "/v1/classify"),
         ),
         deadline_header=True,
+        ours=True,
+    ),
+    Contender(
+        "convserve_processes",
+        ("{bin}/python", "-m", "convserve", "serve", "--port", "{port}"),
+        (Setting("a process a core, no request log", _PROCESSES | _QUIET, "/v1/classify"),),
+        deadline_header=True,
+        home="convserve",
+        ours=True,
+    ),
+    # Another checkout of convserve, named by --baseline: how a change is compared with what was.
+    Contender(
+        BASELINE,
+        ("{bin}/python", "{bin}/convserve", "serve", "--port", "{port}"),
+        (Setting("no request log", _QUIET, "/v1/classify"),),
+        deadline_header=True,
+        ours=True,
+    ),
+    Contender(
+        f"{BASELINE}_processes",
+        ("{bin}/python", "{bin}/convserve", "serve", "--port", "{port}"),
+        (Setting("a process a core, no request log", _PROCESSES | _QUIET, "/v1/classify"),),
+        deadline_header=True,
+        home=BASELINE,
+        ours=True,
     ),
     Contender(
         "fastapi_plain",

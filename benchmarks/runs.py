@@ -34,6 +34,7 @@ class Options:
         seconds: of each load.
         deadline_ms: of goodput.
         max_photos: sent by turns.
+        closed_only: leaves out the open loops and the broken pictures.
     """
 
     photos: Path
@@ -43,6 +44,7 @@ class Options:
     seconds: float
     deadline_ms: int
     max_photos: int
+    closed_only: bool = False
 
 
 def smoke(options: Options) -> int:
@@ -78,8 +80,8 @@ def run(options: Options, folder: Path, started_at: str) -> int:
             "deadline_ms": options.deadline_ms,
             "precisions": list(options.graphs),
         },
-        "versions": {name: venvs.versions(name) for name in options.servers},
-        "installed_bytes": {name: venvs.installed_bytes(name) for name in options.servers},
+        "versions": {name: venvs.versions(_home(name)) for name in options.servers},
+        "installed_bytes": {name: venvs.installed_bytes(_home(name)) for name in options.servers},
         "bare": {},
         "settings": {},
         "measurements": [],
@@ -149,8 +151,8 @@ def _rounds(
     record: dict[str, Any],
     folder: Path,
 ) -> None:
-    whole = precision == next(iter(options.graphs))
-    others = [one.capacity_per_s for one in chosen if one.contender.name != US]
+    whole = precision == next(iter(options.graphs)) and not options.closed_only
+    others = [one.capacity_per_s for one in chosen if not one.contender.ours]
     for number in range(1, options.rounds + 1):
         bare = _bare(work.graph, options)
         record["bare"].setdefault(precision, []).append(bare)
@@ -173,6 +175,10 @@ def _rounds(
                 _fail(record, f"{precision} {name}, round {number}", error)
             _say(f"{precision} {name}, round {number} of {options.rounds}: done")
             _write(record, folder)
+
+
+def _home(name: str) -> str:
+    return contenders.find(name).home or name
 
 
 def _work(options: Options, graph: Path) -> Work:

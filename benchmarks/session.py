@@ -151,7 +151,11 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
         requests = _write_requests(folder, contender, setting, work)
         port = free_port()
         command = [
-            part.format(bin=bin_folder(contender.name), server=SERVERS / contender.name, port=port)
+            part.format(
+                bin=bin_folder(contender.home or contender.name),
+                server=SERVERS / contender.name,
+                port=port,
+            )
             for part in contender.command
         ]
         environment = _environment(contender, setting, work, folder, port)
@@ -201,9 +205,9 @@ def _environment(
     """Returns the whole environment of a server; nothing of the caller's but the essentials."""
     scripts = SERVERS / contender.name
     own = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
-    own["PATH"] = f"{bin_folder(contender.name)}:{own.get('PATH', '')}"
+    own["PATH"] = f"{bin_folder(contender.home or contender.name)}:{own.get('PATH', '')}"
     own |= {"HOME": str(folder), "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    if contender.name == "convserve":
+    if contender.ours:
         name = work.graph.parent.parent.name
         shutil.copytree(work.graph.parent, folder / "models" / name / work.graph.parent.name)
         return own | {"CONVSERVE_MODELS_DIR": str(folder / "models")} | dict(setting.environment)

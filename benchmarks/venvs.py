@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.answers import SERVERS
-from benchmarks.photos import ROOT
 
 VENVS: Final = Path(__file__).parent / ".venvs"
 _OUR_SOURCES: Final = ("contract", "convserve", "service", "pyproject.toml", "requirements")
@@ -22,22 +21,26 @@ def bin_folder(name: str) -> Path:
     return VENVS / name / "bin"
 
 
-def install(name: str) -> None:
+def install(name: str, source: Path | None = None) -> None:
     """Makes or renews a server's environment if its requirements have changed.
 
-    convserve itself is installed from this working tree, as a user would, not in editable form.
+    convserve itself is installed from a working tree, as a user would, not in editable form.
+
+    Args:
+        name: of the environment.
+        source: a checkout of convserve; None for another server's requirements.
     """
     folder = VENVS / name
     python = folder / "bin" / "python"
-    wanted, stamp = _digest(name), folder / ".installed"
+    wanted, stamp = _digest(name, source), folder / ".installed"
     if stamp.exists() and stamp.read_text() == wanted:
         return
     if not python.exists():
         _run(sys.executable, "-m", "venv", str(folder))
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    if name == "convserve":
-        _run(*pip, "-c", str(ROOT / "requirements" / "constraints.txt"), str(ROOT))
-        _run(*pip, "--force-reinstall", "--no-deps", str(ROOT))
+    if source is not None:
+        _run(*pip, "-c", str(source / "requirements" / "constraints.txt"), str(source))
+        _run(*pip, "--force-reinstall", "--no-deps", str(source))
     else:
         _run(*pip, "-r", str(SERVERS / name / "requirements.txt"))
     stamp.write_text(wanted)
@@ -69,10 +72,11 @@ def _files(entry: Path) -> Iterable[Path]:
     return (path for path in paths if path.is_file() and not path.is_symlink())
 
 
-def _digest(name: str) -> str:
+def _digest(name: str, source: Path | None) -> str:
     digest = hashlib.sha256(sys.version.encode())
-    if name == "convserve":
-        files = [file for source in _OUR_SOURCES for file in sorted(_files(ROOT / source))]
+    if source is not None:
+        parts = [source / part for part in _OUR_SOURCES if (source / part).exists()]
+        files = [file for part in parts for file in sorted(_files(part))]
         files = [file for file in files if "__pycache__" not in file.parts]
     else:
         files = [SERVERS / name / "requirements.txt"]
