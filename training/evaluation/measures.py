@@ -9,6 +9,7 @@ Shapes: N pictures, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ N_BINS: Final = 15
 FLOOR: Final = float(np.finfo(np.float32).tiny)
 """Probabilities are raised to it before a logarithm: the smallest normal float32, so that nothing a
 graph can answer but 0 changes, and one picture costs 87.3 at most."""
+
+THRESHOLDS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Least probabilities at which a report says what they would bring."""
 
 Z95: Final = 1.959963984540054  # quantile of the normal distribution, 97.5 %
 
@@ -159,6 +163,57 @@ def confusion_matrix(probabilities: Floats, indexes: Indexes) -> Indexes:
     n_classes = rows.shape[1]
     cells = np.bincount(truth * n_classes + rows.argmax(axis=1), minlength=n_classes**2)
     return cells.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def most_confused(confusion: Indexes, n: int = 20) -> list[tuple[int, int, int]]:
+    """Returns (true, answered, pictures) of the most frequent mistakes, equal ones by class index.
+
+    Args:
+        confusion: int, shape (C, C), from `confusion_matrix`.
+        n: how many at most.
+    """
+    wrong = confusion - np.diag(np.diag(confusion))
+    places = np.argwhere(wrong)
+    order = np.argsort(-wrong[places[:, 0], places[:, 1]], kind="stable")[:n]
+    return [(int(true), int(other), int(wrong[true, other])) for true, other in places[order]]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRow:
+    """What taking only answers of a least probability does.
+
+    Attributes:
+        min_probability: of the first class, 0..1.
+        answered_percent: pictures that reach it, 0..100.
+        right_percent: of those, the share whose first class is right; None where there are none.
+    """
+
+    min_probability: float
+    answered_percent: float
+    right_percent: float | None
+
+
+def at_thresholds(
+    probabilities: Floats, indexes: Indexes, thresholds: Sequence[float] = THRESHOLDS
+) -> tuple[ThresholdRow, ...]:
+    """Returns one row a threshold.
+
+    Args:
+        probabilities: float, shape (N, C), rows summing to 1.
+        indexes: int, shape (N,): the true classes.
+        thresholds: least probabilities, 0..1.
+    """
+    rows, truth = _checked(probabilities, indexes)
+    hits = rows.argmax(axis=1) == truth  # (N,)
+    taken = [rows.max(axis=1) >= threshold for threshold in thresholds]
+    return tuple(
+        ThresholdRow(
+            threshold,
+            100 * float(reached.mean()),
+            100 * float(hits[reached].mean()) if reached.any() else None,
+        )
+        for threshold, reached in zip(thresholds, taken, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from contract.manifest import Calibration
-from training.evaluation.measures import Evaluation, Reliability
+from training.evaluation.measures import Evaluation, Reliability, ThresholdRow
 from training.evaluation.robustness import RobustnessRow
 from training.evaluation.speed import StepTime
 from training.report.guesses import Guess
@@ -56,9 +56,11 @@ class ReportData:
         validation, test: measures of the published graph, from image bytes.
         uncalibrated: the test pictures at a temperature of 1.
         calibration: the manifest's.
+        thresholds: what a least probability would do to the answers to the test pictures.
         robustness: from `measure_robustness`; may be empty.
         speed: from `measure_speed`; may be empty.
-        guesses: pictures with their guess lists.
+        drawn: pictures drawn at random, with their guess lists.
+        unsure: those with the least probable first class, likewise.
         mistakes: wrongly answered pictures, the most probable mistakes first.
         durations_s: what took how long, by name.
         notes: further facts, a sentence each.
@@ -75,9 +77,11 @@ class ReportData:
     test: Evaluation
     uncalibrated: Reliability
     calibration: Calibration
+    thresholds: tuple[ThresholdRow, ...]
     robustness: tuple[RobustnessRow, ...]
     speed: tuple[StepTime, ...]
-    guesses: tuple[Guess, ...]
+    drawn: tuple[Guess, ...]
+    unsure: tuple[Guess, ...]
     mistakes: tuple[Guess, ...]
     durations_s: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class Guess:
 
 
 def pick_mistakes(
-    probabilities: NDArray[np.float32], indexes: NDArray[np.int64], n: int = 16
+    probabilities: NDArray[np.float32], indexes: NDArray[np.int64], n: int = 18
 ) -> list[int]:
     """Returns the rows answered wrongly, those with the most probable wrong class first.
 
@@ -53,26 +53,25 @@ def pick_mistakes(
     return [int(row) for row in wrong[order][:n]]
 
 
-def pick_guesses(probabilities: NDArray[np.float32], n: int = 12, seed: int = 0) -> list[int]:
-    """Returns rows to show guesses for: half drawn at random, half the least sure ones.
+def pick_drawn(n_pictures: int, n: int = 6, seed: int = 0) -> list[int]:
+    """Returns rows drawn at random."""
+    return [int(row) for row in np.random.default_rng(seed).permutation(n_pictures)[:n]]
+
+
+def pick_unsure(
+    probabilities: NDArray[np.float32], *, without: Sequence[int] = (), n: int = 6
+) -> list[int]:
+    """Returns the rows whose first class is the least probable, least sure first.
 
     Where a network is nearly always right, drawn pictures alone would show nothing but certainty.
 
     Args:
         probabilities: float32, shape (N, C).
+        without: rows that are shown already.
         n: how many at most.
-        seed: of the draw.
-
-    Returns:
-        The drawn ones, then the others, least sure first; no row twice.
     """
-    drawn = np.random.default_rng(seed).permutation(len(probabilities))[: n - n // 2]
-    unsure = np.argsort(probabilities.max(axis=1), kind="stable")
-    chosen = dict.fromkeys(int(row) for row in drawn)
-    for row in unsure[: len(chosen) + n // 2]:
-        if len(chosen) < n:
-            chosen.setdefault(int(row))
-    return list(chosen)
+    order = np.argsort(probabilities.max(axis=1), kind="stable")
+    return [int(row) for row in order if row not in without][:n]
 
 
 def show_guesses(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +14,14 @@ import numpy as np
 
 from contract.predictions import softmax
 from training.data.samples import SPLITS, DataSet, SamplePictures
-from training.evaluation.measures import Evaluation, evaluate, reliability
+from training.evaluation.measures import Evaluation, at_thresholds, evaluate, reliability
 from training.evaluation.robustness import measure_robustness, stratified
 from training.evaluation.scorer import Scorer
 from training.evaluation.speed import N_PICTURES as N_TIMED
 from training.evaluation.speed import describe_machine, measure_speed
 from training.release.trained import Answers, Proven
 from training.report.data import ReportData, Subject
-from training.report.guesses import pick_guesses, pick_mistakes, show_guesses
+from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guesses
 from training.report.page import write_report
 from training.report.plots import HistoryRow
 
@@ -50,6 +52,8 @@ class Course:
 def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, Any]:
     """Measures robustness and speed and writes the report.
 
+    The answers to the validation and test pictures are written beside it, `predictions.csv`.
+
     Args:
         folder: of the report.
         proven: the version and its pictures.
@@ -62,6 +66,8 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
     scorer = Scorer(proven.graph, manifest)
     log.info("report: measuring robustness and speed")
     timed = list(SamplePictures(data.test[:N_TIMED]))
+    drawn = pick_drawn(len(data.test))
+    show = partial(show_guesses, data.test, test.probabilities)
     measured = ReportData(
         subject=_subject(proven),
         labels=tuple(label.name for label in data.labels),
@@ -74,17 +80,40 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
         test=_evaluate(test, "test"),
         uncalibrated=reliability(softmax(test.logits), test.indexes),
         calibration=manifest.calibration,
+        thresholds=at_thresholds(test.probabilities, test.indexes),
         robustness=measure_robustness(scorer, stratified(data.test)),
         speed=measure_speed(proven.graph, manifest, timed),
-        guesses=show_guesses(data.test, test.probabilities, pick_guesses(test.probabilities)),
-        mistakes=show_guesses(
-            data.test, test.probabilities, pick_mistakes(test.probabilities, test.indexes)
-        ),
+        drawn=show(drawn),
+        unsure=show(pick_unsure(test.probabilities, without=drawn)),
+        mistakes=show(pick_mistakes(test.probabilities, test.indexes)),
         durations_s=course.durations_s,
     )
     page = write_report(folder, measured)
+    answers = {"validation": proven.validation, "test": test}
+    write_predictions(folder / "predictions.csv", data, answers)
     log.info("report: %s", page)
     return _plain(measured)
+
+
+def write_predictions(path: Path, data: DataSet, answers: Mapping[str, Answers]) -> None:
+    """Writes a CSV with a line a picture: what was answered, and how probable its label was.
+
+    Args:
+        path: the file.
+        data: the pictures.
+        answers: to all pictures of a split, in order, by its name.
+    """
+    names = [label.name for label in data.labels]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(
+            ("split", "picture", "label", "prediction", "probability", "label_probability")
+        )
+        for split, answered in answers.items():
+            for sample, row in zip(data.split(split), answered.probabilities, strict=True):
+                first, label = int(row.argmax()), sample.index
+                numbers = (f"{row[first]:.6f}", f"{row[label]:.6f}")
+                table.writerow((split, sample.name, names[label], names[first], *numbers))
 
 
 def _plain(measured: ReportData) -> dict[str, Any]:

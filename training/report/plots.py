@@ -88,7 +88,7 @@ def curve_panels(history: Sequence[HistoryRow], kept_epoch: int | None = None) -
             axes.axvline(kept_epoch, color=MUTED, linewidth=1, linestyle=":", label="kept")
         _finish(axes, title, "epoch")
         axes.locator_params(axis="x", integer=True)
-        axes.legend()
+        _legend_below(axes)
 
     def loss(axes: Axes) -> None:
         train = [row.train_loss for row in history]
@@ -104,6 +104,7 @@ def curve_panels(history: Sequence[HistoryRow], kept_epoch: int | None = None) -
         rates = [row.learning_rate for row in history]
         axes.plot(epochs, rates, color=BLUE, marker=marker)
         axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
         _finish(axes, "Learning rate", "epoch")
         axes.locator_params(axis="x", integer=True)
 
@@ -143,7 +144,7 @@ def reliability_panel(measured: Reliability, title: str) -> Panel:
         )
         axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         _finish(axes, f"{title}: ECE {measured.ece_percent:.1f} %, n = {n}", "probability")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)  # below the axes
+        _legend_below(axes)
 
     return draw
 
@@ -246,6 +247,19 @@ def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rgb(colour: str) -> NDArray[np.float64]:
     return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def _legend_below(axes: Axes) -> None:
+    """Puts the legend where it can cover nothing that is drawn."""
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.14),
+        ncols=3,
+        fontsize=8.5,
+        columnspacing=1.2,
+        handlelength=1.6,
+        handletextpad=0.5,
+    )
 
 
 def _finish(axes: Axes, title: str, across: str) -> None:

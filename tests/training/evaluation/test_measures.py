@@ -123,6 +123,23 @@ def test_class_measures_of_a_class_never_shown_nor_answered_are_zero():
     assert classes[1] == measures.ClassMeasure(0.0, 0.0, 0.0, 0)
 
 
+def test_most_confused_gives_the_most_frequent_first_and_equal_ones_by_index():
+    confusion = np.array([[9, 1, 0], [4, 9, 1], [0, 0, 9]])
+
+    assert measures.most_confused(confusion) == [(1, 0, 4), (0, 1, 1), (1, 2, 1)]
+    assert measures.most_confused(confusion, n=1) == [(1, 0, 4)]
+
+
+def test_at_thresholds_leaves_out_what_is_less_sure():
+    first, second, third = measures.at_thresholds(NETWORK_1, TRUTH, (0.0, 0.9, 0.95))
+
+    assert first.answered_percent == 100
+    assert first.right_percent == pytest.approx(200 / 3)
+    assert second.answered_percent == pytest.approx(200 / 3)
+    assert second.right_percent == 100
+    assert (third.answered_percent, third.right_percent) == (0, None)
+
+
 def test_average_leaves_classes_without_pictures_out():
     classes = measures.class_measures(np.array([[3, 0, 0], [0, 1, 1], [0, 0, 0]]))
 

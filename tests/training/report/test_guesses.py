@@ -1,12 +1,12 @@
 import numpy as np
-import pytest
 
 from tests.training import tinynet
 from training.data.samples import Sample
 from training.report.guesses import (
     THUMBNAIL_PX,
-    pick_guesses,
+    pick_drawn,
     pick_mistakes,
+    pick_unsure,
     show_guesses,
 )
 
@@ -27,24 +27,21 @@ def test_pick_mistakes_of_a_perfect_answer_is_empty():
     assert pick_mistakes(SURE, SURE.argmax(axis=1)) == []
 
 
-def test_pick_guesses_draws_half_and_takes_the_least_sure():
-    first = np.linspace(0.5, 1, 100, dtype=np.float32)
-    answers = np.stack([first, 1 - first], axis=1)
+def test_pick_drawn_draws_the_same_rows_for_a_seed():
+    rows = pick_drawn(100)
 
-    rows = pick_guesses(answers, n=8)
-
-    assert len(set(rows)) == 8
-    unsure = [row for row in range(100) if row not in rows[:4]][:4]
-    assert rows[4:] == unsure
-    assert rows == pick_guesses(answers, n=8)
-    assert rows[:4] != pick_guesses(answers, n=8, seed=1)[:4]
+    assert len(set(rows)) == 6
+    assert rows == pick_drawn(100)
+    assert rows != pick_drawn(100, seed=1)
 
 
-@pytest.mark.parametrize("n", [1, 5, 12])
-def test_pick_guesses_of_few_pictures_takes_each_once(n):
-    rows = pick_guesses(SURE, n)
+def test_pick_drawn_of_few_pictures_takes_each_once():
+    assert sorted(pick_drawn(3)) == [0, 1, 2]
 
-    assert len(rows) == len(set(rows)) == min(n, 5)
+
+def test_pick_unsure_gives_the_least_sure_first_and_no_row_that_is_shown_already():
+    assert pick_unsure(SURE) == [4, 3, 1, 0, 2]
+    assert pick_unsure(SURE, without=[3], n=2) == [4, 1]
 
 
 def test_show_guesses_reads_labels_and_reduces_the_picture():

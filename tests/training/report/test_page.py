@@ -1,6 +1,7 @@
 import dataclasses
 import datetime
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.training.report.test_plots import history
 from training.evaluation import calibrate, measures
 from training.evaluation.robustness import RobustnessRow
 from training.evaluation.speed import StepTime
-from training.report import figures as report_figures
+from training.report import figures
 from training.report import page as report
 from training.report.data import ReportData, Subject
 from training.report.guesses import Guess
@@ -90,7 +91,9 @@ def made(n_classes: int = 3, **changes: object) -> ReportData:
         calibration=calibration,
         robustness=(RobustnessRow("blurred", "a lot", 200, 71.5, 12.25, 80.0),),
         speed=(StepTime("decode", 50, 3.25, (3.0, 4.0)),),
-        guesses=(Guess("a/1.jpg", 0, ((0, 0.75), (1, 0.25)), photo),),
+        thresholds=(measures.ThresholdRow(0.9, 40.0, 97.5), measures.ThresholdRow(0.99, 0.0, None)),
+        drawn=(Guess("a/1.jpg", 0, ((0, 0.75), (1, 0.25)), photo),),
+        unsure=(Guess("c/3.jpg", 1, ((0, 0.35), (1, 0.3)), photo),),
         mistakes=(Guess("b/2.jpg", 1, ((0, 0.99),), Image.new("RGB", (8, 8))),),
         durations_s={"training": 3725.0, "data check": 2.5},
         notes=("int8 was published.",),
@@ -101,7 +104,7 @@ def made(n_classes: int = 3, **changes: object) -> ReportData:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws no plots: for what is about the words."""
-    monkeypatch.setattr(report_figures, "to_svg", lambda *_: b"<svg/>")
+    monkeypatch.setattr(figures, "to_svg", lambda *_: b"<svg/>")
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +128,12 @@ def test_report_fetches_nothing(page):
 
 
 @pytest.mark.usefixtures("quick")
-def test_report_has_no_address_in_its_styles():
-    assert "url(" not in report.render(made())
+def test_report_has_no_address_but_that_of_a_service_on_this_machine():
+    text = report.render(made())
+
+    assert "url(" not in text
+    assert "@import" not in text
+    assert re.findall(r"(?:\w+:)?//[\w.]+", text) == ["http://127.0.0.1"]
 
 
 def test_report_describes_every_picture(page):
@@ -137,6 +144,17 @@ def test_report_links_lead_to_its_sections(page):
     anchors = [attributes["id"] for attributes in page.attributes("section")]
 
     assert [(a["href"] or "")[1:] for a in page.attributes("a")] == anchors
+    assert anchors == [
+        "guesses",
+        "accuracy",
+        "mistakes",
+        "probabilities",
+        "robustness",
+        "speed",
+        "training",
+        "data",
+        "config",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +162,18 @@ def test_report_links_lead_to_its_sections(page):
     [
         "pets, version 4",
         "2026-01-02 03:04 UTC",
-        "ab" * 32,
+        "SHA-256 " + "ab" * 32,
+        "convserve classify --model pets photo.jpg",
+        "convserve-train evaluate pets/4 FOLDER",
+        "/v1/models/pets/classify",
         "convserve-train fit pets",
         "int8 was published.",
         "of 60 test pictures",
         "mean squared error (Brier score)",
         "cross-entropy (NLL)",
-        "temperature of 1.5000, fitted on 60 validation pictures",
+        "Here it is 1.5000, fitted on 60 validation pictures",
+        "0.9 40.0 % 97.50 %",
+        "0.99 0.0 % -",
         "is called unlike anything seen in training",
         "blurred , a lot 71.5 12.2 80.0",
         "decode 3.25 3.00 to 4.00 50",
@@ -187,7 +210,25 @@ def test_report_lists_classes_by_f1_lowest_first(page):
     measured = made().test.classes
     order = sorted(range(3), key=lambda index: measured[index].f1)
 
-    places = [page.text.index(f"class {i} {100 * measured[i].precision:.1f}") for i in order]
+    places = [page.text.index(f"class {i} {100 * measured[i].f1:.1f}") for i in order]
+
+    assert places == sorted(places)
+
+
+def test_report_keeps_drawn_and_unsure_pictures_apart(page):
+    places = [page.text.index(words) for words in ("Drawn at", "a/1.jpg", "least sure", "c/3.jpg")]
+
+    assert places == sorted(places)
+
+
+def test_report_marks_the_cards_of_wrong_answers(page):
+    cards = [a["class"] for a in page.attributes("figure") if "card" in (a.get("class") or "")]
+
+    assert cards == ["card", "card wrong", "card wrong"]
+
+
+def test_report_starts_with_the_accuracy_and_ends_with_the_config(page):
+    places = [page.text.index(words) for words in ("95 % interval", "Guess lists", "ab" * 32)]
 
     assert places == sorted(places)
 
@@ -211,7 +252,7 @@ def test_report_escapes_whatever_it_is_told():
         notes=(SCRIPT,),
         durations_s={SCRIPT: 1.0},
         subject=dataclasses.replace(made().subject, model=SCRIPT, dataset=SCRIPT, machine=SCRIPT),
-        guesses=(Guess(SCRIPT, 0, ((0, 1.0),), Image.new("RGB", (4, 4))),),
+        drawn=(Guess(SCRIPT, 0, ((0, 1.0),), Image.new("RGB", (4, 4))),),
     )
 
     page = Page(report.render(told))
@@ -221,12 +262,10 @@ def test_report_escapes_whatever_it_is_told():
 
 
 @pytest.mark.usefixtures("quick")
-def test_report_of_dollar_signs_shows_them():
-    """The page is filled in by string.Template."""
-    page = Page(report.render(made(labels=("$title", "$$", "${x}"), findings="$5")))
+def test_report_of_the_templates_own_marks_shows_them():
+    page = Page(report.render(made(labels=("{{ data }}", "{% x %}", "{# y #}"))))
 
-    assert "$title" in page.text
-    assert "${x}" in page.text
+    assert {"{{ data }}", "{% x %}", "{# y #}"} <= set(page.words)
 
 
 @pytest.mark.usefixtures("quick")
@@ -273,9 +312,10 @@ def test_write_report_writes_page_and_plots(tmp_path):
     assert images == [
         "confusion.png",
         "curves.png",
-        "guesses.png",
+        "drawn.png",
         "mistakes.png",
         "reliability.png",
+        "unsure.png",
     ]
     for name in images:
         assert Image.open(io.BytesIO((path.parent / name).read_bytes())).width >= 200
@@ -283,7 +323,7 @@ def test_write_report_writes_page_and_plots(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_write_report_leaves_empty_plots_out(tmp_path):
-    path = report.write_report(tmp_path, made(history=(), mistakes=(), guesses=()))
+    path = report.write_report(tmp_path, made(history=(), mistakes=(), drawn=(), unsure=()))
 
     assert sorted(file.name for file in path.parent.glob("*.png")) == [
         "confusion.png",
