@@ -62,12 +62,12 @@ def read_input(data: bytes, manifest: Interface, limits: ImageLimits | None = No
     Raises:
         ImageError: the file is not an acceptable picture; see `contract.images.decode`.
     """
-    return to_input(decode_file(inspect(data, limits), manifest.preprocessing), manifest)
+    return to_row(read_pixels(data, manifest.preprocessing, limits), manifest)
 
 
 def reference_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
     """Prepares an image file with timm's very pixels, by Pillow alone: `read_input` the long way."""
-    return _to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
+    return to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
 
 
 def golden_input(data: bytes, manifest: Interface) -> Tensor:
@@ -83,7 +83,21 @@ def golden_input(data: bytes, manifest: Interface) -> Tensor:
     difference = float(np.abs(shortcut.astype(np.float32) - pixels).mean())
     if difference > MAX_SHORTCUT_DIFFERENCE:
         raise GoldenMismatch(f"pixels are prepared {difference:.1f} of 255 off the reference")
-    return _to_row(pixels, manifest)
+    return to_row(pixels, manifest)
+
+
+def read_pixels(
+    data: bytes, spec: Preprocessing, limits: ImageLimits | None = None
+) -> NDArray[np.uint8]:
+    """Decodes an image file and cuts out what a graph sees: `read_input` before `to_row`.
+
+    Returns:
+        uint8, shape (S, S, 3), 0..255.
+
+    Raises:
+        ImageError: the file is not an acceptable picture.
+    """
+    return resize_and_crop(decode_for(data, spec, limits), spec)
 
 
 def decode_for(data: bytes, spec: Preprocessing, limits: ImageLimits | None = None) -> Picture:
@@ -115,10 +129,11 @@ def to_input(picture: Picture | Image.Image, manifest: Interface) -> Tensor:
         uint8 (S, S, 3) or (3, S, S), 0..255, where the graph normalises by itself; otherwise
         float32 of the same shapes, (value / 255 - mean) / std.
     """
-    return _to_row(resize_and_crop(picture, manifest.preprocessing), manifest)
+    return to_row(resize_and_crop(picture, manifest.preprocessing), manifest)
 
 
-def _to_row(pixels: NDArray[np.uint8], manifest: Interface) -> Tensor:
+def to_row(pixels: NDArray[np.uint8], manifest: Interface) -> Tensor:
+    """Returns pixels, uint8 (S, S, 3), in the dtype and layout of a graph's input; see `to_input`."""
     spec, channels_first = manifest.preprocessing, manifest.graph.input.layout == "NCHW"
     if channels_first:
         pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, S, S)

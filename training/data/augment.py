@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.images import decode
 from contract.manifest import Preprocessing
 from contract.preprocessing import resize_and_crop
 from training.config import config
@@ -44,7 +45,15 @@ class Augmentation:
         self.spec = spec
         self._changes = changes
 
-    def __call__(self, image: Image.Image, seed: Seed) -> Tensor:
+    def __call__(self, data: bytes, seed: Seed) -> Tensor:
+        """Decodes and changes one picture; see `change`.
+
+        Raises:
+            ImageError: the file is not an acceptable picture.
+        """
+        return self.change(decode(data), seed)
+
+    def change(self, image: Image.Image, seed: Seed) -> Tensor:
         """Changes one picture.
 
         Args:

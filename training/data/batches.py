@@ -14,19 +14,17 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from contract.errors import ImageError
-from contract.images import decode
 from contract.manifest import Preprocessing
-from contract.preprocessing import resize_and_crop
+from training.data.prepared import PreparedPictures
 from training.data.sampler import order, share
 from training.data.samples import Sample, reason_of
 
@@ -36,27 +34,37 @@ Seed = tuple[int, ...]
 
 
 class Prepare(Protocol):
-    """Makes pixels of a decoded picture; an `Augmentation`, or `Plain` for evaluation."""
+    """Makes pixels of a file; an `Augmentation`, or `Plain` for evaluation."""
 
     @property
     def spec(self) -> Preprocessing:
         """The evaluation preprocessing of the network; its crop size is S."""
         ...
 
-    def __call__(self, image: Image.Image, seed: Seed) -> Tensor:
-        """Returns uint8, shape (3, S, S), 0..255, as a pure function of image and seed."""
+    def __call__(self, data: bytes, seed: Seed) -> Tensor:
+        """Returns uint8, shape (3, S, S), 0..255, as a pure function of file and seed.
+
+        Raises:
+            ImageError: the file is not an acceptable picture.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """The pixels the service would see: contract's preprocessing, without any randomness."""
+    """The very pixels the service would see, without any randomness.
+
+    Attributes:
+        spec: how it prepares them.
+        prepared: where they are kept, if they are.
+    """
 
     spec: Preprocessing
+    prepared: PreparedPictures = field(default_factory=PreparedPictures)
 
-    def __call__(self, image: Image.Image, seed: Seed = ()) -> Tensor:  # noqa: ARG002 - a Prepare
-        """Returns uint8, shape (3, S, S), 0..255, of a picture of mode RGB."""
-        return to_tensor(resize_and_crop(image, self.spec))
+    def __call__(self, data: bytes, seed: Seed = ()) -> Tensor:  # noqa: ARG002 - a Prepare
+        """Returns uint8, shape (3, S, S), 0..255, of a file."""
+        return to_tensor(self.prepared.pixels(data, self.spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class Batches:
 
     Args:
         samples: N of them.
-        prepare: makes pixels of a decoded picture. It is sent to worker processes.
+        prepare: makes pixels of a file. It is sent to worker processes.
         batch_size: over all processes, at most.
         drawing: None shows the samples in their own order without any randomness, as evaluation
             does.
@@ -215,10 +223,10 @@ class _Work(torch.utils.data.Dataset[Any]):
         number, seed = task
         sample = self._samples[number]
         try:
-            image = decode(sample.read())
+            pixels = self._prepare(sample.read(), seed)
         except (ImageError, OSError) as error:
             return number, reason_of(error)
-        return self._prepare(image, seed).numpy(), sample.index, number
+        return pixels.numpy(), sample.index, number
 
     def collate(self, rows: list[_Row]) -> _Answer:
         good = [row for row in rows if len(row) == 3]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from contract.errors import ImageError
-from contract.images import decode
 from contract.manifest import Label
 from training.data.pictures import Picture
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -78,17 +79,20 @@ class DataSet:
         return splits[name]
 
 
-def readable(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Returns the samples that decode and warns of each that does not."""
-    good = []
+def read_each(samples: Iterable[Sample], read: Callable[[bytes], T]) -> Iterator[tuple[Sample, T]]:
+    """Yields the samples that decode with what was read of them; warns of each that does not.
+
+    Args:
+        samples: perhaps changed since they were checked.
+        read: makes something of a whole file, or raises an `ImageError`.
+    """
     for sample in samples:
         try:
-            decode(sample.read())
+            found = read(sample.read())
         except (ImageError, OSError) as error:
             log.warning("%s is left out: %s", sample.name, reason_of(error))
         else:
-            good.append(sample)
-    return tuple(good)
+            yield sample, found
 
 
 def reason_of(error: ImageError | OSError) -> str:

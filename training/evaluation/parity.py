@@ -63,7 +63,7 @@ def reference_probabilities(
 def measure_parity(
     scorer: Scorer,
     expected: NDArray[np.float32],
-    pictures: Sequence[Picture],
+    rows: Sequence[NDArray[Any]],
     batch_sizes: Sequence[int],
 ) -> tuple[Parity, NDArray[np.float32]]:
     """Compares a graph with the reference at several batch sizes.
@@ -71,8 +71,8 @@ def measure_parity(
     Args:
         scorer: the graph.
         expected: float32, shape (N, C): the reference's answers.
-        pictures: the N files; all of them are answered in the largest batches and the first
-            N_EVERY_BATCH in each of the other sizes too.
+        rows: the N pictures by `reference_input`; all of them are answered in the largest batches
+            and the first N_EVERY_BATCH in each of the other sizes too.
         batch_sizes: to answer them in.
 
     Returns:
@@ -81,14 +81,14 @@ def measure_parity(
     worst = 0.0
     answers = np.empty_like(expected)
     for size in sorted(batch_sizes):
-        n = len(pictures) if size == max(batch_sizes) else N_EVERY_BATCH
-        answers = scorer.probabilities(pictures[:n], size)
+        n = len(rows) if size == max(batch_sizes) else N_EVERY_BATCH
+        answers = scorer.probabilities_of_rows(rows[:n], size)
         worst = max(worst, float(np.abs(answers - expected[:n]).max()))
     parity = Parity(
         reference=REFERENCE,
         max_abs_difference=float(f"{worst:.3g}"),
         top1_agreement_percent=agreement_percent(answers, expected),
-        n_images=len(pictures),
+        n_images=len(rows),
         batch_sizes=tuple(sorted(batch_sizes)),
     )
     return parity, answers

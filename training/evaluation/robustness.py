@@ -1,7 +1,7 @@
 """What happens to the answers when the same pictures are turned, squashed, darkened or damaged.
 
-Each change is a function from RGB picture to RGB picture, applied to the decoded file. The result is
-stored without loss as BMP, so that the answers still come from bytes through `training.evaluation.scorer`.
+Each change is a function from RGB picture to RGB picture, applied to the decoded file. The result goes
+into the graph as the service prepares it; it is what a lossless file of it would give.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageStat
 
 from contract.images import decode
-from training.data.pictures import Picture
+from contract.manifest import Interface
+from contract.preprocessing import Tensor, to_input
 from training.data.samples import Sample
 from training.errors import PicturesMissing
 from training.evaluation.scorer import Scorer, agreement_percent
@@ -185,13 +186,24 @@ def measure_robustness(
     if not samples:
         raise PicturesMissing("there are no pictures to change")
     truth = np.array([sample.index for sample in samples])
-    plain = Change("unchanged", "as they are", lambda image, _: image)
-    unchanged = scorer.probabilities(_changed(scorer, samples, plain))
-    rows = [_row(plain, unchanged, unchanged, truth)]
-    for change in changes:
-        answers = scorer.probabilities(_changed(scorer, samples, change))
-        rows.append(_row(change, answers, unchanged, truth))
-    return tuple(rows)
+    table = (Change("unchanged", "as they are", lambda image, _: image), *changes)
+    answers = scorer.probabilities_of_rows(_changed_rows(samples, table, scorer.manifest))
+    by_change = answers.reshape(len(samples), len(table), -1).swapaxes(0, 1)  # (changes, N, C)
+    return tuple(
+        _row(change, changed, by_change[0], truth)
+        for change, changed in zip(table, by_change, strict=True)
+    )
+
+
+def _changed_rows(
+    samples: Sequence[Sample], changes: Sequence[Change], manifest: Interface
+) -> Iterator[Tensor]:
+    """Yields input rows, all changes of a picture in turn; the seed is the picture's place."""
+    side = MAX_SIDES * manifest.preprocessing.resize_size_px
+    for seed, sample in enumerate(samples):
+        image = reduced(decode(sample.read()), side)
+        for change in changes:
+            yield to_input(change.apply(image, seed), manifest)
 
 
 def _row(
@@ -204,15 +216,6 @@ def _row(
     before = 100 * float((unchanged.argmax(axis=1) == truth).mean())
     kept = agreement_percent(answers, unchanged)
     return RobustnessRow(change.name, change.detail, len(truth), top1, before - top1, kept)
-
-
-def _changed(scorer: Scorer, samples: Sequence[Sample], change: Change) -> Iterator[Picture]:
-    """Yields the changed files one at a time; the seed is the picture's place."""
-    side = MAX_SIDES * scorer.manifest.preprocessing.resize_size_px
-    for seed, sample in enumerate(samples):
-        buffer = io.BytesIO()
-        change.apply(reduced(decode(sample.read()), side), seed).save(buffer, "BMP")
-        yield Picture(sample.name, buffer.getvalue(), sample.index)
 
 
 def reduced(image: Image.Image, side_px: int) -> Image.Image:

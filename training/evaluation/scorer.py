@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from contract.manifest import Interface, Metrics
 from contract.predictions import to_probabilities
 from contract.preprocessing import read_input
-from training.data.pictures import Picture, Prepare, input_rows
+from training.data.pictures import Picture, Prepare
 from training.errors import GateFailed, GraphRefused, PicturesMissing
 from training.evaluation.measures import top_k_accuracy
 from training.evaluation.session import BATCH_SIZE, SessionPlan, open_session, run_outputs
@@ -62,7 +62,13 @@ class Scorer:
             PicturesMissing: there are none.
             GateFailed: an answer is not finite.
         """
-        (scores,) = self._run(pictures, [self.manifest.graph.scores.name], batch_size)
+        return self.probabilities_of_rows(self._rows(pictures), batch_size)
+
+    def probabilities_of_rows(
+        self, rows: Iterable[NDArray[Any]], batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
+        """Answers input rows that are prepared already, as `probabilities` does."""
+        (scores,) = self._run(rows, [self.manifest.graph.scores.name], batch_size)
         return to_probabilities(scores, self.manifest)
 
     def probabilities_and_logits(
@@ -82,27 +88,29 @@ class Scorer:
         named = {output.kind: output.name for output in self.manifest.graph.outputs}
         if "logits" not in named:
             raise GraphRefused("the graph answers probabilities only, calibration needs its logits")
-        scores, logits = self._run(pictures, [self.manifest.graph.scores.name, named["logits"]])
+        scores, logits = self._run(
+            self._rows(pictures), [self.manifest.graph.scores.name, named["logits"]]
+        )
         return to_probabilities(scores, self.manifest), logits
 
     def _run(
-        self, pictures: Iterable[Picture], outputs: Sequence[str], batch_size: int = BATCH_SIZE
+        self, rows: Iterable[NDArray[Any]], outputs: Sequence[str], batch_size: int = BATCH_SIZE
     ) -> list[NDArray[np.float32]]:
-        """Fetches outputs, each float32, shape (N, C), a chunk of pictures in memory at a time."""
+        """Fetches outputs, each float32, shape (N, C), a chunk of rows in memory at a time."""
         batch_size = self.manifest.graph.fixed_batch_size or batch_size
         parts = [
-            run_outputs(self._session, self._rows(chunk), outputs, batch_size)
-            for chunk in _chunks(pictures, max(_CHUNK // batch_size, 1) * batch_size)
+            run_outputs(self._session, chunk, outputs, batch_size)
+            for chunk in _chunks(rows, max(_CHUNK // batch_size, 1) * batch_size)
         ]
         if not parts:
             raise PicturesMissing("there are no readable pictures")
-        found = [np.concatenate(rows) for rows in zip(*parts, strict=True)]
-        if not all(np.isfinite(rows).all() for rows in found):
+        found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        if not all(np.isfinite(values).all() for values in found):
             raise GateFailed("the graph answers values that are not finite")
         return found
 
-    def _rows(self, pictures: Iterable[Picture]) -> list[NDArray[Any]]:
-        return input_rows(pictures, self.manifest, self._prepare)
+    def _rows(self, pictures: Iterable[Picture]) -> Iterator[NDArray[Any]]:
+        return (self._prepare(picture.data, self.manifest) for picture in pictures)
 
 
 def answer_labelled(
@@ -159,7 +167,7 @@ def agreement_percent(one: NDArray[np.float32], other: NDArray[np.float32]) -> f
     return round(100 * float((one.argmax(axis=1) == other.argmax(axis=1)).mean()), 3)
 
 
-def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    iterator = iter(pictures)
+def _chunks(rows: Iterable[NDArray[Any]], size: int) -> Iterator[list[NDArray[Any]]]:
+    iterator = iter(rows)
     while chunk := list(islice(iterator, size)):
         yield chunk

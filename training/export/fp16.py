@@ -9,7 +9,6 @@ rounds where the processor should, on any processor (docs/decisions/0025-float16
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from graphlib import TopologicalSorter
 from typing import Final
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.manifest import HalfPrecision
-from training.data.pictures import Picture
 from training.errors import GateFailed, HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import float16
@@ -45,7 +43,7 @@ def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Dra
         HalfPrecisionFailed: it cannot be made, loses more than the target allows, or overflows.
     """
     draft = draft.with_model(to_half(draft.model))
-    loss = judge(_rounded_answers(draft, judgement.pictures), judgement, target)
+    loss = judge(_rounded_answers(draft, judgement), judgement, target)
     log.info("fp16: off by %.1g at most, every result rounded to float16", loss.max_difference)
     cost = HalfPrecision(
         method=METHOD,
@@ -56,10 +54,11 @@ def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Dra
     return replace(draft, half_precision=cost)
 
 
-def _rounded_answers(draft: Draft, pictures: Iterable[Picture]) -> NDArray[np.float32]:
+def _rounded_answers(draft: Draft, judgement: Judgement) -> NDArray[np.float32]:
     """Answers as in float16, float32, shape (N, C)."""
     try:
-        return Scorer(rounded(draft.model), draft).probabilities(pictures)
+        scorer = Scorer(rounded(draft.model), draft, prepare=judgement.prepare)
+        return scorer.probabilities(judgement.pictures)
     except GateFailed as error:
         raise HalfPrecisionFailed(
             "in float16, whose largest number is 65504, the graph answers values that are not "

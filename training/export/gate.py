@@ -18,8 +18,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import Picture
+from training.data.pictures import Picture, Prepare
 from training.errors import HalfPrecisionFailed, PrecisionFailed, QuantizationFailed
 from training.evaluation.scorer import accuracy, agreement_percent
 
@@ -73,11 +74,13 @@ class Judgement:
         pictures: N files, the same on every pass.
         answers: float32, shape (N, C): the float graph's probabilities.
         indexes: int64, shape (N,): the class each picture shows; None where that is unknown.
+        prepare: makes input rows of the files.
     """
 
     pictures: Iterable[Picture]
     answers: NDArray[np.float32]
     indexes: NDArray[np.int64] | None = None
+    prepare: Prepare = read_input
 
 
 @dataclass(frozen=True, slots=True)

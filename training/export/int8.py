@@ -61,7 +61,8 @@ def make_int8(
     """
     log.info("int8: calibrating on %d pictures", len(calibration.rows))
     draft = draft.with_model(quantize(draft.model, calibration.rows))
-    loss = judge(Scorer(draft.model, draft).probabilities(judgement.pictures), judgement, target)
+    scorer = Scorer(draft.model, draft, prepare=judgement.prepare)
+    loss = judge(scorer.probabilities(judgement.pictures), judgement, target)
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,

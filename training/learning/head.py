@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from contract.manifest import Preprocessing
 from training.config.config import Head, RunConfig
 from training.data.augment import Augmentation
 from training.data.batches import Plain, Prepare
+from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.errors import ArchitectureRefused, CheckpointRefused, ConfigInvalid, LossNotFinite
 from training.learning.features import Extraction, Features, cached_features, linear_classifier
@@ -76,7 +77,11 @@ class FittedHead:
 
 
 def train_head(
-    network: nn.Module, spec: Preprocessing, data: DataSet, config: RunConfig
+    network: nn.Module,
+    spec: Preprocessing,
+    data: DataSet,
+    config: RunConfig,
+    prepared: PreparedPictures,
 ) -> FittedHead:
     """Trains the classifier on cached features of the plain pictures and of augmented views.
 
@@ -85,6 +90,7 @@ def train_head(
         spec: its preprocessing.
         data: the pictures.
         config: with `[head]`.
+        prepared: keeps the validation pictures.
 
     Raises:
         ConfigInvalid: the config has no `[head]`.
@@ -102,11 +108,12 @@ def train_head(
         device=device,
         autocast=partial(decide_precision(config.loop.precision, device).autocast, device),
     )
-    plain = Plain(spec)
-    views: list[Prepare] = [plain, *[Augmentation(config.augment, spec)] * config.head.views]
+    views: list[Prepare] = [Plain(spec), *[Augmentation(config.augment, spec)] * config.head.views]
     train = cached_features(network, data.train, views, seed=config.seed, extraction=extraction)
+    if prepared.has_room(len(data.validation), spec):
+        extraction = replace(extraction, workers=0)  # they could not keep what they prepare
     validation = cached_features(
-        network, data.validation, [plain], seed=config.seed, extraction=extraction
+        network, data.validation, [Plain(spec, prepared)], seed=config.seed, extraction=extraction
     )
     objective = Objective(
         data.n_classes,

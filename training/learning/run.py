@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,6 +17,7 @@ from contract.manifest import Preprocessing
 from training.config.config import RunConfig
 from training.data.augment import Augmentation
 from training.data.batches import Batches, Drawing, Plain
+from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.errors import DataRefused
 from training.learning.history import EpochRecord
@@ -35,6 +35,7 @@ class Run:
         config: with `[optimizer]` and `[schedule]`.
         folder: of checkpoints and logs; made where it is missing.
         world: the processes and the device; see `training.system.distributed.joined`.
+        prepared: keeps the validation pictures.
         clock: seconds, monotonic.
     """
 
@@ -44,6 +45,7 @@ class Run:
     config: RunConfig
     folder: Path
     world: World = field(default_factory=World)
+    prepared: PreparedPictures = field(default_factory=PreparedPictures)
     clock: Callable[[], float] = time.monotonic
 
 
@@ -72,14 +74,21 @@ def make_batches(run: Run, cleanup: ExitStack) -> tuple[Batches, Batches]:
         if not run.data.split(split):
             raise DataRefused(f"{run.data.name}: the {split} split has no pictures")
     config = run.config
-    shared: dict[str, Any] = {"batch_size": config.loop.batch_size, "workers": config.data.workers}
+    batch_size, workers = config.loop.batch_size, config.data.workers
     train_batches = Batches(
         run.data.train,
         Augmentation(config.augment, run.spec),
+        batch_size=batch_size,
         drawing=Drawing(config.seed, balanced=config.data.sampling == "balanced"),
-        **shared,
+        workers=workers,
     )
-    validation_batches = Batches(run.data.validation, Plain(run.spec), **shared)
+    kept = run.prepared.has_room(len(run.data.validation), run.spec)
+    validation_batches = Batches(
+        run.data.validation,
+        Plain(run.spec, run.prepared),
+        batch_size=batch_size,
+        workers=0 if kept else workers,  # workers could not keep what they prepare
+    )
     for batches in (train_batches, validation_batches):
         cleanup.callback(batches.close)
     return train_batches, validation_batches

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from torch import nn
 
 from contract.manifest import Manifest, Preprocessing
 from contract.preprocessing import reference_input
-from training.data.pictures import Picture
+from training.data.pictures import Picture, input_rows
 from training.evaluation.parity import check_parity, measure_parity
 from training.evaluation.scorer import Scorer
 from training.export import describe as graphs
@@ -98,13 +98,15 @@ def prove(
     Raises:
         GateFailed: which gate, and by how much.
     """
+    rows: list[NDArray[Any]] = []
     if reference is not None:
-        draft = _compared(draft, reference, evidence.max_batch)
+        rows = input_rows(reference.pictures, draft, reference_input)
+        draft = _compared(draft, reference.expected, rows, evidence.max_batch)
 
     if target is not None:
         draft = lower(draft, target, evidence.judgement(draft), evidence.calibration)
     if reference is not None and draft.precision != "fp32":
-        draft = _compared(draft, reference, evidence.max_batch)
+        draft = _compared(draft, reference.expected, rows, evidence.max_batch)
 
     draft = evidence.measured(draft)
     return _assembled(draft, evidence.golden(), evidence.max_batch)
@@ -136,11 +138,12 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
     return tuple(sorted({1, 2, min(7, max_batch), max_batch}))
 
 
-def _compared(draft: Draft, reference: Reference, max_batch: int) -> Draft:
+def _compared(
+    draft: Draft, expected: NDArray[np.float32], rows: Sequence[NDArray[Any]], max_batch: int
+) -> Draft:
     """Compares the graph with its network, which a float graph must agree with."""
-    scorer = Scorer(draft.model, draft, prepare=reference_input)
-    expected = reference.expected
-    parity, answers = measure_parity(scorer, expected, reference.pictures, batch_sizes(max_batch))
+    scorer = Scorer(draft.model, draft)
+    parity, answers = measure_parity(scorer, expected, rows, batch_sizes(max_batch))
     if draft.precision == "fp32":
         log.info(
             "parity: same first class in %g %% of %d pictures, off by %.1g at most",

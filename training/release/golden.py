@@ -24,7 +24,7 @@ from contract.manifest import GoldenExample, GoldenPrediction, Interface, Label
 from contract.predictions import to_predictions
 from contract.preprocessing import reference_input
 from contract.versions import sha256
-from training.data.pictures import Picture
+from training.data.pictures import Picture, input_rows
 from training.data.samples import Sample
 from training.errors import VersionUnproven
 from training.evaluation.scorer import Scorer
@@ -75,20 +75,21 @@ def make_golden(
 
 def _answers(draft: Draft, pictures: Sequence[Picture], max_batch: int) -> NDArray[np.float32]:
     """Answers every picture under every condition; the first is the one of record."""
-    n = len(pictures)
-    full = [pictures[i % n] for i in range(max(max_batch, n))]
-    exact = Scorer(draft.model, draft, SessionPlan(optimise=False), reference_input)
-    single = Scorer(draft.model, draft, SessionPlan(threads=1), reference_input)
-    usual = Scorer(draft.model, draft, prepare=reference_input)
+    rows = input_rows(pictures, draft, reference_input)
+    n = len(rows)
+    full = [rows[i % n] for i in range(max(max_batch, n))]
+    exact = Scorer(draft.model, draft, SessionPlan(optimise=False))
+    single = Scorer(draft.model, draft, SessionPlan(threads=1))
+    usual = Scorer(draft.model, draft)
     variants = [
-        usual.probabilities(pictures, 1),
-        usual.probabilities(full, max_batch)[:n],
-        single.probabilities(pictures, 1),
-        exact.probabilities(pictures, 1),
+        usual.probabilities_of_rows(rows, 1),
+        usual.probabilities_of_rows(full, max_batch)[:n],
+        single.probabilities_of_rows(rows, 1),
+        exact.probabilities_of_rows(rows, 1),
     ]
     if draft.half_precision is not None:
-        as_in_float16 = Scorer(rounded(draft.model), draft, prepare=reference_input)
-        variants.append(as_in_float16.probabilities(pictures, 1))
+        as_in_float16 = Scorer(rounded(draft.model), draft)
+        variants.append(as_in_float16.probabilities_of_rows(rows, 1))
     return np.stack(variants)
 
 

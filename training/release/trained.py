@@ -13,7 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contract.manifest import Calibration, Manifest, Preprocessing
+from contract.preprocessing import read_input
 from training.config.config import Publish, RunConfig
 from training.data.batches import Batches, Plain
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import Picture, input_rows
-from training.data.samples import DataSet, Sample, SamplePictures, readable
+from training.data.pictures import Picture
+from training.data.prepared import PreparedPictures
+from training.data.samples import DataSet, Sample, SamplePictures, read_each
 from training.errors import AccuracyTooLow
 from training.evaluation.calibrate import calibrate, fit_temperature
 from training.evaluation.parity import reference_probabilities, without_transparency
@@ -60,6 +62,7 @@ class Finished:
         data: the pictures.
         config: of the run.
         weights_source: where the run started, for the manifest.
+        prepared: keeps the validation and test pictures.
     """
 
     network: nn.Module
@@ -67,6 +70,7 @@ class Finished:
     data: DataSet
     config: RunConfig
     weights_source: str
+    prepared: PreparedPictures = field(default_factory=PreparedPictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,10 @@ def prove(finished: Finished, to: Destination) -> Proven:
         GateFailed: which gate, and by how much.
     """
     network, spec, config = finished.network, finished.spec, finished.config
-    data = _still_readable(finished.data)
+    plain = Plain(spec, finished.prepared)
+    data = _still_readable(finished.data, plain)
 
-    temperature = _temperature(network, spec, data.validation)
+    temperature = _temperature(network, plain, data.validation)
     model = gates.export_checked(
         network, spec, max_batch=config.publish.max_batch, temperature=temperature
     )
@@ -141,7 +146,7 @@ def prove(finished: Finished, to: Destination) -> Proven:
         calibration=Calibration(temperature=temperature),
     )
 
-    splits = Splits(data, config)
+    splits = Splits(data, config, finished.prepared)
     reference = _reference(network, data.validation, temperature)
     manifest, files = gates.prove(draft, reference, splits, _precision(config.publish))
     return Proven(manifest, files, data, splits.validation, splits.test)
@@ -153,31 +158,34 @@ class Splits:
     Args:
         data: readable pictures.
         config: of the run.
+        prepared: keeps the validation and test pictures.
     """
 
     validation: Answers
     test: Answers
 
-    def __init__(self, data: DataSet, config: RunConfig) -> None:
-        self.data, self.config = data, config
+    def __init__(self, data: DataSet, config: RunConfig, prepared: PreparedPictures) -> None:
+        self.data, self.config, self.prepared = data, config, prepared
         self.max_batch = config.publish.max_batch
 
     def judgement(self, draft: Draft) -> Judgement:
         pictures = SamplePictures(self.data.validation)
-        answers = answer(draft, self.data.validation)
-        return Judgement(pictures, answers.probabilities, answers.indexes)
+        answers = self._answer(draft, self.data.validation)
+        return Judgement(
+            pictures, answers.probabilities, answers.indexes, prepare=self.prepared.row
+        )
 
     def calibration(self, draft: Draft) -> CalibrationRows:
         """Takes training pictures, of all classes by chance."""
         chosen = list(self.data.train)
         random.Random(self.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-        seen = readable(chosen[: self.config.publish.calibration_images])
-        rows = input_rows(SamplePictures(seen), draft)
+        chosen = chosen[: self.config.publish.calibration_images]
+        rows = [row for _, row in read_each(chosen, lambda data: read_input(data, draft))]
         return CalibrationRows(rows, f"training pictures of {self.data.name}")
 
     def measured(self, draft: Draft) -> Draft:
         validation, test = (
-            answer(draft, samples) for samples in (self.data.validation, self.data.test)
+            self._answer(draft, samples) for samples in (self.data.validation, self.data.test)
         )
         self.validation, self.test = validation, test
 
@@ -210,24 +218,26 @@ class Splits:
             self.config.publish.golden_images,
         )
 
-
-def answer(draft: Draft, samples: Sequence[Sample]) -> Answers:
-    """Lets a graph answer labelled pictures from their bytes."""
-    indexes = np.array([sample.index for sample in samples], dtype=np.int64)
-    scorer = Scorer(draft.model, draft)
-    return Answers(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
+    def _answer(self, draft: Draft, samples: Sequence[Sample]) -> Answers:
+        indexes = np.array([sample.index for sample in samples], dtype=np.int64)
+        scorer = Scorer(draft.model, draft, prepare=self.prepared.row)
+        return Answers(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
 
 
-def _still_readable(data: DataSet) -> DataSet:
+def _still_readable(data: DataSet, plain: Plain) -> DataSet:
     """Leaves out validation and test pictures that broke or vanished since they were checked."""
-    return replace(data, validation=readable(data.validation), test=readable(data.test))
+    validation, test = (
+        tuple(sample for sample, _ in read_each(samples, plain))
+        for samples in (data.validation, data.test)
+    )
+    return replace(data, validation=validation, test=test)
 
 
-def _temperature(network: nn.Module, spec: Preprocessing, samples: Sequence[Sample]) -> float:
+def _temperature(network: nn.Module, plain: Plain, samples: Sequence[Sample]) -> float:
     """Fits the temperature on the network's own answers to the validation pictures."""
-    batches = Batches(samples, Plain(spec), batch_size=_BATCH).epoch(0)
+    batches = Batches(samples, plain, batch_size=_BATCH).epoch(0)
     with torch.inference_mode():
-        parts = [(network(normalise(batch.images, spec)), batch.indexes) for batch in batches]
+        parts = [(network(normalise(batch.images, plain.spec)), batch.indexes) for batch in batches]
     logits, indexes = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     temperature = fit_temperature(logits, indexes)
     log.info("calibration: temperature %.3f on %d validation pictures", temperature, len(indexes))

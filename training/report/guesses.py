@@ -74,20 +74,13 @@ def pick_unsure(
     return [int(row) for row in order if row not in without][:n]
 
 
-def show_guesses(
-    samples: Sequence[Sample], probabilities: NDArray[np.float32], rows: Sequence[int]
-) -> tuple[Guess, ...]:
-    """Reads the pictures of chosen rows and names their most probable classes.
+def show_guess(sample: Sample, probabilities: NDArray[np.float32]) -> Guess:
+    """Reads a picture and names its most probable classes.
 
     Args:
-        samples: N, in the order of the rows.
-        probabilities: float32, shape (N, C).
-        rows: which to show, in order.
+        sample: the picture.
+        probabilities: float32, shape (C,): its answer.
     """
-    shown = []
-    for row in rows:
-        thumbnail = decode(samples[row].read())
-        thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))  # never enlarges
-        best = tuple(top_k(probabilities[row], TOP_K))
-        shown.append(Guess(samples[row].name, samples[row].index, best, thumbnail))
-    return tuple(shown)
+    thumbnail = decode(sample.read())
+    thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))  # never enlarges
+    return Guess(sample.name, sample.index, tuple(top_k(probabilities, TOP_K)), thumbnail)

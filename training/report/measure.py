@@ -6,7 +6,6 @@ import csv
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from training.evaluation.speed import N_PICTURES as N_TIMED
 from training.evaluation.speed import describe_machine, measure_speed
 from training.release.trained import Answers, Proven
 from training.report.data import ReportData, Subject
-from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guesses
+from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guess
 from training.report.page import write_report
 from training.report.plots import HistoryRow
 
@@ -67,7 +66,12 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
     log.info("report: measuring robustness and speed")
     timed = list(SamplePictures(data.test[:N_TIMED]))
     drawn = pick_drawn(len(data.test))
-    show = partial(show_guesses, data.test, test.probabilities)
+    unsure = pick_unsure(test.probabilities, without=drawn)
+    mistakes = pick_mistakes(test.probabilities, test.indexes)
+    shown = {
+        row: show_guess(data.test[row], test.probabilities[row])
+        for row in {*drawn, *unsure, *mistakes}
+    }
     measured = ReportData(
         subject=_subject(proven),
         labels=tuple(label.name for label in data.labels),
@@ -83,9 +87,9 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
         thresholds=at_thresholds(test.probabilities, test.indexes),
         robustness=measure_robustness(scorer, stratified(data.test)),
         speed=measure_speed(proven.graph, manifest, timed),
-        drawn=show(drawn),
-        unsure=show(pick_unsure(test.probabilities, without=drawn)),
-        mistakes=show(pick_mistakes(test.probabilities, test.indexes)),
+        drawn=tuple(shown[row] for row in drawn),
+        unsure=tuple(shown[row] for row in unsure),
+        mistakes=tuple(shown[row] for row in mistakes),
         durations_s=course.durations_s,
     )
     page = write_report(folder, measured)

@@ -58,7 +58,7 @@ def plain(image, spec=None):
 def test_augmentation_with_everything_off_is_the_evaluation_preprocessing():
     image = photo((50, 37), seed=1)
 
-    pixels = Augmentation(Augment(), spec_of())(image, (0,))
+    pixels = Augmentation(Augment(), spec_of()).change(image, (0,))
 
     assert pixels.dtype == torch.uint8
     np.testing.assert_array_equal(pixels.numpy(), plain(image))
@@ -68,7 +68,7 @@ def test_augmentation_with_everything_off_is_the_evaluation_preprocessing():
 def test_each_change_changes_pixels_and_keeps_their_shape(name):
     image = photo((50, 37), seed=1)
 
-    pixels = Augmentation(EACH[name], spec_of())(image, (3, 1, 4))
+    pixels = Augmentation(EACH[name], spec_of()).change(image, (3, 1, 4))
 
     assert pixels.shape == (3, SIDE, SIDE)
     assert pixels.dtype == torch.uint8
@@ -77,14 +77,14 @@ def test_each_change_changes_pixels_and_keeps_their_shape(name):
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_augmentation_takes_every_interpolation_of_the_contract(interpolation):
-    pixels = Augmentation(EVERYTHING, spec_of(interpolation))(photo((40, 30)), (1,))
+    pixels = Augmentation(EVERYTHING, spec_of(interpolation)).change(photo((40, 30)), (1,))
 
     assert pixels.shape == (3, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 60), (200, 3), (500, 500)])
 def test_augmentation_takes_pictures_of_odd_sizes(size):
-    assert Augmentation(EVERYTHING, spec_of())(photo(size), (1,)).shape == (3, SIDE, SIDE)
+    assert Augmentation(EVERYTHING, spec_of()).change(photo(size), (1,)).shape == (3, SIDE, SIDE)
 
 
 def test_augmentation_is_a_pure_function_of_picture_and_seed():
@@ -92,8 +92,8 @@ def test_augmentation_is_a_pure_function_of_picture_and_seed():
     before = image.tobytes()
     one, other = Augmentation(EVERYTHING, spec_of()), Augmentation(EVERYTHING, spec_of())
 
-    first = [one(image, (0, 1, i)) for i in range(6)]
-    again = [other(image, (0, 1, i)) for i in reversed(range(6))][::-1]
+    first = [one.change(image, (0, 1, i)) for i in range(6)]
+    again = [other.change(image, (0, 1, i)) for i in reversed(range(6))][::-1]
 
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(first[0], pixels) for pixels in first[1:])
@@ -108,7 +108,7 @@ def random_states():
 def test_augmentation_and_mixing_leave_global_random_states_alone():
     before = random_states()
 
-    Augmentation(EVERYTHING, spec_of())(photo((50, 37)), (0,))
+    Augmentation(EVERYTHING, spec_of()).change(photo((50, 37)), (0,))
     mix(
         torch.rand(4, 3, 8, 8, generator=torch.Generator()),
         torch.arange(4),
@@ -122,11 +122,11 @@ def test_augmentation_and_mixing_leave_global_random_states_alone():
 
 def test_augmentation_survives_the_way_to_a_worker_process():
     image, augmentation = photo((50, 37)), Augmentation(EVERYTHING, spec_of())
-    expected = augmentation(image, (0, 1))
+    expected = augmentation.change(image, (0, 1))
 
     copied = pickle.loads(pickle.dumps(augmentation))  # noqa: S301 - made here
 
-    assert torch.equal(copied(image, (0, 1)), expected)
+    assert torch.equal(copied.change(image, (0, 1)), expected)
 
 
 def test_flip_is_an_exact_mirror_image_half_of_the_time():
@@ -135,7 +135,7 @@ def test_flip_is_an_exact_mirror_image_half_of_the_time():
 
     mirrored = []
     for i in range(60):
-        pixels = flip(image, (i,))
+        pixels = flip.change(image, (i,))
         is_mirrored = torch.equal(pixels, straight.flip(2))
         assert is_mirrored or torch.equal(pixels, straight)
         mirrored.append(is_mirrored)
@@ -149,7 +149,7 @@ def test_uncovered_corners_have_the_colour_of_the_pictures_border(name, colour):
     image = Image.new("RGB", (40, 40), colour)
     image.paste((10, 200, 30), (15, 15, 25, 25))
 
-    pixels = Augmentation(EACH[name], spec_of("nearest"))(image, (2,)).numpy()
+    pixels = Augmentation(EACH[name], spec_of("nearest")).change(image, (2,)).numpy()
 
     found = set(map(tuple, pixels.reshape(3, -1).T.tolist()))
     assert found <= {colour, (10, 200, 30)}
@@ -160,7 +160,9 @@ def test_rand_augment_fills_with_the_border_too():
     shift = Augment(rand_augment_operations=1, rand_augment_magnitude=10)
 
     corners = [
-        Augmentation(shift, spec_of("nearest"))(image, (i,))[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        Augmentation(shift, spec_of("nearest")).change(image, (i,))[
+            :, [0, 0, -1, -1], [0, -1, 0, -1]
+        ]
         for i in range(40)
     ]
 
@@ -177,7 +179,9 @@ def test_border_colour_is_the_median_of_the_outermost_pixels():
 
 
 def test_erased_rectangle_is_zero_after_normalisation():
-    pixels = Augmentation(EACH["erasing"], spec_of(mean=(0.2, 0.4, 0.6)))(photo((60, 60)), (1,))
+    erasing = Augmentation(EACH["erasing"], spec_of(mean=(0.2, 0.4, 0.6)))
+
+    pixels = erasing.change(photo((60, 60)), (1,))
 
     changed = pixels.numpy() != plain(photo((60, 60)), spec_of(mean=(0.2, 0.4, 0.6)))
     assert np.unique(pixels.numpy()[0][changed[0]]).tolist() == [51]
@@ -191,7 +195,7 @@ def test_random_crop_keeps_the_share_of_the_area_it_was_told():
     crop = Augmentation(Augment(crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0)), spec_of("nearest"))
 
     for i in range(10):
-        pixels = crop(image, (i,)).numpy().astype(int)
+        pixels = crop.change(image, (i,)).numpy().astype(int)
         assert np.ptp(pixels[0]) == pytest.approx(128, abs=8)
         assert np.ptp(pixels[1]) == pytest.approx(128, abs=8)
 

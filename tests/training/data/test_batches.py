@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from contract.images import decode
-from contract.preprocessing import resize_and_crop
+from contract.preprocessing import read_pixels
 from tests.training import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
@@ -32,8 +30,8 @@ def samples_of(n, classes=3):
 class Tagged(Plain):
     """Writes the seed it was called with into the corner of the picture."""
 
-    def __call__(self, image: Image.Image, seed: tuple[int, ...] = ()) -> torch.Tensor:
-        pixels = super().__call__(image)
+    def __call__(self, data: bytes, seed: tuple[int, ...] = ()) -> torch.Tensor:
+        pixels = super().__call__(data)
         pixels[0, 0, : len(seed)] = torch.tensor([part % 256 for part in seed], dtype=torch.uint8)
         return pixels
 
@@ -75,7 +73,7 @@ def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
     assert batch.numbers.tolist() == [0, 1, 2, 3, 4]
     assert batch.indexes.tolist() == [0, 1, 2, 0, 1]
     for image, sample in zip(batch.images, samples, strict=True):
-        expected = resize_and_crop(decode(sample.read()), SPEC)
+        expected = read_pixels(sample.read(), SPEC)
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 

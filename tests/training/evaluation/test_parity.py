@@ -9,7 +9,7 @@ from contract.manifest import Parity
 from contract.preprocessing import reference_input
 from tests.pictures import photo
 from tests.training import tinynet
-from training.data.pictures import Picture
+from training.data.pictures import Picture, input_rows
 from training.errors import ParityFailed
 from training.evaluation.parity import (
     MAX_DIFFERENCE,
@@ -46,10 +46,11 @@ def odd_pictures():
 
 
 def test_graph_and_torch_agree_from_bytes(tiny_graph, odd_pictures):
-    scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph), prepare=reference_input)
+    scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph))
     expected = reference_probabilities(tinynet.TinyNet().eval(), odd_pictures)
+    rows = input_rows(odd_pictures, scorer.manifest, reference_input)
 
-    parity, answers = measure_parity(scorer, expected, odd_pictures, (1, 2, 7, 8))
+    parity, answers = measure_parity(scorer, expected, rows, (1, 2, 7, 8))
 
     check_parity(parity, answers, expected)
     assert parity.max_abs_difference < 1e-5
@@ -70,8 +71,9 @@ def test_wrong_geometry_fails_parity(tiny_graph, odd_pictures, change):
     wrong = draft.preprocessing.model_copy(update=change)
     scorer = Scorer(tiny_graph, replace(draft, preprocessing=wrong))
     expected = reference_probabilities(tinynet.TinyNet().eval(), odd_pictures)
+    rows = input_rows(odd_pictures, scorer.manifest, reference_input)
 
-    parity, answers = measure_parity(scorer, expected, odd_pictures, (2,))
+    parity, answers = measure_parity(scorer, expected, rows, (2,))
 
     with pytest.raises(ParityFailed, match="a probability differs by"):
         check_parity(parity, answers, expected)

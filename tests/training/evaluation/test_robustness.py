@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contract.images.decoding import decode
+from contract.preprocessing import read_input
 from tests.training import tinynet
 from training.data.samples import Sample
 from training.errors import PicturesMissing
@@ -173,12 +175,31 @@ def test_measure_robustness_of_a_harmful_change_tells_how_much(scorer, samples):
     assert row.kept_percent == pytest.approx(100 / 3, abs=1e-3)
 
 
-def test_measure_robustness_answers_the_unchanged_pixels(scorer, samples, colour_pictures):
-    files = robustness._changed(scorer, samples, Change("unchanged", "", lambda image, _: image))
+def test_changed_rows_are_what_lossless_files_of_the_pictures_would_give(scorer, samples):
+    changes = [Change("unchanged", "", lambda image, _: image), BY_NAME["noisy"]]
 
-    np.testing.assert_array_equal(
-        scorer.probabilities(files), scorer.probabilities(colour_pictures)
-    )
+    rows = list(robustness._changed_rows(samples, changes, scorer.manifest))
+
+    assert len(rows) == 2 * len(samples)
+    for place, row in enumerate(rows):
+        number, change = place // 2, changes[place % 2]
+        file = io.BytesIO()
+        change.apply(decode(samples[number].read()), number).save(file, "BMP")
+        np.testing.assert_array_equal(row, read_input(file.getvalue(), scorer.manifest))
+
+
+def test_measure_robustness_decodes_each_picture_once(scorer, samples, monkeypatch):
+    decoded: list[bytes] = []
+
+    def noted(data: bytes) -> Image.Image:
+        decoded.append(data)
+        return decode(data)
+
+    monkeypatch.setattr(robustness, "decode", noted)
+
+    measure_robustness(scorer, samples, changes=[BY_NAME["mirrored"], BY_NAME["dark"]])
+
+    assert decoded == [sample.read() for sample in samples]
 
 
 def test_measure_robustness_without_pictures_says_so(scorer):

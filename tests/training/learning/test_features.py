@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from contract.images import decode
 from tests.training import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
@@ -35,7 +34,7 @@ def test_cached_features_are_what_the_classifier_gets():
     assert seen.values.shape == (1, 5, 6)
     assert seen.values.dtype == torch.float32
     assert seen.indexes.tolist() == [0, 1, 2, 0, 1]
-    pixels = torch.stack([PLAIN(decode(sample.read())) for sample in samples])
+    pixels = torch.stack([PLAIN(sample.read()) for sample in samples])
     with torch.inference_mode():
         logits = network(normalise(pixels, SPEC))
         torch.testing.assert_close(network.classifier(seen.values[0]), logits)
@@ -136,7 +135,7 @@ def test_features_are_the_classifiers_input_even_if_that_is_not_the_embedding():
 
     seen = cached_features(network, samples, [PLAIN], seed=0)
 
-    pixels = torch.stack([PLAIN(decode(sample.read())) for sample in samples])
+    pixels = torch.stack([PLAIN(sample.read()) for sample in samples])
     with torch.inference_mode():
         expected = network(normalise(pixels, SPEC))
         torch.testing.assert_close(network.classifier(seen.values[0]), expected)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from contract.images import decode
 from tests.training import tinynet
 from tests.training.learning.test_features import PLAIN, SPEC, samples_of
 from training.config.config import Head
@@ -143,7 +142,7 @@ def test_installed_head_gives_the_fitted_answers_in_the_network():
 
     install_head(network, head)
 
-    pixels = torch.stack([PLAIN(decode(sample.read())) for sample in samples_of(6)])
+    pixels = torch.stack([PLAIN(sample.read()) for sample in samples_of(6)])
     with torch.inference_mode():
         logits = network(normalise(pixels, SPEC))
     torch.testing.assert_close(logits, seen.values[0] @ head.weight.T + head.bias)

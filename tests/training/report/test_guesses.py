@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from tests.training import tinynet
 from training.data.samples import Sample
@@ -7,7 +8,7 @@ from training.report.guesses import (
     pick_drawn,
     pick_mistakes,
     pick_unsure,
-    show_guesses,
+    show_guess,
 )
 
 SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.95, 0.05], [0.4, 0.6], [0.55, 0.45]], dtype=np.float32)
@@ -44,23 +45,24 @@ def test_pick_unsure_gives_the_least_sure_first_and_no_row_that_is_shown_already
     assert pick_unsure(SURE, without=[3], n=2) == [4, 1]
 
 
-def test_show_guesses_reads_labels_and_reduces_the_picture():
-    samples = [
-        Sample("a", 1, data=tinynet.picture("red", size=(400, 200))),
-        Sample("b", 0, data=tinynet.picture("blue", size=(10, 20))),
-    ]
-    answers = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32)
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((400, 200), (THUMBNAIL_PX, THUMBNAIL_PX // 2)), ((10, 20), (10, 20))],
+    ids=["large", "small"],
+)
+def test_show_guess_ranks_the_classes_and_reduces_the_picture(size, shown):
+    sample = Sample("a", 1, data=tinynet.picture("red", size=size))
 
-    first, second = show_guesses(samples, answers, [1, 0])
+    guess = show_guess(sample, np.array([0.25, 0.75], dtype=np.float32))
 
-    assert (first.name, first.index, first.thumbnail.size) == ("b", 0, (10, 20))
-    assert (second.name, second.guesses) == ("a", ((1, 0.75), (0, 0.25)))
-    assert second.thumbnail.size == (THUMBNAIL_PX, THUMBNAIL_PX // 2)
+    assert (guess.name, guess.index) == ("a", 1)
+    assert guess.guesses == ((1, 0.75), (0, 0.25))
+    assert guess.thumbnail.size == shown
 
 
-def test_show_guesses_names_five_classes_at_most():
-    answers = np.full((1, 9), 1 / 9, dtype=np.float32)
+def test_show_guess_names_five_classes_at_most():
+    sample = Sample("a", 8, data=tinynet.picture("red"))
 
-    (guess,) = show_guesses([Sample("a", 8, data=tinynet.picture("red"))], answers, [0])
+    guess = show_guess(sample, np.full(9, 1 / 9, dtype=np.float32))
 
     assert [index for index, _ in guess.guesses] == [0, 1, 2, 3, 4]
