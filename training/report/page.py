@@ -10,7 +10,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from training.evaluation.measures import most_confused
+from training.evaluation.classes import most_confused
 from training.report import figures
 from training.report.data import ReportData
 from training.report.plots import MAX_NUMBERED_CLASSES

@@ -110,26 +110,6 @@ def test_confusion_matrix_has_true_classes_in_rows():
     assert confusion.dtype == np.int64
 
 
-def test_class_measures_equal_the_definitions():
-    first, second = measures.class_measures(np.array([[8, 2], [4, 6]]))
-
-    assert first == measures.ClassMeasure(8 / 12, 0.8, pytest.approx(16 / 22), 10)  # type: ignore[arg-type]
-    assert second == measures.ClassMeasure(0.75, 0.6, pytest.approx(12 / 18), 10)  # type: ignore[arg-type]
-
-
-def test_class_measures_of_a_class_never_shown_nor_answered_are_zero():
-    classes = measures.class_measures(np.array([[3, 0], [0, 0]]))
-
-    assert classes[1] == measures.ClassMeasure(0.0, 0.0, 0.0, 0)
-
-
-def test_most_confused_gives_the_most_frequent_first_and_equal_ones_by_index():
-    confusion = np.array([[9, 1, 0], [4, 9, 1], [0, 0, 9]])
-
-    assert measures.most_confused(confusion) == [(1, 0, 4), (0, 1, 1), (1, 2, 1)]
-    assert measures.most_confused(confusion, n=1) == [(1, 0, 4)]
-
-
 def test_at_thresholds_leaves_out_what_is_less_sure():
     first, second, third = measures.at_thresholds(NETWORK_1, TRUTH, (0.0, 0.9, 0.95))
 
@@ -138,17 +118,6 @@ def test_at_thresholds_leaves_out_what_is_less_sure():
     assert second.answered_percent == pytest.approx(200 / 3)
     assert second.right_percent == 100
     assert (third.answered_percent, third.right_percent) == (0, None)
-
-
-def test_average_leaves_classes_without_pictures_out():
-    classes = measures.class_measures(np.array([[3, 0, 0], [0, 1, 1], [0, 0, 0]]))
-
-    macro = measures.average(classes, weighted=False)
-    weighted = measures.average(classes, weighted=True)
-
-    assert macro.recall == pytest.approx((1 + 0.5) / 2)
-    assert weighted.recall == pytest.approx((3 * 1 + 2 * 0.5) / 5)
-    assert macro.support == weighted.support == 5
 
 
 @pytest.mark.parametrize(
