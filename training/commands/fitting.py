@@ -90,9 +90,10 @@ def fit(plan: Plan) -> Path | None:
             data, findings = world.first(lambda: _find_and_check(plan))
         network, spec, source = _build(config, data)
 
+        head = None
         if config.head is not None:
             with _timed(durations_s, "head on cached features"):
-                _train_head(plan, world, network, spec, data, prepared)
+                head = _train_head(plan, world, network, spec, data, prepared)
         trained = None
         if config.optimizer is not None:
             with _timed(durations_s, "training"):
@@ -105,7 +106,7 @@ def fit(plan: Plan) -> Path | None:
             network = network.cpu().float()
             proven = prove(Finished(network, spec, data, config, source, prepared), to)
         # Before the version is published: a run that is killed here is resumed and lacks nothing.
-        _report(folder, proven, findings, trained, durations_s)
+        _report(folder, proven, findings, head, trained, durations_s)
         if not request.publish:
             return None
         published = publish(to.models_dir, proven.manifest, proven.files)
@@ -148,7 +149,7 @@ def _train_head(
     spec: Preprocessing,
     data: DataSet,
     prepared: PreparedPictures,
-) -> None:
+) -> FittedHead:
     """Trains the head on cached features, or takes that of the run that is resumed."""
     kept = plan.folder.path / HEAD
     network.to(world.device)
@@ -166,6 +167,7 @@ def _train_head(
     log.info(
         "head: validation top-1 %.2f %%, NLL %.4f, epoch %d is kept", top1_percent, head.nll, epoch
     )
+    return head
 
 
 def _fine_tune(
@@ -199,6 +201,7 @@ def _report(
     folder: RunFolder,
     proven: Proven,
     findings: Findings,
+    head: FittedHead | None,
     trained: Trained | None,
     durations_s: dict[str, float],
 ) -> None:
@@ -207,6 +210,7 @@ def _report(
         (folder.path / CONFIG).read_text(encoding="utf-8"),
         trained.history if trained else (),
         trained.best.epoch if trained else None,
+        head,
         durations_s,
     )
     measured = write_fit_report(folder.path / REPORT, proven, course)

@@ -11,7 +11,7 @@ from training.evaluation.measures import Evaluation, Reliability, ThresholdRow
 from training.evaluation.robustness import RobustnessRow
 from training.evaluation.speed import StepTime
 from training.report.guesses import Guess
-from training.report.plots import HistoryRow
+from training.report.plots import HeadScore, HistoryRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class ReportData:
         config: the effective config, as text.
         history: epochs in order; may be empty.
         kept_epoch: whose weights are kept.
+        head: what the head alone achieved, before the epochs; None without that stage.
         validation, test: measures of the published graph, from image bytes.
         uncalibrated: the test pictures at a temperature of 1.
         calibration: the manifest's.
@@ -73,6 +74,7 @@ class ReportData:
     config: str
     history: Sequence[HistoryRow]
     kept_epoch: int | None
+    head: HeadScore | None
     validation: Evaluation
     test: Evaluation
     uncalibrated: Reliability

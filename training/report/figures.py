@@ -54,7 +54,7 @@ def curve_plots(data: ReportData) -> list[Plot]:
         f"{100 * last.validation_top1:.1f} %",
         f"Learning rate by epoch: from {first.learning_rate:.3g} to {last.learning_rate:.3g}",
     )
-    panels = curve_panels(data.history, data.kept_epoch)
+    panels = curve_panels(data.history, data.kept_epoch, data.head)
     return [_plot(panel, _CURVE, text) for panel, text in zip(panels, texts, strict=True)]
 
 
@@ -83,7 +83,9 @@ def png_files(data: ReportData) -> dict[str, bytes]:
         "reliability.png": to_png(_reliability_panels(data), _DIAGRAM, 2),
     }
     if data.history:
-        files["curves.png"] = to_png(curve_panels(data.history, data.kept_epoch), _CURVE, 3)
+        files["curves.png"] = to_png(
+            curve_panels(data.history, data.kept_epoch, data.head), _CURVE, 3
+        )
     galleries = {"drawn": data.drawn, "unsure": data.unsure, "mistakes": data.mistakes}
     for name, guesses in galleries.items():
         if guesses:

@@ -22,7 +22,7 @@ from training.release.trained import Answers, Proven
 from training.report.data import ReportData, Subject
 from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guess
 from training.report.page import write_report
-from training.report.plots import HistoryRow
+from training.report.plots import HeadScore, HistoryRow
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Course:
         config: the effective config, as text.
         history: its epochs; none where only the head was trained.
         kept_epoch: whose weights were kept, or None.
+        head: what the head alone achieved on frozen features; None without that stage.
         durations_s: what took how long, by name.
     """
 
@@ -45,6 +46,7 @@ class Course:
     config: str
     history: tuple[HistoryRow, ...] = ()
     kept_epoch: int | None = None
+    head: HeadScore | None = None
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -80,6 +82,7 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
         config=course.config,
         history=course.history,
         kept_epoch=course.kept_epoch,
+        head=course.head,
         validation=_evaluate(proven.validation, "validation"),
         test=_evaluate(test, "test"),
         uncalibrated=reliability(softmax(test.logits), test.indexes),

@@ -70,22 +70,41 @@ class HistoryRow(Protocol):
         ...
 
 
-def curve_panels(history: Sequence[HistoryRow], kept_epoch: int | None = None) -> list[Panel]:
+class HeadScore(Protocol):
+    """The head alone, on the validation pictures."""
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-likelihood."""
+        ...
+
+    @property
+    def top1(self) -> float:
+        """Share answered rightly, 0..1."""
+        ...
+
+
+def curve_panels(
+    history: Sequence[HistoryRow], kept_epoch: int | None = None, head: HeadScore | None = None
+) -> list[Panel]:
     """Returns the panels of loss, accuracy and learning rate.
 
     Args:
         history: epochs in order; values that are not finite leave gaps.
         kept_epoch: the one whose weights are kept, marked in the first two.
+        head: where the epochs started from, marked there at 0.
     """
     epochs = [row.epoch for row in history]
     marker = "o" if len(epochs) == 1 else None
 
-    def curves(axes: Axes, title: str, lines: dict[str, list[float]]) -> None:
+    def curves(axes: Axes, title: str, lines: dict[str, list[float]], start: float | None) -> None:
         styles = ((ORANGE, "--"), (BLUE, "-"))
         for (name, values), (colour, dashes) in zip(lines.items(), styles, strict=False):
             axes.plot(epochs, values, dashes, color=colour, label=name, marker=marker)
         if kept_epoch is not None:
             axes.axvline(kept_epoch, color=MUTED, linewidth=1, linestyle=":", label="kept")
+        if start is not None:
+            axes.plot([0], [start], "D", markersize=5, color=BLUE, label="head alone, validation")
         _finish(axes, title, "epoch")
         axes.locator_params(axis="x", integer=True)
         _legend_below(axes)
@@ -93,12 +112,14 @@ def curve_panels(history: Sequence[HistoryRow], kept_epoch: int | None = None) -
     def loss(axes: Axes) -> None:
         train = [row.train_loss for row in history]
         validation = [row.validation_nll for row in history]
-        curves(axes, "Loss", {"training": train, "validation (NLL)": validation})
+        lines = {"training": train, "validation (NLL)": validation}
+        curves(axes, "Loss", lines, head.nll if head else None)
 
     def accuracy(axes: Axes) -> None:
         train = [100 * row.train_top1 for row in history]
         validation = [100 * row.validation_top1 for row in history]
-        curves(axes, "Top-1, %", {"training (augmented)": train, "validation": validation})
+        lines = {"training (augmented)": train, "validation": validation}
+        curves(axes, "Top-1, %", lines, 100 * head.top1 if head else None)
 
     def learning_rate(axes: Axes) -> None:
         rates = [row.learning_rate for row in history]
@@ -253,8 +274,8 @@ def _legend_below(axes: Axes) -> None:
     """Puts the legend where it can cover nothing that is drawn."""
     axes.legend(
         loc="upper center",
-        bbox_to_anchor=(0.45, -0.14),
-        ncols=3,
+        bbox_to_anchor=(0.45, -0.17),
+        ncols=2 if len(axes.get_legend_handles_labels()[0]) > 3 else 3,
         fontsize=8.5,
         columnspacing=1.2,
         handlelength=1.6,

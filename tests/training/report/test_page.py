@@ -3,6 +3,7 @@ import datetime
 import io
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def made(n_classes: int = 3, **changes: object) -> ReportData:
         config="seed = 0",
         history=history(3),
         kept_epoch=2,
+        head=SimpleNamespace(nll=0.75, top1=0.625),
         validation=evaluations["validation"],
         test=evaluations["test"],
         uncalibrated=measures.reliability(softmax(splits["test"][0]), splits["test"][1]),
@@ -178,6 +180,7 @@ def test_report_links_lead_to_its_sections(page):
         "blurred , a lot 71.5 12.2 80.0",
         "decode 3.25 3.00 to 4.00 50",
         "training 1 h 02 min",
+        "validation top-1 62.50 %, NLL 0.7500",
         "data check 2.5 s",
         "a processor, 2 cores",
         "2 exact duplicates",

@@ -70,6 +70,16 @@ def test_curve_panels_show_the_values_and_the_epoch_that_is_kept():
     np.testing.assert_array_equal(axes_of(accuracy).lines[1].get_ydata(), [60.0] * 4)
 
 
+def test_curve_panels_start_from_the_head_where_it_was_trained_alone():
+    head = SimpleNamespace(nll=0.9, top1=0.4)
+
+    loss, accuracy, rate = (axes_of(p) for p in plots.curve_panels(history(4), 3, head))
+
+    starts = [axes.lines[-1].get_xydata().tolist() for axes in (loss, accuracy)]
+    assert starts == [[[0, 0.9]], [[0, 40.0]]]
+    assert len(rate.lines) == 1
+
+
 def test_reliability_panel_shows_a_point_for_each_filled_bin():
     answers = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
     panel = plots.reliability_panel(reliability(answers, np.array([0, 1, 0])), "After")
