@@ -1,26 +1,33 @@
-"""Workers in this process: the other ends of socket pairs, with every step in the test's hands."""
+"""Worker processes played by this one: the other ends of socket pairs, in the test's hands."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import numpy as np
 
-from service.serving.answering import Answered
+from service.batching.lane import BatchedRow
 from service.workers import wire
 from service.workers.launch import Launched
-from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong
+from service.workers.wire import Done, FrameReader, Kind, Row, Work
 
 
 class FakeProcess:
-    """A process that exists as a number."""
+    """A process that exists as a number.
+
+    Attributes:
+        status: its exit status, None while it runs.
+        exits: it exits when its connection ends; otherwise only when it is killed.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.status: int | None = None
-        self.end: Any = lambda: None
+        self.exits = True
+        self.end: Callable[[], None] = lambda: None
 
     def poll(self) -> int | None:
         return self.status
@@ -40,17 +47,19 @@ class FakeProcess:
 
 
 class Peer(asyncio.Protocol):
-    """A worker that does what the test says; pings are answered until `mute`."""
+    """A worker that does what the test says.
+
+    Attributes:
+        works: the batches it was sent and has not answered.
+        seen: the pictures of every batch it was sent.
+    """
 
     def __init__(self, process: FakeProcess) -> None:
         self.process = process
-        self.asks: dict[int, Ask] = {}
-        self.order: list[bytes] = []
-        self.cancelled: list[int] = []
-        self.pong = Pong(alive=True, resident_bytes=1000)
-        self.mute = False
+        self.works: list[Work] = []
+        self.seen: list[list[bytes]] = []
         self.closed = False
-        self._reader = FrameReader(wire.MAX_CONTROL_BYTES)
+        self._reader = FrameReader()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -58,37 +67,37 @@ class Peer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.closed = True
-        if self.process.status is None:
+        if self.process.status is None and self.process.exits:
             self.process.status = 0
 
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
-            self._handle(frame)
+            assert frame.kind is Kind.WORK
+            self.works.append(wire.unpack_work(frame.payload))
+            self.seen.append([one.image for one in self.works[-1].pictures])
 
-    def _handle(self, frame: Frame) -> None:
-        if frame.kind is Kind.ASK:
-            self.asks[frame.id] = wire.unpack_ask(frame.payload)
-            self.order.append(self.asks[frame.id].image)
-        elif frame.kind is Kind.CANCEL:
-            self.cancelled.append(frame.id)
-        elif frame.kind is Kind.PING and not self.mute:
-            self.send(wire.pack_pong(frame.id, self.pong))
+    def send(self, pieces: Iterable[bytes]) -> None:
+        self._transport.write(b"".join(pieces))
 
-    def send(self, data: bytes) -> None:
-        self._transport.write(data)
+    def answer(self, *errors: Exception | None) -> None:
+        """Answers the oldest batch: each picture with its length, or with the error in its place.
 
-    def answer(self, image: bytes) -> None:
-        """Answers a picture that it has with its length as the probability."""
-        number = next(number for number, ask in self.asks.items() if ask.image == image)
-        del self.asks[number]
-        row = np.array([len(image), 0], np.float32)
-        self.send(wire.pack_answer(number, Answered(row, 0.25, 0.25, 0.0, 0.5, 1)))
+        A place without an error in it is filled from the left; pictures beyond `errors` have none.
+        """
+        work = self.works.pop(0)
+        pictures = work.pictures
+        given = [*errors, *[None] * (len(pictures) - len(errors))]
+        outcomes = [
+            error or row_of(len(one.image), len(pictures))
+            for one, error in zip(pictures, given, strict=True)
+        ]
+        self.send(wire.pack_done(Done(outcomes, [(len(pictures), 0.5)], 0.75)))
 
-    def refuse(self, image: bytes, error: Exception) -> None:
-        """Answers a picture that it has with an error."""
-        number = next(number for number, ask in self.asks.items() if ask.image == image)
-        del self.asks[number]
-        self.send(wire.pack_refusal(number, error))
+
+def row_of(value: float, batch_size: int = 1) -> Row:
+    """An answer whose first probability is known; the value need not be one."""
+    scores = np.array([value, 0], np.float32)
+    return Row(BatchedRow(scores, 0.125, 0.5, batch_size), 0.25, 0.375)
 
 
 class FakeLauncher:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,40 +10,54 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ImageTruncated
-from service.errors import EngineFailure, Overloaded, Unavailable
-from service.serving.answering import Answered
+from service.batching.lane import BatchedRow
+from service.errors import EngineFailure, Overloaded, Unavailable, WorkerNotStarted
 from service.workers import wire
-from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, WireBroken, Worked
+from service.workers.wire import Done, Frame, FrameReader, Kind, Picture, Row, WireBroken, Work
 
-LIMIT = 10_000
 UNPACKERS: dict[str, Callable[[bytes], Any]] = {
     name: getattr(wire, name)
-    for name in (
-        "unpack_ask",
-        "unpack_answer",
-        "unpack_refusal",
-        "unpack_pong",
-        "unpack_worked",
-        "unpack_json",
-    )
+    for name in ("unpack_work", "unpack_done", "unpack_failed", "unpack_json")
 }
-seconds = st.floats(0, 1e6, allow_nan=False)
-names = st.text(max_size=100).filter(lambda text: len(text.encode()) <= 65_535)
-frames = st.lists(
-    st.tuples(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), st.binary(max_size=200)),
-    max_size=10,
-)
+KINDS = st.sampled_from(list(Kind))
+u16 = st.integers(0, 2**16 - 1)
+seconds = st.floats(0, allow_nan=False)
+pictures = st.builds(Picture, st.binary(max_size=300), seconds)
+works = st.builds(Work, u16, st.booleans(), st.lists(pictures, max_size=8))
 
 
-def payload_of(frame: bytes) -> bytes:
-    (read,) = FrameReader(LIMIT).feed(frame)
+def joined(pieces: Iterable[bytes]) -> bytes:
+    return b"".join(pieces)
+
+
+def payload_of(pieces: Iterable[bytes]) -> bytes:
+    (read,) = FrameReader().feed(joined(pieces))
     return read.payload
 
 
-@given(frames, st.randoms(use_true_random=False))
+def reader_of(data: bytes) -> Callable[[int], bytes | None]:
+    """Gives exactly as many bytes as it is asked for, or None."""
+    rest = [data]
+
+    def read(size: int) -> bytes | None:
+        if len(rest[0]) < size:
+            return None
+        piece, rest[0] = rest[0][:size], rest[0][size:]
+        return piece
+
+    return read
+
+
+# Frames
+
+
+@given(
+    st.lists(st.tuples(KINDS, st.binary(max_size=200)), max_size=10),
+    st.randoms(use_true_random=False),
+)
 def test_wire_frames_are_the_same_however_they_arrive(sent, random):
-    stream = b"".join(wire.pack(*one) for one in sent)
-    reader = FrameReader(LIMIT)
+    stream = joined(joined(wire.pack(*one)) for one in sent)
+    reader = FrameReader()
     received: list[Frame] = []
 
     while stream:
@@ -51,31 +65,52 @@ def test_wire_frames_are_the_same_however_they_arrive(sent, random):
         received += list(reader.feed(stream[:cut]))
         stream = stream[cut:]
 
-    assert [(one.kind, one.id, one.payload) for one in received] == sent
+    assert [(one.kind, one.payload) for one in received] == sent
 
 
-@given(st.sampled_from(list(Kind)), st.binary(max_size=50))
-def test_wire_missing_bytes_lead_to_the_frame_and_no_further(kind, payload):
-    stream, reader = wire.pack(kind, 1, payload) + b"more", FrameReader(LIMIT)
-    found: list[Frame] = []
+@given(KINDS, st.binary(max_size=50))
+def test_wire_frame_is_read_with_its_own_bytes_and_no_more(kind, payload):
+    read = reader_of(joined(wire.pack(kind, payload)) + b"more")
 
-    while not found:
-        piece, stream = stream[: reader.missing_bytes], stream[reader.missing_bytes :]
-        found = list(reader.feed(piece))
+    assert wire.read_frame(read) == Frame(kind, payload)
+    assert read(4) == b"more"
 
-    assert (found[0].payload, stream) == (payload, b"more")
+
+def test_wire_stream_that_ends_between_frames_is_over():
+    assert wire.read_frame(reader_of(b"")) is None
+
+
+def test_wire_stream_that_ends_within_a_frame_breaks():
+    whole = joined(wire.pack(Kind.WORK, b"payload"))
+
+    with pytest.raises(WireBroken, match="within a frame"):
+        wire.read_frame(reader_of(whole[:-1]))
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_wire_reader_of_arbitrary_bytes_breaks_or_waits(pieces):
-    reader = FrameReader(LIMIT)
+    reader, found, broken = FrameReader(), 0, False
 
     try:
         for piece in pieces:
-            list(reader.feed(piece))
+            found += len(list(reader.feed(piece)))
+    except WireBroken:
+        broken = True
+    assert broken or 9 * found <= sum(map(len, pieces))
+
+
+@given(st.binary(max_size=60))
+def test_wire_arbitrary_bytes_break_or_end_what_reads_one_frame(data):
+    try:
+        frame = wire.read_frame(reader_of(data))
     except WireBroken:
         return
-    assert 0 < reader.missing_bytes <= LIMIT + 13
+    assert frame is None or len(frame.payload) <= len(data) - 9
+
+
+def test_wire_unknown_kind_breaks():
+    with pytest.raises(WireBroken, match="99"):
+        list(FrameReader().feed(bytes(8) + bytes([99])))
 
 
 @pytest.mark.parametrize("name", UNPACKERS)
@@ -88,89 +123,126 @@ def test_wire_arbitrary_payload_is_read_or_broken(name, payload):
     assert read is not None
 
 
-def test_wire_payload_at_its_limit_read_and_above_it_broken():
-    whole = wire.pack(Kind.ASK, 1, bytes(LIMIT))
+@given(works, st.data())
+def test_wire_work_that_was_cut_breaks(work, data):
+    whole = payload_of(wire.pack_work(work))
+    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
-    assert len(payload_of(whole)) == LIMIT
-    with pytest.raises(WireBroken, match="limit"):
-        list(FrameReader(LIMIT - 1).feed(whole[:13]))
-
-
-def test_wire_unknown_kind_breaks():
-    with pytest.raises(WireBroken, match="99"):
-        list(FrameReader(LIMIT).feed(b"\0\0\0\0" + bytes([99]) + bytes(8)))
+    with pytest.raises(WireBroken):
+        wire.unpack_work(cut)
 
 
-@given(names, st.integers(0, 2**32 - 1), seconds, st.binary(max_size=300))
-def test_wire_ask_round_trip(name, version, remaining_s, image):
-    packed = b"".join(wire.pack_ask(7, Ask(name, version, remaining_s, image)))
-
-    asked = wire.unpack_ask(payload_of(packed))
-
-    assert (asked.name, asked.version, asked.image) == (name, version, image)
-    assert remaining_s - 0.001 <= asked.remaining_s <= remaining_s
+def test_wire_more_pictures_than_there_are_bytes_for_break():
+    with pytest.raises(WireBroken):
+        wire.unpack_work(b"\0\0\0\xff\xff")
 
 
-@pytest.mark.parametrize(
-    ("remaining_s", "read_s"),
-    [(-1.0, 0.0), (math.inf, 4_294_967.295)],
-    ids=["passed", "never"],
-)
-def test_wire_deadline_out_of_range_is_cut(remaining_s, read_s):
-    packed = b"".join(wire.pack_ask(1, Ask("tiny", 1, remaining_s, b"")))
-
-    assert wire.unpack_ask(payload_of(packed)).remaining_s == read_s
+# Work
 
 
-def test_wire_largest_picture_fits_into_the_largest_ask():
-    packed = b"".join(wire.pack_ask(1, Ask("x" * 65_535, 1, 1.0, bytes(17_000_000))))
+@given(works)
+def test_wire_work_round_trip(work):
+    assert wire.unpack_work(payload_of(wire.pack_work(work))) == work
 
-    assert list(FrameReader(wire.max_ask_bytes(17_000_000)).feed(packed))
+
+@pytest.mark.parametrize("remaining_s", [-1.5, 0.0, math.inf], ids=["passed", "now", "never"])
+def test_wire_deadline_travels_as_it_is(remaining_s):
+    work = Work(0, False, [Picture(b"x", remaining_s)])
+
+    assert wire.unpack_work(payload_of(wire.pack_work(work))) == work
 
 
-@given(
+def test_wire_pictures_are_not_copied_into_their_frame():
+    images = [bytes(1000), bytes(2000)]
+
+    pieces = wire.pack_work(Work(0, True, [Picture(image, 1.0) for image in images]))
+
+    assert [piece for piece in pieces if len(piece) >= 1000] == images
+    assert all(any(piece is image for piece in pieces) for image in images)
+
+
+# What became of it
+
+rows = st.builds(
+    lambda scores, queue_s, run_s, size, decode_s, preprocess_s: Row(
+        BatchedRow(np.array(scores, np.float32), queue_s, run_s, size), decode_s, preprocess_s
+    ),
     st.lists(st.floats(0, 1, width=32), max_size=50),
-    st.tuples(seconds, seconds, seconds, seconds),
+    seconds,
+    seconds,
     st.integers(1, 256),
+    seconds,
+    seconds,
 )
-def test_wire_answer_round_trip_is_exact(row, times, batch_size):
-    decode_s, preprocess_s, queue_s, infer_s = times
-    probabilities = np.array(row, np.float32)
-    answered = Answered(probabilities, decode_s, preprocess_s, queue_s, infer_s, batch_size)
 
-    read = wire.unpack_answer(payload_of(wire.pack_answer(3, answered)))
 
-    assert read.probabilities.dtype == np.float32
-    assert read.probabilities.tobytes() == answered.probabilities.tobytes()
-    assert (read.decode_s, read.preprocess_s, read.queue_s, read.infer_s) == times
-    assert read.batch_size == batch_size
+@given(st.lists(rows, max_size=4), st.lists(st.tuples(u16, seconds), max_size=9), seconds)
+def test_wire_answers_round_trip_is_exact(sent, runs, work_s):
+    read = wire.unpack_done(payload_of(wire.pack_done(Done(list(sent), runs, work_s))))
+
+    assert (read.runs, read.work_s, len(read.outcomes)) == (runs, work_s, len(sent))
+    for ours, theirs in zip(sent, read.outcomes, strict=True):
+        assert isinstance(theirs, Row)
+        assert (ours.decode_s, ours.preprocess_s) == (theirs.decode_s, theirs.preprocess_s)
+        assert theirs.row.probabilities.dtype == np.float32
+        assert theirs.row.probabilities.tobytes() == ours.row.probabilities.tobytes()
+        for name in ("queue_s", "run_s", "batch_size"):
+            assert getattr(theirs.row, name) == getattr(ours.row, name)
+
+
+def outcome_of(outcome: Exception | None) -> Any:
+    (read,) = wire.unpack_done(payload_of(wire.pack_done(Done([outcome], [], 0.0)))).outcomes
+    return read
+
+
+def test_wire_picture_without_an_outcome_has_none():
+    assert outcome_of(None) is None
+
+
+def test_wire_outcomes_keep_their_order():
+    row = Row(BatchedRow(np.zeros(2, np.float32), 0, 0, 1), 0, 0)
+    sent: list[Row | Exception | None] = [None, row, ImageTruncated("x"), row, None]
+
+    read = wire.unpack_done(payload_of(wire.pack_done(Done(sent, [], 0.0)))).outcomes
+
+    assert list(map(type, read)) == list(map(type, sent))
 
 
 def test_wire_row_that_is_no_float32_breaks():
-    with pytest.raises(WireBroken):
-        wire.unpack_answer(bytes(36 + 3))
+    head = bytes(12 - 1) + b"\1" + b"\1" + (36 + 3).to_bytes(8, "big")
+
+    with pytest.raises(WireBroken, match="float32"):
+        wire.unpack_done(head + bytes(36 + 3))
+
+
+def test_wire_outcome_of_an_unknown_kind_breaks():
+    with pytest.raises(WireBroken, match="77"):
+        wire.unpack_done(bytes(12 - 1) + b"\1" + bytes([77]) + bytes(8))
+
+
+# Errors
 
 
 @pytest.mark.parametrize("name", wire.ERRORS)
 def test_wire_every_error_arrives_as_what_it_was(name):
     error = wire.ERRORS[name]("what happened: ü")
 
-    read = wire.unpack_refusal(payload_of(wire.pack_refusal(3, error)))
-
-    assert (type(read), str(read)) == (type(error), "what happened: ü")
+    for read in (outcome_of(error), wire.unpack_failed(payload_of(wire.pack_failed(error)))):
+        assert (type(read), str(read)) == (type(error), "what happened: ü")
 
 
 def test_wire_errors_of_both_packages_are_known():
-    assert {ImageTruncated, Overloaded, EngineFailure} <= set(wire.ERRORS.values())
+    known = {ImageTruncated, Overloaded, EngineFailure, WorkerNotStarted}
+
+    assert known <= set(wire.ERRORS.values())
 
 
-def test_wire_refusal_keeps_reason_and_when_to_come_back():
-    error = Overloaded("full", 7, reason="memory")
-
-    read = wire.unpack_refusal(payload_of(wire.pack_refusal(3, error)))
+@given(st.text(max_size=80), st.text(max_size=40))
+def test_wire_refusal_keeps_reason_and_when_to_come_back(detail, reason):
+    read = outcome_of(Overloaded(detail, 7, reason=reason))
 
     assert isinstance(read, Unavailable)
-    assert (str(read), read.retry_after_s, read.reason) == ("full", 7, "memory")
+    assert (str(read), read.reason, read.retry_after_s) == (detail, reason or "overloaded", 7)
 
 
 class EngineFailureOfOurs(EngineFailure):
@@ -181,36 +253,25 @@ class EngineFailureOfOurs(EngineFailure):
     "error", [ZeroDivisionError("secret"), EngineFailureOfOurs("secret")], ids=["bug", "subclass"]
 )
 def test_wire_error_that_is_not_in_the_table_travels_without_its_message(error):
-    read = wire.unpack_refusal(payload_of(wire.pack_refusal(3, error)))
+    read = outcome_of(error)
 
     assert type(read) is EngineFailure
     assert "secret" not in str(read)
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "Exception", "", "os.system"])
-def test_wire_refusal_of_another_class_breaks(name):
+def test_wire_error_of_another_class_breaks(name):
     payload = b"\0\0" + len(name).to_bytes(2, "big") + b"\0\0" + name.encode()
 
     with pytest.raises(WireBroken):
-        wire.unpack_refusal(payload)
+        wire.unpack_failed(payload)
 
 
-@given(st.booleans(), st.integers(0, 2**64 - 1))
-def test_wire_pong_round_trip(alive, resident_bytes):
-    pong = Pong(alive, resident_bytes)
-
-    assert wire.unpack_pong(payload_of(wire.pack_pong(3, pong))) == pong
-
-
-@given(names, seconds, st.lists(st.tuples(st.integers(0, 256), seconds), max_size=9))
-def test_wire_work_round_trip(name, work_s, runs):
-    worked = Worked(name, work_s, tuple(runs))
-
-    assert wire.unpack_worked(payload_of(wire.pack_worked(worked))) == worked
+# The start
 
 
 def test_wire_start_message_round_trip():
-    document = {"versions": [["tiny", 1, "00"]], "cpus": 2}
+    document = {"versions": [["tiny", 1, "00"]], "log_level": "info"}
 
     assert wire.unpack_json(payload_of(wire.pack_json(Kind.START, document))) == document
 
