@@ -70,6 +70,7 @@ class ProcessLane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader()
         self._was_stopped = False
+        self._lost = False
         self._closed = False
         self._worn: Reason | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -85,7 +86,11 @@ class ProcessLane(asyncio.Protocol):
             return
         self._process = launched.process
         loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=launched.sock)
+        try:
+            await loop.create_unix_connection(lambda: self, sock=launched.sock)
+        except BaseException:
+            launched.abort()
+            raise
         if not self.dead and not self._closed:
             log.info("worker ready", extra={"pid": launched.process.pid})
             self._timer = loop.call_later(LOOK_S, self._look)
@@ -154,8 +159,8 @@ class ProcessLane(asyncio.Protocol):
             self._transport.close()
             return
         self.ended.cancel()
-        if isinstance(self._child, Launched):
-            self._child.abort()
+        if self._process is None and isinstance(self._child, Launched):
+            self._child.abort()  # `ended` has not begun
 
     # What it says
 
@@ -222,9 +227,10 @@ class ProcessLane(asyncio.Protocol):
 
     def _end(self, reason: Reason) -> None:
         """Ends the process and answers what it has in hand."""
-        if self.dead:
+        if self._lost:  # not `dead`: whoever stops all lanes sets that before it interrupts them
             return
-        self.dead, self.ready = True, False
+        self._lost = self.dead = True
+        self.ready = False
         if self._process is not None:
             self._process.kill()
         now_s, n_lost = self._clock(), 0

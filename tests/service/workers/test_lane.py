@@ -1,0 +1,496 @@
+"""A lane that is a worker process, whose other end is in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from contract.errors import ImageTruncated
+from contract.images.decoding import ImageLimits
+from service.batching.lane import Entry, Job, LaneCallbacks, Reason
+from service.batching.preparing import Preparation
+from service.errors import WorkerNotStarted
+from service.models.engine import Run
+from service.workers import lane as module
+from service.workers import wire
+from service.workers.lane import ProcessLane, is_stopped, resident_bytes
+from service.workers.wire import Done, Kind
+from tests.fakes import FakeClock, FakeEngine, FakeVersion
+from tests.service.workers.peers import FakeLauncher, Peer, row_of
+
+pytestmark = pytest.mark.anyio
+
+NEVER = math.inf
+KEY = ("tiny", 1)
+
+
+@pytest.fixture(autouse=True)
+def only_time_that_tests_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane looks at its process when a test says so, and waits for exits in no time."""
+    monkeypatch.setattr(module, "LOOK_S", 3600.0)
+    monkeypatch.setattr(module, "_EXIT_S", 0.002)
+    monkeypatch.setattr(module, "_PAUSE_S", 0.0001)
+
+
+class Machine:
+    """What the system says of processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped = False
+        self.resident_bytes = 1000
+        monkeypatch.setattr(module, "is_stopped", lambda _pid: self.stopped)
+        monkeypatch.setattr(module, "resident_bytes", lambda _pid: self.resident_bytes)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+class Bench:
+    """A lane over a fake worker, and what it reports."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.launcher = FakeLauncher()
+        self.ready: list[ProcessLane] = []
+        self.done: list[Job[Entry]] = []
+        self.lost: list[Reason] = []
+        self.worn: list[Reason] = []
+        self.callbacks = LaneCallbacks(
+            lambda _, job: self.done.append(job),
+            lambda lane: self.ready.append(cast(ProcessLane, lane)),
+            self._on_lost,
+            lambda _, reason: self.worn.append(reason),
+        )
+
+    def _on_lost(self, lane: Any, reason: Reason) -> None:
+        """Does what the owner of a lane does with one that is lost."""
+        self.lost.append(reason)
+        assert lane.take_back() == []
+        lane.close()
+
+    def open(self, child: Any = None, **options: Any) -> ProcessLane:
+        places = {("other", 3): 0, KEY: 1}
+        self.lane = ProcessLane(
+            child or self.launcher, places, self.callbacks, clock=self.clock, **options
+        )
+        return self.lane
+
+    @property
+    def peer(self) -> Peer:
+        return self.launcher.peers[-1]
+
+    def entry(self, image: bytes, deadline_s: float = NEVER) -> Entry:
+        recipe = Preparation(image, cast(Any, None), ImageLimits(), deadline_s, self.clock)
+        return Entry(recipe, deadline_s, self.clock(), asyncio.get_running_loop().create_future())
+
+    async def begin(self, *entries: Entry, wide: bool = False) -> Job[Entry]:
+        """Gives the lane a batch, and returns when the worker has it."""
+        job = Job(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
+        self.lane.work(job)
+        await until(lambda: bool(self.peer.works))
+        return job
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Bench]:
+    """A lane that is ready."""
+    bench = Bench()
+    lane = bench.open(**options)
+    await until(lambda: lane.ready)
+    try:
+        yield bench
+    finally:
+        lane.close()
+        await asyncio.gather(lane.ended, return_exceptions=True)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Returns once something is so; the test's timeout ends it."""
+    while not happened():  # noqa: ASYNC110 - it must not be what is tested that wakes this
+        await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def outcome(entry: Entry) -> float | str:
+    """The entry's value, or the name of its error."""
+    if not entry.future.done():
+        return "waits"
+    error = entry.future.exception()
+    return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
+
+
+# Its start
+
+
+@pytest.mark.parametrize("way", ["launches", "takes_over"])
+async def test_process_lane_is_ready_once_its_worker_is(way):
+    bench = Bench()
+    lane = bench.open(await bench.launcher.make() if way == "takes_over" else None)
+    before = (lane.ready, lane.busy)
+    await until(lambda: lane.ready)
+    await settle()
+
+    assert (before, bench.ready, len(bench.launcher.peers)) == ((False, False), [lane], 1)
+    lane.close()
+    await lane.ended
+
+
+async def test_process_lane_whose_worker_does_not_start_is_lost(caplog):
+    bench = Bench()
+    bench.launcher.failures = [WorkerNotStarted("no memory")]
+    with caplog.at_level(logging.ERROR):
+        lane = bench.open()
+        await asyncio.gather(lane.ended, return_exceptions=True)
+
+    assert (bench.lost, bench.ready) == ([Reason.NOT_STARTED], [])
+    assert [one.__dict__["reason"] for one in caplog.records] == ["no memory"]
+
+
+# Batches
+
+
+async def test_process_lane_sends_place_width_pictures_and_the_time_that_is_left():
+    async with running() as bench:
+        patient, hasty = bench.entry(b"1"), bench.entry(b"22", bench.clock() + 2.5)
+        await bench.begin(patient, hasty, wide=True)
+
+        assert bench.peer.works == [
+            wire.Work(1, True, [wire.Picture(b"1", NEVER), wire.Picture(b"22", 2.5)])
+        ]
+
+
+async def test_process_lane_answers_are_delivered_in_order_with_their_times():
+    async with running() as bench:
+        entries = [bench.entry(b"1"), bench.entry(b"333")]
+        bench.clock.advance(2)
+        job = await bench.begin(*entries)
+        in_hand = list(bench.lane.jobs)
+        bench.clock.advance(60)
+        bench.peer.answer()
+        await until(lambda: bool(bench.done))
+
+        assert [outcome(one) for one in entries] == [1.0, 3.0]
+        assert (in_hand, bench.done, list(bench.lane.jobs)) == ([job], [job], [])
+        assert (job.runs, job.work_s) == ([(2, 0.5)], 0.75)
+        for one in entries:
+            row, recipe = one.future.result(), cast(Preparation, one.item)
+            assert (row.queue_s, row.run_s, row.batch_size) == (2.125, 0.5, 2)
+            assert (recipe.decode_s, recipe.preprocess_s) == (0.25, 0.375)
+
+
+async def test_process_lane_error_of_a_picture_is_raised_as_it_was():
+    async with running() as bench:
+        bad, good = bench.entry(b"1"), bench.entry(b"22")
+        await bench.begin(bad, good)
+        bench.peer.answer(ImageTruncated("row 7 is missing"))
+        await until(lambda: bool(bench.done))
+
+        assert outcome(good) == 2.0
+        with pytest.raises(ImageTruncated, match="row 7 is missing"):
+            bad.future.result()
+
+
+async def test_process_lane_goes_on_with_the_next_batch():
+    async with running() as bench:
+        for image in (b"1", b"22", b"333"):
+            entry = bench.entry(image)
+            await bench.begin(entry)
+            bench.peer.answer()
+            await until(entry.future.done)
+            assert outcome(entry) == len(image)
+
+        assert bench.peer.seen == [[b"1"], [b"22"], [b"333"]]
+
+
+async def test_process_lane_answer_for_somebody_who_left_disturbs_nobody():
+    async with running() as bench:
+        gone, stays = bench.entry(b"1"), bench.entry(b"22")
+        await bench.begin(gone, stays)
+        gone.future.cancel()
+        bench.peer.answer()
+        await until(lambda: bool(bench.done))
+
+        assert (outcome(stays), bench.lost) == (2.0, [])
+
+
+# Workers that end or break
+
+
+async def test_process_lane_worker_that_exits_costs_what_it_had(caplog):
+    async with running() as bench:
+        entries = [bench.entry(b"1"), bench.entry(b"22", bench.clock() + 1), bench.entry(b"333")]
+        entries[2].future.cancel()
+        await bench.begin(*entries)
+        bench.clock.advance(2)
+        with caplog.at_level(logging.INFO):
+            bench.peer.process.exit(-11)
+            await bench.lane.ended
+
+        assert [outcome(one) for one in entries[:2]] == ["WorkerLost", "DeadlineExceeded"]
+        assert (bench.lost, bench.done) == ([Reason.EXITED], [])
+        assert (bench.lane.ready, bench.lane.dead, list(bench.lane.jobs)) == (False, True, [])
+        lost, ended = (one.__dict__ for one in caplog.records if one.name == module.__name__)
+        assert (lost["pid"], lost["reason"], lost["pictures_lost"]) == (1000, "exited", 2)
+        assert (ended["pid"], ended["signal"]) == (1000, "SIGSEGV")
+
+
+async def test_process_lane_answer_that_was_sent_before_the_exit_counts():
+    async with running() as bench:
+        entry = bench.entry(b"1")
+        await bench.begin(entry)
+        bench.peer.answer()
+        await settle()
+        bench.peer.process.exit(1)
+        await bench.lane.ended
+
+        assert (outcome(entry), bench.lost) == (1.0, [Reason.EXITED])
+
+
+async def test_process_lane_worker_that_exits_while_idle_is_lost():
+    async with running() as bench:
+        bench.peer.process.exit(0)
+        await bench.lane.ended
+
+        assert bench.lost == [Reason.EXITED]
+
+
+def done_of(n_pictures: int) -> list[bytes]:
+    return wire.pack_done(Done([row_of(1.0)] * n_pictures, [], 0.0))
+
+
+BREACHES = {
+    "noise": [b"\xff" * 20],
+    "wrong_way": wire.pack(Kind.WORK),
+    "cut": wire.pack(Kind.DONE, b"x"),
+    "too_few": done_of(1),
+    "too_many": done_of(3),
+    "ready_again": wire.pack_json(Kind.READY, {"versions": []}),
+}
+
+
+@pytest.mark.parametrize("frame", BREACHES.values(), ids=BREACHES.keys())
+async def test_process_lane_worker_that_breaks_the_protocol_is_ended(frame: Iterable[bytes]):
+    async with running() as bench:
+        entries = [bench.entry(b"1"), bench.entry(b"22")]
+        await bench.begin(*entries)
+        bench.peer.send(frame)
+        await bench.lane.ended
+
+        assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
+        assert (bench.lost, bench.peer.process.status) == ([Reason.EXITED], -9)
+
+
+async def test_process_lane_answer_that_nobody_asked_for_breaks_the_protocol():
+    async with running() as bench:
+        bench.peer.send(done_of(0))
+        await bench.lane.ended
+
+        assert (bench.lost, bench.peer.process.status) == ([Reason.EXITED], -9)
+
+
+async def test_process_lane_nothing_counts_that_follows_a_breach():
+    async with running() as bench:
+        entries = [bench.entry(b"1"), bench.entry(b"22")]
+        await bench.begin(*entries)
+        bench.peer.send([*done_of(1), *done_of(2)])
+        await bench.lane.ended
+
+        assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
+
+
+# Its health
+
+
+async def test_process_lane_worker_stopped_at_two_looks_is_ended(machine):
+    async with running() as bench:
+        entry = bench.entry(b"1")
+        await bench.begin(entry)
+        machine.stopped = True
+        bench.lane._look()
+        before = (bench.lane.ready, outcome(entry))
+        bench.lane._look()
+        await bench.lane.ended
+
+        assert (before, outcome(entry)) == ((True, "waits"), "WorkerLost")
+        assert (bench.lost, bench.peer.process.status) == ([Reason.STOPPED], -9)
+
+
+async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
+    """After Ctrl-Z and fg the front may be the first to run again."""
+    async with running() as bench:
+        for stopped in (True, False, True, False):
+            machine.stopped = stopped
+            bench.lane._look()
+
+        assert (bench.lost, bench.lane.ready) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "worn"),
+    [(None, []), (1000, []), (999, [Reason.MEMORY] * 2)],
+    ids=["unlimited", "at_limit", "above"],
+)
+async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(machine, limit, worn):
+    async with running(max_memory_bytes=limit) as bench:
+        for _ in range(2):
+            bench.lane._look()
+
+        assert (bench.worn, bench.lane.ready, bench.lane.dead) == (worn, True, False)
+
+
+async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_is_replaced(machine):
+    async with running() as bench:
+        entry = bench.entry(b"1")
+        await bench.begin(entry)
+        bench.peer.send(wire.pack(Kind.RETIRE))
+        await until(lambda: bool(bench.worn))
+        bench.lane._look()
+        bench.peer.answer()
+        await until(entry.future.done)
+
+        assert (bench.worn, outcome(entry)) == ([Reason.TERMINATED] * 2, 1.0)
+        assert (bench.lost, bench.lane.ready) == ([], True)
+
+
+async def test_process_lane_interrupted_kills_its_worker():
+    async with running() as bench:
+        late, patient = bench.entry(b"1", bench.clock() + 1), bench.entry(b"22")
+        await bench.begin(late, patient)
+        bench.clock.advance(2)
+        bench.lane.interrupt()
+        await bench.lane.ended
+
+        assert [outcome(one) for one in (late, patient)] == ["DeadlineExceeded", "WorkerLost"]
+        assert (bench.lost, bench.peer.process.status) == ([Reason.OVERDUE], -9)
+
+
+async def test_process_lane_interrupted_while_idle_does_nothing():
+    async with running() as bench:
+        bench.lane.interrupt()
+        await settle()
+
+        assert (bench.lost, bench.peer.process.status, bench.lane.ready) == ([], None, True)
+
+
+async def test_process_lane_that_is_given_up_still_answers_what_it_had():
+    """Whoever stops all lanes marks them as dead first."""
+    async with running() as bench:
+        entry = bench.entry(b"1")
+        await bench.begin(entry)
+        bench.lane.dead = True
+        bench.lane.interrupt()
+
+        assert outcome(entry) == "WorkerLost"
+
+
+# Its end
+
+
+async def test_process_lane_closed_lets_its_worker_exit():
+    async with running() as bench:
+        bench.lane.close()
+        await bench.lane.ended
+
+        assert (bench.peer.closed, bench.peer.process.status, bench.lost) == (True, 0, [])
+
+
+async def test_process_lane_closed_with_a_batch_in_hand_kills_its_worker():
+    async with running() as bench:
+        await bench.begin(bench.entry(b"1"))
+        bench.lane.close()
+        await bench.lane.ended
+
+        assert (bench.peer.process.status, bench.lost) == (-9, [])
+
+
+async def test_process_lane_closed_twice_is_closed():
+    async with running() as bench:
+        bench.lane.close()
+        bench.lane.close()
+        await bench.lane.ended
+
+        assert bench.peer.process.status == 0
+
+
+async def test_process_lane_worker_that_does_not_exit_is_killed():
+    async with running() as bench:
+        bench.peer.process.exits = False
+        bench.lane.close()
+        await bench.lane.ended
+
+        assert (bench.peer.closed, bench.peer.process.status) == (True, -9)
+
+
+async def test_process_lane_closed_before_its_worker_is_ready_leaves_nothing():
+    bench = Bench()
+    bench.launcher.gate.clear()
+    lane = bench.open()
+    await settle()
+    lane.close()
+    await asyncio.gather(lane.ended, return_exceptions=True)
+    bench.launcher.gate.set()
+    await settle()
+
+    assert (bench.launcher.peers, bench.ready, bench.lost) == ([], [], [])
+
+
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("way", ["launches", "takes_over"])
+async def test_process_lane_closed_at_any_moment_of_its_start_leaves_no_process(way, turns):
+    bench = Bench()
+    lane = bench.open(await bench.launcher.make() if way == "takes_over" else None)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    lane.close()
+    await asyncio.gather(lane.ended, return_exceptions=True)
+
+    assert None not in [peer.process.status for peer in bench.launcher.peers]
+    await until(lambda: all(peer.closed for peer in bench.launcher.peers))
+
+
+# What the system says
+
+
+@pytest.mark.parametrize(
+    ("stat", "stopped"),
+    [
+        ("7 (python) S 1 7", False),
+        ("7 (python) T 1 7", True),
+        ("7 (a) T (b) R 1 7", False),
+        ("", False),
+    ],
+    ids=["sleeps", "stopped", "odd_name", "empty"],
+)
+def test_process_is_stopped_as_the_system_says(tmp_path, stat, stopped):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_text(stat, encoding="ascii")
+
+    assert is_stopped(7, tmp_path) is stopped
+    assert not is_stopped(8, tmp_path)
+    assert not is_stopped(os.getpid())
+
+
+def test_process_memory_is_what_the_system_says(tmp_path):
+    for pid, statm in ((7, "100 7 3 1 0 9 0\n"), (8, "x"), (9, "")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "statm").write_text(statm, encoding="ascii")
+
+    found = [resident_bytes(pid, tmp_path) for pid in (7, 8, 9, 10)]
+
+    assert found == [7 * os.sysconf("SC_PAGE_SIZE"), 0, 0, 0]
+    if Path("/proc/self/statm").exists():
+        assert resident_bytes(os.getpid()) > 1_000_000
