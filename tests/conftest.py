@@ -66,7 +66,7 @@ def make_client(models_dir: Path) -> Iterator[MakeClient]:
     with ExitStack() as stack:
 
         def make(**settings: object) -> TestClient:
-            defaults = {"models_dir": models_dir, "lanes": 1, "prepare_threads": 1, "tune": False}
+            defaults = {"models_dir": models_dir, "lanes": 1}
             app = create_app(Settings.model_validate({**defaults, **settings}))
             return stack.enter_context(TestClient(app, follow_redirects=False))
 
@@ -82,6 +82,6 @@ def fresh_client(make_client: MakeClient) -> TestClient:
 @pytest.fixture(scope="session")
 def client(models_dir: Path) -> Iterator[TestClient]:
     """A client of an application that all tests share; not to be changed."""
-    app = create_app(Settings(models_dir=models_dir, lanes=1, prepare_threads=1, tune=False))
+    app = create_app(Settings(models_dir=models_dir, lanes=1))
     with TestClient(app, follow_redirects=False) as shared:
         yield shared
