@@ -293,7 +293,8 @@ class Batcher:
                 self._open_window(wait_s)
                 break
             else:
-                most = min(most, -(-queue.n_wanted // max(1, self._lanes.n_idle)))
+                # All lanes' shares, not the idle ones': the others want theirs in a moment.
+                most = min(most, -(-queue.n_wanted // max(1, self._lanes.n_ready)))
             if batch := self._take(queue, most):
                 wide = len(batch) == 1 and self._solitude.lasts() and queue.times.may_be_wide()
                 job = Job(queue.version, batch, Run(wide=wide), self._clock(), queue.large)

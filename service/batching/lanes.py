@@ -122,11 +122,6 @@ class Lanes:
         return len(self._places)
 
     @property
-    def n_idle(self) -> int:
-        """Lanes that could begin at once."""
-        return sum(not lane.jobs and self._able(lane) for lane in self)
-
-    @property
     def hopeless(self) -> bool:
         """True while no lane works, nor will soon."""
         return all(place.hopeless for place in self._places)
