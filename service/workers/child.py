@@ -66,8 +66,6 @@ class Child:
         """Works until the connection ends."""
         while (work := self._next()) is not None:
             self._sock.sendall(b"".join(wire.pack_done(self.answer(work))))
-            if self._retiring:
-                self._ask_for_successor()
 
     def answer(self, work: wire.Work) -> wire.Done:
         """Prepares and runs one batch."""
@@ -81,6 +79,8 @@ class Child:
 
     def _next(self) -> wire.Work | None:
         self._idle = True
+        if self._retiring:  # after `_idle`: a signal is noticed here or by its handler
+            self._ask_for_successor()
         try:
             frame = wire.read_frame(self._receive)
         finally:
@@ -189,7 +189,7 @@ def _run(sock: socket.socket) -> int:
         signal.signal(signal.SIGTERM, child.retire)
         sock.sendall(b"".join(wire.pack_json(Kind.READY, {"versions": facts})))
         child.serve()
-    except OSError:  # the front went away meanwhile
+    except (OSError, WireBroken):  # the front went away meanwhile, perhaps within a frame
         return EXIT_NOT_SERVABLE
     finally:
         logs.stop()

@@ -87,7 +87,7 @@ class Peer(asyncio.Protocol):
         work = self.works.pop(0)
         pictures = work.pictures
         given = [*errors, *[None] * (len(pictures) - len(errors))]
-        outcomes = [
+        outcomes: list[Row | Exception | None] = [
             error or row_of(len(one.image), len(pictures))
             for one, error in zip(pictures, given, strict=True)
         ]

@@ -1,351 +1,415 @@
+"""A worker process's own side, in this process; the front's end is in the test's hands."""
+
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
+import math
+import signal
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from contract.errors import ImageTruncated, ManifestInvalid, VersionCorrupt
+from contract.errors import ImageTooManyPixels, ManifestInvalid, VersionCorrupt
+from contract.images.decoding import ImageLimits
 from contract.versions import sha256
-from service.errors import EngineFailure, ModelNotFound
-from service.serving.answering import Answered
-from service.serving.backend import LocalLanes
-from service.settings import Settings
-from service.workers import child, wire
-from service.workers.child import Worker, resident_bytes
-from service.workers.lanes import Reporter, load_lanes
-from service.workers.launch import receive
-from service.workers.wire import Ask, Frame, FrameReader, Kind, Pong, Worked
+from service.errors import EngineFailure
+from service.models.repository import LoadedVersion, RunPlan, load_version
+from service.workers import child as module
+from service.workers import wire
+from service.workers.child import EXIT_NOT_SERVABLE, Child, load, receive_exactly
+from service.workers.wire import Done, Frame, Kind, Picture, Row, WireBroken, Work
 from tests import tinymodel
 
-pytestmark = pytest.mark.anyio
-
-ROW = np.array([0.25, 0.75], np.float32)
-
-
-class FakeAnswerer:
-    """Answers at once, or as the picture says."""
-
-    def __init__(self) -> None:
-        self.deadlines: list[float] = []
-        self.held = asyncio.Event()
-        self.begun = asyncio.Event()
-
-    async def answer(self, image: bytes, deadline_s: float) -> Answered:
-        self.deadlines.append(deadline_s)
-        self.begun.set()
-        if image == b"hold":
-            await self.held.wait()
-        if image == b"truncated":
-            raise ImageTruncated("row 7 is missing")
-        if image == b"bug":
-            raise ZeroDivisionError("secret")
-        return Answered(ROW, 0.1, 0.2, 0.3, 0.4, 5)
-
-    def expected_s(self) -> float:
-        return 0.0
+RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
+LIMITS = ImageLimits()
 
 
-class FakeLanes:
-    """One version."""
+@pytest.fixture(scope="module")
+def versions(models_dir: Path) -> list[LoadedVersion]:
+    """The versions 1 and 2 of `tiny`."""
+    return [load_version(models_dir, "tiny", number, RunPlan("cpu")) for number in (1, 2)]
 
-    def __init__(self) -> None:
-        self.answerer = FakeAnswerer()
-        self.answerers = {("tiny", 1): self.answerer}
-        self.alive = True
+
+def work_of(*images: bytes, version: int = 0, remaining_s: float = math.inf) -> Work:
+    return Work(version, False, [Picture(image, remaining_s) for image in images])
+
+
+def answered(
+    versions: list[LoadedVersion], work: Work, limits: ImageLimits = LIMITS
+) -> list[str | None]:
+    """Each picture's label, or the name of its error."""
+    done = Child(cast(socket.socket, None), versions, limits).answer(work)
+    return [label_of(outcome) for outcome in done.outcomes]
+
+
+def label_of(outcome: Row | Exception | None) -> str | None:
+    if isinstance(outcome, Row):
+        return tinymodel.LABELS[int(outcome.row.probabilities.argmax())]
+    return type(outcome).__name__
+
+
+# One batch
+
+
+def test_child_answers_each_picture_of_a_batch_in_order(versions):
+    done = Child(cast(socket.socket, None), versions, LIMITS).answer(work_of(RED, BLUE, GREEN))
+
+    assert [label_of(one) for one in done.outcomes] == ["red", "blue", "green"]
+    ((size, run_s),) = done.runs
+    assert (size, run_s > 0, done.work_s > run_s) == (3, True, True)
+    for one in done.outcomes:
+        assert isinstance(one, Row)
+        assert one.row.batch_size == 3
+        assert min(one.decode_s, one.preprocess_s, one.row.queue_s + 1e-9) > 0
+        assert one.row.run_s == run_s
+
+
+def test_child_runs_the_version_that_it_was_asked_for(versions):
+    class Second:
+        def run(self, batch: Any, _run: Any) -> Any:
+            return np.tile(np.array([0, 0, 1], np.float32), (len(batch), 1))
+
+    other = LoadedVersion(
+        **{name: getattr(versions[1], name) for name in LoadedVersion.__slots__}
+        | {"engine": Second()}
+    )
+
+    labels = [answered([versions[0], other], work_of(RED, version=place)) for place in (0, 1)]
+
+    assert labels == [["red"], ["blue"]]
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+def test_child_run_is_as_wide_as_asked(versions, wide):
+    widths = []
+
+    class Engine:
+        def run(self, batch: Any, run: Any) -> Any:
+            widths.append(run.wide)
+            return versions[0].engine.run(batch, run)
+
+    version = LoadedVersion(
+        **{name: getattr(versions[0], name) for name in LoadedVersion.__slots__}
+        | {"engine": Engine()}
+    )
+
+    answered([version], Work(0, wide, [Picture(RED, math.inf)]))
+
+    assert widths == [wide]
+
+
+def test_child_bad_pictures_fail_alone(versions):
+    labels = answered(versions, work_of(RED, RED[:40], b"x", b"", BLUE))
+
+    refused = ["ImageUndecodable", "UnsupportedMediaType", "UnsupportedMediaType"]
+    assert labels == ["red", *refused, "blue"]
+
+
+def test_child_batch_of_bad_pictures_runs_nothing(versions):
+    done = Child(cast(socket.socket, None), versions, LIMITS).answer(work_of(b"x", b"y"))
+
+    assert (done.runs, len(done.outcomes)) == ([], 2)
+
+
+def test_child_expired_pictures_are_not_decoded(versions):
+    work = Work(0, False, [Picture(b"no picture", -0.5), Picture(RED, 60.0)])
+
+    assert answered(versions, work) == ["DeadlineExceeded", "red"]
+
+
+def test_child_limits_reach_the_decoder(versions):
+    labels = answered(versions, work_of(RED), ImageLimits(max_pixels=10))
+
+    assert labels == [ImageTooManyPixels.__name__]
+
+
+# The connection
 
 
 class Front:
-    """The other end of a worker's connection."""
+    """The other end of a child's connection; blocks."""
 
-    def __init__(self, sock: socket.socket, lanes: FakeLanes, worker: Worker) -> None:
-        self.lanes = lanes
-        self.worker = worker
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._reader = FrameReader(wire.MAX_CONTROL_BYTES)
-        self._frames: list[Frame] = []
 
-    async def send(self, *pieces: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(pieces))
+    def send(self, *pieces: bytes) -> None:
+        self.sock.sendall(b"".join(pieces))
 
-    async def ask(self, number: int, image: bytes, name: str = "tiny") -> None:
-        await self.send(*wire.pack_ask(number, Ask(name, 1, 10.0, image)))
-
-    async def next(self) -> Frame:
-        while not self._frames:
-            data = await asyncio.get_running_loop().sock_recv(self.sock, 65_536)
-            self._frames += self._reader.feed(data)
-        return self._frames.pop(0)
+    def next(self) -> Frame | None:
+        return wire.read_frame(lambda size: receive_exactly(self.sock, size))
 
 
-@asynccontextmanager
-async def working(max_image_bytes: int = 1000) -> AsyncIterator[Front]:
+@pytest.fixture
+def pair() -> Iterator[tuple[Front, socket.socket]]:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    lanes = FakeLanes()
-    worker = Worker(cast(LocalLanes, lanes), max_image_bytes, lambda: 12_345)
-    loop = asyncio.get_running_loop()
-    await loop.create_unix_connection(lambda: worker, sock=theirs)
-    try:
-        yield Front(ours, lanes, worker)
-    finally:
-        ours.close()
-        await worker.closed
+    ours.settimeout(30)
+    with ours, theirs:
+        yield Front(ours), theirs
 
 
-async def test_worker_answers_a_picture_with_its_times():
-    async with working() as front:
-        before_s = time.monotonic()
-        await front.ask(7, b"x")
-        reply = await front.next()
-        after_s = time.monotonic()
+def test_child_serves_until_the_connection_ends(pair, versions):
+    front, sock = pair
+    for image in (RED, BLUE):
+        front.send(*wire.pack_work(work_of(image)))
+    front.sock.shutdown(socket.SHUT_WR)
 
-    answered = wire.unpack_answer(reply.payload)
-    assert (reply.kind, reply.id, answered.batch_size) == (Kind.ANSWER, 7, 5)
-    assert answered.probabilities.tolist() == [0.25, 0.75]
-    (deadline_s,) = front.lanes.answerer.deadlines
-    assert before_s + 10 <= deadline_s <= after_s + 10
+    Child(sock, versions, LIMITS).serve()
 
-
-async def test_worker_answers_out_of_order():
-    async with working() as front:
-        await front.ask(1, b"hold")
-        await front.ask(2, b"x")
-        first = await front.next()
-        front.lanes.answerer.held.set()
-        second = await front.next()
-
-    assert (first.id, second.id) == (2, 1)
+    frames = [front.next(), front.next()]
+    labels = [label_of(wire.unpack_done(one.payload).outcomes[0]) for one in frames if one]
+    assert labels == ["red", "blue"]
 
 
 @pytest.mark.parametrize(
-    ("image", "name", "error"),
+    ("data", "words"),
     [
-        (b"truncated", "tiny", ImageTruncated),
-        (b"bug", "tiny", EngineFailure),
-        (b"x", "other", ModelNotFound),
+        (b"\xff" * 9, "no kind"),
+        (b"".join(wire.pack(Kind.DONE)), "does not send DONE"),
+        (b"".join(wire.pack_work(work_of(RED)))[:-1], "within a frame"),
+        (b"".join(wire.pack(Kind.WORK, b"cut")), "payload"),
     ],
-    ids=["picture", "bug", "version"],
+    ids=["noise", "wrong_way", "cut_frame", "cut_work"],
 )
-async def test_worker_picture_that_fails_is_refused_and_the_next_answered(
-    image, name, error, caplog
-):
-    async with working() as front:
-        with caplog.at_level(logging.CRITICAL):
-            await front.ask(1, image, name)
-            refused = await front.next()
-        await front.ask(2, b"x")
-        answered = await front.next()
+def test_child_front_that_breaks_the_protocol_is_left(pair, versions, data, words):
+    front, sock = pair
+    front.send(data)
+    front.sock.shutdown(socket.SHUT_WR)
 
-    raised = wire.unpack_refusal(refused.payload)
-    assert (refused.kind, refused.id, type(raised)) == (Kind.REFUSAL, 1, error)
-    assert "secret" not in str(raised)
-    assert answered.kind is Kind.ANSWER
+    with pytest.raises(WireBroken, match=words):
+        Child(sock, versions, LIMITS).serve()
 
 
-async def test_worker_cancelled_picture_is_given_up_and_replied_to():
-    async with working() as front:
-        await front.ask(1, b"hold")
-        await front.lanes.answerer.begun.wait()
-        await front.send(wire.pack(Kind.CANCEL, 1), wire.pack(Kind.CANCEL, 99))
-        reply = await front.next()
+class Meanwhile:
+    """A child's socket at which something happens at one of its calls, as signals do."""
 
-    assert (reply.kind, reply.id, front.worker._tasks) == (Kind.CANCELLED, 1, {})
+    def __init__(self, sock: socket.socket) -> None:
+        self.before_receiving: Callable[[], None] = lambda: None
+        self.before_sending: Callable[[], None] = lambda: None
+        self.after_sending: Callable[[], None] = lambda: None
+        self._sock = sock
 
+    def recv_into(self, view: memoryview) -> int:
+        _once(self, "before_receiving")
+        return self._sock.recv_into(view)
 
-async def test_worker_picture_cancelled_before_it_began_is_replied_to():
-    async with working() as front:
-        asked = wire.pack_ask(1, Ask("tiny", 1, 10.0, b"x"))
-        await front.send(*asked, wire.pack(Kind.CANCEL, 1))
-
-        assert (await front.next()).kind is Kind.CANCELLED
-
-
-@pytest.mark.parametrize("alive", [True, False])
-async def test_worker_answers_pings_with_how_it_is(alive):
-    async with working() as front:
-        front.lanes.alive = alive
-        await front.send(wire.pack(Kind.PING, 3))
-        reply = await front.next()
-
-    assert (reply.kind, reply.id) == (Kind.PONG, 3)
-    assert wire.unpack_pong(reply.payload) == Pong(alive, 12_345)
+    def sendall(self, data: bytes) -> None:
+        _once(self, "before_sending")
+        self._sock.sendall(data)
+        _once(self, "after_sending")
 
 
-async def test_worker_says_that_it_wants_to_retire_and_what_its_lanes_did():
-    worked = Worked("tiny", 0.75, ((3, 0.5),))
-    async with working() as front:
-        front.worker.retire()
-        front.worker.report(worked)
-
-        assert (await front.next()).kind is Kind.RETIRE
-        assert wire.unpack_worked((await front.next()).payload) == worked
+def _once(sock: Meanwhile, name: str) -> None:
+    act = getattr(sock, name)
+    setattr(sock, name, lambda: None)
+    act()
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"\xff" * 13, wire.pack(Kind.PONG, 1), wire.pack(Kind.ASK, 1, b"cut")],
-    ids=["noise", "wrong_way", "cut"],
-)
-async def test_worker_front_that_breaks_the_protocol_is_left(data, caplog):
-    async with working() as front:
-        with caplog.at_level(logging.CRITICAL):
-            await front.send(data)
-            await asyncio.wait_for(front.worker.closed, 5)
-
-            assert front.worker.closed.done()
-
-
-async def test_worker_closed_connection_ends_its_work():
-    async with working() as front:
-        await front.ask(1, b"hold")
-        await front.lanes.answerer.begun.wait()
-        (task,) = front.worker._tasks.values()
-        front.sock.close()
-        await front.worker.closed
-        await asyncio.wait([task])
-
-    assert (task.cancelled(), front.worker._tasks) == (True, {})
-
-
-def test_worker_memory_is_what_the_system_says(tmp_path):
-    statm = tmp_path / "statm"
-    statm.write_text("100 7 3 1 0 9 0\n", encoding="ascii")
-
-    assert resident_bytes(statm) == 7 * os.sysconf("SC_PAGE_SIZE")
-    assert resident_bytes(tmp_path / "none") == 0
-    assert resident_bytes() > 1_000_000
-
-
-# The lanes of a worker
-
-
-def load(
-    models_dir: Path, digest: str = "", cpus: int = 1, **settings: Any
-) -> tuple[LocalLanes, list[dict[str, Any]], Reporter]:
-    """Loads version 2 of `tiny` as a worker does."""
-    reporter = Reporter()
-    digest = digest or sha256((models_dir / "tiny" / "2" / "manifest.json").read_bytes())
-    values = Settings.model_validate({"provider": "cpu", **settings})
-    told = [("tiny", 2, digest)]
-    return *load_lanes(values, models_dir, told, cpus, reporter.observers), reporter
-
-
-async def test_lanes_load_answer_and_report_what_they_did(models_dir):
-    lanes, (facts,), reporter = load(models_dir)
-    worked: list[Worked] = []
-    reporter.send = worked.append
-    lanes.start()
-
-    deadline_s = time.monotonic() + 10
-    answered = await lanes.answerers["tiny", 2].answer(tinymodel.picture("red"), deadline_s)
-
-    await lanes.stop(1)
-    assert answered.probabilities.argmax() == 0
-    assert (facts["provider"], facts["fallback"]) == ("cpu", None)
-    assert [(one.name, [size for size, _ in one.runs]) for one in worked] == [("tiny", [1])]
-
-
-def test_lanes_version_that_is_another_by_now_is_refused(models_dir):
-    with pytest.raises(VersionCorrupt, match="replaced"):
-        load(models_dir, "0" * 64)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "settings", "expected"),
+    ("moment", "kinds"),
     [
-        (4, {}, 4),
-        (4, {"threads_per_lane": 2}, 2),
-        (1, {"threads_per_lane": 2}, 1),
-        (4, {"lanes": 3}, 3),
+        ("before_receiving", [Kind.RETIRE, Kind.DONE]),
+        ("before_sending", [Kind.DONE, Kind.RETIRE]),
+        ("after_sending", [Kind.DONE, Kind.RETIRE]),
     ],
-    ids=["share", "threads", "at_least_one", "configured"],
+    ids=["idle", "working", "answered"],
 )
-def test_lanes_follow_the_share_of_the_cores(models_dir, cpus, settings, expected):
-    lanes, _, _ = load(models_dir, "", cpus, **settings)
+def test_child_asks_for_a_successor_between_its_answers(pair, versions, moment, kinds):
+    front, sock = pair
+    front.send(*wire.pack_work(work_of(RED)))
+    front.sock.shutdown(socket.SHUT_WR)
+    meanwhile = Meanwhile(sock)
+    child = Child(cast(socket.socket, meanwhile), versions, LIMITS)
+    setattr(meanwhile, moment, child.retire)
 
-    assert lanes.lanes("tiny") == expected
+    child.serve()
+    sock.close()
+
+    frames = list(iter(front.next, None))
+    assert [one.kind for one in frames] == kinds
+    (done,) = (wire.unpack_done(one.payload) for one in frames if one.kind is Kind.DONE)
+    assert label_of(done.outcomes[0]) == "red"
+
+
+def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
+    front, sock = pair
+    front.send(*wire.pack_work(work_of(RED)), *wire.pack_work(work_of(BLUE)))
+    front.sock.shutdown(socket.SHUT_WR)
+    child = Child(sock, versions, LIMITS)
+    answer = child.answer
+
+    def retire_and_answer(work: Work) -> Done:
+        if work.pictures[0].image == RED:
+            child.retire()
+        return answer(work)
+
+    child.answer = retire_and_answer  # type: ignore[method-assign]
+    child.serve()
+    sock.close()
+
+    kinds = [one.kind for one in iter(front.next, None) if one]
+    assert kinds == [Kind.DONE, Kind.RETIRE, Kind.DONE]
+
+
+def test_child_told_to_terminate_before_it_began_asks_at_once(pair, versions):
+    front, sock = pair
+    front.sock.shutdown(socket.SHUT_WR)
+    child = Child(sock, versions, LIMITS)
+    child.retire()
+
+    child.serve()
+    sock.close()
+
+    assert [one.kind for one in iter(front.next, None) if one] == [Kind.RETIRE]
+
+
+# Its versions
+
+
+def plan_of(models_dir: Path, *numbers: int, digest: str = "") -> dict[str, Any]:
+    told = []
+    for number in numbers or (2,):
+        manifest = models_dir / "tiny" / str(number) / "manifest.json"
+        found = sha256(manifest.read_bytes()) if manifest.exists() else ""
+        told.append(["tiny", number, digest or found])
+    return {
+        "models_dir": str(models_dir),
+        "run": {"provider": "cpu", "threads": 1, "wide_threads": 1, "max_batch_size": 3},
+        "versions": told,
+        "limits": {"max_pixels": 1000},
+        "log_level": "info",
+    }
+
+
+def test_child_loads_its_versions_in_the_order_of_the_plan(models_dir):
+    loaded, facts = load(plan_of(models_dir, 2, 1))
+
+    assert [one.key for one in loaded] == [("tiny", 2), ("tiny", 1)]
+    for version, said in zip(loaded, facts, strict=True):
+        assert (said["provider"], said["fallback"], said["max_batch_size"]) == ("cpu", None, 3)
+        assert said["golden_difference"] == version.golden_difference
+        assert said["load_s"] == version.load_s > 0
+
+
+def test_child_version_that_is_another_by_now_is_refused(models_dir):
+    with pytest.raises(VersionCorrupt, match=r"tiny/2.*replaced"):
+        load(plan_of(models_dir, digest="0" * 64))
 
 
 # The whole life of a worker, in this process
 
 
 class FrontThread(threading.Thread):
-    """Starts a worker over its end of the connection, asks it one thing and leaves."""
+    """Starts a child over its end of the connection, has one picture answered and leaves."""
 
-    def __init__(self, sock: socket.socket, plan: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, plan: Any, image: bytes) -> None:
         super().__init__(daemon=True)
-        self.replies: list[Frame] = []
-        self._sock = sock
+        self.replies: list[Frame | None] = []
+        self._front = Front(sock)
         self._plan = plan
+        self._image = image
 
     def run(self) -> None:
-        until_s = time.monotonic() + 30
-        with self._sock as sock:
-            sock.sendall(wire.pack_json(Kind.START, self._plan))
-            self.replies.append(receive(sock, until_s))
-            if self.replies[0].kind is Kind.READY:
-                ask = Ask("tiny", 2, 10.0, tinymodel.picture("red"))
-                sock.sendall(b"".join(wire.pack_ask(1, ask)))
-                while self.replies[-1].kind is not Kind.ANSWER:
-                    self.replies.append(receive(sock, until_s))
+        with self._front.sock:
+            self._front.send(*wire.pack_json(Kind.START, self._plan))
+            self.replies.append(self._front.next())
+            first = self.replies[0]
+            if first and first.kind is Kind.READY:
+                self._front.send(*wire.pack_work(work_of(self._image)))
+                self.replies.append(self._front.next())
 
 
-def plan_of(models_dir: Path) -> dict[str, Any]:
-    manifest = models_dir / "tiny" / "2" / "manifest.json"
-    digest = sha256(manifest.read_bytes()) if manifest.exists() else ""
-    return {
-        "settings": Settings(provider="cpu", lanes=1).model_dump(mode="json"),
-        "models_dir": str(models_dir),
-        "versions": [["tiny", 2, digest]],
-        "cpus": 1,
-    }
+@pytest.fixture
+def no_signals(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would be done at a signal; this process keeps its own."""
+    handlers: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda *handler: handlers.append(handler))
+    return handlers
 
 
-def live(plan: dict[str, Any]) -> tuple[int, list[Frame]]:
+def live(plan: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
     """Lives a worker's life; returns its exit status and what it said."""
     ours, theirs = socket.socketpair()
-    front = FrontThread(ours, plan)
+    front = FrontThread(ours, plan, image)
     front.start()
     with theirs:
-        status = child._serve(theirs)
+        status = module._run(theirs)
     front.join(10)
     return status, front.replies
 
 
-def test_worker_process_answers_until_the_front_leaves(models_dir):
-    status, replies = live(plan_of(models_dir))
+def test_worker_process_answers_until_the_front_leaves(models_dir, no_signals):
+    status, (ready, done) = live(plan_of(models_dir))
 
-    kinds = [reply.kind for reply in replies]
-    assert (status, kinds[0], kinds[-1]) == (0, Kind.READY, Kind.ANSWER)
-    assert wire.unpack_answer(replies[-1].payload).probabilities.argmax() == 0
+    assert (status, ready and ready.kind, done and done.kind) == (0, Kind.READY, Kind.DONE)
+    assert ready
+    assert [one["provider"] for one in wire.unpack_json(ready.payload)["versions"]] == ["cpu"]
+    assert done
+    assert [label_of(one) for one in wire.unpack_done(done.payload).outcomes] == ["red"]
+    ((number, handler),) = no_signals
+    assert (number, handler.__name__) == (signal.SIGTERM, "retire")
+
+
+def test_worker_process_keeps_the_limits_of_the_plan(models_dir, no_signals):
+    _, (_, done) = live(plan_of(models_dir), tinymodel.picture("red", 33))
+
+    assert done
+    (outcome,) = wire.unpack_done(done.payload).outcomes
+    assert isinstance(outcome, ImageTooManyPixels)
+    assert no_signals
 
 
 def test_worker_process_that_cannot_serve_says_why(tmp_path):
     status, (reply,) = live(plan_of(tmp_path))
 
-    assert (status, reply.kind) == (3, Kind.FAILED)
-    assert isinstance(wire.unpack_refusal(reply.payload), ManifestInvalid)
+    assert reply
+    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, Kind.FAILED)
+    assert isinstance(wire.unpack_failed(reply.payload), ManifestInvalid)
 
 
-def test_worker_process_with_a_bug_at_the_start_says_so_without_details(models_dir):
-    status, (reply,) = live({**plan_of(models_dir), "cpus": "two"})
+def test_worker_process_with_a_bug_at_the_start_says_so_without_details(models_dir, capfd):
+    plan = plan_of(models_dir) | {"run": {"provider": "cpu", "secret": 1}}
 
-    assert (status, reply.kind) == (3, Kind.FAILED)
-    assert type(wire.unpack_refusal(reply.payload)) is EngineFailure
+    status, (reply,) = live(plan)
+
+    assert reply
+    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, Kind.FAILED)
+    said = wire.unpack_failed(reply.payload)
+    assert type(said) is EngineFailure
+    assert "secret" not in str(said)
+    assert "could not start" in capfd.readouterr().out
 
 
 def test_worker_process_whose_front_is_gone_exits():
     ours, theirs = socket.socketpair()
     ours.close()
     with theirs:
-        assert child._serve(theirs) == 3
+        assert module._run(theirs) == EXIT_NOT_SERVABLE
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 9, b"".join(wire.pack(Kind.START, b"{"))])
+def test_worker_process_that_is_not_told_what_to_do_exits(data):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(data)
+        ours.shutdown(socket.SHUT_WR)
+
+        assert module._run(theirs) == EXIT_NOT_SERVABLE
+
+
+def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
+    models_dir, no_signals, capfd
+):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"".join(wire.pack_json(Kind.START, plan_of(models_dir))))
+        ours.sendall(b"".join(wire.pack_work(work_of(RED)))[:-1])
+        ours.shutdown(socket.SHUT_WR)
+
+        assert module._run(theirs) == EXIT_NOT_SERVABLE
+
+    assert no_signals
+    assert capfd.readouterr().err == ""

@@ -339,12 +339,13 @@ async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
         assert (bench.lost, bench.lane.ready) == ([], True)
 
 
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("limit", "worn"),
     [(None, []), (1000, []), (999, [Reason.MEMORY] * 2)],
     ids=["unlimited", "at_limit", "above"],
 )
-async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(machine, limit, worn):
+async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(limit, worn):
     async with running(max_memory_bytes=limit) as bench:
         for _ in range(2):
             bench.lane._look()
@@ -352,7 +353,8 @@ async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(machin
         assert (bench.worn, bench.lane.ready, bench.lane.dead) == (worn, True, False)
 
 
-async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_is_replaced(machine):
+@pytest.mark.usefixtures("machine")
+async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_is_replaced():
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
