@@ -1,117 +1,98 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
-from service.batching.preparing import LocalAnswerer
 
-from contract.errors import ImageError
-from contract.images import ImageLimits
-from contract.preprocessing import decode_for
+from contract.errors import ImageError, ImageTooManyPixels
+from contract.images.decoding import ImageLimits
+from contract.manifest import Manifest
+from contract.preprocessing import decode_for, to_input
+from contract.versions import read_version
 from service.batching import preparing as module
-from service.batching.batcher import Batcher, BatchLimits
+from service.batching.preparing import LARGE_PIXELS, Preparation, is_large
 from service.errors import DeadlineExceeded, Overloaded
-from service.models.repository import RunPlan, load_version
 from tests import tinymodel
 from tests.fakes import FakeClock
 
-pytestmark = pytest.mark.anyio
-
 RED = tinymodel.picture("red")
 FOREVER = float("inf")
-
-
-@asynccontextmanager
-async def answering(models_dir: Any, **options: Any) -> AsyncIterator[LocalAnswerer]:
-    version = load_version(models_dir, "tiny", 1, RunPlan("cpu"))
-    clock = options.pop("clock", FakeClock())
-    batcher = Batcher(version.engine, BatchLimits(), clock=clock)
-    batcher.start()
-    limits = options.pop("limits", ImageLimits())
-    with ThreadPoolExecutor(1, "apart") as apart:
-        yield LocalAnswerer(batcher, version.manifest, limits, apart, clock=clock, **options)
-        await batcher.stop()
+LIMITS = ImageLimits()
 
 
 @pytest.fixture
-def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The name of the thread of every decoding."""
-    names: list[str] = []
-
-    def noting(*args: Any) -> Any:
-        names.append(threading.current_thread().name.rstrip("_0123456789"))
-        return decode_for(*args)
-
-    monkeypatch.setattr(module, "decode_for", noting)
-    return names
+def manifest(models_dir: Path) -> Manifest:
+    return read_version(models_dir, "tiny", 1).manifest
 
 
-async def test_local_answers_a_picture_with_the_models_probabilities(models_dir):
-    async with answering(models_dir) as answerer:
-        answered = await answerer.answer(RED, FOREVER)
+def test_preparation_makes_a_row_of_the_graph_s_input(manifest):
+    row = Preparation(RED, manifest, LIMITS, FOREVER)()
 
-    assert int(np.argmax(answered.probabilities)) == 0
-    assert (answered.batch_size, answered.queue_s) == (1, 0.0)
-
-
-async def test_local_usual_picture_is_prepared_on_its_lane(models_dir, prepared_on):
-    async with answering(models_dir) as answerer:
-        await answerer.answer(RED, FOREVER)
-
-    assert prepared_on == ["lane-"]
+    assert (row.shape, row.dtype) == ((8, 8, 3), np.uint8)
+    assert row.tobytes() == bytes([255, 0, 0] * 64)
 
 
-async def test_local_costly_picture_is_prepared_apart(models_dir, prepared_on, monkeypatch):
-    monkeypatch.setattr(module, "COSTLY_PIXELS", 1)
-    async with answering(models_dir) as answerer:
-        await answerer.answer(RED, FOREVER)
+def test_preparation_times_tell_decoding_from_the_rest(manifest, monkeypatch):
+    clock = FakeClock()
 
-    assert prepared_on == ["apart"]
+    def decode_slowly(*arguments: object) -> object:
+        clock.advance(2)
+        return decode_for(*arguments)  # type: ignore[arg-type]
 
+    def resize_slowly(*arguments: object) -> object:
+        clock.advance(3)
+        return to_input(*arguments)  # type: ignore[arg-type]
 
-async def test_local_gpu_lane_prepares_nothing(models_dir, prepared_on):
-    async with answering(models_dir, on_lanes=False) as answerer:
-        await answerer.answer(RED, FOREVER)
+    monkeypatch.setattr(module, "decode_for", decode_slowly)
+    monkeypatch.setattr(module, "to_input", resize_slowly)
+    recipe = Preparation(RED, manifest, LIMITS, FOREVER, clock)
+    before = (recipe.decode_s, recipe.preprocess_s)
+    recipe()
 
-    assert prepared_on == ["apart"]
-
-
-@pytest.mark.parametrize("on_lanes", [True, False], ids=["on_lane", "apart"])
-async def test_local_bad_picture_fails_alone(models_dir, on_lanes):
-    async with answering(models_dir, on_lanes=on_lanes) as answerer:
-        jobs = [answerer.answer(image, FOREVER) for image in (RED, RED[:40], b"x", RED)]
-        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
-
-    assert [isinstance(one, ImageError) for one in outcomes] == [False, True, True, False]
+    assert (before, (recipe.decode_s, recipe.preprocess_s)) == ((0, 0), (2, 3))
 
 
-async def test_local_limits_reach_the_decoder(models_dir):
-    async with answering(models_dir, limits=ImageLimits(max_pixels=10)) as answerer:
-        with pytest.raises(ImageError, match="megapixels"):
-            await answerer.answer(RED, FOREVER)
+@pytest.mark.parametrize("image", [RED[:40], b"x", b""], ids=["cut", "no_picture", "empty"])
+def test_preparation_of_a_bad_picture_raises_what_is_wrong_with_it(manifest, image):
+    with pytest.raises(ImageError):
+        Preparation(image, manifest, LIMITS, FOREVER)()
 
 
-async def test_local_out_of_memory_is_overload(models_dir, monkeypatch):
-    def decode(*_args: object) -> None:
+def test_preparation_keeps_the_limits(manifest):
+    with pytest.raises(ImageTooManyPixels):
+        Preparation(RED, manifest, ImageLimits(max_pixels=10), FOREVER)()
+
+
+def test_preparation_without_memory_is_overload(manifest, monkeypatch):
+    def decode(*_arguments: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(module, "decode_for", decode)
-    async with answering(models_dir) as answerer:
-        with pytest.raises(Overloaded, match="memory"):
-            await answerer.answer(RED, FOREVER)
+
+    with pytest.raises(Overloaded, match="memory") as raised:
+        Preparation(RED, manifest, LIMITS, FOREVER)()
+    assert raised.value.reason == "memory"
 
 
-@pytest.mark.parametrize("on_lanes", [True, False], ids=["on_lane", "apart"])
-async def test_local_expired_picture_is_not_decoded(models_dir, prepared_on, on_lanes):
+@pytest.mark.parametrize("late_s", [0, 1], ids=["just_now", "long_ago"])
+def test_preparation_of_an_expired_picture_decodes_nothing(manifest, late_s):
     clock = FakeClock()
-    async with answering(models_dir, on_lanes=on_lanes, clock=clock) as answerer:
-        with pytest.raises(DeadlineExceeded):
-            await answerer.answer(RED, clock() - 1)
 
-    assert prepared_on == []
+    with pytest.raises(DeadlineExceeded):
+        Preparation(b"no picture", manifest, LIMITS, clock() - late_s, clock)()
+
+
+@pytest.mark.parametrize(("more", "large"), [(0, False), (1, True)], ids=["at_limit", "above"])
+def test_picture_is_large_above_so_many_pixels(monkeypatch, more, large):
+    monkeypatch.setattr(module, "LARGE_PIXELS", 16 * 16 - more)
+
+    assert is_large(RED) is large
+
+
+def test_picture_that_cannot_be_read_is_not_large():
+    assert not any(map(is_large, (b"", b"x", RED[:20])))
+
+
+def test_picture_of_a_camera_is_large_and_one_of_a_page_is_not():
+    assert 1920 * 1080 < LARGE_PIXELS < 12_000_000

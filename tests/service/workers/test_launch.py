@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contract.errors import ManifestInvalid
+from contract.images.decoding import ImageLimits
 from contract.versions import sha256
 from service.errors import WorkerNotStarted
-from service.settings import Settings
+from service.models.repository import RunPlan
 from service.workers import launch as launching
 from service.workers.launch import ProcessLauncher
 
@@ -23,10 +25,11 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
     manifest = models_dir / "tiny" / str(number) / "manifest.json"
     digest = sha256(manifest.read_bytes()) if manifest.exists() else "0" * 64
     plan = {
-        "settings": Settings(provider="cpu", lanes=1).model_dump(mode="json"),
         "models_dir": str(models_dir),
+        "run": asdict(RunPlan("cpu")),
         "versions": [["tiny", number, digest]],
-        "cpus": 1,
+        "limits": asdict(ImageLimits()),
+        "log_level": "info",
     }
     return ProcessLauncher(plan, timeout_s)
 

@@ -1,0 +1,270 @@
+"""Worker processes of the tiny model, real ones, for one set of versions."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contract.errors import ManifestInvalid, VersionCorrupt
+from contract.images.decoding import ImageLimits
+from service.batching.batcher import Batcher, BatchLimits
+from service.batching.lane import BatchedRow, LaneCallbacks
+from service.batching.preparing import Preparation
+from service.errors import EngineFailure, WorkerNotStarted
+from service.models.repository import Repository, RunPlan, Shelf, load_repository
+from service.workers.launch import Launched, ProcessLauncher
+from service.workers.supervisor import (
+    ChildPlan,
+    EngineElsewhere,
+    ProcessSource,
+    prove_apart,
+    start_children,
+)
+from tests import tinymodel
+
+pytestmark = pytest.mark.anyio
+
+RED = tinymodel.picture("red")
+NO_CALLBACKS = LaneCallbacks(*[lambda *_: None] * 4)
+
+
+def plan_of(models_dir: Path, **run: Any) -> ChildPlan:
+    shelf = Shelf(models_dir, RunPlan("cpu", **run), versions_per_model=0)
+    return ChildPlan(shelf, ImageLimits(), "info", 60.0)
+
+
+def here(models_dir: Path) -> Repository:
+    """The same versions, loaded in this process."""
+    return load_repository(plan_of(models_dir).shelf)
+
+
+async def ask(batcher: Batcher, source: ProcessSource, number: int) -> BatchedRow:
+    version = source.repository.get("tiny", number)
+    deadline_s = time.monotonic() + 30
+    recipe = Preparation(RED, version.manifest, ImageLimits(), deadline_s)
+    return await batcher.submit(version, recipe, deadline_s)
+
+
+async def answers_of(source: ProcessSource, lanes: int) -> list[int]:
+    """What the source's lanes answer to a red picture, one answer a version."""
+    batcher = Batcher(source, BatchLimits(lanes=lanes))
+    batcher.start()
+    try:
+        rows = [await ask(batcher, source, one.key[1]) for one in source.repository.versions()]
+        assert batcher.n_ready == lanes
+    finally:
+        finished = await batcher.stop()
+    assert finished
+    return [int(one.probabilities.argmax()) for one in rows]
+
+
+def statuses(launched: list[Launched]) -> list[int | None]:
+    return [one.process.poll() for one in launched]
+
+
+async def test_children_serve_every_version_on_the_shelf(models_dir):
+    source = start_children(plan_of(models_dir), 2)
+    ready = list(source._ready)
+    before = statuses(ready)
+
+    answers = await answers_of(source, 2)
+
+    assert [one.key for one in source.repository.versions()] == [("tiny", 1), ("tiny", 2)]
+    assert (before, answers, statuses(ready)) == ([None, None], [0, 0], [0, 0])
+
+
+async def test_children_that_are_not_needed_are_ended(models_dir):
+    source = start_children(plan_of(models_dir), 1)
+    (launched,) = source._ready
+
+    source.abort()
+
+    assert (launched.process.poll(), source._ready) == (-9, [])
+
+
+async def test_children_repository_is_described_as_one_of_this_process(models_dir):
+    source = start_children(plan_of(models_dir, max_batch_size=3), 1)
+    source.abort()
+
+    ours = load_repository(plan_of(models_dir, max_batch_size=3).shelf)
+    for one, apart in zip(ours.versions(), source.repository.versions(), strict=True):
+        assert isinstance(apart.engine, EngineElsewhere)
+        for name in (
+            "manifest",
+            "manifest_sha256",
+            "provider",
+            "fallback",
+            "max_batch_size",
+            "golden_difference",
+        ):
+            assert getattr(apart, name) == getattr(one, name)
+        assert apart.load_s > 0
+
+
+def test_children_default_model_is_the_shelf_s(tmp_path):
+    for name in ("another", "tiny"):
+        tinymodel.write_version(tmp_path, name)
+    shelf = Shelf(tmp_path, RunPlan("cpu"), default_model="tiny")
+
+    source = start_children(ChildPlan(shelf, ImageLimits(), "info", 60.0), 1)
+    source.abort()
+
+    assert source.repository.default_name == "tiny"
+
+
+@pytest.mark.parametrize("default_model", [None, "another"], ids=["no_version", "no_such_default"])
+def test_children_of_a_shelf_that_cannot_be_served_are_none(
+    tmp_path, models_dir, default_model, monkeypatch
+):
+    made: list[Launched] = []
+    launch_now = ProcessLauncher.launch_now
+
+    def noting(launcher: ProcessLauncher, count: int) -> list[Launched]:
+        made.extend(launch_now(launcher, count))
+        return made
+
+    monkeypatch.setattr(ProcessLauncher, "launch_now", noting)
+    shelf = Shelf(
+        models_dir if default_model else tmp_path, RunPlan("cpu"), default_model=default_model
+    )
+
+    with pytest.raises(ManifestInvalid):
+        start_children(ChildPlan(shelf, ImageLimits(), "info", 60.0), 1)
+
+    assert statuses(made) == ([-9] if default_model else [])
+
+
+def test_engine_of_the_front_runs_nothing():
+    with pytest.raises(EngineFailure):
+        EngineElsewhere().run(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+# Another set of versions
+
+
+async def test_children_for_a_renewed_repository_are_ready_when_it_is_there(models_dir):
+    plan = plan_of(models_dir)
+    first = start_children(plan, 1)
+    version = prove_apart(plan, models_dir, "tiny", 2, RunPlan("cpu"))
+
+    source = await first.renewed(Repository([version]), 2)
+
+    before = statuses([*first._ready, *source._ready])
+    answers = await answers_of(source, 2)
+    first.abort()
+    assert (before, answers) == ([None] * 3, [0])
+    assert [one.key for one in source.repository.versions()] == [("tiny", 2)]
+
+
+async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monkeypatch):
+    launch, made, failed = ProcessLauncher.launch, [], asyncio.Event()
+
+    async def fail_once(launcher: ProcessLauncher) -> Launched:
+        if not failed.is_set():
+            failed.set()
+            raise WorkerNotStarted("no memory")
+        made.append(await launch(launcher))
+        return made[-1]
+
+    monkeypatch.setattr(ProcessLauncher, "launch", fail_once)
+    source = ProcessSource(plan_of(models_dir), here(models_dir), [])
+
+    with pytest.raises(WorkerNotStarted):
+        await source.renewed(here(models_dir), 2)
+
+    assert set(statuses(made)) <= {-9}
+
+
+@pytest.mark.parametrize("one_is_ready", [True, False], ids=["one_is_ready", "none_is"])
+async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypatch, one_is_ready):
+    found: list[subprocess.Popen[bytes]] = []
+
+    class Seen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            found.append(self)
+
+    launch, ready, never = ProcessLauncher.launch, asyncio.Event(), asyncio.Event()
+
+    async def launch_one(launcher: ProcessLauncher) -> Launched:
+        if ready.is_set() or not one_is_ready:
+            await never.wait()
+        launched = await launch(launcher)
+        ready.set()
+        return launched
+
+    monkeypatch.setattr(subprocess, "Popen", Seen)
+    monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
+    source = ProcessSource(plan_of(models_dir), here(models_dir), [])
+    task = asyncio.create_task(source.renewed(here(models_dir), 2))
+    if one_is_ready:
+        await ready.wait()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert task.cancelled()
+    assert [one.returncode for one in found] == [-9] * len(found)
+
+
+async def test_source_of_processes_makes_new_ones_when_those_that_were_ready_are_used(models_dir):
+    source = start_children(plan_of(models_dir), 1)
+    (launched,) = source._ready
+    batcher = Batcher(source, BatchLimits(lanes=1))
+    batcher.start()
+    first = await ask(batcher, source, 1)
+
+    launched.process.kill()
+    while batcher.n_ready:  # noqa: ASYNC110 - the loss must be noticed without a request
+        await asyncio.sleep(0.001)
+    second = await ask(batcher, source, 1)
+    await batcher.stop()
+
+    assert [int(one.probabilities.argmax()) for one in (first, second)] == [0, 0]
+    assert (source.restarts, batcher.alive) == (True, True)
+
+
+async def test_source_of_processes_is_closed_once_they_have_ended(models_dir):
+    source = start_children(plan_of(models_dir), 2)
+    ready = list(source._ready)
+    lanes = [source.open(NO_CALLBACKS) for _ in range(2)]
+    for lane in lanes:
+        lane.close()
+
+    await source.closed()
+
+    assert None not in statuses(ready)
+
+
+# One version proven apart
+
+
+def test_version_is_proven_in_a_process_of_its_own(models_dir):
+    version = prove_apart(plan_of(models_dir), models_dir, "tiny", 2, RunPlan("cpu"))
+
+    assert (version.key, version.provider) == (("tiny", 2), "cpu")
+    assert isinstance(version.engine, EngineElsewhere)
+    assert version.manifest_sha256 == here(models_dir).get("tiny", 2).manifest_sha256
+    assert math.isclose(
+        version.golden_difference, here(models_dir).get("tiny", 2).golden_difference
+    )
+
+
+def test_version_that_is_broken_is_not_proven(tmp_path):
+    tinymodel.write_version(tmp_path)
+    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
+
+    with pytest.raises(VersionCorrupt, match="tiny/1"):
+        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, RunPlan("cpu"))
+
+
+def test_version_that_is_not_there_is_not_proven(tmp_path):
+    with pytest.raises(ManifestInvalid, match="tiny/1"):
+        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, RunPlan("cpu"))
