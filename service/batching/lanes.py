@@ -195,17 +195,18 @@ class Lanes:
         if self._watch is not None:
             self._watch.cancel()
 
+        for place in self._places:
+            if place.timer is not None:
+                place.timer.cancel()
+
         left = []
-        for lane in (*self, *self._leaving):
+        # A lane that is lost by being interrupted has its successor take its place.
+        successors = [place.successor for place in self._places if place.successor is not None]
+        for lane in (*self, *self._leaving, *successors):
             lane.dead = True
             lane.interrupt()
             left += lane.take_back()
             lane.close()
-        for place in self._places:
-            if place.timer is not None:
-                place.timer.cancel()
-            if place.successor is not None:
-                place.successor.close()
         return left
 
     async def closed(self) -> None:

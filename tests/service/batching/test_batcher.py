@@ -514,7 +514,7 @@ async def test_batcher_recipe_that_fails_costs_its_neighbours_nothing(error):
     engine = FakeEngine()
     async with running(engine) as batcher:
         await occupy(batcher, engine)
-        bad = asyncio.create_task(batcher.submit(raising(error), NEVER))  # type: ignore[arg-type]
+        bad = asyncio.create_task(batcher.submit(raising(error), NEVER))
         good = submit(batcher, 0.5)
         await settle()
         engine.release()

@@ -1,0 +1,232 @@
+"""A batcher over lanes of which every step is in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
+from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, Reason, deliver
+from service.batching.lanes import LOOK_S
+from service.errors import WorkerLost
+from tests.fakes import FakeClock, FakeEngine, FakeVersion
+from tests.service.batching.harness import settle, value_of
+
+NEVER = math.inf
+
+
+class FakeLane:
+    """A lane that may be lost, as processes are; it works when the test says so."""
+
+    busy = False
+
+    def __init__(self, callbacks: LaneCallbacks, depth: int) -> None:
+        self.jobs: deque[Job[Entry]] = deque()
+        self.depth = depth
+        self.ready = False
+        self.dead = False
+        self.closed = False
+        self.batches: list[list[float]] = []
+        self._callbacks = callbacks
+
+    def become_ready(self) -> None:
+        self.ready = True
+        self._callbacks.on_ready(self)
+
+    def answer(self, *, runs: bool = True) -> None:
+        """Answers the batch in hand: each picture with its own value."""
+        job = self.jobs.popleft()
+        n_pictures = len(job.items)
+        for entry in job.items:
+            row = np.array([number_of(entry), 0], np.float32)
+            job.outcomes.append((entry, BatchedRow(row, 0.0, 0.5, n_pictures)))
+        job.runs = [(n_pictures, 0.5)] if runs else []
+        job.work_s = 0.5
+        deliver(job)
+        self._callbacks.on_done(self, job)
+
+    def lose(self, reason: Reason = Reason.EXITED) -> None:
+        self.dead, self.ready = True, False
+        for job in self.jobs:
+            for entry in job.items:
+                entry.fail(WorkerLost("lost"))
+        self._callbacks.on_lost(self, reason)
+
+    def wear(self, reason: Reason = Reason.TERMINATED) -> None:
+        self._callbacks.on_worn(self, reason)
+
+    @property
+    def in_hand(self) -> list[float]:
+        return [number_of(entry) for job in self.jobs for entry in job.items]
+
+    # As a lane
+
+    def work(self, job: Job[Entry]) -> None:
+        self.jobs.append(job)
+        self.batches.append([number_of(entry) for entry in job.items])
+
+    def interrupt(self) -> None:
+        if self.jobs:
+            self.lose(Reason.OVERDUE)
+
+    def take_back(self) -> list[Job[Entry]]:
+        self.jobs.clear()
+        return []
+
+    def pass_on(self) -> Job[Entry] | None:
+        return self.jobs.pop() if len(self.jobs) > 1 else None
+
+    def close(self) -> None:
+        self.closed, self.ready = True, False
+
+
+def number_of(entry: Entry) -> float:
+    return float(entry.item[0])  # type: ignore[index]
+
+
+class FakeSource:
+    """Makes such lanes; a `LaneSource`.
+
+    Attributes:
+        lanes: every one that was made, in order.
+        slow: lanes become ready only when the test says so.
+    """
+
+    restarts = True
+
+    def __init__(self, *, slow: bool = False, depth: int = 1) -> None:
+        self.lanes: list[FakeLane] = []
+        self.slow = slow
+        self._depth = depth
+
+    def open(self, callbacks: LaneCallbacks) -> FakeLane:
+        lane = FakeLane(callbacks, self._depth)
+        self.lanes.append(lane)
+        lane.ready = not self.slow
+        if not self.slow:
+            asyncio.get_running_loop().call_soon(callbacks.on_ready, lane)
+        return lane
+
+    async def closed(self) -> None:
+        assert all(lane.closed for lane in self.lanes)
+
+
+@dataclass(eq=False)
+class Timer:
+    """A call that a test has happen."""
+
+    delay_s: float
+    call: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Rig:
+    """A batcher over such lanes, on a clock and with timers that stand still."""
+
+    def __init__(self, source: FakeSource, limits: BatchLimits) -> None:
+        self.clock = FakeClock()
+        self.source = source
+        self.replaced: list[Reason] = []
+        self.tasks: list[asyncio.Task[BatchedRow]] = []
+        self.batcher = Batcher(
+            source,
+            limits,
+            clock=self.clock,
+            callbacks=BatchCallbacks(on_replaced=self.replaced.append),
+        )
+        self.version = FakeVersion(FakeEngine())
+        self._timers: list[Timer] = []
+        asyncio.get_running_loop().call_later = self._call_later  # type: ignore[assignment,method-assign]
+
+    def _call_later(self, delay_s: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
+        self._timers.append(Timer(delay_s, lambda: callback(*arguments)))
+        return self._timers[-1]
+
+    @property
+    def lanes(self) -> list[FakeLane]:
+        return self.source.lanes
+
+    @property
+    def delays(self) -> list[float]:
+        """Of the timers that run, but for those of the looks."""
+        return [one.delay_s for one in self._running() if one.delay_s != LOOK_S]
+
+    def _running(self) -> list[Timer]:
+        return [one for one in self._timers if not one.cancelled]
+
+    async def fire(self) -> None:
+        """Has happen now what would happen later, but for looks."""
+        for timer in self._running():
+            if timer.delay_s != LOOK_S:
+                self._timers.remove(timer)
+                timer.call()
+        await settle()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Lets time pass while lanes at work are looked at as often as they are."""
+        for _ in range(round(seconds / LOOK_S)):
+            self.clock.advance(LOOK_S)
+            looks = [one for one in self._running() if one.delay_s == LOOK_S]
+            for look in looks:
+                self._timers.remove(look)
+                look.call()
+            await settle()
+
+    async def ask(
+        self,
+        *values: float,
+        version: FakeVersion | None = None,
+        deadline_s: float = NEVER,
+        large: bool = False,
+    ) -> list[asyncio.Task[BatchedRow]]:
+        """Submits pictures one after the other and returns when they are where they go."""
+        tasks = [
+            asyncio.create_task(
+                self.batcher.submit(
+                    version or self.version,
+                    np.array([value], np.float32),
+                    deadline_s,
+                    large=large,
+                )
+            )
+            for value in values
+        ]
+        self.tasks += tasks
+        await settle()
+        return tasks
+
+
+@asynccontextmanager
+async def rig(
+    lanes: int = 1, *, slow: bool = False, depth: int = 1, **limits: Any
+) -> AsyncIterator[Rig]:
+    made = Rig(FakeSource(slow=slow, depth=depth), BatchLimits(lanes=lanes, **limits))
+    made.batcher.start()
+    await settle()
+    try:
+        yield made
+    finally:
+        for task in made.tasks:
+            task.cancel()
+        await asyncio.gather(*made.tasks, return_exceptions=True)
+        await made.batcher.stop(0)
+
+
+async def outcome_of(task: asyncio.Task[BatchedRow]) -> float | str:
+    """The picture's value, or the name of its error."""
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    return value_of(outcome) if isinstance(outcome, BatchedRow) else type(outcome).__name__
+
+
+async def outcomes_of(tasks: list[asyncio.Task[BatchedRow]]) -> list[float | str]:
+    return [await outcome_of(task) for task in tasks]
