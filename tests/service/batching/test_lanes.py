@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.batching.lanes import OVERDUE_S
 from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
     entered,
@@ -149,6 +150,25 @@ async def test_lanes_run_overdue_by_a_second_is_interrupted():
         values = await values_of([late, submit(batcher, 0.25)])
 
     assert (before, values) == (False, ["DeadlineExceeded", 0.25])
+
+
+async def test_lanes_run_that_was_interrupted_is_no_measure_for_the_next():
+    engine, clock = InterruptibleEngine(), FakeClock()
+    async with running(engine, clock=clock) as batcher:
+        due_s = []
+        for _ in range(2):
+            engine.hold()
+            late = submit(batcher, 0.0, clock() + 2)
+            await entered(engine)
+            (lane,) = batcher._lanes
+            due_s.append(lane.jobs[0].due_s - clock())
+            pass_time(batcher, clock, 3.5)
+            engine.release()
+            await values_of([late])
+            await asyncio.to_thread(wait_until, lambda lane=lane: not lane.busy)
+            await settle()
+
+    assert due_s == [2 + OVERDUE_S] * 2
 
 
 async def test_lanes_client_with_less_patience_than_a_run_takes_interrupts_nobody():
