@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -282,16 +283,13 @@ class Batcher:
         """
         self._lanes.share(slow_s=self._slow_s())
         while (lane := self._lanes.next()) is not None:
-            queue = self._first_queue()
+            queue = self._first_queue(may_wait=not lane.jobs)
             if queue is None:
                 break
             most = queue.max_batch_size
             if lane.jobs:
                 if queue.n_wanted < most:
                     break
-            elif (wait_s := self._wait_s(queue)) > 0:
-                self._open_window(wait_s)
-                break
             else:
                 # All lanes' shares, not the idle ones': the others want theirs in a moment.
                 most = min(most, -(-queue.n_wanted // max(1, self._lanes.n_ready)))
@@ -302,16 +300,24 @@ class Batcher:
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
-    def _first_queue(self) -> _Queue | None:
-        """Returns the queue whose first live entry has waited longest, if a lane may take it."""
+    def _first_queue(self, *, may_wait: bool) -> _Queue | None:
+        """Returns the queue whose first live entry has waited longest, if a lane may take it.
+
+        Where entries may wait for company, those of one version hold up no other version's.
+        """
         may_be_large = self._lanes.n_large < max(1, self._limits.lanes // 2)
         first: _Queue | None = None
+        soonest_s = math.inf
         for queue in self._queues.values():
             self._drop_dead(queue)
             if not queue.entries or (queue.large and not may_be_large):
                 continue
-            if first is None or queue.entries[0].submitted_s < first.entries[0].submitted_s:
+            if may_wait and (wait_s := self._wait_s(queue)) > 0:
+                soonest_s = min(soonest_s, wait_s)
+            elif first is None or queue.entries[0].submitted_s < first.entries[0].submitted_s:
                 first = queue
+        if first is None and soonest_s < math.inf:
+            self._open_window(soonest_s)
         return first
 
     def _slow_s(self) -> float:

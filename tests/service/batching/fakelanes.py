@@ -124,6 +124,7 @@ class Timer:
 
     delay_s: float
     call: Callable[[], None]
+    looks: bool
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -149,7 +150,8 @@ class Rig:
         asyncio.get_running_loop().call_later = self._call_later  # type: ignore[assignment,method-assign]
 
     def _call_later(self, delay_s: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
-        self._timers.append(Timer(delay_s, lambda: callback(*arguments)))
+        looks = callback == self.batcher._lanes._look
+        self._timers.append(Timer(delay_s, lambda: callback(*arguments), looks))
         return self._timers[-1]
 
     @property
@@ -158,8 +160,8 @@ class Rig:
 
     @property
     def delays(self) -> list[float]:
-        """Of the timers that run, but for those of the looks."""
-        return [one.delay_s for one in self._running() if one.delay_s != LOOK_S]
+        """Of the timers that run, but for those of looks."""
+        return [one.delay_s for one in self._running() if not one.looks]
 
     def _running(self) -> list[Timer]:
         return [one for one in self._timers if not one.cancelled]
@@ -167,7 +169,7 @@ class Rig:
     async def fire(self) -> None:
         """Has happen now what would happen later, but for looks."""
         for timer in self._running():
-            if timer.delay_s != LOOK_S:
+            if not timer.looks:
                 self._timers.remove(timer)
                 timer.call()
         await settle()
@@ -176,7 +178,7 @@ class Rig:
         """Lets time pass while lanes at work are looked at as often as they are."""
         for _ in range(round(seconds / LOOK_S)):
             self.clock.advance(LOOK_S)
-            looks = [one for one in self._running() if one.delay_s == LOOK_S]
+            looks = [one for one in self._running() if one.looks]
             for look in looks:
                 self._timers.remove(look)
                 look.call()
