@@ -66,8 +66,9 @@ def make_client(models_dir: Path) -> Iterator[MakeClient]:
     with ExitStack() as stack:
 
         def make(**settings: object) -> TestClient:
-            defaults = {"models_dir": models_dir, "lanes": 1}
-            app = create_app(Settings.model_validate({**defaults, **settings}))
+            lanes = {} if settings.get("workers") else {"lanes": 1}
+            values = {"models_dir": models_dir, **lanes, **settings}
+            app = create_app(Settings.model_validate(values))
             return stack.enter_context(TestClient(app, follow_redirects=False))
 
         yield make

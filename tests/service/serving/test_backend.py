@@ -1,130 +1,317 @@
+"""Both kinds of backend with the tiny model: threads of this process, and real child processes."""
+
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.models.repository import Repository, RunPlan, Shelf, load_repository, load_version
-from service.serving.backend import LocalLanes, Observers, batch_limits, prepare_threads, run_plan
+from contract.errors import ImageError, ImageTooManyPixels, VersionCorrupt
+from contract.preprocessing import decode_for
+from service.batching import preparing
+from service.batching.batcher import BatchCallbacks
+from service.batching.lane import Reason
+from service.batching.sizing import run_plan
+from service.errors import DeadlineExceeded, WorkerNotStarted
+from service.models.repository import LoadedVersion, Repository, Shelf
+from service.serving import backend as module
+from service.serving.backend import Answered, Backend, load_backend
 from service.settings import Settings
+from service.workers.launch import ProcessLauncher
 from tests import tinymodel
 
 pytestmark = pytest.mark.anyio
-RED = tinymodel.picture("red")
-PLAN = RunPlan("cpu")
+
+RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
+KINDS = {"threads": {"lanes": 2}, "processes": {"workers": 2}}
+both = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture
-def apart() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
+def load(
+    models_dir: Path,
+    kind: str = "threads",
+    *,
+    callbacks: BatchCallbacks | None = None,
+    versions_per_model: int = 0,
+    **settings: Any,
+) -> Backend:
+    values = Settings.model_validate({"provider": "cpu", **KINDS[kind], **settings})
+    shelf = Shelf(models_dir, run_plan(values, 2), versions_per_model)
+    return load_backend(values, shelf, 2, callbacks)
 
 
-@pytest.fixture
-def repository(models_dir: Path) -> Repository:
-    """The versions 1 and 2 of `tiny`."""
-    return load_repository(Shelf(models_dir, PLAN, versions_per_model=0))
+@asynccontextmanager
+async def running(*arguments: Any, **options: Any) -> AsyncIterator[Backend]:
+    backend = load(*arguments, **options)
+    backend.start()
+    try:
+        yield backend
+    finally:
+        await backend.stop(5)
+        backend.close()
 
 
-def settings(**changes: Any) -> Settings:
-    return Settings.model_validate({"lanes": 1, **changes})
+async def answer(backend: Backend, image: bytes = RED, number: int = 1) -> Answered:
+    version = backend.repository.get("tiny", number)
+    return await backend.answer(version, image, time.monotonic() + 30)
 
 
-async def test_lanes_answer_and_tell_what_they_did(repository, apart):
-    runs, works = [], []
-    observers = Observers(lambda *run: runs.append(run[:2]), lambda name, _: works.append(name))
-    lanes = LocalLanes(repository, settings(), 1, apart, observers)
-    lanes.start()
+async def all_ready(backend: Backend) -> None:
+    while backend.n_lanes < 2:  # noqa: ASYNC110 - processes are connected one by one
+        await asyncio.sleep(0)
 
-    answered = await lanes.answerers["tiny", 1].answer(RED, time.monotonic() + 10)
 
-    assert await lanes.stop(1)
-    assert answered.probabilities.argmax() == 0
+def label_of(answered: Answered) -> str:
+    return tinymodel.LABELS[int(answered.probabilities.argmax())]
+
+
+# Answers
+
+
+@both
+async def test_backend_answers_with_each_version_and_says_where_the_time_went(models_dir, kind):
+    async with running(models_dir, kind) as backend:
+        answers = [await answer(backend, number=number) for number in (1, 2)]
+
+    assert [label_of(one) for one in answers] == ["red", "red"]
+    for one in answers:
+        assert one.batch_size == 1
+        assert min(one.decode_s, one.preprocess_s, one.infer_s) > 0
+        assert one.queue_s >= 0
+
+
+@both
+async def test_backend_answers_are_the_same_bit_for_bit(models_dir, kind):
+    pictures = [tinymodel.picture((40 * n, 255 - 30 * n, 7 * n), 8 + 5 * n) for n in range(6)]
+    async with running(models_dir) as threads, running(models_dir, kind) as other:
+        here = [await answer(threads, one) for one in pictures]
+        there = await asyncio.gather(*(answer(other, one) for one in pictures))
+
+    assert [one.probabilities.tobytes() for one in here] == [
+        one.probabilities.tobytes() for one in there
+    ]
+
+
+@both
+async def test_backend_bad_picture_fails_alone(models_dir, kind):
+    async with running(models_dir, kind) as backend:
+        jobs = [answer(backend, image) for image in (RED, RED[:40], b"x", BLUE)]
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+
+    assert [isinstance(one, ImageError) for one in outcomes] == [False, True, True, False]
+    labels = [label_of(one) for one in outcomes if isinstance(one, Answered)]
+    assert labels == ["red", "blue"]
+
+
+@both
+async def test_backend_expired_picture_is_not_decoded(models_dir, kind):
+    async with running(models_dir, kind) as backend:
+        version = backend.repository.get("tiny", 1)
+        with pytest.raises(DeadlineExceeded):
+            await backend.answer(version, b"no picture", time.monotonic() - 1)
+
+
+@both
+async def test_backend_limits_reach_the_decoder(models_dir, kind):
+    async with running(models_dir, kind, max_image_pixels=10) as backend:
+        with pytest.raises(ImageTooManyPixels):
+            await answer(backend)
+
+
+@both
+async def test_backend_tells_what_its_lanes_did(models_dir, kind):
+    runs: list[tuple[str, int]] = []
+    works: list[str] = []
+    callbacks = BatchCallbacks(
+        lambda name, size, _run_s: runs.append((name, size)), lambda name, _: works.append(name)
+    )
+    async with running(models_dir, kind, callbacks=callbacks) as backend:
+        await answer(backend)
+
     assert (runs, works) == ([("tiny", 1)], ["tiny"])
 
 
-async def test_lanes_are_well_before_and_after_the_start_and_not_after_the_end(repository, apart):
-    lanes = LocalLanes(repository, settings(), 1, apart)
-    states = [(lanes.alive, lanes.trouble())]
-    lanes.start()
-    states.append((lanes.alive, lanes.trouble()))
-    await lanes.stop(1)
-    states.append((lanes.alive, lanes.trouble()))
+@both
+async def test_backend_knows_what_a_picture_costs_once_one_was_run(models_dir, kind):
+    async with running(models_dir, kind) as backend:
+        version = backend.repository.get("tiny", 1)
+        unknown = backend.expected_s(version)
+        await answer(backend)
+        jobs = [asyncio.create_task(answer(backend)) for _ in range(20)]
+        await asyncio.sleep(0)
+        known = backend.expected_s(version)
+        await asyncio.gather(*jobs)
 
-    assert states == [(True, None), (True, None), (False, "a lane is dead or stuck")]
-    assert lanes.at_rest
-
-
-async def test_lanes_of_unchanged_versions_go_on_in_the_successor(repository, models_dir, apart):
-    lanes = LocalLanes(repository, settings(), 1, apart)
-    lanes.start()
-    kept, dropped = lanes.answerers["tiny", 2], lanes.answerers["tiny", 1]
-    replaced = load_version(models_dir, "tiny", 1, PLAN)
-
-    successor = await lanes.renewed(Repository([replaced, repository.get("tiny", 2)]))
-    successor.start()
-    await lanes.stop(1)
-
-    answered = await successor.answerers["tiny", 2].answer(RED, time.monotonic() + 10)
-    states = [kept.batcher.alive, dropped.batcher.alive, successor.alive]
-    await successor.stop(1)
-    assert answered.probabilities.argmax() == 0
-    assert successor.answerers["tiny", 2] is kept
-    assert successor.answerers["tiny", 1] is not dropped
-    assert states == [True, False, True]
+    assert (unknown, known > 0) == (0.0, True)
 
 
-def test_lanes_are_counted_over_the_versions_of_a_model(repository, apart):
-    lanes = LocalLanes(repository, settings(lanes=3), 1, apart)
-
-    assert (lanes.lanes("tiny"), lanes.lanes("other"), lanes.waiting("tiny")) == (6, 0, 0)
+# What is prepared where
 
 
-def test_lanes_load_versions_in_this_process(repository, models_dir, apart):
-    lanes = LocalLanes(repository, settings(), 1, apart)
+@pytest.fixture
+def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of the thread of every decoding in this process."""
+    names: list[str] = []
 
-    loaded = lanes.load(models_dir, "tiny", 1, PLAN)
+    def noting(*args: Any) -> Any:
+        names.append(threading.current_thread().name.partition("_")[0])
+        return decode_for(*args)
 
-    assert loaded.engine.run is not None
-    assert loaded.key == ("tiny", 1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "cpus", "expected"),
-    [
-        ({"lanes": None}, 4, 4),
-        ({"lanes": None, "threads_per_lane": 2}, 4, 2),
-        ({"lanes": None, "threads_per_lane": 8}, 4, 1),
-        ({"lanes": 3}, 4, 3),
-    ],
-    ids=["cores", "threads", "at_least_one", "configured"],
-)
-def test_lanes_follow_cores_and_settings(repository, changes, cpus, expected):
-    limits = batch_limits(repository.get("tiny"), settings(**changes), cpus)
-
-    assert limits.lanes == expected
+    monkeypatch.setattr(preparing, "decode_for", noting)
+    return names
 
 
-def test_lanes_limits_follow_the_settings(repository):
-    changes = {"max_wait_ms": 7, "max_in_flight": 9, "stuck_after_s": 5}
+async def test_backend_of_threads_prepares_usual_pictures_on_their_lanes(models_dir, prepared_on):
+    async with running(models_dir) as backend:
+        await answer(backend)
 
-    limits = batch_limits(repository.get("tiny"), settings(**changes), 1)
-
-    assert (limits.max_wait_s, limits.max_queue, limits.stuck_after_s) == (0.007, 9, 5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"), [({}, 2), ({"prepare_threads": 3}, 3)], ids=["half", "configured"]
-)
-def test_prepare_threads_follow_cores_and_settings(repository, changes, expected):
-    assert prepare_threads(repository, settings(**changes), 4) == expected
+    assert prepared_on == ["lane"]
 
 
-def test_run_plan_gives_a_lone_run_all_cores():
-    plan = run_plan(settings(provider="cpu", threads_per_lane=2, max_batch_size=3), 4)
+async def test_backend_of_threads_prepares_large_pictures_apart(
+    models_dir, prepared_on, monkeypatch
+):
+    monkeypatch.setattr(preparing, "LARGE_PIXELS", 1)
+    async with running(models_dir) as backend:
+        answered = await answer(backend)
 
-    assert (plan.provider, plan.threads, plan.wide_threads, plan.max_batch_size) == ("cpu", 2, 4, 3)
+    assert (label_of(answered), prepared_on) == ("red", ["prepare"])
+    assert min(answered.decode_s, answered.preprocess_s) > 0
+
+
+async def test_backend_of_threads_prepares_everything_apart_for_a_gpu(
+    models_dir, prepared_on, monkeypatch
+):
+    monkeypatch.setattr(module, "runs_on_cores", lambda _version: False)
+    async with running(models_dir) as backend:
+        await answer(backend)
+
+    assert prepared_on == ["prepare"]
+
+
+async def test_backend_of_processes_prepares_nothing_in_this_one(
+    models_dir, prepared_on, monkeypatch
+):
+    monkeypatch.setattr(preparing, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(module, "runs_on_cores", lambda _version: False)
+    async with running(models_dir, "processes") as backend:
+        assert label_of(await answer(backend)) == "red"
+
+    assert prepared_on == []
+
+
+async def test_backend_of_processes_has_large_pictures_wait_apart(models_dir, monkeypatch):
+    monkeypatch.setattr(preparing, "LARGE_PIXELS", 16 * 16 - 1)
+    async with running(models_dir, "processes") as backend:
+        await all_ready(backend)
+        large = [asyncio.create_task(answer(backend)) for _ in range(3)]
+        small = asyncio.create_task(answer(backend, tinymodel.picture("blue", 8)))
+        await asyncio.sleep(0)
+        at_work = [[job.large for job in lane.jobs] for lane in backend.batcher._lanes]
+        waiting = backend.batcher.waiting
+        answers = await asyncio.gather(*large, small)
+
+    assert (at_work, waiting) == ([[True], [False]], 2)
+    assert [label_of(one) for one in answers] == ["red", "red", "red", "blue"]
+
+
+# Its state
+
+
+@both
+async def test_backend_is_well_from_its_start_to_its_end(models_dir, kind):
+    backend = load(models_dir, kind)
+    states = [(backend.alive, backend.n_lanes)]
+    backend.start()
+    await answer(backend)
+    await all_ready(backend)
+    states.append((backend.alive, backend.n_lanes))
+    healthy = backend.trouble()
+    finished = await backend.stop(5)
+    states.append((backend.trouble() is None, backend.n_lanes))
+    backend.close()
+
+    assert states == [(True, 0), (True, 2), (False, 0)]
+    assert (healthy, finished, backend.at_rest) == (None, True, True)
+
+
+async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_dir):
+    replaced: list[Reason] = []
+    callbacks = BatchCallbacks(on_replaced=replaced.append)
+    async with running(models_dir, "processes", callbacks=callbacks) as backend:
+        await answer(backend)
+        for lane in list(backend.batcher._lanes):
+            lane._process.kill()  # type: ignore[attr-defined]
+        while backend.n_lanes:  # noqa: ASYNC110 - the loss must be noticed without a request
+            await asyncio.sleep(0.001)
+        state = (backend.alive, backend.trouble())
+        again = await answer(backend)
+
+    assert state == (True, "no lane is ready")
+    assert (label_of(again), replaced) == ("red", [Reason.EXITED] * 2)
+
+
+# Its successor
+
+
+@both
+async def test_backend_successor_answers_with_the_renewed_versions(tmp_path, kind):
+    tinymodel.write_version(tmp_path)
+    async with running(tmp_path, kind) as backend:
+        tinymodel.write_version(tmp_path, version=2)
+        new = backend.load(tmp_path, "tiny", 2, run_plan(Settings(provider="cpu"), 2))
+        successor = await backend.renewed(Repository([*backend.repository.versions(), new]))
+        successor.start()
+        both_kept = [await answer(one, number=1) for one in (backend, successor)]
+        stopped = await backend.stop(5)
+        newest = await answer(successor, number=2)
+        state = (successor.alive, successor.trouble())
+        await successor.stop(5)
+
+    assert [label_of(one) for one in (*both_kept, newest)] == ["red"] * 3
+    assert (stopped, state) == (True, (True, None))
+    assert [one.key for one in successor.repository.versions()] == [("tiny", 1), ("tiny", 2)]
+
+
+async def test_backend_whose_successor_does_not_come_up_goes_on(models_dir, monkeypatch):
+    async def fail(_launcher: ProcessLauncher) -> None:
+        raise WorkerNotStarted("no memory")
+
+    async with running(models_dir, "processes") as backend:
+        with monkeypatch.context() as patch:
+            patch.setattr(ProcessLauncher, "launch", fail)
+            with pytest.raises(WorkerNotStarted):
+                await backend.renewed(backend.repository)
+
+        assert label_of(await answer(backend)) == "red"
+
+
+@both
+async def test_backend_loads_versions_where_its_lanes_run(models_dir, kind):
+    backend = load(models_dir, kind)
+    backend.start()
+    try:
+        loaded: LoadedVersion = await asyncio.to_thread(
+            backend.load, models_dir, "tiny", 2, run_plan(Settings(provider="cpu"), 2)
+        )
+    finally:
+        await backend.stop(5)
+        backend.close()
+
+    here = type(loaded.engine).__name__ == "OnnxEngine"
+    assert (loaded.key, here) == (("tiny", 2), kind == "threads")
+
+
+@both
+def test_backend_of_a_version_that_is_broken_is_not_made(tmp_path, kind):
+    tinymodel.write_version(tmp_path)
+    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
+
+    with pytest.raises(VersionCorrupt, match="tiny/1"):
+        load(tmp_path, kind)
