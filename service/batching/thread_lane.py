@@ -67,16 +67,16 @@ class ThreadLane:
     def _serve(self) -> None:
         while (job := self._inbox.get()) is not None:
             if not self.dead and job.claim():
-                self.busy = True
                 self._work(job)
-                self.busy = False
 
     def _work(self, job: Job[Entry]) -> None:
+        self.busy = True
         try:
             work_on(job, self._clock)
         except BaseException as error:  # noqa: BLE001 - must not reach the event loop as itself
             job.died = error
             self.dead = True
+        self.busy = False
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._done, job)
 

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
-from contract.errors import ContractError, VersionCorrupt
+from contract.errors import ContractError, ImageError, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from contract.telemetry import disable_runtime_telemetry
 from service.batching.lane import BatchedRow, Item, Job, Outcome
@@ -70,11 +70,16 @@ class Child:
     def answer(self, work: wire.Work) -> wire.Done:
         """Prepares and runs one batch."""
         version, now_s = self._versions[work.version], time.monotonic()
-        items = [self._item(picture, version, now_s) for picture in work.pictures]
+        found = [self._item(picture, version, now_s) for picture in work.pictures]
+        items = [item for item in found if isinstance(item, Item)]
         job = Job(version, items, Run(wide=work.wide), now_s)
         work_on(job, time.monotonic)
+
         outcomes = {id(item): outcome for item, outcome in job.outcomes}
-        rows = [_on_the_wire(item, outcomes.get(id(item))) for item in items]
+        rows = [
+            _on_the_wire(one, outcomes.get(id(one))) if isinstance(one, Item) else one
+            for one in found
+        ]
         return wire.Done(rows, job.runs, job.work_s)
 
     def _next(self) -> wire.Work | None:
@@ -98,9 +103,14 @@ class Child:
         self._retiring = False
         self._sock.sendall(b"".join(wire.pack(Kind.RETIRE)))
 
-    def _item(self, picture: wire.Picture, version: LoadedVersion, now_s: float) -> Item:
+    def _item(
+        self, picture: wire.Picture, version: LoadedVersion, now_s: float
+    ) -> Item | ImageError:
         deadline_s = now_s + picture.remaining_s
-        file = inspect(picture.image, self._limits)  # has passed in the front
+        try:
+            file = inspect(picture.image, self._limits)  # as the front has done
+        except ImageError as error:
+            return error
         return Item(Preparation(file, version.manifest, deadline_s), deadline_s, now_s)
 
 

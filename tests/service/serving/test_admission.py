@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching import preparing as local
+from service.batching import work as local
 from service.errors import Draining, Overloaded
 from service.serving.admission import Admission
 from tests import tinymodel
@@ -227,7 +227,7 @@ def test_admission_refusal_for_memory_counted_as_that(fresh_client, monkeypatch)
     def decode(*_args):
         raise MemoryError
 
-    monkeypatch.setattr(local, "decode_for", decode)
+    monkeypatch.setattr(local, "decode_file", decode)
 
     response = fresh_client.post(CLASSIFY, content=RED)
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from contract.errors import ImageError, ImageTooManyPixels, VersionCorrupt
-from contract.preprocessing import decode_for
-from service.batching import preparing
+from contract.preprocessing import decode_file
+from service.batching import work
 from service.batching.batcher import BatchCallbacks
 from service.batching.lane import Reason
 from service.batching.sizing import run_plan
@@ -114,7 +114,7 @@ async def test_backend_expired_picture_is_not_decoded(models_dir, kind):
     async with running(models_dir, kind) as backend:
         version = backend.repository.get("tiny", 1)
         with pytest.raises(DeadlineExceeded):
-            await backend.answer(version, b"no picture", time.monotonic() - 1)
+            await backend.answer(version, RED[:40], time.monotonic() - 1)
 
 
 @both
@@ -161,9 +161,9 @@ def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noting(*args: Any) -> Any:
         names.append(threading.current_thread().name.partition("_")[0])
-        return decode_for(*args)
+        return decode_file(*args)
 
-    monkeypatch.setattr(preparing, "decode_for", noting)
+    monkeypatch.setattr(work, "decode_file", noting)
     return names
 
 
@@ -177,7 +177,7 @@ async def test_backend_of_threads_prepares_usual_pictures_on_their_lanes(models_
 async def test_backend_of_threads_prepares_large_pictures_apart(
     models_dir, prepared_on, monkeypatch
 ):
-    monkeypatch.setattr(preparing, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(work, "LARGE_PIXELS", 1)
     async with running(models_dir) as backend:
         answered = await answer(backend)
 
@@ -198,7 +198,7 @@ async def test_backend_of_threads_prepares_everything_apart_for_a_gpu(
 async def test_backend_of_processes_prepares_nothing_in_this_one(
     models_dir, prepared_on, monkeypatch
 ):
-    monkeypatch.setattr(preparing, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(work, "LARGE_PIXELS", 1)
     monkeypatch.setattr(module, "runs_on_cores", lambda _version: False)
     async with running(models_dir, "processes") as backend:
         assert label_of(await answer(backend)) == "red"
@@ -207,7 +207,7 @@ async def test_backend_of_processes_prepares_nothing_in_this_one(
 
 
 async def test_backend_of_processes_has_large_pictures_wait_apart(models_dir, monkeypatch):
-    monkeypatch.setattr(preparing, "LARGE_PIXELS", 16 * 16 - 1)
+    monkeypatch.setattr(work, "LARGE_PIXELS", 16 * 16 - 1)
     async with running(models_dir, "processes") as backend:
         await all_ready(backend)
         large = [asyncio.create_task(answer(backend)) for _ in range(3)]

@@ -116,7 +116,7 @@ def test_child_batch_of_bad_pictures_runs_nothing(versions):
 
 
 def test_child_expired_pictures_are_not_decoded(versions):
-    work = Work(0, False, [Picture(b"no picture", -0.5), Picture(RED, 60.0)])
+    work = Work(0, False, [Picture(RED[:40], -0.5), Picture(RED, 60.0)])
 
     assert answered(versions, work) == ["DeadlineExceeded", "red"]
 

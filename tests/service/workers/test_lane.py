@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 
 from contract.errors import ImageTruncated
-from contract.images.decoding import ImageLimits
+from contract.images import ImageFile, ImageLimits
 from service.batching.lane import Entry, Job, LaneCallbacks, Reason
-from service.batching.preparing import Preparation
+from service.batching.work import Preparation
 from service.errors import WorkerNotStarted
 from service.models.engine import Run
 from service.workers import lane as module
@@ -90,7 +90,8 @@ class Bench:
         return self.launcher.peers[-1]
 
     def entry(self, image: bytes, deadline_s: float = NEVER) -> Entry:
-        recipe = Preparation(image, cast(Any, None), ImageLimits(), deadline_s, self.clock)
+        file = ImageFile(image, ImageLimits(), cast(Any, None), cast(Any, None))
+        recipe = Preparation(file, cast(Any, None), deadline_s, self.clock)
         return Entry(recipe, deadline_s, self.clock(), asyncio.get_running_loop().create_future())
 
     async def begin(self, *entries: Entry, wide: bool = False) -> Job[Entry]:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from contract.errors import ManifestInvalid, VersionCorrupt
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits, inspect
 from service.batching.batcher import Batcher, BatchLimits
 from service.batching.lane import BatchedRow, LaneCallbacks
-from service.batching.preparing import Preparation
+from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
 from service.models.repository import Repository, RunPlan, Shelf, load_repository
 from service.workers.launch import Launched, ProcessLauncher
@@ -48,7 +48,7 @@ def here(models_dir: Path) -> Repository:
 async def ask(batcher: Batcher, source: ProcessSource, number: int) -> BatchedRow:
     version = source.repository.get("tiny", number)
     deadline_s = time.monotonic() + 30
-    recipe = Preparation(RED, version.manifest, ImageLimits(), deadline_s)
+    recipe = Preparation(inspect(RED), version.manifest, deadline_s)
     return await batcher.submit(version, recipe, deadline_s)
 
 
