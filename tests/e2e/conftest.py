@@ -21,7 +21,7 @@ def launch(models_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
         def make(**settings: object) -> Server:
             home = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
             home.mkdir()
-            defaults = {"models_dir": models_dir, "lanes": 1, "prepare_threads": 1}
+            defaults = {"models_dir": models_dir, "lanes": 1}
             server = Server(home, **(defaults | settings))
             stack.callback(server.stop)
             return server
@@ -38,6 +38,6 @@ def start_server(launch: StartServer) -> StartServer:
 @pytest.fixture(scope="module")
 def server(models_dir: Path) -> Iterator[Server]:
     """One server for all tests of a module, which leave it as they found it."""
-    limits = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "max_body_bytes": 100_000}
+    limits = {"receive_timeout_s": 0.3, "max_body_bytes": 100_000}
     with running_server(models_dir=models_dir, lanes=1, **limits) as running:
         yield running

@@ -138,7 +138,7 @@ def test_lifecycle_body_still_arriving_at_the_end_is_waited_for(start_server):
 
 
 def test_lifecycle_grace_is_the_longest_wait(start_server):
-    server = start_server(drain_s=0, grace_s=1, body_timeout_s=600)
+    server = start_server(drain_s=0, grace_s=1, receive_timeout_s=600)
     with server.connect() as connection:
         connection.send(post(b"half", "Content-Length: 100"))
         server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 4)
