@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from unittest.mock import Mock
+import math
 
 import pytest
 from starlette.testclient import TestClient
@@ -9,6 +9,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests import tinymodel
 from tests.problems import assert_problem
+from tests.service.running import PictureEngine, batcher_of, lose_lanes, occupy
 
 RED = tinymodel.picture("red")
 
@@ -70,21 +71,28 @@ def test_readyz_draining_counted_with_its_status(fresh_client):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_health_stuck_lane_fails(fresh_client, monkeypatch, path):
-    batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
-    lane = next(iter(batcher._lanes))
-    monkeypatch.setattr(lane, "since_s", batcher._clock() - 31)
-    lane.jobs.append(Mock(entries=[]))
+def test_health_stuck_lane_fails_until_it_comes_back(fresh_client, path):
+    engine = PictureEngine()
+    running = occupy(fresh_client, engine)
+    busy = fresh_client.get(path).status_code
+    (lane,) = batcher_of(fresh_client)._lanes
+    lane.jobs[0].due_s = -math.inf
 
-    assert_problem(fresh_client.get(path), 503, "model_not_ready")
+    stuck = fresh_client.get(path)
+    engine.release()
+    running.exception(5)  # its answer, or that it was interrupted: the lane is on the move
+
+    assert busy == 200
+    assert_problem(stuck, 503, "model_not_ready")
+    assert fresh_client.post("/v1/classify", content=RED).status_code == 200
+    assert fresh_client.get(path).status_code == 200
 
 
-def test_livez_dead_lane_fails(fresh_client):
-    batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
-    lane = next(iter(batcher._lanes))
-    lane.dead = True
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_health_lanes_that_were_lost_fail(fresh_client, path):
+    lose_lanes(fresh_client)
 
-    response = fresh_client.get("/livez")
+    response = fresh_client.get(path)
 
     assert_problem(response, 503, "model_not_ready")
     assert_problem(fresh_client.post("/v1/classify", content=RED), 503, "model_not_ready")

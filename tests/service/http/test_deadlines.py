@@ -11,6 +11,7 @@ from service.http.scope import begin
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
+from tests.service.running import PictureEngine, run_by
 
 RED = tinymodel.picture("red")
 CLASSIFY = "/v1/classify"
@@ -117,29 +118,20 @@ def test_deadline_that_is_long_enough_is_met(client):
     assert response.status_code == 200
 
 
-class Untouched:
-    """An engine that must not be run."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def run(self, _batch: object, _run: object) -> None:
-        self.runs += 1
-
-
 @pytest.mark.parametrize("asked", ["1e-9", "0.000001"], ids=["exponent", "decimal"])
 def test_deadline_that_passed_answers_504_and_the_picture_is_never_run(fresh_client, asked):
-    engine = Untouched()
-    fresh_client.app.state.service._backend.answerers["tiny", 2].batcher._engine = engine
+    engine = PictureEngine()
+    run_by(fresh_client.app.state.service, engine)
 
     response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": asked})
 
     assert_problem(response, 504, "deadline_exceeded")
-    assert engine.runs == 0
+    assert engine.batches == []
 
 
-def test_deadline_beyond_the_longest_is_cut_to_it_over_http(make_client):
-    client = make_client(max_request_timeout_s=1e-9)
+def test_deadline_beyond_the_longest_is_cut_to_it_over_http(make_client, monkeypatch):
+    monkeypatch.setattr("service.app._MAX_REQUEST_TIMEOUT_S", 1e-9)
+    client = make_client()
 
     response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "60000"})
 

@@ -10,6 +10,7 @@ from service.serving.admission import Admission
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
+from tests.service.running import batcher_of, lose_lanes
 
 RED = tinymodel.picture("red")
 CLASSIFY = "/v1/classify"
@@ -176,21 +177,16 @@ def close(client):
 
 
 def slow_down(client):
-    batcher_of(client)._waiting = 1
-    batcher_of(client)._item_s = 100.0
+    queue_of(client).n_wanted = 1
+    queue_of(client).times.item_s = 100.0
 
 
 def fill_queue(client):
-    batcher_of(client)._waiting = 256
+    queue_of(client).n_wanted = 256
 
 
-def kill_lanes(client):
-    for lane in batcher_of(client)._lanes:
-        lane.dead = True
-
-
-def batcher_of(client):
-    return client.app.state.service._backend.answerers["tiny", 2].batcher
+def queue_of(client):
+    return batcher_of(client)._queue_of(client.app.state.service.repository.get())
 
 
 def refusals(client) -> dict[tuple[str, str], float]:
@@ -208,7 +204,7 @@ REFUSALS = {
     "deadline": (slow_down, "overloaded", "deadline"),
     "queue": (fill_queue, "overloaded", "queue"),
     "closed": (close, "draining", "draining"),
-    "dead": (kill_lanes, "model_not_ready", "model_not_ready"),
+    "dead": (lose_lanes, "model_not_ready", "model_not_ready"),
 }
 
 
@@ -257,10 +253,10 @@ def test_admission_idle_service_recovers_from_a_slow_run(fresh_client):
     Neither while pictures for other models are always in flight.
     """
     fresh_client.app.state.parts.admission.images = 1
-    batcher = batcher_of(fresh_client)
-    batcher._item_s = 100.0
+    times = queue_of(fresh_client).times
+    times.item_s = 100.0
 
     statuses = [fresh_client.post(CLASSIFY, content=RED).status_code for _ in range(30)]
 
     assert statuses == [200] * 30
-    assert batcher._item_s < 10
+    assert times.item_s < 10

@@ -7,6 +7,7 @@ import pytest
 from service.errors import ServiceError
 from service.system.metrics import Metrics
 from tests import tinymodel
+from tests.service.running import batcher_of
 
 RED = tinymodel.picture("red")
 DESCRIBED = {one.name: one for one in Metrics().describe()}
@@ -110,8 +111,8 @@ def test_metrics_model_info_names_every_version(make_client):
 
 def test_metrics_waiting_is_the_sum_over_versions(make_client):
     client = make_client(versions_per_model=0)
-    for answerer in client.app.state.service._backend.answerers.values():
-        answerer.batcher._waiting = 2
+    for version in client.app.state.service.repository.versions():
+        batcher_of(client)._queue_of(version).n_wanted = 2
 
     text = client.get("/metrics").text
 

@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from service.api.payload import READERS
+from service.models.engine import Batch, Engine, Run
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
+from tests.service.running import run_by
 
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
 CLASSIFY = "/v1/classify"
@@ -35,13 +38,13 @@ def tops(response) -> list[str]:
     ]
 
 
-class Recorder:
-    """An engine that keeps what it is given and answers that everything is red."""
+class Recorder(Engine):
+    """Keeps what it is given and answers that everything is red."""
 
     def __init__(self) -> None:
-        self.rows: list[np.ndarray] = []
+        self.rows: list[Batch] = []
 
-    def run(self, batch, _run):
+    def run(self, batch: Batch, run: Run) -> NDArray[np.float32]:  # noqa: ARG002
         self.rows.extend(batch)
         return np.tile(np.array([1, 0, 0], np.float32), (len(batch), 1))
 
@@ -121,7 +124,7 @@ def test_classify_server_timing_tells_stages(client):
 )
 def test_classify_rotated_photo_seen_upright(fresh_client, orientation, edges):
     recorder = Recorder()
-    fresh_client.app.state.service._backend.answerers["tiny", 2].batcher._engine = recorder
+    run_by(fresh_client.app.state.service, recorder)
 
     fresh_client.post(CLASSIFY, content=red_left_of_blue(orientation))
 
