@@ -32,16 +32,17 @@ def image_files(path: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def example_folder() -> Path | None:
-    """Returns the source tree's pictures or the wheel's; None where they were removed."""
-    candidates = (_HOME / "examples", _HOME / "training" / "example_pictures")
-    return next((one for one in candidates if one.is_dir()), None)
+def example_folder() -> Path:
+    """Returns the source tree's pictures or the wheel's; it is missing where they were removed."""
+    ours = _HOME / "examples"
+    return ours if ours.is_dir() else _HOME / "training" / "example_pictures"
 
 
-def varied_examples(folder: Path) -> list[bytes]:
-    """Returns JPEG files of a photograph's usual size, cut and mirrored differently from each."""
+def varied_examples() -> list[bytes]:
+    """Returns JPEG files of a photograph's usual size, several of each example picture."""
+    folder = example_folder()
     photos = []
-    for path in image_files(folder):
+    for path in image_files(folder) if folder.is_dir() else ():
         whole = decode(path.read_bytes())
         for shift in range(_SHIFTS):
             inset = 4 * shift

@@ -19,9 +19,9 @@ from convserve.commands.options import (
     UserPath,
     choose_version,
     errors_as_messages,
-    find_models_dir,
     models_option,
     provider_option,
+    reason,
 )
 from convserve.pictures import image_files
 from service.models.engine import Run
@@ -65,7 +65,7 @@ def classify(
     model: str | None,
     top_k: int,
     output: str | None,
-    models_dir: Path | None,
+    models_dir: Path,
     provider: str,
 ) -> None:
     """Classify picture files without a server, through the very same code.
@@ -73,10 +73,9 @@ def classify(
     PATHS are files, or folders that are searched for .jpg, .png, .webp, .gif and .bmp files. The
     exit status is 1 if any file cannot be classified; the others are classified all the same.
     """
-    directory = find_models_dir(models_dir)
     with errors_as_messages():
         plan = RunPlan(provider, threads=usable_cpus(), max_batch_size=1)
-        version = load_version(directory, *choose_version(directory, model), plan)
+        version = load_version(models_dir, *choose_version(models_dir, model), plan)
     show = _PRINTERS[output or "text"]
     if output == "csv":
         click.echo("file,rank,label,index,synset,probability")
@@ -89,8 +88,7 @@ def classify(
             try:
                 row = read_input(file.read_bytes(), version.manifest)
             except (ImageError, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                click.echo(f"{file}: {reason}", err=True)
+                click.echo(f"{file}: {reason(error)}", err=True)
                 failed = True
                 continue
             probabilities = version.engine.run(row[None], Run())[0]  # (C,)

@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 
 from contract.versions import find_versions
-from convserve.commands.options import find_models_dir, models_option
+from convserve.commands.options import models_option
 
 
 @click.command()
 @models_option
-def models(models_dir: Path | None) -> None:
+def models(models_dir: Path) -> None:
     """List the versions in the model repository."""
-    directory = find_models_dir(models_dir)
-    found = find_versions(directory)
+    found = find_versions(models_dir)
     for name, numbers in found.items():
         click.echo(f"{name}  {', '.join(str(number) for number in numbers)}")
     if not found:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from contract.errors import ContractError
+from contract.errors import ContractError, ImageError
 from contract.versions import find_versions
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
@@ -73,6 +73,7 @@ def settings_of(overrides: dict[str, Any]) -> Settings:
 models_option = click.option(
     "--models-dir",
     type=UserPath(),
+    callback=lambda _context, _option, given: resolve_models_dir(given, Path.cwd()),
     envvar="CONVSERVE_MODELS_DIR",
     help="The model repository [default: ./models, else the models that came with the package].",
 )
@@ -83,10 +84,6 @@ provider_option = click.option(
     show_default=True,
     help="Execution provider.",
 )
-
-
-def find_models_dir(configured: Path | None) -> Path:
-    return resolve_models_dir(configured, Path.cwd())
 
 
 def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
@@ -114,3 +111,8 @@ def errors_as_messages() -> Iterator[None]:
         yield
     except (ContractError, ProviderUnavailable) as error:
         raise click.ClickException(str(error)) from error
+
+
+def reason(error: ImageError | OSError) -> str:
+    """Returns why a picture file cannot be classified, without its name."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,148 +1,122 @@
-"""`convserve tune`: what batches, lanes and threads cost on this machine."""
+"""`convserve tune`: what batches and lanes cost on this machine."""
 
 from __future__ import annotations
 
+import html
 import json
+import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple
 from functools import partial
+from itertools import groupby, product
 from pathlib import Path
-from typing import Any, Final
+from statistics import median
+from typing import Final
 
 import click
 
 from contract.errors import ImageError
 from contract.preprocessing import Tensor, read_input
-from convserve.commands.options import (
-    UserPath,
-    choose_version,
-    errors_as_messages,
-    find_models_dir,
-    models_option,
-    provider_option,
-)
-from convserve.pictures import example_folder, image_files, varied_examples
-from convserve.tuning.choosing import Choice, changed_settings, choose
-from convserve.tuning.drawing import Point, bars, described, summed_up, svg, table
-from convserve.tuning.measuring import (
-    MIN_ROUNDS,
-    Bench,
-    Configuration,
-    Samples,
-    configurations,
-    schedule,
-)
-from service.batching.sizing import batch_limits
-from service.models.engine import Engine
-from service.models.providers import PROVIDERS
+from convserve import tuning
+from convserve.commands import options
+from convserve.pictures import image_files, varied_examples
+from convserve.tuning import Choice, Configuration, Sample, Samples
+from service.batching.sizing import batch_limits, runs_on_cores
 from service.models.repository import LoadedVersion, Repository, RunPlan, load_version
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.system import process
 from service.system.cpus import usable_cpus
 
-_MOST_PICTURES: Final = 200
-_MOST_BYTES: Final = 64_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """Image files that can be prepared, in random order, and where they are from."""
-
-    files: list[bytes]
-    source: str
-
-    @property
-    def mean_bytes(self) -> int:
-        return round(sum(map(len, self.files)) / len(self.files))
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is measured, and on what."""
-
-    version: LoadedVersion
-    engines: dict[int, Engine]  # by threads inside one run
-    cpus: int
-    on_cores: bool
-    default: Configuration
-
-    @property
-    def title(self) -> str:
-        name, number = self.version.key
-        cores = f"{self.cpus} core{'s' if self.cpus > 1 else ''}"
-        return f"{name}/{number} on {self.version.provider}, {cores}"
-
-    def configurations(self) -> list[Configuration]:
-        beside = [(self.cpus, 1), (1, self.cpus)] if self.on_cores else [(2, 1)]
-        return configurations(self.default, self.version.max_batch_size, [(1, 1), *beside])
+_MOST_PICTURES: Final = 100
+_BAR_CHARACTERS: Final = 44
+_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind too
+_OUTPUT: Final = options.UserPath(dir_okay=False)
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.argument("photos", nargs=-1, type=UserPath())
-@models_option
-@provider_option
+@click.argument("photos", nargs=-1, type=options.UserPath())
+@options.models_option
+@options.provider_option
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True, max=3600),
     default=25.0,
     show_default=True,
-    help=f"Time to measure; slow networks take longer, for {MIN_ROUNDS} rounds at least.",
+    help=f"Time to measure; slow networks take longer, for {tuning.MIN_ROUNDS} rounds at least.",
 )
-@click.option("--json", "json_file", type=UserPath(dir_okay=False), help="Write everything to it.")
-@click.option("--plot", "svg_file", type=UserPath(dir_okay=False), help="Draw the curve as SVG.")
+@click.option("--json", "json_file", type=_OUTPUT, help="Write everything to it.")
+@click.option("--plot", "svg_file", type=_OUTPUT, help="Draw the curve as SVG.")
 def tune(
     model: str | None,
     photos: tuple[Path, ...],
-    models_dir: Path | None,
+    models_dir: Path,
     provider: str,
     seconds: float,
     **outputs: Path | None,
 ) -> None:
-    """Measure what batches, lanes and threads cost here, and which settings follow.
+    """Measure what batches and lanes cost here, and which settings follow.
 
     MODEL is NAME or NAME/VERSION, by default the one of /v1/classify. PHOTOS are files or folders
     of pictures like those that will be sent; without any, example pictures stand in. Nothing is
     served or changed. All cores are taken: stop other work first. Ctrl-C ends it with what has been
     measured.
     """
-    for file in filter(None, outputs.values()):
-        if not file.parent.is_dir():  # before the measurement, not after it
-            raise click.BadParameter(f"{file.parent}: no such folder")
+    for output in outputs.values():
+        if output and not output.parent.is_dir():  # before the measurement, not after it
+            raise click.BadParameter(f"{output.parent}: no such folder")
     process.limit_freed_memory()  # as `serve` does
-    with errors_as_messages():
-        subject = _load(find_models_dir(models_dir), model, provider)
-    prepare = partial(read_input, manifest=subject.version.manifest)
-    pictures = _read_pictures(photos, prepare)
-
-    samples = _measure(subject, prepare, pictures, seconds)
-    points = summed_up(samples)
-    if not points:
-        raise click.ClickException("interrupted before anything was measured")
-    choice = choose(samples, subject.default, on_cores=subject.on_cores)
-    for line in _report(points, choice, subject.default):
-        click.echo(line)
-
-    if outputs["json_file"]:
-        document = _document(subject, pictures, samples, choice)
-        _write(outputs["json_file"], json.dumps(document, indent=1) + "\n")
-    if outputs["svg_file"]:
-        _write(outputs["svg_file"], svg(points, subject.title))
-
-
-def _load(models_dir: Path, model: str | None, provider: str) -> _Subject:
-    name, number = choose_version(models_dir, model)
     cpus = usable_cpus()
-    version = load_version(models_dir, name, number, RunPlan(provider))
-    engines = {1: version.engine}
-    on_cores = PROVIDERS[version.provider].runs_on_cores
-    if on_cores and cpus > 1:
-        plan = RunPlan(version.provider, threads=cpus)
-        engines[cpus] = load_version(models_dir, name, number, plan).engine
-    return _Subject(version, engines, cpus, on_cores, default_configuration(version, cpus))
+    with options.errors_as_messages():
+        name, number = options.choose_version(models_dir, model)
+        version = load_version(models_dir, name, number, RunPlan(provider, wide_threads=cpus))
+    on_cores, default = runs_on_cores(version), default_configuration(version, cpus)
+    prepare = partial(read_input, manifest=version.manifest)
+    pictures, source = _read_pictures(photos, prepare)
+
+    title = f"{name}/{number} on {version.provider}, {cpus} core{'s' if cpus > 1 else ''}"
+    kilobytes = sum(map(len, pictures)) / len(pictures) / 1e3
+    click.echo(f"{title}\npictures: {len(pictures)} of {kilobytes:.0f} kB on average ({source})")
+    if version.manifest.graph.fixed_batch_size:
+        click.echo("The graph takes one picture a run: there are no batches to measure.")
+    bench = tuning.Bench(version.engine, prepare, pictures, prepare_threads=0 if on_cores else cpus)
+    with closing(bench):
+        chosen = tuning.configurations(default, cpus, on_cores=on_cores)
+        samples = _measure(bench, chosen, seconds)
+    if not samples:
+        raise click.ClickException("interrupted before anything was measured")
+
+    medians = {one: _medians(rounds) for one, rounds in samples.items()}
+    choice = tuning.choose(samples, default, on_cores=on_cores)
+    settings = tuning.changed_settings(choice.configuration, default)
+    click.echo("\n".join(["", *_table(samples, default), "", *_bars(medians), ""]))
+    click.echo(_conclusion(choice, default, settings))
+    document = {
+        "model": name,
+        "version": number,
+        "provider": version.provider,
+        "cpus": cpus,
+        "pictures": {"n": len(pictures), "mean_kilobytes": kilobytes, "source": source},
+        "default": asdict(default),
+        "points": [
+            {**asdict(one), **asdict(medians[one]), "samples": [asdict(each) for each in rounds]}
+            for one, rounds in samples.items()
+        ],
+        "choice": asdict(choice),
+        "settings": settings,
+    }
+    for file, text in (
+        (outputs["json_file"], json.dumps(document, indent=1)),
+        (outputs["svg_file"], "\n".join(_svg(medians, title))),
+    ):
+        try:
+            if file:
+                file.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise click.FileError(str(file), error.strerror) from error
 
 
 def default_configuration(version: LoadedVersion, cpus: int) -> Configuration:
@@ -151,141 +125,146 @@ def default_configuration(version: LoadedVersion, cpus: int) -> Configuration:
     return Configuration(lanes, threads=1, batch_size=version.max_batch_size)
 
 
-def _read_pictures(photos: Sequence[Path], prepare: Callable[[bytes], Tensor]) -> _Pictures:
-    shuffled = random.Random(0)  # noqa: S311 - the same order every time
-    if not photos:
-        folder = example_folder()
-        if folder is None:
-            raise click.ClickException("there are no example pictures here; name PHOTOS")
-        files = varied_examples(folder)
-        shuffled.shuffle(files)
-        return _Pictures(files, "variations of the example pictures; name PHOTOS for your own")
+def _read_pictures(
+    photos: Sequence[Path], prepare: Callable[[bytes], Tensor]
+) -> tuple[list[bytes], str]:
+    """Returns image files that can be prepared, in random order, and where they are from."""
+    order = random.Random(0)  # noqa: S311 - the same every time
+    if not photos and (examples := varied_examples()):
+        source = "variations of the example pictures; name PHOTOS for your own"
+        return order.sample(examples, len(examples)), source
 
     paths = [path for one in photos for path in image_files(one)]
-    if not paths:
-        raise click.ClickException(f"no image files in {', '.join(map(str, photos))}")
-    shuffled.shuffle(paths)
-    files, n_bytes = [], 0
-    for path in paths:
+    files: list[bytes] = []
+    for path in order.sample(paths, len(paths)):
+        if len(files) == _MOST_PICTURES:
+            break
         try:
             file = path.read_bytes()
             prepare(file)
+            files.append(file)
         except (ImageError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            click.echo(f"{path}: left out: {reason}", err=True)
-            continue
-        files.append(file)
-        n_bytes += len(file)
-        if len(files) == _MOST_PICTURES or n_bytes >= _MOST_BYTES:
-            break
+            click.echo(f"{path}: left out: {options.reason(error)}", err=True)
     if not files:
-        raise click.ClickException("none of the pictures can be read")
-    return _Pictures(files, f"{len(files)} of {len(paths)} files named")
+        where = f" in {', '.join(map(str, photos))}" if photos else "; name PHOTOS"
+        raise click.ClickException(f"no picture that can be read{where}")
+    return files, f"{len(files)} of {len(paths)} files named"
 
 
-def _measure(
-    subject: _Subject,
-    prepare: Callable[[bytes], Tensor],
-    pictures: _Pictures,
-    seconds: float,
-) -> Samples:
-    chosen = subject.configurations()
-    samples: Samples = {one: [] for one in chosen}
-    apart = 0 if subject.on_cores else subject.cpus
-    bench = Bench(subject.engines, prepare, pictures.files, prepare_threads=apart)
+def _measure(bench: tuning.Bench, chosen: Sequence[Configuration], seconds: float) -> Samples:
+    samples: Samples = {}
     try:
-        with closing(bench):
-            plan = schedule(bench.warm_up(chosen), seconds)
-            click.echo(
-                f"{subject.title}: {len(chosen)} configurations x {plan.rounds} rounds, "
-                f"about {max(1, round(plan.expected_s))} s\n"
-                f"pictures: {len(pictures.files)} of {pictures.mean_bytes / 1e3:.0f} kB on average "
-                f"({pictures.source})\n"
-                "Other work on this machine disturbs the figures. Ctrl-C ends it with what it has."
-            )
-            if subject.version.manifest.graph.fixed_batch_size:
-                click.echo("The graph takes one picture a run: there are no batches to measure.")
-            length = plan.rounds * len(chosen)
-            rounds = bench.rounds(chosen, plan)
-            with click.progressbar(rounds, length=length, file=sys.stderr) as measured:
-                for configuration, sample in measured:
-                    samples[configuration].append(sample)
+        rounds, slice_s, expected_s = tuning.schedule(bench.warm_up(chosen), seconds)
+        click.echo(
+            f"{len(chosen)} configurations x {rounds} rounds, about {max(1, round(expected_s))} s\n"
+            "Other work on this machine disturbs the figures. Ctrl-C ends it with what it has."
+        )
+        turns = product(range(rounds), chosen)
+        with click.progressbar(turns, length=rounds * len(chosen), file=sys.stderr) as shown:
+            for number, one in shown:
+                sample = bench.sample(one, number, slice_s)
+                samples.setdefault(one, []).append(sample)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
     return samples
 
 
-def _report(points: Sequence[Point], choice: Choice, default: Configuration) -> Iterator[str]:
-    yield ""
-    yield from table(points, default)
-    yield ""
+def _medians(rounds: Sequence[Sample]) -> Sample:
+    return Sample(*map(median, zip(*map(astuple, rounds), strict=True)))
+
+
+def _curve(one: Configuration) -> str:
+    lanes = f"{one.lanes} lane{'s' if one.lanes > 1 else ''}"
+    return lanes if one.threads == 1 else f"a picture alone, {one.threads} threads"
+
+
+def _table(samples: Samples, default: Configuration) -> Iterator[str]:
+    def spread(rates: Sequence[float]) -> str:
+        return f"+-{100 * tuning.half_range(rates) / median(rates):.0f}%"
+
+    yield "                         as the service runs: prepare, run                   bare runs"
+    columns = "lanes  threads  batch   images/s  spread  ms/batch  ms/image  CPU ms/image"
+    yield f"{columns}   images/s  spread"
+    for one, rounds in samples.items():
+        middle = _medians(rounds)
+        note = "  default" if one == default else "  alone" if one.threads > 1 else ""
+        yield (
+            f"{one.lanes:5}  {one.threads:7}  {one.batch_size:5}   {middle.images_per_s:8.1f}  "
+            f"{spread([each.images_per_s for each in rounds]):>6}  {middle.batch_ms:8.1f}  "
+            f"{1e3 * one.lanes / middle.images_per_s:8.2f}  {middle.cpu_ms:12.2f}   "
+            f"{middle.bare_images_per_s:8.1f}  "
+            f"{spread([each.bare_images_per_s for each in rounds]):>6}{note}"
+        )
+
+
+def _bars(medians: Mapping[Configuration, Sample]) -> Iterator[str]:
+    most = max(max(each.images_per_s, each.bare_images_per_s) for each in medians.values())
     yield "images/s by batch size; | is where bare runs, without preparing, would be"
-    yield from bars(points)
-    yield ""
-    yield from _conclusion(choice, default)
+    for name, curve in groupby(medians, _curve):
+        yield f"{name}:"
+        for one in curve:
+            rate, bare = medians[one].images_per_s, medians[one].bare_images_per_s
+            bar = list(("=" * round(_BAR_CHARACTERS * rate / most)).ljust(_BAR_CHARACTERS + 1))
+            bar[round(_BAR_CHARACTERS * bare / most)] = "|"
+            yield f"{one.batch_size:5} {''.join(bar)} {rate:7.1f}"
 
 
-def _conclusion(choice: Choice, default: Configuration) -> Iterator[str]:
-    rival, gain = choice.rival, choice.gain
-    if rival is None or gain is None or gain.rounds < MIN_ROUNDS:
-        yield f"Fewer than {MIN_ROUNDS} rounds: too few to prefer anything to the defaults."
-        return
+def _conclusion(choice: Choice, default: Configuration, settings: dict[str, int]) -> str:
+    rival, ratios = choice.rival, choice.ratios
+    if rival is None or len(ratios) < tuning.MIN_ROUNDS:
+        return f"Fewer than {tuning.MIN_ROUNDS} rounds: too few to prefer anything to the defaults."
     said = (
-        f"{described(rival.lanes, rival.threads)}, batches of {rival.batch_size}: "
-        f"{100 * gain.median:+.0f} % images/s (+-{100 * gain.spread:.0f} over {gain.rounds} rounds)"
+        f"{_curve(rival)}, batches of {rival.batch_size}: {100 * median(ratios) - 100:+.0f} % "
+        f"images/s (+-{100 * tuning.half_range(ratios):.0f} over {len(ratios)} rounds)"
     )
-    if choice.is_busy and choice.core_share is not None:
-        yield (
+    if choice.core_share < tuning.QUIET_SHARE:
+        return (
             f"Too busy to tell: lanes had {100 * choice.core_share:.0f} % of a core each, something "
-            "else took the rest."
+            "else took the rest.\nMeasure again when it is quiet, or go by CPU ms/image, which is "
+            f"steadier.\nBest beside the defaults: {said}."
         )
-        yield "Measure again when it is quiet, or go by CPU ms/image, which is steadier."
-        yield f"Best beside the defaults: {said}."
-        return
-    settings = changed_settings(choice.configuration, default)
     if not settings:
-        yield (
-            f"The defaults are right here ({described(default.lanes, default.threads)}, batches of "
-            f"{default.batch_size}): nothing is better by more than the spread."
+        return (
+            f"The defaults are right here ({_curve(default)}, batches of {default.batch_size}): "
+            f"nothing is better by more than the spread.\nNext best: {said}."
         )
-        yield f"Next best: {said}."
-        return
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
-    variables = " ".join(
-        f"{ENVIRONMENT_PREFIX}{name.upper()}={value}" for name, value in settings.items()
+    flags = (f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+    variables = (f"{ENVIRONMENT_PREFIX}{name.upper()}={value}" for name, value in settings.items())
+    return (
+        f"Better than the defaults: {said}. Serve with\n  convserve serve {' '.join(flags)}\n"
+        f"or set {' '.join(variables)}; the settings hold for every model that is served."
     )
-    yield f"Better than the defaults: {said}. Serve with"
-    yield f"  convserve serve {flags}"
-    yield f"or set {variables}; the settings hold for every model that is served."
-    yield "A lone request has all cores in any case; batches are made of what waits for a lane."
 
 
-def _document(
-    subject: _Subject, pictures: _Pictures, samples: Samples, choice: Choice
-) -> dict[str, Any]:
-    name, number = subject.version.key
-    return {
-        "model": name,
-        "version": number,
-        "provider": subject.version.provider,
-        "cpus": subject.cpus,
-        "pictures": {
-            "n": len(pictures.files),
-            "mean_bytes": pictures.mean_bytes,
-            "source": pictures.source,
-        },
-        "default": asdict(subject.default),
-        "points": [
-            {**asdict(point), "samples": [asdict(one) for one in samples[point.configuration]]}
-            for point in summed_up(samples)
-        ],
-        "choice": asdict(choice),
-        "settings": changed_settings(choice.configuration, subject.default),
-    }
+def _svg(medians: Mapping[Configuration, Sample], title: str) -> Iterator[str]:
+    most = max(max(each.images_per_s, each.bare_images_per_s) for each in medians.values())
+    power = 10.0 ** math.floor(math.log10(most))
+    top = power * math.ceil(most / power)
+    sizes = sorted({one.batch_size for one in medians})
+    x = {size: 80 + 520 * index // max(1, len(sizes) - 1) for index, size in enumerate(sizes)}
 
+    def y(rate: float) -> int:
+        return round(310 - 260 * rate / top)
 
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise click.FileError(str(file), error.strerror) from error
+    yield '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 380" font-size="12">'
+    yield f'<title>{html.escape(title)}</title><rect width="640" height="380" fill="#fff"/>'
+    yield f'<text x="60" y="20">{html.escape(title)}: images/s by batch size</text>'
+    yield '<text x="60" y="38">dashed: bare runs, without preparing</text>'
+    for rate in (top * quarter / 4 for quarter in range(5)):
+        yield f'<path d="M60 {y(rate)}H620" stroke="#ddd"/>'
+        yield f'<text x="52" y="{y(rate) + 4}" text-anchor="end">{rate:g}</text>'
+    for size, at in x.items():
+        yield f'<text x="{at}" y="328" text-anchor="middle">{size}</text>'
+
+    for index, (name, curve) in enumerate(groupby(medians, _curve)):
+        colour, served, bare = _COLOURS[index % len(_COLOURS)], "", ""
+        for one in curve:
+            at = x[one.batch_size]
+            served += f" {at},{y(medians[one].images_per_s)}"
+            bare += f" {at},{y(medians[one].bare_images_per_s)}"
+            yield f'<circle cx="{at}" cy="{y(medians[one].images_per_s)}" r="3" fill="{colour}"/>'
+        line = f'fill="none" stroke="{colour}"'
+        yield f'<polyline points="{served}" {line} stroke-width="2"/>'
+        yield f'<polyline points="{bare}" {line} stroke-dasharray="4"/>'
+        yield f'<text x="{60 + 140 * index}" y="360" fill="{colour}">{name}</text>'
+    yield "</svg>"

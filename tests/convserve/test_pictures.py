@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from contract.images import decode
 from convserve.pictures import SUFFIXES, example_folder, image_files, varied_examples
-from tests import tinymodel
 from training.data import pictures
 
 
@@ -20,23 +19,12 @@ def test_image_files_takes_a_named_file_whatever_its_name(tmp_path):
     assert list(image_files(tmp_path / "photo")) == [tmp_path / "photo"]
 
 
-def test_varied_examples_are_different_photographs_of_one_size(tmp_path):
-    for colour in ("red", "blue"):
-        (tmp_path / f"{colour}.png").write_bytes(tinymodel.picture((200, 10, 30), side_px=64))
-
-    photos = varied_examples(tmp_path)
-
-    assert {decode(photo).size for photo in photos} == {(500, 375)}
-    assert all(photo.startswith(b"\xff\xd8") for photo in photos)
-
-
-def test_varied_examples_of_the_source_tree_do_not_repeat():
-    folder = example_folder()
-    assert folder is not None
-
-    photos = varied_examples(folder)
+def test_varied_examples_are_photographs_of_one_size_that_do_not_repeat():
+    photos = varied_examples()
 
     assert len(set(photos)) == len(photos) == 40
+    assert {decode(photo).size for photo in photos} == {(500, 375)}
+    assert all(photo.startswith(b"\xff\xd8") for photo in photos)
 
 
 def test_pictures_are_those_that_training_finds():

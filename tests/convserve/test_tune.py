@@ -1,24 +1,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
 
+from convserve import pictures
 from convserve.__main__ import main
 from convserve.commands import tune
-from convserve.tuning.measuring import Bench, Configuration, Sample
+from convserve.tuning import Bench, Configuration, Sample
 from service.models.repository import RunPlan, load_version
 from tests import tinymodel
 
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cores and a default of single pictures, whatever they are elsewhere."""
     monkeypatch.setattr(tune, "usable_cpus", lambda: 2)
-    monkeypatch.setattr(tune, "default_configuration", lambda *_: Configuration(2, 1, 1))
 
 
 @pytest.fixture
@@ -36,17 +35,22 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["tune", *map(str, arguments)])
 
 
-def show(monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], rounds: int = 5) -> None:
+def show(
+    monkeypatch: pytest.MonkeyPatch,
+    rates: dict[int, float],
+    *,
+    rounds: int | None = None,
+    core_share: float = 1.0,
+) -> None:
     """Has batches of a size, on two lanes, make so many images/s; everything else makes 100."""
 
-    def measured(_bench, chosen, _plan) -> Iterator[tuple[Configuration, Sample]]:
-        for _ in range(rounds):
-            for one in chosen:
-                rate = rates.get(one.batch_size, 100.0) if one.lanes == 2 else 100.0
-                yield one, Sample(rate, 1.0, 1e3 * one.lanes / rate, 2 * rate)
-        raise KeyboardInterrupt
+    def sample(_bench: Bench, one: Configuration, number: int, _slice_s: float) -> Sample:
+        if number == rounds:
+            raise KeyboardInterrupt
+        rate = rates.get(one.batch_size, 100.0) if one.lanes == 2 else 100.0
+        return Sample(rate, 1.0, core_share * 1e3 * one.lanes / rate, 2 * rate)
 
-    monkeypatch.setattr(Bench, "rounds", measured)
+    monkeypatch.setattr(Bench, "sample", sample)
 
 
 def test_tune_measures_and_writes_what_it_prints(models_dir, photos, tmp_path):
@@ -56,20 +60,54 @@ def test_tune_measures_and_writes_what_it_prints(models_dir, photos, tmp_path):
     result = run("tiny", photos, "--models-dir", models_dir, "--seconds", "0.05", *outputs)
 
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("tiny/2 on cpu, 2 cores: 12 configurations x ")
-    assert "pictures: 3 of 0 kB on average (3 of 3 files named)" in result.stdout
+    assert result.stdout.startswith(
+        "tiny/2 on cpu, 2 cores\npictures: 3 of 0 kB on average (3 of 3"
+    )
     document = json.loads(json_file.read_text(encoding="utf-8"))
     assert (document["model"], document["version"], document["cpus"]) == ("tiny", 2, 2)
-    configurations = [point["configuration"] for point in document["points"]]
-    assert [(one["lanes"], one["threads"], one["batch_size"]) for one in configurations] == [
-        (lanes, threads, size)
-        for lanes, threads in ((2, 1), (1, 1), (1, 2))
-        for size in (1, 2, 4, 8)
+    assert document["default"] == {"lanes": 2, "threads": 1, "batch_size": 8}
+    points = document["points"]
+    assert [(one["lanes"], one["threads"], one["batch_size"]) for one in points] == [
+        *((lanes, 1, size) for lanes in (2, 1) for size in (1, 2, 4, 8)),
+        (1, 2, 1),
     ]
-    for point in document["points"]:
-        assert len(point["samples"]) == point["rounds"] >= 5
-        assert point["images_per_s_low"] <= point["images_per_s"] <= point["images_per_s_high"]
-    assert "<svg" in svg_file.read_text(encoding="utf-8")
+    for point in points:
+        rates = [sample["images_per_s"] for sample in point["samples"]]
+        assert len(rates) >= 5
+        assert min(rates) <= point["images_per_s"] <= max(rates)
+        assert f"{point['images_per_s']:.1f}" in result.stdout
+    drawing = ElementTree.parse(svg_file).getroot()  # noqa: S314 - our own
+    assert len(drawing.findall("{http://www.w3.org/2000/svg}circle")) == len(points)
+
+
+def test_tune_table_and_bars_have_a_line_for_each_point(models_dir, photos, monkeypatch):
+    show(monkeypatch, {4: 150.0})
+
+    lines = run("tiny", photos, "--models-dir", models_dir).stdout.splitlines()
+
+    table = [line.split() for line in lines if "+-0%" in line]
+    assert len(table) == 9
+    assert table[2] == "2 1 4 150.0 +-0% 1.0 13.33 13.33 300.0 +-0%".split()  # noqa: SIM905 - as printed
+    assert (table[3][-1], table[8][-1]) == ("default", "alone")
+    bars = [line for line in lines if " =" in line]
+    assert [bar.count("=") for bar in bars] == [15, 15, 22, 15, 15, 15, 15, 15, 15]  # of 44 for 300
+    assert bars[2].index("|") == bars[2].index("=") + 44
+
+
+@pytest.mark.parametrize("batch", [None, 1], ids=["batches", "one_batch_size"])
+def test_tune_plot_stays_within_its_frame(tmp_path, photos, monkeypatch, batch):
+    tinymodel.write_version(tmp_path / "models", batch=batch)
+    show(monkeypatch, {4: 1730.0})
+    svg_file = tmp_path / "curve.svg"
+
+    result = run("tiny", photos, "--models-dir", tmp_path / "models", "--plot", svg_file)
+
+    assert result.exit_code == 0, result.output
+    circles = ElementTree.parse(svg_file).findall(".//{http://www.w3.org/2000/svg}circle")  # noqa: S314
+    assert len(circles) == (3 if batch else 9)
+    for circle in circles:
+        assert 60 <= float(circle.attrib["cx"]) <= 620
+        assert 50 <= float(circle.attrib["cy"]) <= 310
 
 
 def test_tune_without_photos_takes_varied_examples(models_dir):
@@ -87,7 +125,7 @@ def test_tune_says_what_to_type_where_something_is_better(models_dir, photos, mo
     result = run("tiny", photos, "--models-dir", models_dir)
 
     assert result.exit_code == 0
-    assert "batches of 4: +30 % images/s (+-0 over 5 rounds). Serve with" in result.stdout
+    assert "batches of 4: +30 % images/s (+-0 over 9 rounds). Serve with" in result.stdout
     assert "  convserve serve --max-batch-size 4\n" in result.stdout
     assert "or set CONVSERVE_MAX_BATCH_SIZE=4; " in result.stdout
 
@@ -97,8 +135,8 @@ def test_tune_says_that_the_defaults_are_right(models_dir, photos, monkeypatch):
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
-    assert "The defaults are right here (2 lanes, 1 thread each, batches of 1)" in result.stdout
-    assert "Next best: 2 lanes, 1 thread each, batches of 4: +1 % images/s" in result.stdout
+    assert "The defaults are right here (2 lanes, batches of 8)" in result.stdout
+    assert "Next best: 2 lanes, batches of 4: +1 % images/s" in result.stdout
     assert "convserve serve" not in result.stdout
 
 
@@ -122,13 +160,7 @@ def test_tune_interrupted_at_once_fails(models_dir, photos, monkeypatch):
 
 
 def test_tune_on_busy_cores_proposes_nothing(models_dir, photos, monkeypatch):
-    def measured(_bench, chosen, _plan) -> Iterator[tuple[Configuration, Sample]]:
-        for _ in range(5):
-            for one in chosen:
-                rate = 100.0 * one.batch_size
-                yield one, Sample(rate, 1.0, 0.3e3 * one.lanes / rate, 100.0)
-
-    monkeypatch.setattr(Bench, "rounds", measured)
+    show(monkeypatch, {4: 130.0}, core_share=0.3)
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
@@ -146,26 +178,15 @@ def test_tune_graph_of_one_picture_has_no_batches(tmp_path, photos):
     assert "takes one picture a run" in result.stdout
 
 
-def test_tune_on_a_device_prepares_apart_and_tries_two_lanes(models_dir):
-    subject = tune._load(models_dir, "tiny", "cpu")
-    device = tune._Subject(
-        subject.version, subject.engines, cpus=16, on_cores=False, default=Configuration(1, 1, 8)
-    )
-
-    pairs = {(one.lanes, one.threads) for one in device.configurations()}
-
-    assert pairs == {(1, 1), (2, 1)}
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["none"], "no model 'none'; there are: tiny"),
         (["tiny/9"], "no version '9' of tiny; there are: 1, 2"),
         (["tiny", "--provider", "cuda"], "cuda"),
-        (["tiny", "EMPTY"], "no image files in"),
-        (["tiny", "EMPTY/missing.jpg"], "none of the pictures can be read"),
-        (["tiny", "PHOTOS/notes.txt"], "none of the pictures can be read"),
+        (["tiny", "EMPTY"], "no picture that can be read in"),
+        (["tiny", "EMPTY/missing.jpg"], "no picture that can be read in"),
+        (["tiny", "PHOTOS/notes.txt"], "no picture that can be read in"),
         (["--models-dir", "EMPTY"], "holds no version"),
     ],
     ids=["model", "version", "provider", "no_pictures", "missing", "unreadable", "no_models"],
@@ -200,7 +221,7 @@ def test_tune_file_that_cannot_be_written_refused_at_once(models_dir, tmp_path, 
 
 
 def test_tune_without_example_pictures_asks_for_photos(models_dir, monkeypatch):
-    monkeypatch.setattr(tune, "example_folder", lambda: None)
+    monkeypatch.setattr(pictures, "example_folder", lambda: models_dir / "none")
 
     result = run("tiny", "--models-dir", models_dir)
 
