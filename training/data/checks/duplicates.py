@@ -41,33 +41,16 @@ _CHUNK: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """Two pictures, by position, that are near duplicates.
-
-    Attributes:
-        first: the earlier one.
-        second: the later one.
-        mirrored: one is the other's mirror image.
-    """
-
-    first: int
-    second: int
-    mirrored: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Duplicates:
     """Which of N pictures are copies of which.
 
     Attributes:
         exact: int, (N,): equal numbers have equal pixels.
         near: int, (N,): equal numbers are exact or near duplicates, or linked by some.
-        links: the near duplicates that tie the groups together, not all there are.
     """
 
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
-    links: tuple[Link, ...]
 
 
 def find_duplicates(
@@ -92,20 +75,15 @@ def find_duplicates(
         for start in range(0, len(candidates), _CHUNK)
     ]
     candidates = candidates[np.concatenate([np.zeros(0, np.bool_), *detailed])]
-    group, links = _link(thumbnails[candidates], progress)
     representative = np.arange(len(exact), dtype=np.int64)
-    representative[candidates] = candidates[group]
-    named = (Link(int(candidates[a]), int(candidates[b]), flip) for a, b, flip in links)
-    return Duplicates(exact, representative[exact], tuple(named))
+    representative[candidates] = candidates[_grouped(thumbnails[candidates], progress)]
+    return Duplicates(exact, representative[exact])
 
 
-def _link(
-    thumbnails: NDArray[np.uint8], progress: Progress | None
-) -> tuple[NDArray[np.int64], list[tuple[int, int, bool]]]:
-    """Returns the group of each thumbnail (by its first member) and the links that made them."""
+def _grouped(thumbnails: NDArray[np.uint8], progress: Progress | None) -> NDArray[np.int64]:
+    """Returns the group of each thumbnail, by its first member."""
     pictures = _Pictures(thumbnails)
     group = np.arange(len(thumbnails), dtype=np.int64)
-    links: list[tuple[int, int, bool]] = []
     for start in range(0, len(thumbnails), _BLOCK):
         for mirrored in (False, True):
             pairs = pictures.alike(start, mirrored)
@@ -119,10 +97,9 @@ def _link(
                     if group[a] != group[b]:
                         low, high = sorted((group[a], group[b]))
                         group[group == high] = low
-                        links.append((min(a, b), max(a, b), mirrored))
         if progress is not None:
             progress(min(start + _BLOCK, len(thumbnails)), len(thumbnails))
-    return group, links
+    return group
 
 
 class _Pictures:
