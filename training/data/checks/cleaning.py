@@ -10,7 +10,7 @@ from typing import Final
 from training.config.config import Data
 from training.data.checks.duplicates import Duplicates
 from training.data.checks.inspection import Facts
-from training.data.checks.splitting import Fractions, assign
+from training.data.checks.splitting import assign
 from training.data.samples import SPLITS, Sample
 from training.data.sources.catalogue import Found
 
@@ -102,17 +102,13 @@ def _contradicting(
 
 def _cut(found: Found, splits: list[str | None], duplicates: Duplicates, config: Data) -> None:
     """Cuts the splits that the source lacks off its training pictures."""
-    fractions = Fractions(
-        validation=0.0 if "validation" in found.given_splits else config.validation_fraction,
-        test=0.0 if "test" in found.given_splits else config.test_fraction,
-    )
+    fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+    missing = {split: f for split, f in fractions.items() if split not in found.given_splits}
     trained = [position for position, split in enumerate(splits) if split == "train"]
-    if not fractions.validation and not fractions.test:
-        return
     assigned = assign(
         [found.samples[position] for position in trained],
         [int(duplicates.near[position]) for position in trained],
-        fractions,
+        missing,
         config.split_seed,
     )
     for position, split in zip(trained, assigned, strict=True):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from training.data.samples import Sample
@@ -19,24 +18,12 @@ _ENOUGH: Final = 8
 """Pictures of a class from which on each split that is cut off gets two at least."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fractions:
-    """How much is cut off the training pictures; 0 where such a split exists already."""
-
-    validation: float
-    test: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """Pictures that stay together."""
-
-    rank: bytes
-    positions: tuple[int, ...]
+_Unit = tuple[bytes, list[int]]
+"""Pictures that stay together: the rank of the first one, and their positions."""
 
 
 def assign(
-    samples: Sequence[Sample], groups: Sequence[int], fractions: Fractions, seed: int
+    samples: Sequence[Sample], groups: Sequence[int], fractions: Mapping[str, float], seed: int
 ) -> list[str]:
     """Gives each picture its split.
 
@@ -47,21 +34,21 @@ def assign(
     Args:
         samples: with unique names.
         groups: equal numbers stay together.
-        fractions: how much to cut off.
+        fractions: how much of each class is cut off for a split, the first split first.
         seed: another one divides differently.
 
     Returns:
-        "train", "validation" or "test" for each sample.
+        "train" or a split of `fractions` for each sample.
     """
     splits = ["train"] * len(samples)
     for units in _units_by_class(samples, groups, seed).values():
-        n_pictures = sum(len(unit.positions) for unit in units)
-        waiting = sorted(units, key=lambda unit: unit.rank)
-        for split, fraction in (("test", fractions.test), ("validation", fractions.validation)):
-            taken, waiting = _take(waiting, _quota(n_pictures, fraction))
-            for unit in taken:
-                for position in unit.positions:
-                    splits[position] = split
+        n_pictures = sum(len(positions) for _, positions in units)
+        waiting = sorted(units)
+        for split, fraction in fractions.items():
+            quota = max(2 if n_pictures >= _ENOUGH else 1, round(n_pictures * fraction))
+            taken, waiting = _take(waiting, quota)
+            for position in (position for _, positions in taken for position in positions):
+                splits[position] = split
     return splits
 
 
@@ -76,7 +63,7 @@ def _units_by_class(
         rank = min(_rank(samples[position].name, seed) for position in positions)
         labels = Counter(samples[position].index for position in positions)
         most_frequent = min(labels, key=lambda index: (-labels[index], index))
-        units[most_frequent].append(_Unit(rank, tuple(positions)))
+        units[most_frequent].append((rank, positions))
     return units
 
 
@@ -84,21 +71,15 @@ def _rank(name: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _quota(n_pictures: int, fraction: float) -> int:
-    if fraction == 0:
-        return 0
-    return max(2 if n_pictures >= _ENOUGH else 1, round(n_pictures * fraction))
-
-
 def _take(waiting: Sequence[_Unit], quota: int) -> tuple[list[_Unit], list[_Unit]]:
     """Returns the units that fill the quota, in their order, and the rest, which is never empty."""
     taken: list[_Unit] = []
     rest: list[_Unit] = []
-    room = quota
     for unit in waiting:
-        if len(taken) + 1 < len(waiting) and len(unit.positions) <= room:
+        n_pictures = len(unit[1])
+        if len(taken) + 1 < len(waiting) and n_pictures <= quota:
             taken.append(unit)
-            room -= len(unit.positions)
+            quota -= n_pictures
         else:
             rest.append(unit)
     return taken, rest

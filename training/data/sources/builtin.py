@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.sources.catalogue import Catalogue, Entry, Found
-from training.errors import DataRefused
+from training.errors import DataRefused, first_line
 
 DIGITS: Final = "digits"
 
@@ -82,9 +82,8 @@ def _load(kind: Any, cache_dir: Path, is_train: bool) -> Any:
     try:
         return kind(root=str(cache_dir), train=is_train, download=True)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataRefused(
-            f"{kind.__name__} could not be downloaded into {cache_dir}: {reason}"
+            f"{kind.__name__} could not be downloaded into {cache_dir}: {first_line(error)}"
         ) from error
 
 

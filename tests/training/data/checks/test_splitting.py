@@ -3,10 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from training.data.checks.splitting import Fractions, assign
+from training.data.checks.splitting import assign
 from training.data.samples import Sample
 
-BOTH = Fractions(0.15, 0.15)
+BOTH = {"test": 0.15, "validation": 0.15}
 
 
 def make(*sizes):
@@ -54,13 +54,13 @@ def test_assign_gives_small_classes_something_of_each(n, expected):
 
 def test_assign_never_takes_all_pictures_of_a_class():
     for n in range(1, 40):
-        train, *_ = count(split(make(n), fractions=Fractions(0.5, 0.5)))
+        train, *_ = count(split(make(n), fractions={"test": 0.5, "validation": 0.5}))
         assert train >= 1
 
 
 @pytest.mark.parametrize(
     ("fractions", "expected"),
-    [(Fractions(0.2, 0.0), (80, 20, 0)), (Fractions(0.0, 0.2), (80, 0, 20))],
+    [({"validation": 0.2}, (80, 20, 0)), ({"test": 0.2}, (80, 0, 20))],
     ids=["validation-only", "test-only"],
 )
 def test_assign_cuts_only_what_is_missing(fractions, expected):
