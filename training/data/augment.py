@@ -8,7 +8,6 @@ Shapes: B pictures of a batch, S = crop size in pixels, C classes.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +21,7 @@ from contract.preprocessing import resize_and_crop
 from training.config import config
 from training.data.batches import Seed, to_tensor
 from training.system.randomness import numpy_seeded, seed_of, torch_seeded
-from training.system.torch_compat import prepare_torchvision, timm_data
+from training.system.torch_compat import prepare_torchvision, timm
 
 _WHOLE: Final = (1.0, 1.0)
 
@@ -42,8 +41,22 @@ class Augmentation:
     """
 
     def __init__(self, changes: config.Augment, spec: Preprocessing) -> None:
+        prepare_torchvision()
+        from torchvision.transforms import v2
+
         self.spec = spec
         self._changes = changes
+        self._v2: Any = v2
+        self._crop: Any = v2.RandomResizedCrop(
+            spec.crop_size_px,
+            changes.crop_scale,
+            changes.crop_ratio,
+            interpolation=v2.InterpolationMode(spec.interpolation),
+        )
+        self._flip: Any = v2.RandomHorizontalFlip(changes.flip)
+        self._jitter: Any = v2.ColorJitter(*[changes.color_jitter] * 3)
+        mean = [round(255 * value) for value in spec.mean]
+        self._erase: Any = v2.RandomErasing(changes.erasing, value=mean)
 
     def __call__(self, data: bytes, seed: Seed) -> Tensor:
         """Decodes and changes one picture; see `change`.
@@ -63,98 +76,40 @@ class Augmentation:
         Returns:
             uint8, shape (3, S, S), 0..255.
         """
+        changes = self._changes
         with torch_seeded(seed_of("augment", *seed)):
-            image = self._move(self._mirror(self._crop(image)))
-            pixels = to_tensor(np.asarray(self._recolour(image)))
-            return self._erase(pixels)
+            if changes.crop_scale == _WHOLE:
+                image = Image.fromarray(resize_and_crop(image, self.spec))
+            else:
+                image = self._crop(image)
+            image = self._flip(image)
+
+            if changes.rotate_degrees or changes.translate or changes.zoom != _WHOLE:
+                shift = (changes.translate, changes.translate)
+                image = self._v2.RandomAffine(
+                    changes.rotate_degrees, shift, changes.zoom, **self._moving(image)
+                )(image)
+            if changes.rand_augment_operations:
+                image = self._v2.RandAugment(
+                    changes.rand_augment_operations,
+                    changes.rand_augment_magnitude,
+                    **self._moving(image),
+                )(image)
+
+            if changes.color_jitter:
+                image = self._jitter(image)
+            erased: Tensor = self._erase(to_tensor(np.asarray(image)))
+            return erased
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker process must prepare torchvision before it unpickles anything of it.
         return type(self), (self._changes, self.spec)
 
-    @cached_property
-    def _v2(self) -> Any:
-        prepare_torchvision()
-        from torchvision.transforms import v2
-
-        return v2
-
-    @cached_property
-    def _random_crop(self) -> Any:
-        return self._v2.RandomResizedCrop(
-            self.spec.crop_size_px,
-            self._changes.crop_scale,
-            self._changes.crop_ratio,
-            interpolation=self._interpolation,
-        )
-
-    @cached_property
-    def _affine(self) -> Any:
-        shift = self._changes.translate
-        return self._v2.RandomAffine(
-            self._changes.rotate_degrees, translate=(shift, shift), scale=self._changes.zoom
-        )
-
-    @cached_property
-    def _jitter(self) -> Any:
-        strength = self._changes.color_jitter
-        return self._v2.ColorJitter(strength, strength, strength)
-
-    @cached_property
-    def _eraser(self) -> Any:
-        mean = [round(255 * value) for value in self.spec.mean]
-        return self._v2.RandomErasing(self._changes.erasing, value=mean)
-
-    @property
-    def _interpolation(self) -> Any:
-        return self._v2.InterpolationMode(self.spec.interpolation)
-
-    @property
-    def _moving_interpolation(self) -> Any:
+    def _moving(self, image: Image.Image) -> dict[str, Any]:
+        """Returns how pixels of a picture are moved, and what fills the places they leave."""
         # Pillow moves pixels bicubically at three times the price, and not at all by Lanczos.
-        modes = self._v2.InterpolationMode
-        return modes.NEAREST if self.spec.interpolation == "nearest" else modes.BILINEAR
-
-    def _crop(self, image: Image.Image) -> Image.Image:
-        if self._changes.crop_scale == _WHOLE:
-            return Image.fromarray(resize_and_crop(image, self.spec))
-        cropped: Image.Image = self._random_crop(image)
-        return cropped
-
-    def _mirror(self, image: Image.Image) -> Image.Image:
-        if torch.rand(()).item() >= self._changes.flip:
-            return image
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-
-    def _move(self, image: Image.Image) -> Image.Image:
-        changes = self._changes
-        if changes.rotate_degrees == 0 and changes.translate == 0 and changes.zoom == _WHOLE:
-            return image
-        moved: Image.Image = self._v2.functional.affine(
-            image,
-            **self._affine.make_params([image]),
-            interpolation=self._moving_interpolation,
-            fill=border_colour(image),
-        )
-        return moved
-
-    def _recolour(self, image: Image.Image) -> Image.Image:
-        if self._changes.rand_augment_operations:
-            image = self._v2.RandAugment(
-                self._changes.rand_augment_operations,
-                self._changes.rand_augment_magnitude,
-                interpolation=self._moving_interpolation,
-                fill=border_colour(image),
-            )(image)
-        if self._changes.color_jitter:
-            image = self._jitter(image)
-        return image
-
-    def _erase(self, pixels: Tensor) -> Tensor:
-        if not self._changes.erasing:
-            return pixels
-        erased: Tensor = self._eraser(pixels)
-        return erased
+        mode = "nearest" if self.spec.interpolation == "nearest" else "bilinear"
+        return {"interpolation": self._v2.InterpolationMode(mode), "fill": border_colour(image)}
 
 
 def border_colour(image: Image.Image) -> list[int]:
@@ -163,11 +118,6 @@ def border_colour(image: Image.Image) -> list[int]:
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     middle = len(border) // 2
     return [int(value) for value in np.partition(border, middle, axis=0)[middle]]
-
-
-def mixes(changes: config.Augment) -> bool:
-    """Says whether batches are mixed."""
-    return changes.mixup > 0 or changes.cutmix > 0
 
 
 def mix(
@@ -182,7 +132,7 @@ def mix(
     """Blends a batch with its mirror image: mixup or cutmix, one blend for the whole batch.
 
     Picture i is blended with picture B - 1 - i and the middle one of an odd batch with itself.
-    Processes that hold the parts `order.share` gives them, and pass the same seed, blend together
+    Processes that hold the parts `sampler.share` gives them, and pass the same seed, blend together
     what one process would.
 
     Args:
@@ -198,10 +148,11 @@ def mix(
         neither is on, the images as they are, with the smoothed targets.
     """
     n, middle = len(images), len(images) // 2
-    mixer = timm_data().Mixup(
+    is_on = changes.mixup > 0 or changes.cutmix > 0
+    mixer = timm().data.Mixup(
         changes.mixup,
         changes.cutmix,
-        prob=1.0 if mixes(changes) and n else 0.0,
+        prob=1.0 if is_on and n else 0.0,
         label_smoothing=label_smoothing,
         num_classes=n_classes,
     )

@@ -20,11 +20,9 @@ _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 def imagenet_labels() -> tuple[Label, ...]:
     """Returns the 1,000 ImageNet-1k labels: the first name of each synset, and the synset."""
-    from training.system.torch_compat import (
-        timm_data,  # torch takes seconds that a data check can save
-    )
+    from training.system.torch_compat import timm  # torch takes seconds that a data check can save
 
-    info = timm_data().ImageNetInfo()
+    info = timm().data.ImageNetInfo()
     return tuple(
         Label(index=index, name=info.index_to_description(index).split(",")[0], synset=synset)
         for index, synset in enumerate(info.label_names())

@@ -7,7 +7,6 @@ topmost one. Nothing here knows pictures, epochs or files.
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def layer_groups(network: nn.Module) -> Groups:
         )
         groups = [names for names in owned if names]
     else:
-        found = _part("models").group_parameters(network, matcher(coarse=False))
+        found = timm().models.group_parameters(network, matcher(coarse=False))
         groups = [tuple(names) for _, names in sorted(found.items())]
     top = _classifier_parameters(network)
     below = (tuple(name for name in names if name not in top) for names in groups)
@@ -146,7 +145,7 @@ def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimiz
         ConfigInvalid: timm has no such optimizer, it cannot be used here, or layer decay is asked of
             a network whose layers timm cannot group.
     """
-    known = _part("optim").list_optimizers()
+    known = timm().optim.list_optimizers()
     if config.name not in known:
         near = difflib.get_close_matches(config.name, known, n=3)
         hint = f"did you mean {' or '.join(near)}" if near else "timm.optim.list_optimizers has all"
@@ -156,7 +155,7 @@ def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimiz
             "optimizer.layer_decay: timm cannot group the layers of this architecture; leave it out"
         )
     try:
-        optimizer: torch.optim.Optimizer = _part("optim").create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = timm().optim.create_optimizer_v2(
             network,
             opt=config.name,
             lr=config.learning_rate,
@@ -199,7 +198,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Schedule, epoch_step
         "warmup_lr_init": peak / warmup if warmup else 0.0,
         "t_in_epochs": False,
     }
-    schedulers = _part("scheduler")
+    schedulers = timm().scheduler
     if config.name == "constant":
         # A step schedule whose steps change nothing: timm has no other constant one.
         return schedulers.StepLRScheduler(optimizer, decay_t=total, decay_rate=1.0, **shared)
@@ -221,7 +220,7 @@ def make_average(network: nn.Module, decay: float | None) -> Any:
     """
     if decay is None:
         return None
-    return _part("utils").ModelEmaV3(
+    return timm().utils.ModelEmaV3(
         network, decay=decay, use_warmup=True, warmup_gamma=_EMA_GAMMA, warmup_power=_EMA_POWER
     )
 
@@ -256,11 +255,6 @@ def _wholly_frozen(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from _wholly_frozen(child)
-
-
-def _part(name: str) -> Any:
-    timm()
-    return importlib.import_module(f"timm.{name}")
 
 
 def _has_layers(network: nn.Module) -> bool:

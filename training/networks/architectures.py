@@ -19,7 +19,7 @@ from contract.manifest import Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
 from training.errors import ArchitectureRefused, first_line
 from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, Design
-from training.system.torch_compat import timm, timm_data
+from training.system.torch_compat import timm
 
 OUTPUTS: Final = ("probabilities", "logits", "embedding")
 """Outputs of every exported graph, in order; each name is also its kind."""
@@ -151,7 +151,7 @@ def create(
 
 def evaluation_transform(network: nn.Module) -> Any:
     """Returns timm's own evaluation transform of a network: PIL image -> float32 (3, S, S)."""
-    data = timm_data()
+    data = timm().data
     return data.create_transform(**data.resolve_data_config({}, model=network), is_training=False)
 
 
@@ -161,7 +161,7 @@ def preprocessing_of(network: nn.Module) -> Preprocessing:
     Raises:
         ArchitectureRefused: the crop mode, size or interpolation has no equal in the contract.
     """
-    config = timm_data().resolve_data_config({}, model=network)
+    config = timm().data.resolve_data_config({}, model=network)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
         raise ArchitectureRefused(f"the input is {channels} x {height} x {width}, not a RGB square")

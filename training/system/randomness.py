@@ -37,12 +37,9 @@ def torch_seeded(seed: int) -> Iterator[None]:
     Args:
         seed: from `seed_of`.
     """
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        torch.set_rng_state(before)
 
 
 @contextmanager

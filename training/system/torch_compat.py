@@ -46,15 +46,11 @@ def prepare_torchvision() -> bool:
 
 
 def timm() -> Any:
-    """Returns the module timm."""
+    """Returns the module timm, with the parts that it does not import by itself."""
     prepare_torchvision()
+    for part in ("optim", "scheduler"):
+        importlib.import_module(f"timm.{part}")
     return importlib.import_module("timm")
-
-
-def timm_data() -> Any:
-    """Returns the module `timm.data`."""
-    prepare_torchvision()
-    return importlib.import_module("timm.data")
 
 
 def torchvision_version() -> str:

@@ -12,7 +12,7 @@ from contract.manifest import Preprocessing
 from contract.preprocessing import resize_and_crop
 from tests.pictures import photo
 from training.config.config import Augment
-from training.data.augment import Augmentation, border_colour, mix, mixes
+from training.data.augment import Augmentation, border_colour, mix
 from training.data.sampler import share
 
 SIDE = 24
@@ -198,14 +198,6 @@ def test_random_crop_keeps_the_share_of_the_area_it_was_told():
         pixels = crop.change(image, (i,)).numpy().astype(int)
         assert np.ptp(pixels[0]) == pytest.approx(128, abs=8)
         assert np.ptp(pixels[1]) == pytest.approx(128, abs=8)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [(Augment(), False), (Augment(mixup=0.1), True), (Augment(cutmix=0.1), True)],
-)
-def test_mixes_where_mixup_or_cutmix_is_on(changes, expected):
-    assert mixes(changes) is expected
 
 
 def one_colour_each(n):

@@ -13,14 +13,14 @@ from contract.manifest import Preprocessing
 from contract.preprocessing import reference_pixels, resize_and_crop, resize_size_for
 from tests.pictures import photo
 from training.networks.architectures import preprocessing_of
-from training.system.torch_compat import timm_data
+from training.system.torch_compat import timm
 
 ODD_SIZES = (1, 2, 3, 7, 31, 63, 64, 65, 127, 223, 224, 225, 255, 256, 257, 333, 375, 500, 641)
 SHAPES = [(w, h) for w in ODD_SIZES for h in ODD_SIZES if max(w, h) <= 20 * min(w, h)]
 
 
 def transform(spec, crop_pct, crop_mode):
-    return timm_data().create_transform(
+    return timm().data.create_transform(
         input_size=(3, spec.crop_size_px, spec.crop_size_px),
         is_training=False,
         interpolation=spec.interpolation,

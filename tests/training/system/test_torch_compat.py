@@ -8,7 +8,7 @@ from training.system import torch_compat
 
 def test_timm_and_torchvision_transforms_work():
     assert torch_compat.timm().is_model("tf_efficientnet_lite0")
-    assert torch_compat.timm_data().ImageNetInfo().num_classes() == 1000
+    assert torch_compat.timm().data.ImageNetInfo().num_classes() == 1000
 
 
 def test_torchvision_version_is_read_without_importing_it():
