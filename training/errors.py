@@ -28,6 +28,8 @@ Every class has a stable snake_case `code` and the exit code of the command.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
 _MAX_CHARACTERS: Final = 200
@@ -153,6 +155,12 @@ class VersionUnproven(GateFailed):
     """The finished version fails its own digests or golden examples."""
 
     code = "version_unproven"
+
+
+def did_you_mean(word: str, known: Iterable[str], n: int = 3) -> str:
+    """Returns the end of a message about an unknown word: the known ones that are like it."""
+    near = difflib.get_close_matches(word, known, n=n)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: Exception) -> str:

@@ -7,7 +7,6 @@ run is written into its folder, and its SHA-256 into the manifest.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.errors import ConfigInvalid
+from training.errors import ConfigInvalid, did_you_mean
 
 FOLDER: Final = Path(__file__).parent
 SUFFIX: Final = ".toml"
@@ -256,6 +255,12 @@ class RunConfig(_Strict):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    kind.__name__.lower(): kind
+    for kind in (Note, Network, Data, Augment, Head, Optimizer, Schedule, Loop, Publish)
+}
+
+
 def shipped() -> list[str]:
     """Returns the names of the configs that come with the package."""
     return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
@@ -320,22 +325,5 @@ def _explain(error: ValidationError) -> str:
     where = [str(part) for part in first["loc"]]
     if first["type"] != "extra_forbidden":
         return f"{'.'.join(where) or 'the config'}: {first['msg']}"
-    section: type[BaseModel] = RunConfig
-    for part in where[:-1]:
-        section = _SECTIONS.get(part, section)
-    near = difflib.get_close_matches(where[-1], section.model_fields, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{'.'.join(where)}: unknown key{hint}"
-
-
-_SECTIONS: Final[dict[str, type[BaseModel]]] = {
-    "note": Note,
-    "network": Network,
-    "data": Data,
-    "augment": Augment,
-    "head": Head,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "loop": Loop,
-    "publish": Publish,
-}
+    section = _SECTIONS[where[0]] if len(where) > 1 else RunConfig
+    return f"{'.'.join(where)}: unknown key{did_you_mean(where[-1], section.model_fields, n=1)}"

@@ -6,7 +6,6 @@ topmost one. Nothing here knows pictures, epochs or files.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config.config import Optimizer, RunConfig, Schedule
-from training.errors import ConfigInvalid
+from training.errors import ConfigInvalid, did_you_mean
 from training.system.torch_compat import timm
 
 Groups = tuple[tuple[str, ...], ...]
@@ -147,9 +146,8 @@ def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimiz
     """
     known = timm().optim.list_optimizers()
     if config.name not in known:
-        near = difflib.get_close_matches(config.name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}" if near else "timm.optim.list_optimizers has all"
-        raise ConfigInvalid(f"optimizer.name: timm has no optimizer {config.name!r}; {hint}")
+        hint = did_you_mean(config.name, known) or "; timm.optim.list_optimizers has all"
+        raise ConfigInvalid(f"optimizer.name: timm has no optimizer {config.name!r}{hint}")
     if config.layer_decay is not None and not _has_layers(network):
         raise ConfigInvalid(
             "optimizer.layer_decay: timm cannot group the layers of this architecture; leave it out"

@@ -6,19 +6,19 @@ Shapes: N pictures, S = crop size in pixels, C classes, D = length of the embedd
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from contract.manifest import Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
-from training.errors import ArchitectureRefused, first_line
+from training.config.config import Network
+from training.errors import ArchitectureRefused, did_you_mean, first_line
 from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, Design
+from training.networks.weights import HUB
 from training.system.torch_compat import timm
 
 OUTPUTS: Final = ("probabilities", "logits", "embedding")
@@ -42,24 +42,9 @@ _RESERVED: Final = frozenset(
     }
 )
 
-ResizeMode = Literal["shortest_side", "squash"]
-
 # timm's crop modes and what the contract calls them; "border" pads and is not reproduced.
-_RESIZE_MODES: Final[dict[str, ResizeMode]] = {"center": "shortest_side", "squash": "squash"}
+_RESIZE_MODES: Final = {"center": "shortest_side", "squash": "squash"}
 _CROP_MODES: Final = {ours: timms for timms, ours in _RESIZE_MODES.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How much of a picture is seen at evaluation; None is the architecture's own.
-
-    Attributes:
-        crop_fraction: S / resized shorter side.
-        resize_mode: as the manifest calls it.
-    """
-
-    crop_fraction: float | None = None
-    resize_mode: ResizeMode | None = None
 
 
 class Builder(Protocol):
@@ -104,48 +89,44 @@ def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Mod
     return ConvNet(n_classes, input_size_px or DEFAULT_SIZE_PX, Design(**values))
 
 
-def create(
-    architecture: str,
-    n_classes: int | None = None,
-    *,
-    weights_from_hub: bool = False,
-    input_size_px: int | None = None,
-    framing: Framing | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> nn.Module:
+def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
     """Builds a network in evaluation mode, of this package or else of timm.
 
     Random weights come from torch's global generator; seed it before.
 
     Args:
-        architecture: a name in `BUILDERS`, or timm's with an optional tag after a dot.
+        wanted: its architecture is a name in `BUILDERS`, or timm's with an optional tag after a
+            dot. Of its weights only those of the hub are loaded, by timm.
         n_classes: C; timm's own number if not given.
-        weights_from_hub: download timm's pretrained weights; otherwise they are random.
-        input_size_px: S; the architecture's own if not given.
-        framing: what of a picture is seen at evaluation; likewise.
-        options: of the architecture, such as `drop_rate`.
 
     Raises:
         ArchitectureRefused: there is no such architecture, it does not take the size or an option,
             or the hub has no weights for it.
     """
-    options = options or {}
+    architecture, size_px = wanted.architecture, wanted.input_size_px
+    from_hub = wanted.weights == HUB
     if architecture in BUILDERS:
-        if n_classes is None or weights_from_hub:
-            what = "weights on the hub" if weights_from_hub else "number of classes of its own"
+        if n_classes is None or from_hub:
+            what = "weights on the hub" if from_hub else "number of classes of its own"
             raise ArchitectureRefused(f"{architecture} has no {what}")
-        build: Callable[..., nn.Module] = partial(BUILDERS[architecture], n_classes, input_size_px)
+        build: Callable[..., nn.Module] = partial(BUILDERS[architecture], n_classes, size_px)
     elif timm().is_model(architecture.split(".")[0]):
-        _check_options(architecture, options)
-        build = partial(timm().create_model, architecture, pretrained=weights_from_hub)
+        reserved = sorted(_RESERVED & wanted.options.keys())
+        if reserved:
+            raise ArchitectureRefused(
+                f"{architecture}: {', '.join(reserved)} cannot be an option; classes, weights and "
+                "input size have keys of their own"
+            )
+        build = partial(timm().create_model, architecture, pretrained=from_hub)
         if n_classes is not None:
             build = partial(build, num_classes=n_classes)
-        if input_size_px is not None and _has_fixed_size(architecture):
-            build = partial(build, img_size=input_size_px)
+        if size_px is not None and _has_fixed_size(architecture):
+            build = partial(build, img_size=size_px)
     else:
-        raise ArchitectureRefused(_unknown(architecture))
-    network = _build(architecture, build, options)
-    _note_evaluation(network, input_size_px, framing or Framing())
+        hint = did_you_mean(architecture, [*BUILDERS, *timm().list_models()])
+        raise ArchitectureRefused(f"timm has no architecture {architecture!r}{hint}")
+    network = _build(architecture, build, wanted.options)
+    _note_evaluation(network, wanted)
     return network.eval()
 
 
@@ -299,37 +280,21 @@ def _build(
         ) from error
 
 
-def _check_options(architecture: str, options: Mapping[str, Any]) -> None:
-    reserved = sorted(_RESERVED & options.keys())
-    if reserved:
-        raise ArchitectureRefused(
-            f"{architecture}: {', '.join(reserved)} cannot be an option; classes, weights and input "
-            "size have keys of their own"
-        )
-
-
 def _has_fixed_size(architecture: str) -> bool:
     """Says whether timm must know the input size when it builds the network: transformers mostly."""
     config = timm().get_pretrained_cfg(architecture)
     return config is not None and bool(config.fixed_input_size)
 
 
-def _note_evaluation(network: nn.Module, input_size_px: int | None, framing: Framing) -> None:
+def _note_evaluation(network: nn.Module, wanted: Network) -> None:
     """Changes what `preprocessing_of` and `evaluation_transform` read."""
     changes: dict[str, Any] = {}
-    if input_size_px is not None:
-        changes["input_size"] = (3, input_size_px, input_size_px)
-    if framing.crop_fraction is not None:
-        changes["crop_pct"] = framing.crop_fraction
-    if framing.resize_mode is not None:
-        changes["crop_mode"] = _CROP_MODES[framing.resize_mode]
+    if wanted.input_size_px is not None:
+        changes["input_size"] = (3, wanted.input_size_px, wanted.input_size_px)
+    if wanted.crop_fraction is not None:
+        changes["crop_pct"] = wanted.crop_fraction
+    if wanted.resize_mode is not None:
+        changes["crop_mode"] = _CROP_MODES[wanted.resize_mode]
     if changes:
         given: Any = getattr(network, "pretrained_cfg", None) or {}
         network.pretrained_cfg = {**given, **changes}  # type: ignore[assignment] # timm's dict
-
-
-def _unknown(architecture: str) -> str:
-    known = [*BUILDERS, *timm().list_models()]
-    near = difflib.get_close_matches(architecture, known, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"timm has no architecture {architecture!r}{hint}"

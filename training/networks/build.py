@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from training.config import config
+from training.config.config import Network
 from training.errors import ArchitectureRefused, first_line
 from training.networks.architectures import (
-    Framing,
     PixelsToProbabilities,
     create,
     normalise,
@@ -24,11 +21,11 @@ from training.networks.weights import HUB, Weights, load_into, read_weights
 _PROBE_CLASSES: Final = 1000
 
 
-def build(network: config.Network, n_classes: int) -> tuple[nn.Module, Weights | None]:
+def build(wanted: Network, n_classes: int) -> tuple[nn.Module, Weights | None]:
     """Builds the network a config asks for.
 
     Args:
-        network: the section of the config.
+        wanted: the section of the config.
         n_classes: C.
 
     Returns:
@@ -36,43 +33,30 @@ def build(network: config.Network, n_classes: int) -> tuple[nn.Module, Weights |
         where its weights are from; None where all of them are random.
 
     Raises:
-        ArchitectureRefused: see `architectures.create`, or it could not be exported.
+        ArchitectureRefused: see `architectures.create`, its classifier cannot be replaced, or it
+            could not be exported.
         WeightsRefused: see `load_trained`.
     """
-    choices: dict[str, Any] = {
-        "input_size_px": network.input_size_px,
-        "framing": Framing(network.crop_fraction, network.resize_mode),
-        "options": network.options,
-    }
     weights: Weights | None = None
-    if network.weights is None:
-        built = create(network.architecture, n_classes, **choices)
+    if wanted.weights is None:
+        network = create(wanted, n_classes)
     else:
-        built, weights = load_pretrained(
-            network.architecture, network.weights, n_classes, **choices
-        )
-    check_answers(built)
-    return built, weights
+        network, weights = load_trained(wanted)
+        reset: Any = getattr(network, "reset_classifier", None)
+        if reset is None:
+            raise ArchitectureRefused(f"the classifier of {wanted.architecture} cannot be replaced")
+        reset(n_classes)
+        network.eval()
+    check_answers(network)
+    return network, weights
 
 
-def load_trained(
-    architecture: str,
-    source: str,
-    n_classes: int | None = None,
-    *,
-    input_size_px: int | None = None,
-    framing: Framing | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[nn.Module, Weights]:
+def load_trained(wanted: Network, n_classes: int | None = None) -> tuple[nn.Module, Weights]:
     """Builds a network with weights of a package, a file or the hub, classifier included.
 
     Args:
-        architecture: as for `create`.
-        source: "package:<distribution>", "hub" or a path.
+        wanted: as for `create`; its weights are "package:<distribution>", "hub" or a path.
         n_classes: C of the weights; read from them if not given.
-        input_size_px: as for `create`.
-        framing: likewise.
-        options: likewise.
 
     Returns:
         The network in evaluation mode, and where its weights are from; without tensors where the
@@ -82,65 +66,20 @@ def load_trained(
         ArchitectureRefused: as for `create`.
         WeightsRefused: unsafe, unreadable or of another network.
     """
-    make = partial(
-        create,
-        architecture,
-        input_size_px=input_size_px,
-        framing=framing,
-        options=options,
-    )
-    if source == HUB:
-        network = make(n_classes, weights_from_hub=True)
+    if wanted.weights is None:
+        raise ValueError(f"no weights of {wanted.architecture} are named")
+    if wanted.weights == HUB:
+        network = create(wanted, n_classes)
         config = getattr(network, "pretrained_cfg", {})
-        hub_id = config.get("hf_hub_id") or architecture
+        hub_id = config.get("hf_hub_id") or wanted.architecture
         return network, Weights({}, f"hub {hub_id}", config.get("license"))
-    weights = read_weights(source)
-    network = make(_PROBE_CLASSES if n_classes is None else n_classes)
+    weights = read_weights(wanted.weights)
+    network = create(wanted, _PROBE_CLASSES if n_classes is None else n_classes)
     if n_classes is None:
         found = _classes_in(weights, network)
-        network = network if found == _PROBE_CLASSES else make(found)
+        network = network if found == _PROBE_CLASSES else create(wanted, found)
     load_into(network, weights)
     return network, weights
-
-
-def load_pretrained(
-    architecture: str,
-    source: str,
-    n_classes: int,
-    *,
-    input_size_px: int | None = None,
-    framing: Framing | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[nn.Module, Weights]:
-    """Builds a network with trained weights and a fresh classifier for other classes.
-
-    Args:
-        architecture: as for `create`.
-        source: as for `load_trained`.
-        n_classes: C of the fresh classifier, which is random from torch's global generator.
-        input_size_px: as for `create`.
-        framing: likewise.
-        options: likewise.
-
-    Returns:
-        The network in evaluation mode, and where its weights are from.
-
-    Raises:
-        ArchitectureRefused: as for `create`, or its classifier cannot be replaced.
-        WeightsRefused: unsafe, unreadable or of another network.
-    """
-    network, weights = load_trained(
-        architecture,
-        source,
-        input_size_px=input_size_px,
-        framing=framing,
-        options=options,
-    )
-    reset: Any = getattr(network, "reset_classifier", None)
-    if reset is None:
-        raise ArchitectureRefused(f"the classifier of {architecture} cannot be replaced")
-    reset(n_classes)
-    return network.eval(), weights
 
 
 def check_answers(network: nn.Module) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.manifest import Label
+from training.config.config import Network
 from training.data.labels import imagenet_labels, read_labels
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, scan_labelled
@@ -57,7 +58,8 @@ def import_timm(
         ExportFailed: the graph is invalid or differs from the network.
     """
     labels = read_labels(labels_file) if labels_file else imagenet_labels()
-    network, weights = load_trained(architecture, weights_source, len(labels))
+    wanted = Network(architecture=architecture, weights=weights_source)
+    network, weights = load_trained(wanted, len(labels))
     license_id = to.license_or(weights.license)
     log.info("weights: %d tensors from %s", len(network.state_dict()), weights.source)
 

@@ -5,6 +5,7 @@ from torch import nn
 from contract.preprocessing import reference_pixels
 from tests.pictures import photo
 from tests.training import tinynet
+from training.config.config import Network
 from training.errors import ArchitectureRefused
 from training.networks import architectures
 from training.networks.convnet import ConvNet
@@ -17,10 +18,14 @@ def config(**changes):
     return network
 
 
+def create(architecture, n_classes=None, **choices):
+    return architectures.create(Network(architecture=architecture, **choices), n_classes)
+
+
 def test_create_takes_the_number_of_classes():
     tinynet.register()
 
-    network = architectures.create(tinynet.ARCHITECTURE, 5)
+    network = create(tinynet.ARCHITECTURE, 5)
 
     assert not network.training
     assert network.get_classifier().out_features == 5  # type: ignore[operator]
@@ -28,12 +33,12 @@ def test_create_takes_the_number_of_classes():
 
 def test_create_unknown_architecture_is_refused_with_suggestions():
     with pytest.raises(ArchitectureRefused, match="did you mean tf_efficientnet_lite0"):
-        architectures.create("tf_efficientnet_lite00")
+        create("tf_efficientnet_lite00")
 
 
 def test_create_without_a_likeness_suggests_nothing():
     with pytest.raises(ArchitectureRefused, match=r"timm has no architecture 'zzzzzzzz'$"):
-        architectures.create("zzzzzzzz")
+        create("zzzzzzzz")
 
 
 def test_create_that_timm_fails_is_one_line(monkeypatch):
@@ -43,7 +48,7 @@ def test_create_that_timm_fails_is_one_line(monkeypatch):
     monkeypatch.setattr(timm(), "create_model", fail)
 
     with pytest.raises(ArchitectureRefused, match=r"resnet18: No pretrained weights exist$"):
-        architectures.create("resnet18", weights_from_hub=True)
+        create("resnet18", weights="hub")
 
 
 def test_preprocessing_of_tiny_is_its_config():
@@ -91,7 +96,7 @@ def test_registered_architecture_is_built_with_classes_size_and_options():
         asked.append((n_classes, input_size_px, options))
         return tinynet.TinyNet(n_classes)
 
-    network = architectures.create("my_network", 4, input_size_px=48, options={"depth": 3})
+    network = create("my_network", 4, input_size_px=48, options={"depth": 3})
 
     assert asked == [(4, 48, {"depth": 3})]
     assert not network.training
@@ -105,7 +110,7 @@ def test_architecture_registered_twice_is_an_error():
 
 
 def test_create_convnet_takes_its_options_as_toml_gives_them():
-    network = architectures.create(
+    network = create(
         "convnet", 3, input_size_px=16, options={"widths": [2, 4], "grey": True, "hidden": []}
     )
 
@@ -115,47 +120,45 @@ def test_create_convnet_takes_its_options_as_toml_gives_them():
 
 
 def test_create_convnet_has_a_size_of_its_own():
-    assert architectures.preprocessing_of(architectures.create("convnet", 2)).crop_size_px == 32
+    assert architectures.preprocessing_of(create("convnet", 2)).crop_size_px == 32
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         pytest.param({"n_classes": None}, "no number of classes of its own", id="no-classes"),
-        pytest.param({"weights_from_hub": True}, "no weights on the hub", id="hub"),
+        pytest.param({"weights": "hub"}, "no weights on the hub", id="hub"),
         pytest.param({"options": {"depth": 3}}, "convnet .*depth=3.*'depth'", id="unknown-option"),
         pytest.param({"options": {"widths": [0]}}, "widths: one number", id="bad-value"),
         pytest.param({"options": {"widths": 8}}, "widths=8", id="bad-type"),
-        pytest.param({"input_size_px": 7}, "8 x 8 pixels or more", id="too-small"),
     ],
 )
 def test_create_convnet_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ArchitectureRefused, match=message):
-        architectures.create("convnet", **{"n_classes": 2, **arguments})
+        create("convnet", **{"n_classes": 2, **arguments})
 
 
 def test_create_timm_hands_options_on():
-    network = architectures.create("resnet10t", 3, options={"drop_rate": 0.25})
+    network = create("resnet10t", 3, options={"drop_rate": 0.25})
 
     assert network.drop_rate == 0.25
 
 
 def test_create_timm_with_an_unknown_option_names_it():
     with pytest.raises(ArchitectureRefused, match=r"built with drop_rat=0.25: .*'drop_rat'"):
-        architectures.create("resnet10t", 3, options={"drop_rat": 0.25})
+        create("resnet10t", 3, options={"drop_rat": 0.25})
 
 
 @pytest.mark.parametrize("option", ["num_classes", "in_chans", "checkpoint_path", "pretrained"])
 def test_create_timm_with_an_option_that_has_a_key_of_its_own_is_refused(option):
     with pytest.raises(ArchitectureRefused, match=f"{option} cannot be an option"):
-        architectures.create("resnet10t", 3, options={option: 1})
+        create("resnet10t", 3, options={option: 1})
 
 
 @pytest.mark.parametrize("architecture", ["resnet10t", "convnet"])
 @pytest.mark.parametrize("resize_mode", ["shortest_side", "squash"])
 def test_input_size_and_framing_reach_every_way_of_preprocessing(architecture, resize_mode):
-    framing = architectures.Framing(crop_fraction=0.8, resize_mode=resize_mode)
-    network = architectures.create(architecture, 3, input_size_px=40, framing=framing)
+    network = create(architecture, 3, input_size_px=40, crop_fraction=0.8, resize_mode=resize_mode)
 
     spec = architectures.preprocessing_of(network)
 
@@ -171,15 +174,15 @@ def test_input_size_and_framing_reach_every_way_of_preprocessing(architecture, r
 
 
 def test_input_size_of_one_network_leaves_others_of_its_kind_alone():
-    architectures.create("resnet10t", 3, input_size_px=40)
+    create("resnet10t", 3, input_size_px=40)
 
-    spec = architectures.preprocessing_of(architectures.create("resnet10t", 3))
+    spec = architectures.preprocessing_of(create("resnet10t", 3))
 
     assert spec.crop_size_px == 176
 
 
 def test_transformer_is_built_for_its_input_size():
-    network = architectures.create("test_vit", 3, input_size_px=96)
+    network = create("test_vit", 3, input_size_px=96)
 
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 3)

