@@ -31,7 +31,7 @@ from training.networks.folding import fold_batch_norms
 from training.release.publish import Destination, check_free, next_version, publish
 from training.release.trained import Finished, Proven, prove
 from training.report.measure import Course, write_fit_report
-from training.system.distributed import World, joined
+from training.system.distributed import joined
 from training.system.memory import memory_bytes, reuse_freed_memory
 from training.system.randomness import seed_of, torch_seeded
 
@@ -89,15 +89,18 @@ def fit(plan: Plan) -> Path | None:
         with _timed(durations_s, "data"):
             data, findings = world.first(lambda: _find_and_check(plan))
         network, spec, source = _build(config, data)
+        run = Run(network, spec, data, config, folder.path, world, prepared)
 
         head = None
         if config.head is not None:
             with _timed(durations_s, "head on cached features"):
-                head = _train_head(plan, world, network, spec, data, prepared)
+                head = _train_head(run, plan.resume)
         trained = None
         if config.optimizer is not None:
             with _timed(durations_s, "training"):
-                trained = _fine_tune(plan, world, network, spec, data, prepared)
+                trained = loop.train(run, resume=plan.resume)
+            top1_percent, epoch = 100 * trained.best.validation_top1, trained.best.epoch
+            log.info("training: epoch %d is kept, validation top-1 %.2f %%", epoch, top1_percent)
         if not world.is_first:
             return None
 
@@ -142,47 +145,25 @@ def _build(config: RunConfig, data: DataSet) -> tuple[nn.Module, Preprocessing, 
     return network, spec, source
 
 
-def _train_head(
-    plan: Plan,
-    world: World,
-    network: nn.Module,
-    spec: Preprocessing,
-    data: DataSet,
-    prepared: PreparedPictures,
-) -> FittedHead:
+def _train_head(run: Run, resume: bool) -> FittedHead:
     """Trains the head on cached features, or takes that of the run that is resumed."""
-    kept = plan.folder.path / HEAD
-    network.to(world.device)
+    kept = run.folder / HEAD
+    run.network.to(run.world.device)
 
     def fitted() -> FittedHead:
-        if plan.resume and kept.is_file():
+        if resume and kept.is_file():
             return read_head(kept)
-        head = train_head(network, spec, data, plan.config, prepared)
+        head = train_head(run.network, run.spec, run.data, run.config, run.prepared)
         write_head(kept, head)
         return head
 
-    head = world.first(fitted)
-    install_head(network, head)
+    head = run.world.first(fitted)
+    install_head(run.network, head)
     top1_percent, epoch = 100 * head.top1, head.epoch + 1
     log.info(
         "head: validation top-1 %.2f %%, NLL %.4f, epoch %d is kept", top1_percent, head.nll, epoch
     )
     return head
-
-
-def _fine_tune(
-    plan: Plan,
-    world: World,
-    network: nn.Module,
-    spec: Preprocessing,
-    data: DataSet,
-    prepared: PreparedPictures,
-) -> Trained:
-    run = Run(network, spec, data, plan.config, plan.folder.path, world, prepared)
-    trained = loop.train(run, resume=plan.resume)
-    top1_percent, epoch = 100 * trained.best.validation_top1, trained.best.epoch
-    log.info("training: epoch %d is kept, validation top-1 %.2f %%", epoch, top1_percent)
-    return trained
 
 
 def _destination(request: Request) -> Destination:

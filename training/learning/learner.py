@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it so
 from torch import Tensor, nn
 
-from contract.manifest import Preprocessing
-from training.config.config import RunConfig
 from training.data.augment import mix
 from training.data.batches import Batch
 from training.data.samples import DataSet
 from training.errors import LossNotFinite
 from training.learning import optim
+from training.learning.run import Run
 from training.networks.architectures import normalise
 from training.system.distributed import World
 from training.system.randomness import seed_of
@@ -36,23 +35,6 @@ _LOWEST_SCALE: Final = 2.0**-10  # float16 gradients that overflow below this ar
 
 Signals = Callable[[], tuple[int, int]]
 """Tells whether this process was told to stop, by SIGTERM and by SIGINT: 1 or 0 each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What learns, from what.
-
-    Attributes:
-        network: float32 (B, 3, S, S), normalised, to logits (B, C).
-        spec: its evaluation preprocessing; training pictures are normalised likewise.
-        data: the pictures.
-        config: of the run.
-    """
-
-    network: nn.Module
-    spec: Preprocessing
-    data: DataSet
-    config: RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +60,19 @@ class Learner:
     """A network with all that changes while it learns.
 
     Args:
-        subject: the network is changed in place and moved to the device; where batch norms are
-            joined over CUDA devices, a copy of it learns.
-        world: the processes.
+        run: its network is changed in place and moved to the device; where batch norms are joined
+            over CUDA devices, a copy of it learns.
         epoch_steps: optimizer steps of an epoch.
     """
 
-    def __init__(self, subject: Subject, world: World, epoch_steps: int) -> None:
-        config = subject.config
+    def __init__(self, run: Run, epoch_steps: int) -> None:
+        config, world = run.config, run.world
         optimizer, schedule = optim.second_stage(config)
-        self._subject, self._config, self._world = subject, config, world
+        self._run, self._config, self._world = run, config, world
         layout = torch.channels_last if config.loop.channels_last else torch.preserve_format
         # torch's stub knows no call with a layout alone
-        subject.network.to(world.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.network = _joined_batch_norms(subject.network, world)
+        run.network.to(world.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.network = _joined_batch_norms(run.network, world)
         self._still = optim.freeze(
             self.network,
             config.loop.trained_groups,
@@ -104,7 +85,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._precision.scaled)
         self._wrapped = world.wrap(self.network)
         self._average = optim.make_average(self.network, config.loop.ema_decay)
-        self._weights = class_weights(subject.data) if config.loop.class_weights else None
+        self._weights = class_weights(run.data) if config.loop.class_weights else None
 
     @property
     def kept(self) -> nn.Module:
@@ -184,7 +165,9 @@ class Learner:
         Raises:
             LossNotFinite: a weight is not finite, so nothing should be written.
         """
-        require_finite(self.network)
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise LossNotFinite(f"{name} holds a value that is not finite")
         return {
             "network": self.network.state_dict(),
             "average": None if self._average is None else self._average.module.state_dict(),
@@ -203,7 +186,7 @@ class Learner:
     def _prepare(self, images: Tensor) -> Tensor:
         """Returns uint8 pixels (B, 3, S, S) as the input of the network, on its device."""
         moved = images.to(self._world.device, non_blocking=True)
-        return normalise(moved, self._subject.spec)
+        return normalise(moved, self._run.spec)
 
     def _backward(self, batch: Batch, number: int, total: int) -> Tensor:
         """Adds a part's gradients; returns the sum of its losses and its hits, float64 (2,)."""
@@ -215,7 +198,7 @@ class Learner:
             self._prepare(batch.images),
             batch.indexes.to(self._world.device, non_blocking=True),
             self._config.augment,
-            n_classes=self._subject.data.n_classes,
+            n_classes=self._run.data.n_classes,
             label_smoothing=self._config.loop.label_smoothing,
             seed=seed_of("mix", seed, number),
         )
@@ -232,7 +215,7 @@ class Learner:
 
     def _backward_nothing(self) -> None:
         """Takes part in a step without pictures: the other processes wait for its gradients."""
-        side = self._subject.spec.crop_size_px
+        side = self._run.spec.crop_size_px
         if not any(isinstance(part, nn.SyncBatchNorm) for part in self.network.modules()):
             self.network.eval()  # a black picture is to leave no trace in the statistics
         black = torch.zeros((1, 3, side, side), dtype=torch.uint8)
@@ -291,17 +274,6 @@ def class_weights(data: DataSet) -> Tensor:
         len(indexes), present * counts, out=np.zeros(data.n_classes), where=counts > 0
     )
     return torch.from_numpy(weights).float()
-
-
-def require_finite(network: nn.Module) -> None:
-    """Looks at every weight and buffer.
-
-    Raises:
-        LossNotFinite: one is not finite; the message names its tensor.
-    """
-    for name, value in network.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise LossNotFinite(f"{name} holds a value that is not finite")
 
 
 def _joined_batch_norms(network: nn.Module, world: World) -> nn.Module:

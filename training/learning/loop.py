@@ -17,7 +17,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 
 from training.data.batches import Batch
 from training.errors import CheckpointRefused, DataRefused, LossNotFinite
@@ -93,13 +92,13 @@ class _Training:
 
     def go(self, resume: bool) -> Trained:
         found = self.world.first(lambda: self._find(resume))
-        subject = learner.Subject(self.run.network, self.run.spec, self.run.data, self.run.config)
-        self.learner = learner.Learner(subject, self.world, self.extent.epoch_steps)
+        self.learner = learner.Learner(self.run, self.extent.epoch_steps)
         if found is not None:
             self._restore(self.checkpoints.open(found))
         self._open_watchers()
         self.written, self.written_s = self._at(), self.run.clock()
-        while not self._is_over():
+        loop = self.loop
+        while not is_over(self.history, self.extent.epochs, loop.best_by, loop.patience_epochs):
             self._train_epoch()
             self._finish_epoch()
         return self._result()
@@ -110,10 +109,6 @@ class _Training:
                 f"{self.run.folder} holds the checkpoints of a run; resume it or take another folder"
             )
         return self.checkpoints.read_last()
-
-    def _is_over(self) -> bool:
-        loop = self.loop
-        return is_over(self.history, self.extent.epochs, loop.best_by, loop.patience_epochs)
 
     def _train_epoch(self) -> None:
         epoch, accumulate = len(self.history), self.loop.accumulate
@@ -179,7 +174,8 @@ class _Training:
         self.sums = _Sums()
         is_best = best_of(self.history, self.loop.best_by) is record
         if is_best:
-            self.best = _copy(self.learner.kept)
+            kept = self.learner.kept.state_dict()
+            self.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
         for watcher in self.watchers:
             watcher.on_epoch(record, is_best)
         if self.world.is_first:
@@ -286,10 +282,6 @@ class _Training:
         self.watchers = progress.open_watchers(self.run.folder, extent)
         for watcher in self.watchers:
             self.cleanup.callback(watcher.close)
-
-
-def _copy(network: nn.Module) -> Weights:
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def _chunks(stream: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,8 @@ from training.networks.architectures import normalise
 
 def _learner(network=None, **changes):
     plain = {"augment__flip": 0.0, "augment__erasing": 0.0, "optimizer__name": "sgd"}
-    config = runs.config(**{**plain, **changes})
-    subject = learner.Subject(
-        network or runs.Learner(norm=False, dropout=0.0), runs.spec(), runs.data_set(), config
-    )
-    return learner.Learner(subject, runs.WORLD, epoch_steps=5)
+    network = network or runs.Learner(norm=False, dropout=0.0)
+    return learner.Learner(runs.run(Path(), network, **{**plain, **changes}), epoch_steps=5)
 
 
 def _batch(*numbers: int) -> Batch:

@@ -36,8 +36,8 @@ _CHANGES: dict[str, Any] = {
 
 def _learner(world):
     network = runs.Learner(norm=False, dropout=0.0)
-    subject = learner.Subject(network, runs.spec(), runs.data_set(), runs.config(**_CHANGES))
-    return learner.Learner(subject, world, epoch_steps=2)
+    run = dataclasses.replace(runs.run(Path(), network, **_CHANGES), world=world)
+    return learner.Learner(run, epoch_steps=2)
 
 
 def _batches(rank, size):
