@@ -1,11 +1,9 @@
-"""The command `convserve`."""
+"""The command `convserve`: sees to the signals first, and imports afterwards."""
 
 from __future__ import annotations
 
-import logging
+import signal
 import sys
-
-import click
 
 from convserve import neighbours
 
@@ -14,28 +12,38 @@ if complaint := neighbours.complaint("contract", "service"):
     sys.stderr.write(f"convserve: {complaint}\n")
     sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
-from contract.telemetry import disable_runtime_telemetry
-from convserve.commands.classify import classify
-from convserve.commands.models import models
-from convserve.commands.serve import serve
-from convserve.commands.tune import tune
-from convserve.commands.verify import verify
-from service.system import process
-from service.system.version import package_version
+from service.system.signals import Signals
 
 
-@click.group()
-@click.version_option(package_version(), prog_name="convserve")
 def main() -> None:
-    """Serve trained CNN image classifiers: a picture in, labelled probabilities out."""
-    process.open_missing_streams()
-    disable_runtime_telemetry()
-    # Without a handler, logging would print bare messages; commands say what matters themselves.
-    logging.getLogger("service").addHandler(logging.NullHandler())
+    if sys.argv[1:2] != ["serve"]:
+        # Ctrl-C ends other commands as the system does, also while they are still importing.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _run(None)
+        return
+
+    signals = Signals()
+    signals.take()
+    status = 0
+    try:
+        _run(signals)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except Exception:  # noqa: BLE001 - shown as Python would, for the same reason as below
+        sys.excepthook(*sys.exc_info())
+        status = 1
+
+    # Native threads that still run while the interpreter is finalised would abort the process.
+    from service.system.process import leave_at_once
+
+    leave_at_once(status)
 
 
-for command in (serve, classify, tune, models, verify):
-    main.add_command(command)
+def _run(signals: Signals | None) -> None:
+    from convserve.commands import convserve
+
+    convserve(obj=signals)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ class Service:
         self.metrics = Metrics()
         self._started = False
         self.draining = False
+        self.adopter: Adopter | None = None
         self._backend = load_backend(settings, shelf, usable_cpus(), self._callbacks())
         self._retiring: dict[asyncio.Task[None], Backend] = {}
         self._admission = Admission(
@@ -139,6 +140,11 @@ class Service:
         self._backend.start()
         self._started = True
 
+    def look_at_repository(self) -> None:
+        """Has new versions looked for now, on the event loop; not while it stops."""
+        if self.adopter is not None and not self.draining:
+            self.adopter.look_soon()
+
     def begin_drain(self) -> None:
         """Makes /readyz say no; everything else goes on as before."""
         self.draining = True
@@ -151,11 +157,6 @@ class Service:
         if not all(await asyncio.gather(*(one.stop(_STOP_S) for one in backends))):
             log.error("a run did not end; it is abandoned")
         self._backend.close()
-
-    @property
-    def at_rest(self) -> bool:
-        """True while no lane is inside the runtime."""
-        return all(one.at_rest for one in (self._backend, *self._retiring.values()))
 
     def is_alive(self) -> bool:
         """False where only a new process would help."""
@@ -229,7 +230,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        adopter = Adopter(
+        service.adopter = Adopter(
             shelf,
             lambda: service.repository,
             service.adopt,
@@ -238,7 +239,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
             load=service.load,
         )
         try:
-            async with adopter.looking(settings.models_poll_s):
+            async with service.adopter.looking(settings.models_poll_s):
                 yield
         finally:
             await service.stop()

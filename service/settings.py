@@ -60,7 +60,7 @@ class Settings(BaseModel):
         ge=0,
         le=3600,
         description="Seconds between looks for versions published meanwhile, which are proven and "
-        "then adopted without a restart; 0 looks at the start only.",
+        "then adopted without a restart; 0 looks at the start and on SIGHUP only.",
     )
 
     provider: Literal["auto", "cpu", "cuda"] = Field(

@@ -68,7 +68,7 @@ def serve() -> None:
         raise RuntimeError("planted")
 
     OnnxEngine.run = run  # type: ignore[method-assign]
-    main(prog_name="convserve")
+    main()
 
 
 def is_live(service: Service) -> bool:

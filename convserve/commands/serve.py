@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 from typing import Any
 
@@ -12,6 +14,9 @@ from convserve.commands.options import settings_of, settings_options
 from service.errors import ProviderUnavailable
 from service.settings import Settings
 from service.system import process
+from service.system.signals import Signals
+
+log = logging.getLogger(__name__)
 
 EXIT_NOT_SERVABLE = 3
 """The exit status where a model or a provider cannot be used, as uvicorn's for a failed start."""
@@ -20,7 +25,8 @@ EXIT_NOT_SERVABLE = 3
 @click.command()
 @click.option("--print-settings", is_flag=True, help="Print the effective settings and exit.")
 @settings_options
-def serve(print_settings: bool, **overrides: Any) -> None:
+@click.pass_obj
+def serve(signals: Signals | None, /, print_settings: bool, **overrides: Any) -> None:
     """Serve the model repository over HTTP.
 
     Every option is the environment variable CONVSERVE_<NAME> too; the option wins.
@@ -29,10 +35,10 @@ def serve(print_settings: bool, **overrides: Any) -> None:
     if print_settings:
         click.echo(settings.model_dump_json(indent=1))
         return
-    sys.exit(_serve(settings))
+    sys.exit(_serve(settings, signals or Signals()))
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, signals: Signals) -> int:
     # Here, not above: the other commands start faster without the web framework.
     from service.app import create_app
     from service.http.server import DrainingServer
@@ -41,12 +47,18 @@ def _serve(settings: Settings) -> int:
     process.limit_freed_memory()
     logs = LogWriter(settings.log_level)
     logs.start()
+
+    def before_exit(number: signal.Signals) -> None:
+        log.info("stopping at once", extra={"signal": number.name})
+        logs.stop()
+
+    signals.before_exit = before_exit
     try:
         with process.within(settings.load_timeout_s, _give_up_loading):
             app = create_app(settings)
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with process.bound_socket(settings.host, settings.port) as listener:
-            DrainingServer(app, settings).run(sockets=[listener])
+            DrainingServer(app, settings, signals).run(sockets=[listener])
     except (ModelError, ProviderUnavailable) as error:
         click.echo(f"convserve: not servable: {error}", err=True)
         return EXIT_NOT_SERVABLE
@@ -55,8 +67,6 @@ def _serve(settings: Settings) -> int:
         return EXIT_NOT_SERVABLE
     finally:
         logs.stop()
-    if not app.state.service.at_rest:
-        process.leave_at_once(0)
     return 0
 
 

@@ -3,6 +3,7 @@
 SIGTERM: /readyz says no while connections are still accepted, for the drain time, in which load
 balancers look away; then the listening socket closes, requests in flight finish within the grace
 period, and the process exits with 0. SIGINT skips the drain time; a second signal ends at once.
+SIGHUP: the model repository is looked at now, not at the next interval.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 
 from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
+from service.system.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 class DrainingServer(uvicorn.Server):
     """uvicorn's server with a drain phase before it stops accepting."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, signals: Signals) -> None:
         """Configures uvicorn for the application; `run` blocks until it has stopped."""
         super().__init__(
             uvicorn.Config(
@@ -49,7 +51,8 @@ class DrainingServer(uvicorn.Server):
         )
         self._service = app.state.service
         self._drain_s = settings.drain_s
-        self._signals = 0
+        self._signals = signals
+        self._stops = 0
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Starts listening and says where."""
@@ -62,27 +65,29 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handles SIGTERM and SIGINT on the event loop instead of raising them again at the end."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
+        """Handles the process's signals on the event loop, in place of uvicorn's own handlers."""
+        on_loop = asyncio.get_running_loop().call_soon_threadsafe
+        with self._signals.handled(
+            lambda number: on_loop(self.handle_exit, number, None),
+            lambda: on_loop(self.handle_hangup),
+        ):
             yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begins to stop; a second signal ends at once."""
-        self._signals += 1
+        self._stops += 1
         log.info("stopping", extra={"signal": signal.Signals(sig).name, "drain_s": self._drain_s})
         self._service.begin_drain()
-        if self._signals > 1:
+        if self._stops > 1:
             self.should_exit = self.force_exit = True
         elif sig == signal.SIGINT or not self._drain_s:
             self.should_exit = True
         else:
             asyncio.get_running_loop().call_later(self._drain_s, self._end_drain)
+
+    def handle_hangup(self) -> None:
+        log.info("looking at the repository", extra={"signal": "SIGHUP"})
+        self._service.look_at_repository()
 
     def _end_drain(self) -> None:
         self.should_exit = True

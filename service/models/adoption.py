@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -77,17 +77,25 @@ class Adopter:
         self._metrics = metrics
         self._seen = seen
         self._load = load
+        self._asked = asyncio.Event()
         self._thread = DaemonThread("adopt")
 
     @asynccontextmanager
     async def looking(self, interval_s: float) -> AsyncIterator[None]:
-        """Looks every `interval_s` seconds for as long as the context lasts; never if that is 0."""
+        """Looks every `interval_s` seconds, and when asked to, for as long as the context lasts.
+
+        With an interval of 0 it looks only when it is asked to.
+        """
         task = asyncio.create_task(self._look_again(interval_s), name="adopt")
         try:
             yield
         finally:
             task.cancel()
             self._thread.close()
+
+    def look_soon(self) -> None:
+        """Asks for a look before the interval is over; after the present one, if there is one."""
+        self._asked.set()
 
     async def look(self) -> None:
         """Looks once, and adopts what is new and proves itself."""
@@ -116,8 +124,10 @@ class Adopter:
         log.info("adopted", extra={"versions": served})
 
     async def _look_again(self, interval_s: float) -> None:
-        while interval_s:
-            await asyncio.sleep(interval_s)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), interval_s or None)
+            self._asked.clear()
             try:
                 await self.look()
             except Exception:

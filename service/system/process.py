@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
@@ -84,5 +84,6 @@ def leave_at_once(status: int) -> None:
     """Ends the process without finalising it, since native runs may still be going on in it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
     os._exit(status)

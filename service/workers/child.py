@@ -197,6 +197,7 @@ def _run(sock: socket.socket) -> int:
             return EXIT_NOT_SERVABLE
         child = Child(sock, versions, ImageLimits(**plan["limits"]))
         signal.signal(signal.SIGTERM, child.retire)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # as the front has it blocked
         sock.sendall(b"".join(wire.pack_json(Kind.READY, {"versions": facts})))
         child.serve()
     except (OSError, WireBroken):  # the front went away meanwhile, perhaps within a frame

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import convserve
-from convserve.__main__ import main
+import convserve as package
+from convserve import commands
+from convserve.commands import COMMANDS, convserve
 from convserve.commands.serve import EXIT_NOT_SERVABLE
 from service.system.version import package_version
 from tests import tinymodel
 
 
 def run(*arguments: str | Path, **environment: str) -> Result:
-    return CliRunner().invoke(main, [str(one) for one in arguments], env=environment)
+    return CliRunner().invoke(convserve, [str(one) for one in arguments], env=environment)
 
 
 @pytest.fixture
@@ -51,11 +52,26 @@ def test_main_version_is_printed():
     assert result.output == f"convserve, version {package_version()}\n"
 
 
-@pytest.mark.parametrize("command", ["", "serve", "classify", "tune", "models", "verify"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_main_help_explains_every_command(command):
     result = run(*command.split(), "--help")
 
     assert (result.exit_code, result.output.startswith("Usage:")) == (0, True)
+
+
+def test_main_help_lists_every_command():
+    modules = {path.stem for path in Path(commands.__file__).parent.glob("[!_]*.py")}
+
+    listed = run("--help").output.partition("Commands:\n")[2].splitlines()
+
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert set(COMMANDS) == modules - {"options"}
+
+
+def test_main_unknown_command_refused():
+    result = run("sreve")
+
+    assert (result.exit_code, "No such command 'sreve'" in result.stderr) == (2, True)
 
 
 # classify
@@ -283,19 +299,36 @@ def test_main_serve_prints_effective_settings():
 
 
 def test_main_package_has_the_version():
-    assert convserve.__version__ == package_version()
-    assert not hasattr(convserve, "no_such_name")
+    assert package.__version__ == package_version()
+    assert not hasattr(package, "no_such_name")
 
 
-def test_main_as_module_runs_without_the_web_framework():
-    code = "import sys, convserve.__main__; print({'fastapi', 'onnxruntime'} & sys.modules.keys())"
+# The entry point
 
-    done = subprocess.run(  # noqa: S603
+
+def run_python(code: str) -> str:
+    return subprocess.run(  # noqa: S603
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
+    ).stdout
+
+
+def test_main_entry_point_imports_nothing_but_the_standard_library_at_first():
+    code = "import sys, convserve.__main__; print(*{n.partition('.')[0] for n in sys.modules})"
+
+    loaded = set(run_python(code).split()) - sys.stdlib_module_names
+
+    assert {name for name in loaded if not name.startswith("_")} == {"convserve", "service"}
+
+
+def test_main_help_is_printed_without_anything_heavy():
+    code = (
+        "import sys; from click.testing import CliRunner; from convserve.commands import convserve;"
+        "CliRunner().invoke(convserve, ['--help']);"
+        "print({'fastapi', 'numpy', 'onnxruntime', 'pydantic', 'PIL'} & sys.modules.keys())"
     )
 
-    assert done.stdout == "set()\n"
+    assert run_python(code) == "set()\n"

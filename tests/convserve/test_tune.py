@@ -8,8 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convserve import pictures
-from convserve.__main__ import main
-from convserve.commands import tune
+from convserve.commands import convserve, tune
 from convserve.tuning import Bench, Configuration, Sample
 from service.models.repository import RunPlan, load_version
 from tests import tinymodel
@@ -32,7 +31,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["tune", *map(str, arguments)])
+    return CliRunner().invoke(convserve, ["tune", *map(str, arguments)])
 
 
 def show(

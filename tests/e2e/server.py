@@ -26,15 +26,23 @@ PATIENCE_S = 20
 class Server:
     """`convserve serve` on a free port, with a home directory that nobody else writes to."""
 
-    def __init__(self, home: Path, **settings: object) -> None:
-        """Launches it; `hooks` is a folder with a sitecustomize.py that its processes run first."""
+    def __init__(self, home: Path, **settings: Any) -> None:
+        """Launches it.
+
+        Args:
+            home: its working directory.
+            settings: of the service; and `hooks`, a folder with a sitecustomize.py that its
+                processes run first, and `under`, a command that runs another one.
+        """
         hooks = settings.pop("hooks", None)
+        under = settings.pop("under", ())
         self.home = home
         self.log: list[dict[str, Any]] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         variables = {f"CONVSERVE_{name.upper()}": str(value) for name, value in settings.items()}
         self._process = subprocess.Popen(  # noqa: S603
             [
+                *under,
                 sys.executable,
                 "-m",
                 "convserve",

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from convserve.__main__ import main
+from convserve.commands import convserve
 from service.settings import Settings, SettingsInvalid, from_environment
 
 FIELDS = Settings.model_fields
@@ -74,7 +74,7 @@ def test_settings_flag_of_every_field_is_read(name):
     else:
         arguments = [flag, str(value)]
 
-    result = CliRunner().invoke(main, ["serve", "--print-settings", *arguments])
+    result = CliRunner().invoke(convserve, ["serve", "--print-settings", *arguments])
 
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)

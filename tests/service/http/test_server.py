@@ -10,6 +10,7 @@ import pytest
 from service.app import create_app
 from service.http.server import DrainingServer
 from service.settings import Settings
+from service.system.signals import Signals
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +22,7 @@ class Started:
         values = {"models_dir": models_dir, "lanes": 1, "port": 0, **settings}
         parsed = Settings.model_validate(values)
         self.app = create_app(parsed)
-        self.server = DrainingServer(self.app, parsed)
+        self.server = DrainingServer(self.app, parsed, Signals())
         self.serving = asyncio.create_task(self.server.serve())
 
     async def started(self) -> Started:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import shutil
 import time
@@ -235,20 +236,47 @@ async def test_looking_goes_on_after_a_look_that_raised(root, monkeypatch, caplo
         assert "looking for new versions failed" in caplog.text
 
 
-async def test_looking_at_an_interval_of_zero_never_looks(root, monkeypatch):
-    looks: list[None] = []
+@pytest.mark.parametrize("interval_s", [0, 3600], ids=["never", "hourly"])
+async def test_looking_when_asked_to_looks_before_the_interval_is_over(
+    root, monkeypatch, interval_s
+):
+    looks: asyncio.Queue[int] = asyncio.Queue()
+    count = itertools.count(1)
 
     async def look() -> None:
-        looks.append(None)
+        looks.put_nowait(next(count))
+
+    async with Running(root) as running:
+        monkeypatch.setattr(running.adopter, "look", look)
+
+        async with running.adopter.looking(interval_s):
+            for number in (1, 2):
+                running.adopter.look_soon()
+                assert await looks.get() == number
+
+        assert looks.empty()
+
+
+async def test_looking_when_asked_to_during_a_look_looks_once_more(root, monkeypatch):
+    begun: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def look() -> None:
+        done = asyncio.Event()
+        begun.put_nowait(done)
+        await done.wait()
 
     async with Running(root) as running:
         monkeypatch.setattr(running.adopter, "look", look)
 
         async with running.adopter.looking(0):
-            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "adopt")
-            await task
+            running.adopter.look_soon()
+            first = await begun.get()
+            running.adopter.look_soon()
+            first.set()
 
-        assert not looks
+            second = await begun.get()
+
+        assert second is not first
 
 
 async def test_adopter_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):

@@ -7,9 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from contract.errors import GraphMismatch
 from contract.images import decode
@@ -127,37 +125,6 @@ def test_engine_input_of_other_rank_refused(manifest):
 # Runs that are told to end
 
 
-def endless_graph() -> bytes:
-    """Returns the tiny model with a loop that never ends before its output."""
-    value = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go_on"], ["go_on_still"]),
-            helper.make_node("Add", ["sum", "sum"], ["new_sum"]),
-        ],
-        "body",
-        [
-            value("number", TensorProto.INT64, []),
-            value("go_on", TensorProto.BOOL, []),
-            value("sum", TensorProto.FLOAT, ["N", 3]),
-        ],
-        [
-            value("go_on_still", TensorProto.BOOL, []),
-            value("new_sum", TensorProto.FLOAT, ["N", 3]),
-        ],
-    )
-    model = onnx.load_from_string(tinymodel.graph())
-    model.graph.node[-1].output[0] = "means_of_classes"
-    model.graph.node.append(
-        helper.make_node(
-            "Loop", ["", "true", "means_of_classes"], [model.graph.output[0].name], body=body
-        )
-    )
-    model.graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
 def rows(count: int = 1) -> np.ndarray[Any, Any]:
     return np.zeros((count, tinymodel.SIDE_PX, tinymodel.SIDE_PX, 3), np.uint8)
 
@@ -176,7 +143,7 @@ def at_work(thread: threading.Thread) -> bool:
 
 
 def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
-    engine, run = engine_of(manifest, endless_graph()), Run()
+    engine, run = engine_of(manifest, tinymodel.endless_graph()), Run()
     errors: list[Exception] = []
 
     def endless() -> None:
@@ -196,7 +163,7 @@ def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
 
 
 def test_engine_run_interrupted_before_it_began_ends_at_once(manifest):
-    engine, run = engine_of(manifest, endless_graph()), Run()
+    engine, run = engine_of(manifest, tinymodel.endless_graph()), Run()
     run.interrupt()
 
     with pytest.raises(Exception, match=r"(?i)terminate"):
@@ -218,7 +185,7 @@ def test_engine_retry_with_the_same_run_can_be_interrupted(manifest):
     run.interrupt()
 
     with pytest.raises(Exception, match=r"(?i)terminate"):
-        engine_of(manifest, endless_graph()).run(rows(), run)
+        engine_of(manifest, tinymodel.endless_graph()).run(rows(), run)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

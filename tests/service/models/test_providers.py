@@ -211,7 +211,7 @@ def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_
     """`uvicorn service.app:create_app` passes by our command."""
     code = _WATCHED.format(
         enter="from service.app import create_app; from service.settings import Settings; "
-        f"create_app(Settings(models_dir={str(models_dir)!r}, lanes=1, tune=False))"
+        f"create_app(Settings(models_dir={str(models_dir)!r}, lanes=1))"
     )
 
     done = subprocess.run(  # noqa: S603
@@ -230,7 +230,7 @@ def test_providers_run_leaves_the_environment_alone(monkeypatch):
     providers.runtime()
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
 
-    providers.new_run_options()
+    providers.run_options()()
 
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
 
@@ -240,7 +240,7 @@ def test_providers_classifying_reaches_no_network_and_writes_no_file(models_dir,
     picture.write_bytes(tinymodel.picture("red"))
     home.mkdir()
     code = _WATCHED.format(
-        enter="from convserve.__main__ import main; main(sys.argv[1:], standalone_mode=False)"
+        enter="from convserve.commands import convserve; convserve(sys.argv[1:], standalone_mode=False)"
     )
 
     done = subprocess.run(  # noqa: S603
