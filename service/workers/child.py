@@ -100,8 +100,9 @@ class Child:
         return receive_exactly(self._sock, size)
 
     def _ask_for_successor(self) -> None:
-        self._retiring = False
+        self._idle = self._retiring = False  # another signal must not write into this frame
         self._sock.sendall(b"".join(wire.pack(Kind.RETIRE)))
+        self._idle = True
 
     def _item(
         self, picture: wire.Picture, version: LoadedVersion, now_s: float

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +18,18 @@ import numpy as np
 import pytest
 
 from contract.errors import ImageTooManyPixels, ManifestInvalid, VersionCorrupt
-from contract.images.decoding import ImageLimits
+from contract.images import ImageLimits, inspect
 from contract.versions import sha256
+from service.batching.lane import Entry, Job, LaneCallbacks
+from service.batching.thread_lane import ThreadLane
+from service.batching.work import Preparation
 from service.errors import EngineFailure
+from service.models.engine import Run
 from service.models.repository import LoadedVersion, RunPlan, load_version
 from service.workers import child as module
 from service.workers import wire
 from service.workers.child import EXIT_NOT_SERVABLE, Child, load, receive_exactly
+from service.workers.launch import Launched, ProcessLauncher
 from service.workers.wire import Done, Frame, Kind, Picture, Row, WireBroken, Work
 from tests import tinymodel
 
@@ -125,6 +134,38 @@ def test_child_limits_reach_the_decoder(versions):
     labels = answered(versions, work_of(RED), ImageLimits(max_pixels=10))
 
     assert labels == [ImageTooManyPixels.__name__]
+
+
+@pytest.mark.anyio
+async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
+    images = [tinymodel.picture((40 * n, 255 - 30 * n, 7 * n), 8 + 5 * n) for n in range(5)]
+    child = Child(cast(socket.socket, None), versions, LIMITS)
+    done: asyncio.Queue[Job[Entry]] = asyncio.Queue()
+    ignored: Any = [lambda *_: None] * 3
+    lane = ThreadLane(LaneCallbacks(lambda _, job: done.put_nowait(job), *ignored), lambda: 0.0)
+
+    there = child.answer(work_of(*images, version=1)).outcomes
+    loop = asyncio.get_running_loop()
+    entries = [
+        Entry(
+            Preparation(inspect(image, LIMITS), versions[1].manifest, math.inf),
+            math.inf,
+            0.0,
+            loop.create_future(),
+        )
+        for image in images
+    ]
+    lane.work(Job(versions[1], entries, Run(), 0.0))
+    await done.get()
+    lane.close()
+
+    here = [entry.future.result().probabilities.tobytes() for entry in entries]
+    assert [scores_of(outcome) for outcome in there] == here
+
+
+def scores_of(outcome: Row | Exception | None) -> bytes:
+    assert isinstance(outcome, Row)
+    return outcome.row.probabilities.tobytes()
 
 
 # The connection
@@ -252,6 +293,30 @@ def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
 
     kinds = [one.kind for one in iter(front.next, None) if one]
     assert kinds == [Kind.DONE, Kind.RETIRE, Kind.DONE]
+
+
+class Halfway(Meanwhile):
+    """At which it happens in the middle of what is sent."""
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.sendall(data[:4])
+        _once(self, "before_sending")
+        self._sock.sendall(data[4:])
+
+
+def test_child_told_to_terminate_again_while_it_asks_finishes_that_first(pair, versions):
+    front, sock = pair
+    front.send(*wire.pack_work(work_of(RED)))
+    front.sock.shutdown(socket.SHUT_WR)
+    meanwhile = Halfway(sock)
+    child = Child(cast(socket.socket, meanwhile), versions, LIMITS)
+    meanwhile.before_receiving = meanwhile.before_sending = child.retire
+
+    child.serve()
+    sock.close()
+
+    kinds = [one.kind for one in iter(front.next, None) if one]
+    assert kinds == [Kind.RETIRE, Kind.DONE, Kind.RETIRE]
 
 
 def test_child_told_to_terminate_before_it_began_asks_at_once(pair, versions):
@@ -413,3 +478,62 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 
     assert no_signals
     assert capfd.readouterr().err == ""
+
+
+# Real processes
+
+
+@pytest.fixture
+def launched(models_dir: Path) -> Iterator[Launched]:
+    """A worker that serves version 2 of `tiny`; its connection blocks."""
+    (one,) = ProcessLauncher(plan_of(models_dir), 60.0).launch_now(1)
+    one.sock.settimeout(60)
+    yield one
+    one.abort()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda one: one.name)
+def test_worker_process_ignores_what_a_terminal_sends(launched, number):
+    front = Front(launched.sock)
+    os.kill(launched.process.pid, number)
+    front.send(*wire.pack_work(work_of(RED)))
+
+    done = front.next()
+    assert done
+    assert done.kind is Kind.DONE
+
+
+def test_worker_process_told_to_terminate_again_and_again_tears_no_answer(launched):
+    n_batches, size = 60, 200  # more than fits between the two ends
+    front = Front(launched.sock)
+    batch = b"".join(wire.pack_work(work_of(*[RED] * size)))
+    sender = threading.Thread(target=front.send, args=[batch] * n_batches)
+    sender.start()
+
+    answers: list[Done] = []
+    n_asked = 0
+    while len(answers) < n_batches:
+        for _ in range(3):
+            os.kill(launched.process.pid, signal.SIGTERM)
+        frame = front.next()
+        assert frame
+        if frame.kind is Kind.DONE:
+            answers.append(wire.unpack_done(frame.payload))
+        n_asked += frame.kind is Kind.RETIRE
+    sender.join()
+
+    assert n_asked
+    assert {len(one.outcomes) for one in answers} == {size}
+    assert len({scores_of(outcome) for one in answers for outcome in one.outcomes}) == 1
+
+
+def test_worker_process_whose_parent_has_ended_already_exits():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ran = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "service.workers.child", str(theirs.fileno()), "1"],
+            pass_fds=[theirs.fileno()],
+            check=False,
+        )
+
+    assert ran.returncode == EXIT_NOT_SERVABLE
