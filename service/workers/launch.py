@@ -155,7 +155,8 @@ class _Starting:
         if frame.kind is Kind.FAILED:
             said = wire.unpack_failed(frame.payload)
             known = isinstance(said, ModelError | ProviderUnavailable)
-            raise said if known else WorkerNotStarted(str(said))
+            bug = "a worker process failed while it was starting; its log says how"
+            raise said if known else WorkerNotStarted(bug)
         if frame.kind is not Kind.READY:
             raise WorkerNotStarted("a worker process said something else than that it is ready")
         self.sock.setblocking(False)

@@ -16,7 +16,9 @@ from contract.versions import sha256
 from service.errors import WorkerNotStarted
 from service.models.repository import RunPlan
 from service.workers import launch as launching
+from service.workers import wire
 from service.workers.launch import ProcessLauncher
+from service.workers.wire import Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +100,38 @@ def test_launching_process_that_only_exits_is_said_to(models_dir, monkeypatch, m
 
     with pytest.raises(WorkerNotStarted, match=words):
         launcher(models_dir).launch_now(2)
+
+
+def saying(pieces: list[bytes]) -> str:
+    """A program that says this to whoever started it, and stays."""
+    return (
+        "import signal, socket, sys\n"
+        "sock = socket.socket(fileno=int(sys.argv[1]))\n"
+        f"sock.sendall({b''.join(pieces)!r})\n"
+        "signal.pause()\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ([b"x" * 9], "broke the protocol"),
+        (wire.pack(Kind.DONE), "something else"),
+        (wire.pack_failed(ZeroDivisionError("secret")), "its log says how"),
+    ],
+    ids=["noise", "not_ready", "bug"],
+)
+def test_launching_worker_that_is_not_ready_is_ended(
+    models_dir, monkeypatch, tmp_path, spawned, pieces, words
+):
+    (tmp_path / "says_it.py").write_text(saying(pieces), encoding="ascii")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(launching, "_MODULE", "says_it")
+
+    with pytest.raises(WorkerNotStarted, match=words):
+        launcher(models_dir).launch_now(1)
+
+    assert spawned[0].returncode == -9
 
 
 async def test_launching_given_up_leaves_no_process(models_dir, spawned):
