@@ -27,6 +27,7 @@ _HELD_UP: Final = 3  # so many times this late, the event loop has not been read
 _PATIENCE: Final = 2  # times what the slowest of the last batches took, a batch may take
 _REMEMBERED: Final = 64
 _SETTLED_S: Final = 60.0  # a lane that is too large at once would be replaced for ever
+_RETRY_S: Final = 5.0  # a successor that does not start costs a core while it tries to
 _INTERRUPT_S: Final = 1.0  # an interrupted run that goes on for so long is abandoned
 
 
@@ -40,6 +41,7 @@ class _Place:
         delay_s: before the next start; grows while lanes are lost before they have done anything.
         timer: of the next start.
         renewed_s: when a lane was last replaced here because it was too large.
+        failed_s: when a successor was last lost before it took over.
     """
 
     lane: Lane | None = None
@@ -47,6 +49,7 @@ class _Place:
     delay_s: float = 0.0
     timer: asyncio.TimerHandle | None = None
     renewed_s: float = -math.inf
+    failed_s: float = -math.inf
 
     @property
     def hopeless(self) -> bool:
@@ -242,7 +245,7 @@ class Lanes:
     def _lost(self, lane: Lane, reason: Reason) -> None:
         for place in self._places:
             if place.successor is lane:  # the one that it should have replaced goes on
-                place.successor = None
+                place.successor, place.failed_s = None, self._clock()
         self._replace(lane, reason)
 
     def _worn(self, lane: Lane, reason: Reason) -> None:
@@ -251,9 +254,11 @@ class Lanes:
         if place is None or self._closing or any(one.successor for one in self._places):
             return
         now_s = self._clock()
+        if now_s - place.failed_s < _RETRY_S:
+            return  # the lane says so again
         if reason is Reason.MEMORY:
             if now_s - place.renewed_s < _SETTLED_S:
-                return  # the lane says so again
+                return
             place.renewed_s = now_s
         log.warning("a lane is replaced", extra={"reason": str(reason)})
         self._on_replaced(reason)

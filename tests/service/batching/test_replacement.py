@@ -213,11 +213,24 @@ async def test_worn_lane_whose_successor_is_lost_works_on_and_gets_another():
         (task,) = await made.ask(1)
         made.lanes[0].answer()
         alone = len(made.lanes)
+        made.clock.advance(5)
         made.lanes[0].wear()
         made.lanes[2].become_ready()
 
         assert (await outcome_of(task), alone, made.delays) == (1.0, 2, [])
         assert (made.lanes[0].closed, made.batcher.n_ready) == (True, 1)
+
+
+async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_pause():
+    async with rig(slow=True) as made:
+        made.lanes[0].become_ready()
+        for _ in range(60 * 4):
+            made.lanes[0].wear()  # at every look
+            if not made.lanes[-1].ready and not made.lanes[-1].dead:
+                made.lanes[-1].lose(Reason.NOT_STARTED)
+            made.clock.advance(0.25)
+
+        assert (len(made.lanes) - 1, made.batcher.n_ready) == (12, 1)
 
 
 async def test_worn_lane_that_is_lost_meanwhile_leaves_its_place_to_its_successor():
