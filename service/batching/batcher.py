@@ -282,6 +282,7 @@ class Batcher:
         still grow and stays in the queue.
         """
         self._lanes.share(slow_s=self._slow_s())
+        shares: dict[_Queue, int] = {}  # of what waits now, for each lane that is free now
         while (lane := self._lanes.next()) is not None:
             queue = self._first_queue(may_wait=not lane.jobs)
             if queue is None:
@@ -291,8 +292,9 @@ class Batcher:
                 if queue.n_wanted < most:
                     break
             else:
-                # All lanes' shares, not the idle ones': the others want theirs in a moment.
-                most = min(most, -(-queue.n_wanted // max(1, self._lanes.n_ready)))
+                # Counted over all lanes: those that are busy want theirs in a moment.
+                share = shares.setdefault(queue, -(-queue.n_wanted // max(1, self._lanes.n_ready)))
+                most = min(most, share)
             if batch := self._take(queue, most):
                 wide = len(batch) == 1 and self._solitude.lasts() and queue.times.may_be_wide()
                 job = Job(queue.version, batch, Run(wide=wide), self._clock(), queue.large)

@@ -54,7 +54,8 @@ class _Place:
     @property
     def hopeless(self) -> bool:
         """True while nothing works here, nor will soon."""
-        return (self.lane is None or not self.lane.ready) and self.delay_s > _HOPELESS_S
+        # `delay_s` is for the start after the one that is waited for, and twice its delay.
+        return (self.lane is None or not self.lane.ready) and self.delay_s > 2 * _HOPELESS_S
 
 
 class Lanes:
@@ -293,11 +294,11 @@ class Lanes:
         lane.close()
         if lane in self._leaving:
             self._leaving.remove(lane)
-        if not self._closing:
-            log.warning("a lane is replaced", extra={"reason": str(reason)})
-            self._on_replaced(reason)
 
         place = self._place_of(lane)
+        if place is not None and not self._closing:
+            log.warning("a lane is replaced", extra={"reason": str(reason)})
+            self._on_replaced(reason)
         if place is not None:
             place.lane, place.successor = place.successor, None
             if place.lane is None and not self._closing:

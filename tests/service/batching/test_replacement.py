@@ -107,7 +107,7 @@ async def test_lanes_of_other_places_are_not_held_up():
 
 async def test_lanes_without_hope_refuse_at_once_and_recover():
     async with rig() as made:
-        await lose_all(made, 4)
+        await lose_all(made, 5)
         (held,) = await made.ask(1)
         (waits,) = await made.ask(2)
         hopeful = made.batcher.hopeless
