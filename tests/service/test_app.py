@@ -24,6 +24,7 @@ from tests import tinymodel
 from tests.asgi import call_and_leave
 from tests.fakes import FakeEngine
 from tests.problems import assert_problem
+from tests.service.running import PictureEngine, batcher_of, occupy, run_by
 
 ROOT = Path(__file__).parents[2]
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
@@ -53,16 +54,6 @@ ALLOWED = {
     "typing_extensions",
     "typing_inspection",
 }
-
-
-class PictureEngine(FakeEngine):
-    """A fake engine that takes pictures and finds nothing in them."""
-
-    def run(self, batch, _run=None):
-        return super().run(batch.reshape(len(batch), -1)[:, :1])
-
-    def _answer(self, batch):
-        return np.full((len(batch), 3), 1 / 3, np.float32)
 
 
 def run_python(code: str) -> str:
@@ -120,70 +111,45 @@ def test_app_looks_for_models_in_the_working_directory(tmp_path):
 
     app = create_app(Settings(), working_dir=tmp_path)
 
-    assert app.state.parts.classifier.serving.repository.default_name == "tiny"
-
-
-@pytest.mark.parametrize(
-    ("settings", "lanes"),
-    [({"lanes": 3}, 3), ({"threads_per_lane": 256}, 1)],
-    ids=["configured", "all_threads_in_one_lane"],
-)
-def test_app_lanes_follow_the_settings(models_dir, settings, lanes):
-    values = {"models_dir": models_dir, "provider": "cpu", "lanes": None, **settings}
-
-    service = create_app(Settings.model_validate(values)).state.service
-
-    assert service._backend.answerers["tiny", 2].batcher._limits.lanes == lanes
+    assert app.state.service.repository.default_name == "tiny"
 
 
 def test_app_settings_reach_the_batcher(models_dir):
     settings = Settings(
-        models_dir=models_dir, max_batch_size=3, max_wait_ms=7, max_in_flight=9, stuck_after_s=5
+        models_dir=models_dir, lanes=3, max_batch_size=3, max_wait_ms=7, max_in_flight=9
     )
 
-    limits = create_app(settings).state.service._backend.answerers["tiny", 2].batcher._limits
+    service = create_app(settings).state.service
 
-    assert (limits.max_batch_size, limits.max_wait_s) == (3, 0.007)
-    assert (limits.max_queue, limits.stuck_after_s) == (9, 5)
+    limits = service._backend.batcher.limits
+    assert (limits.lanes, limits.max_wait_s, limits.max_queue) == (3, 0.007, 9)
+    assert service.repository.get("tiny").max_batch_size == 3
 
 
-@pytest.mark.parametrize(
-    ("cpus", "settings", "threads"),
-    [(8, {}, 4), (1, {}, 1), (8, {"prepare_threads": 3}, 3)],
-    ids=["half_the_cores", "at_least_one", "configured"],
-)
-def test_app_prepare_threads_follow_cores_and_settings(
-    models_dir, monkeypatch, cpus, settings, threads
+@pytest.mark.parametrize(("cpus", "threads"), [(8, 4), (1, 1)], ids=["many", "one"])
+def test_app_cores_are_shared_by_runs_and_what_is_prepared_apart(
+    models_dir, monkeypatch, cpus, threads
 ):
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
-    values = {"models_dir": models_dir, "provider": "cpu", **settings}
 
-    pool = create_app(Settings.model_validate(values)).state.service._pool
+    backend = create_app(Settings(models_dir=models_dir, provider="cpu")).state.service._backend
 
-    assert pool._max_workers == threads
+    assert (backend.batcher.limits.lanes, backend._kind.apart._max_workers) == (cpus, threads)
 
 
 def test_app_timeouts_reach_the_deadlines(models_dir):
-    settings = Settings(models_dir=models_dir, request_timeout_s=7, max_request_timeout_s=11)
+    settings = Settings(models_dir=models_dir, request_timeout_s=7)
 
     deadlines = create_app(settings).state.parts.deadlines
 
-    assert (deadlines.default_s, deadlines.max_s) == (7, 11)
+    assert (deadlines.default_s, deadlines.max_s) == (7, 300)
 
 
 @pytest.mark.parametrize(
-    ("cpus", "threads_per_lane", "expected"),
-    [
-        (4, 1, [(1, False), (4, True)]),
-        (4, 3, [(3, False), (4, True)]),
-        (4, 4, [(4, False)]),
-        (2, 4, [(4, False)]),
-        (1, 1, [(1, False)]),
-    ],
-    ids=["more", "one_more", "as_many", "fewer", "one"],
+    ("cpus", "expected"), [(4, [(1, False), (4, True)]), (1, [(1, False)])], ids=["many", "one"]
 )
 def test_app_wide_sessions_are_opened_only_where_there_are_more_cores(
-    tmp_path, monkeypatch, cpus, threads_per_lane, expected
+    tmp_path, monkeypatch, cpus, expected
 ):
     tinymodel.write_version(tmp_path)
     opened: list[tuple[int, bool]] = []
@@ -194,23 +160,15 @@ def test_app_wide_sessions_are_opened_only_where_there_are_more_cores(
 
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
     monkeypatch.setattr(repository_module, "open_session", noting)
-    create_app(Settings(models_dir=tmp_path, provider="cpu", threads_per_lane=threads_per_lane))
+    create_app(Settings(models_dir=tmp_path, provider="cpu"))
 
     assert opened == expected
 
 
-@pytest.mark.parametrize(
-    ("setting", "code"),
-    [
-        ({"max_image_pixels": 10}, "image_too_many_pixels"),
-        ({"min_side_px": 100}, "image_bad_dimensions"),
-    ],
-    ids=["pixels", "side"],
-)
-def test_app_image_limits_reach_the_decoder(make_client, setting, code):
-    response = make_client(**setting).post("/v1/classify", content=RED)
+def test_app_image_limit_reaches_the_decoder(make_client):
+    response = make_client(max_image_pixels=10).post("/v1/classify", content=RED)
 
-    assert_problem(response, 422, code)
+    assert_problem(response, 422, "image_too_many_pixels")
 
 
 @pytest.mark.parametrize("batch", [None, 1], ids=["any_batch", "one_a_run"])
@@ -242,10 +200,9 @@ def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client
 
 
 def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
-    batcher = fresh_client.app.state.service._backend.answerers["tiny", 2].batcher
     engine = PictureEngine()
     engine.answer = lambda _batch: 1 / 0  # type: ignore[assignment,return-value]
-    batcher._engine = engine
+    run_by(fresh_client.app.state.service, engine)
 
     response = fresh_client.post("/v1/classify", content=RED)
 
@@ -256,15 +213,8 @@ def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
 
 def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
     fresh_client = make_client(max_batch_size=8)
-    batcher, engine = (
-        fresh_client.app.state.service._backend.answerers["tiny", 2].batcher,
-        PictureEngine(),
-    )
-    engine.hold()
-    batcher._engine = engine
-    row = np.zeros((8, 8, 3), np.uint8)
-    held = fresh_client.portal.start_task_soon(batcher.submit, row, math.inf)
-    engine.entered.acquire()
+    engine, batcher = PictureEngine(), batcher_of(fresh_client)
+    held = occupy(fresh_client, engine)
 
     sent = fresh_client.portal.call(call_and_leave, fresh_client.app, RED, lambda: batcher.waiting)
 
@@ -274,25 +224,27 @@ def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
     assert fresh_client.app.state.parts.admission.images == 0
 
 
-def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, caplog):
+def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, monkeypatch, caplog):
+    monkeypatch.setattr(app_module, "_STOP_S", 0.01)
     app = create_app(Settings(models_dir=models_dir, lanes=1, grace_s=1))
     engine = FakeEngine()
     engine.hold()
     service = app.state.service
-    service._backend.answerers["tiny", 2].batcher._engine = engine
+    run_by(service, engine)
 
     async def stop_during_a_run() -> object:
         service.start()
-        batcher = service._backend.answerers["tiny", 2].batcher
-        task = asyncio.create_task(batcher.submit(np.array([0.5], np.float32), float("inf")))
+        version, row = service.repository.get(), np.array([0.5], np.float32)
+        task = asyncio.create_task(service._backend.batcher.submit(version, row, math.inf))
         await asyncio.to_thread(engine.entered.acquire)
         await service.stop()
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
     outcome = asyncio.run(stop_during_a_run())
 
+    at_rest = service.at_rest
     engine.release()
-    assert type(outcome).__name__ == "EngineFailure"
+    assert (type(outcome).__name__, at_rest) == ("EngineFailure", False)
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
@@ -301,15 +253,18 @@ def test_app_stopped_ends_its_threads(models_dir):
     with TestClient(app) as client:
         client.post("/v1/classify", content=RED)
 
-    batcher = app.state.service._backend.answerers["tiny", 2].batcher
-    for lane in batcher._lanes:
-        lane.thread._thread.join(5)
+    lanes = list(app.state.service._backend.batcher._lanes)
+    for lane in lanes:
+        lane._thread.join(5)
 
-    assert not any(lane.thread._thread.is_alive() for lane in batcher._lanes)
+    assert [lane._thread.is_alive() for lane in lanes] == [False, False]
+
+
+# With worker processes
 
 
 def test_app_with_workers_answers_describes_and_counts_them(make_client):
-    client = make_client(workers=1, provider="cpu", versions_per_model=0)
+    client = make_client(workers=2, provider="cpu", versions_per_model=0)
 
     answer = client.post("/v1/classify", content=RED)
     health = [client.get(path).status_code for path in ("/readyz", "/livez")]
@@ -318,9 +273,27 @@ def test_app_with_workers_answers_describes_and_counts_them(make_client):
 
     assert answer.json()["predictions"][0]["label"] == "red"
     assert (health, detail["provider"], detail["ready"]) == ([200, 200], "cpu", True)
-    assert 'convserve_workers{state="live"} 1.0' in metrics
-    assert 'convserve_lanes{model="tiny"} 1.0' in metrics
+    assert "convserve_lanes 2.0" in metrics
     assert 'convserve_batch_size_count{model="tiny"} 1' in metrics
+
+
+def test_app_with_workers_opens_no_session_itself(models_dir, monkeypatch):
+    monkeypatch.setattr(repository_module, "open_session", None)
+
+    app = create_app(Settings(models_dir=models_dir, workers=1, provider="cpu"))
+    with TestClient(app) as client:
+        answer = client.post("/v1/classify", content=RED)
+
+    assert answer.json()["predictions"][0]["label"] == "red"
+
+
+def test_app_with_workers_stopped_ends_them(models_dir):
+    app = create_app(Settings(models_dir=models_dir, workers=2, provider="cpu"))
+    workers = [one.process for one in app.state.service._backend._kind.source._ready]
+    with TestClient(app) as client:
+        client.post("/v1/classify", content=RED)
+
+    assert [worker.poll() for worker in workers] == [0, 0]
 
 
 def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
@@ -333,3 +306,4 @@ def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
     client.portal.call(service.adopt, Repository([version]))
 
     assert client.post("/v1/classify", content=RED).json()["version"] == "2"
+    assert "convserve_lanes 1.0" in client.get("/metrics").text

@@ -140,3 +140,15 @@ def test_settings_are_frozen():
 def test_settings_waiting_longer_than_the_deadline_refused():
     with pytest.raises(SettingsInvalid, match="max_wait_ms must be less"):
         from_environment({"CONVSERVE_MAX_WAIT_MS": "1000", "CONVSERVE_REQUEST_TIMEOUT_S": "1"})
+
+
+def test_settings_threads_and_processes_at_the_same_time_refused():
+    with pytest.raises(SettingsInvalid, match="lanes are threads and workers are processes"):
+        from_environment({"CONVSERVE_LANES": "2", "CONVSERVE_WORKERS": "2"})
+
+
+@pytest.mark.parametrize("lanes", ["", "2"], ids=["unset", "set"])
+def test_settings_lanes_without_workers_accepted(lanes):
+    settings = from_environment({"CONVSERVE_LANES": lanes, "CONVSERVE_WORKERS": "0"})
+
+    assert settings.lanes == (int(lanes) if lanes else None)

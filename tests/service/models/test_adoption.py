@@ -16,7 +16,6 @@ from service.batching.batcher import Batcher
 from service.errors import WorkerNotStarted
 from service.models.adoption import Adopter, fingerprint
 from service.models.repository import RunPlan, Shelf
-from service.serving.backend import LocalLanes
 from service.settings import Settings
 from tests import tinymodel
 
@@ -53,10 +52,9 @@ class Running:
     def served(self) -> list[tuple[str, int]]:
         return [version.key for version in self.service.repository.versions()]
 
-    def batcher(self, number: int) -> Batcher:
-        backend = self.service._backend
-        assert isinstance(backend, LocalLanes)
-        return backend.answerers["tiny", number].batcher
+    @property
+    def batcher(self) -> Batcher:
+        return self.service._backend.batcher
 
     def adoptions(self, outcome: str) -> float:
         return float(self.service.metrics.adoptions.labels(outcome)._value.get())
@@ -92,14 +90,13 @@ async def test_adopter_takes_a_newer_version_and_leaves_the_older(root):
 async def test_adopter_keeps_unchanged_versions_as_they_are(root):
     async with Running(root, versions_per_model=0) as running:
         first = running.service.repository.get("tiny", 1)
-        batcher = running.batcher(1)
         tinymodel.write_version(root, version=2)
 
         await running.adopter.look()
 
         assert running.served == [("tiny", 1), ("tiny", 2)]
         assert running.service.repository.get("tiny", 1) is first
-        assert running.batcher(1) is batcher
+        assert await running.classify() == 2
 
 
 async def test_adopter_takes_new_models_and_drops_removed_ones(root):
@@ -192,13 +189,13 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
     """The request has its version but not yet a place in the queue when that version is retired."""
     async with Running(root) as running:
         gate, decoding = asyncio.Event(), asyncio.Event()
-        batcher = running.batcher(1)
+        batcher = running.batcher
         submit = batcher.submit
 
-        async def held(row: Any, deadline_s: float) -> Any:
+        async def held(*arguments: Any, **options: Any) -> Any:
             decoding.set()
             await gate.wait()
-            return await submit(row, deadline_s)
+            return await submit(*arguments, **options)
 
         monkeypatch.setattr(batcher, "submit", held)
         under_way = asyncio.create_task(running.classify())

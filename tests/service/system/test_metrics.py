@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from service.batching.lane import Reason
 from service.errors import ServiceError
 from service.system.metrics import Metrics
 from tests import tinymodel
@@ -117,6 +118,39 @@ def test_metrics_waiting_is_the_sum_over_versions(make_client):
     text = client.get("/metrics").text
 
     assert 'convserve_images_waiting{model="tiny"} 4.0' in text
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_metrics_lanes_are_those_that_work_or_could(make_client, lanes):
+    client = make_client(lanes=lanes)
+    ready = value(client, "convserve_lanes")
+    next(iter(batcher_of(client)._lanes)).dead = True
+
+    assert (ready, value(client, "convserve_lanes")) == (lanes, lanes - 1)
+
+
+def test_metrics_lanes_at_work_counted_in_seconds(fresh_client):
+    before = value(fresh_client, "convserve_lane_busy_seconds_total", model="tiny")
+    fresh_client.post("/v1/classify", content=RED)
+
+    busy_s = value(fresh_client, "convserve_lane_busy_seconds_total", model="tiny")
+    run_s = value(fresh_client, "convserve_stage_seconds_sum", model="tiny", stage="infer")
+    assert not before
+    assert busy_s
+    assert run_s
+    assert busy_s >= run_s > 0
+
+
+def test_metrics_lanes_replaced_counted_by_reason(fresh_client):
+    batcher = batcher_of(fresh_client)
+    for reason in (Reason.DIED, Reason.EXITED, Reason.EXITED):
+        batcher._callbacks.on_replaced(reason)
+
+    counts = [
+        value(fresh_client, "convserve_lane_restarts_total", reason=reason.value)
+        for reason in (Reason.DIED, Reason.EXITED, Reason.STUCK)
+    ]
+    assert counts == [1, 2, None]
 
 
 def test_metrics_dropped_log_records_are_counted():
