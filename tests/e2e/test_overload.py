@@ -38,7 +38,8 @@ def test_overload_over_gives_the_room_back(start_server):
 def test_overload_more_pictures_than_fit_refused_and_connection_kept(start_server):
     server = start_server(max_in_flight=1)
     with server.connect() as connection:
-        two = b"--b\r\n\r\n1\r\n--b\r\n\r\n2\r\n--b--\r\n"
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        two = head + b"1\r\n" + head + b"2\r\n--b--\r\n"
         kind = "Content-Type: multipart/form-data; boundary=b"
         refused = connection.send(post(two, f"Content-Length: {len(two)}", kind)).response()
         answered = connection.send(post(RED)).response()

@@ -318,6 +318,20 @@ def test_workers_decoder_that_never_returns_hurts_nobody_elsewhere(start_workers
     assert restarts(server, "overdue") == 1
 
 
+def test_workers_hung_one_among_many_clients_costs_only_what_it_had(start_workers):
+    server = start_workers(hooks=HOOKS)
+    with load(server) as clients, server.client() as client:
+        headers = {"x-request-timeout-ms": "1000"}
+        answer = client.post("/v1/classify", content=shaped(hooks.HANG), headers=headers)
+        line = lost(server)
+        clients.wait_for_answers(50)
+
+    assert_problem(answer, 504, "deadline_exceeded")
+    assert line["reason"] == "overdue"
+    assert {(one.status, one.code) for one in clients.failed} <= {(503, "worker_lost")}
+    assert len(clients.failed) == line["pictures_lost"] < N_BATCH
+
+
 def test_workers_all_stopped_are_replaced_and_readiness_says_so(start_workers):
     server = start_workers()
     workers = server.workers()
