@@ -162,11 +162,6 @@ class Batcher:
         """False where only a new process would help: a lane is dead or stuck for good."""
         return self._lanes.alive
 
-    @property
-    def at_rest(self) -> bool:
-        """True while no lane is inside the engine in this process, even one that was given up."""
-        return self._lanes.at_rest
-
     def waiting_for(self, name: str) -> int:
         """Returns how many items wait for a model."""
         return sum(one.n_wanted for one in self._queues.values() if one.version.key[0] == name)

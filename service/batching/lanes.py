@@ -140,11 +140,6 @@ class Lanes:
         whole = bool(lanes) and len(lanes) == len(self._places)
         return whole and not self._abandoned and not any(map(self._faulty, lanes))
 
-    @property
-    def at_rest(self) -> bool:
-        """True while no lane is inside the engine in this process, even one that was given up."""
-        return not any(lane.busy for lane in (*self, *self._leaving, *self._abandoned))
-
     def start(self, count: int) -> None:
         """Starts so many lanes on the running event loop."""
         for _ in range(count):

@@ -147,11 +147,6 @@ class Backend:
         return not self._started or self.batcher.alive
 
     @property
-    def at_rest(self) -> bool:
-        """True while nothing of this process is inside the runtime."""
-        return self.batcher.at_rest
-
-    @property
     def n_lanes(self) -> int:
         """Lanes that work, or could."""
         return self.batcher.n_ready

@@ -112,13 +112,10 @@ class ProcessSource:
         return lane
 
     async def closed(self) -> None:
-        await asyncio.gather(*(lane.ended for lane in self._lanes), return_exceptions=True)
-
-    def abort(self) -> None:
-        """Ends the children that never became lanes."""
-        for launched in self._ready:
+        for launched in self._ready:  # have never become lanes
             launched.abort()
         self._ready.clear()
+        await asyncio.gather(*(lane.ended for lane in self._lanes), return_exceptions=True)
 
     async def renewed(self, repository: Repository, count: int) -> ProcessSource:
         """Starts so many children for another repository, beside those there are.

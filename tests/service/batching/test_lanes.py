@@ -165,7 +165,9 @@ async def test_lanes_run_that_was_interrupted_is_no_measure_for_the_next():
             pass_time(batcher, clock, 3.5)
             engine.release()
             await values_of([late])
-            await asyncio.to_thread(wait_until, lambda: batcher.at_rest)
+            await asyncio.to_thread(
+                wait_until, lambda: not any(lane.busy for lane in batcher._lanes)
+            )
             await settle()
 
     assert due_s == [2 + OVERDUE_S] * 2

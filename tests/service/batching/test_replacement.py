@@ -408,6 +408,6 @@ async def test_two_thousand_pictures_with_dying_lanes_are_never_mixed_up(caplog)
     lost = [number for number, outcome in enumerate(outcomes) if outcome == "WorkerLost"]
     answered = {number: value for number, value in enumerate(outcomes) if number not in set(lost)}
     assert answered == {number: float(number) for number in answered}
-    n_lost = made.replaced.count(Reason.EXITED)
-    assert 1 <= n_lost <= len(lost) <= 8 * n_lost
-    assert made.replaced.count(Reason.TERMINATED) >= 1
+    n_lost, n_worn = map(made.replaced.count, (Reason.EXITED, Reason.TERMINATED))
+    assert 1 <= n_lost <= len(lost) <= 8 * (n_lost + n_worn), "a worn lane may be lost as well"
+    assert n_worn >= 1

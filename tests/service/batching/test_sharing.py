@@ -33,8 +33,8 @@ def batches(made: Rig) -> list[list[list[float]]]:
     [
         (1, [[[0]], [], []]),
         (3, [[[0]], [[1]], [[2]]]),
-        (5, [[[0, 1]], [[2]], [[3]]]),
-        (7, [[[0, 1, 2]], [[3, 4]], [[5]]]),
+        (5, [[[0, 1]], [[2, 3]], [[4]]]),
+        (7, [[[0, 1, 2]], [[3, 4, 5]], [[6]]]),
     ],
 )
 async def test_lanes_that_are_free_together_take_even_shares(waiting, shares):

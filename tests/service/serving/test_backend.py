@@ -238,7 +238,7 @@ async def test_backend_is_well_from_its_start_to_its_end(models_dir, kind):
     backend.close()
 
     assert states == [(True, 0), (True, 2), (False, 0)]
-    assert (healthy, finished, backend.at_rest) == (None, True, True)
+    assert (healthy, finished) == (None, True)
 
 
 async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_dir):

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from service.serving.answering import Answered
 
-from contract.images import decode
+from contract.images.decoding import decode
 from service.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -18,7 +17,14 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.models.repository import RunPlan, Shelf, load_repository
+from service.models.repository import (
+    LoadedVersion,
+    Repository,
+    RunPlan,
+    Shelf,
+    load_repository,
+)
+from service.serving.backend import Answered, Answerer
 from service.serving.classifier import Classifier, Serving, StageTimes
 from tests import tinymodel
 from tests.fakes import FakeClock
@@ -28,16 +34,23 @@ pytestmark = pytest.mark.anyio
 RED, GREEN = tinymodel.picture("red"), tinymodel.picture("green")
 
 
-class FakeAnswerer:
+class FakeAnswerer(Answerer):
     """Answers with the mean colour, or as told."""
 
-    def __init__(self) -> None:
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.versions: list[tuple[str, int]] = []
         self.deadlines: list[float] = []
         self.error: Exception | None = None
         self.held: asyncio.Event | None = None
 
-    async def answer(self, image: bytes, deadline_s: float) -> Answered:
+    @property
+    def repository(self) -> Repository:
+        return self._repository
+
+    async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
         colour = np.asarray(decode(image)).reshape(-1, 3).mean(axis=0)
+        self.versions.append(version.key)
         self.deadlines.append(deadline_s)
         if self.held:
             await self.held.wait()
@@ -46,19 +59,19 @@ class FakeAnswerer:
         row = np.array(tinymodel.expected(tuple(colour)), np.float32)
         return Answered(row, 0.5, 0.25, 1.0, 2.0, 3)
 
-    def expected_s(self) -> float:
-        return 7.0
+    def expected_s(self, version: LoadedVersion) -> float:
+        return float(version.manifest.version)
 
 
 @pytest.fixture
-def answerer() -> FakeAnswerer:
-    return FakeAnswerer()
+def answerer(models_dir: Path) -> FakeAnswerer:
+    """Has the version 2 of `tiny`."""
+    return FakeAnswerer(load_repository(Shelf(models_dir, RunPlan("cpu"))))
 
 
 @pytest.fixture
-def classifier(models_dir: Path, answerer: FakeAnswerer) -> Classifier:
-    repository = load_repository(Shelf(models_dir, RunPlan("cpu")))
-    return Classifier(Serving(repository, {("tiny", 2): answerer}), clock=FakeClock())
+def classifier(answerer: FakeAnswerer) -> Classifier:
+    return Classifier(Serving(answerer), clock=FakeClock())
 
 
 NOW_S = FakeClock()()
@@ -80,6 +93,7 @@ async def test_classifier_answers_each_picture_in_order(classifier, answerer):
 
     assert [outcome[0].label for outcome in answer.outcomes] == ["red", "green"]
     assert answer.manifest.version == 2
+    assert answerer.versions == [("tiny", 2)] * 2
     assert answerer.deadlines == [LATER_S, LATER_S]
 
 
@@ -158,6 +172,7 @@ async def test_classifier_top_k_beyond_the_classes_refused(classifier, top_k):
 def test_serving_finds_the_version_and_what_answers_for_it(classifier, answerer):
     with classifier.serving.find("tiny", 2) as served:
         assert (served.version.key, served.answerer) == (("tiny", 2), answerer)
+        assert served.expected_s() == 2.0
 
 
 @pytest.mark.parametrize("wanted", [("none", None), ("tiny", 1), (None, 7)])
@@ -183,7 +198,9 @@ async def test_classifier_answers_with_the_version_that_was_found_whatever_is_ad
 ):
     before = classifier.serving
     with before.find() as served:
-        classifier.serving = Serving(before.repository, {})
+        successor = FakeAnswerer(before.repository)
+        classifier.serving = Serving(successor)
         answer = await classifier.classify(served, [RED], LATER_S)
 
     assert (len(answer.outcomes), answerer.deadlines) == (1, [LATER_S])
+    assert successor.deadlines == []
