@@ -111,10 +111,14 @@ class ProcessSource:
         lane.ended.add_done_callback(lambda _: self._lanes.discard(lane))
         return lane
 
-    async def closed(self) -> None:
-        for launched in self._ready:  # have never become lanes
+    def abort(self) -> None:
+        """Ends the children that never became lanes."""
+        for launched in self._ready:
             launched.abort()
         self._ready.clear()
+
+    async def closed(self) -> None:
+        self.abort()
         await asyncio.gather(*(lane.ended for lane in self._lanes), return_exceptions=True)
 
     async def renewed(self, repository: Repository, count: int) -> ProcessSource:
