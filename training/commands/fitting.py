@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -42,29 +41,24 @@ _MEMORY_SHARE: Final = 8
 """One part in so many is for prepared pictures: 2 GiB of 16 hold 14,000 of 224 px."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One run.
+def fit(
+    folder: RunFolder,
+    request: Request,
+    config: RunConfig,
+    *,
+    resume: bool,
+    device: str,
+    cache_dir: Path,
+) -> Path | None:
+    """Trains, proves, publishes and reports.
 
-    Attributes:
+    Args:
+        folder: where the run is written.
         request: what was asked.
         config: how to train.
-        folder: where it is written.
         resume: go on with a run that was stopped.
         device: "auto", "cpu" or "cuda".
         cache_dir: for sets that are downloaded.
-    """
-
-    request: Request
-    config: RunConfig
-    folder: RunFolder
-    resume: bool
-    device: str
-    cache_dir: Path
-
-
-def fit(plan: Plan) -> Path | None:
-    """Trains, proves, publishes and reports.
 
     Returns:
         The published version's folder; None where nothing was to be published, it was published
@@ -75,7 +69,6 @@ def fit(plan: Plan) -> Path | None:
         GateFailed: the model is not good enough; nothing is published.
         Interrupted: a signal stopped the run; it can be resumed.
     """
-    request, config, folder = plan.request, plan.config, plan.folder
     if folder.published:
         log.info("this run was published as %s", folder.published)
         return None
@@ -84,21 +77,23 @@ def fit(plan: Plan) -> Path | None:
     reuse_freed_memory()
     durations_s: dict[str, float] = {}
 
-    with joined(plan.device) as world:
+    with joined(device) as world:
         prepared = PreparedPictures(memory_bytes() // (_MEMORY_SHARE * world.size))
         with _timed(durations_s, "data"):
-            data, findings = world.first(lambda: _find_and_check(plan))
+            data, findings = world.first(
+                lambda: _find_and_check(request, config, folder, cache_dir)
+            )
         network, spec, source = _build(config, data)
         run = Run(network, spec, data, config, folder.path, world, prepared)
 
         head = None
         if config.head is not None:
             with _timed(durations_s, "head on cached features"):
-                head = _train_head(run, plan.resume)
+                head = _train_head(run, resume)
         trained = None
         if config.optimizer is not None:
             with _timed(durations_s, "training"):
-                trained = loop.train(run, resume=plan.resume)
+                trained = loop.train(run, resume=resume)
             top1_percent, epoch = 100 * trained.best.validation_top1, trained.best.epoch
             log.info("training: epoch %d is kept, validation top-1 %.2f %%", epoch, top1_percent)
         if not world.is_first:
@@ -117,15 +112,15 @@ def fit(plan: Plan) -> Path | None:
         return published
 
 
-def _find_and_check(plan: Plan) -> tuple[DataSet, Findings]:
+def _find_and_check(
+    request: Request, config: RunConfig, folder: RunFolder, cache_dir: Path
+) -> tuple[DataSet, Findings]:
+    size_px = config.network.input_size_px
     data, findings = load_data(
-        plan.request.source,
-        plan.config.data,
-        cache_dir=plan.cache_dir,
-        input_size_px=plan.config.network.input_size_px,
+        request.source, config.data, cache_dir=cache_dir, input_size_px=size_px
     )
     log.info("%s", render(findings))
-    plan.folder.write_data(data, findings)
+    folder.write_data(data, findings)
     return data, findings
 
 
