@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -119,7 +119,7 @@ class _Training:
             world=self.world.size,
         )
         last_s = self.run.clock()
-        for batches in _chunks(stream, accumulate):
+        while batches := list(islice(stream, accumulate)):
             first_batch = epoch * len(self.train_batches) + self.sums.steps * accumulate
             outcome = self._learn(batches, first_batch)
             now_s = self.run.clock()
@@ -282,8 +282,3 @@ class _Training:
         self.watchers = progress.open_watchers(self.run.folder, extent)
         for watcher in self.watchers:
             self.cleanup.callback(watcher.close)
-
-
-def _chunks(stream: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    while chunk := list(islice(stream, size)):
-        yield chunk

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config.config import Optimizer, RunConfig, Schedule
 from training.errors import ConfigInvalid, did_you_mean
+from training.networks.architectures import classifiers
 from training.system.torch_compat import timm
 
 Groups = tuple[tuple[str, ...], ...]
@@ -235,10 +236,7 @@ def second_stage(config: RunConfig) -> tuple[Optimizer, Schedule]:
 
 
 def _classifier_parameters(network: nn.Module) -> tuple[str, ...]:
-    get: Any = getattr(network, "get_classifier", None)
-    heads = get() if get is not None else ()
-    heads = heads if isinstance(heads, tuple) else (heads,)  # distilled networks have two
-    wanted = {id(parameter) for head in heads for parameter in head.parameters()}
+    wanted = {id(value) for head in classifiers(network) for value in head.parameters()}
     return tuple(name for name, value in network.named_parameters() if id(value) in wanted)
 
 

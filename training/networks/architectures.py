@@ -130,6 +130,12 @@ def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
     return network.eval()
 
 
+def classifiers(network: Any) -> tuple[nn.Module, ...]:
+    """Returns the classifier of a network; distilled ones have two, others may not tell."""
+    found = network.get_classifier() if hasattr(network, "get_classifier") else ()
+    return found if isinstance(found, tuple) else (found,)
+
+
 def evaluation_transform(network: nn.Module) -> Any:
     """Returns timm's own evaluation transform of a network: PIL image -> float32 (3, S, S)."""
     data = timm().data

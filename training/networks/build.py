@@ -11,6 +11,7 @@ from training.config.config import Network
 from training.errors import ArchitectureRefused, first_line
 from training.networks.architectures import (
     PixelsToProbabilities,
+    classifiers,
     create,
     normalise,
     preprocessing_of,
@@ -120,18 +121,11 @@ def check_answers(network: nn.Module) -> None:
 
 def _classes_in(weights: Weights, network: nn.Module) -> int:
     """Returns the number of classes of a checkpoint, from the shape of the classifier's weight."""
-    key = _classifier_key(network)
+    first = classifiers(network)[:1]
+    key = next((f"{name}.weight" for name, part in network.named_modules() if part in first), "")
     names, own = list(weights.tensors), list(network.state_dict())
     if key in own and key not in weights.tensors and weights.in_order and len(names) == len(own):
         key = names[own.index(key)]
     tensor = weights.tensors.get(key)
     # Where it cannot be told, loading says what does not fit.
     return _PROBE_CLASSES if tensor is None or tensor.ndim < 2 else tensor.shape[0]
-
-
-def _classifier_key(network: Any) -> str:
-    classifier = network.get_classifier()
-    if isinstance(classifier, tuple):  # distilled networks have two
-        classifier = classifier[0]
-    names = [name for name, module in network.named_modules() if module is classifier]
-    return f"{names[0]}.weight" if names else ""

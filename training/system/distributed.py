@@ -74,8 +74,6 @@ class World:
         Raises:
             TrainingError: the action raised it, and every process does.
         """
-        if self.size == 1:
-            return action()
         outcome: Thing | TrainingError | None = None
         if self.is_first:
             try:

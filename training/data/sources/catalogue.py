@@ -47,6 +47,11 @@ class Found:
         """The splits the source has by itself."""
         return frozenset(split for split in self.splits if split is not None)
 
+    @property
+    def source_splits(self) -> tuple[str, ...]:
+        """The split of each sample, "train" where the source gives none."""
+        return tuple(split or "train" for split in self.splits)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
