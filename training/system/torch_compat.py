@@ -11,9 +11,6 @@ timm imports torchvision, so this is also the one door to timm.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import re
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -26,23 +23,19 @@ _OPERATORS: Final = (
 _kept_alive: list[object] = []
 
 
-def prepare_torchvision() -> bool:
-    """Declares torchvision's operators where its own extension cannot.
-
-    Returns:
-        True if they were declared, now or by an earlier call; False where torch has CUDA or
-        torchvision is a CPU build or missing, and nothing needs to be done.
-    """
-    if _kept_alive:
-        return True
-    if torch.version.cuda is not None or "+cu" not in torchvision_version():
-        return False
-    make: Any = torch.library.Library  # torch leaves it untyped
-    library = make("torchvision", "FRAGMENT")
-    for operator in _OPERATORS:
-        library.define(operator)
-    _kept_alive.append(library)
-    return True
+def prepare_torchvision() -> None:
+    """Imports torchvision, with its operators declared where its own extension does not load."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:  # operator torchvision::nms does not exist
+        if torch.version.cuda is not None:
+            raise
+        make: Any = torch.library.Library  # torch leaves it untyped
+        library = make("torchvision", "FRAGMENT")
+        for operator in _OPERATORS:
+            library.define(operator)
+        _kept_alive.append(library)
+        importlib.import_module("torchvision")
 
 
 def timm() -> Any:
@@ -51,15 +44,3 @@ def timm() -> Any:
     for part in ("optim", "scheduler"):
         importlib.import_module(f"timm.{part}")
     return importlib.import_module("timm")
-
-
-def torchvision_version() -> str:
-    """Returns the full version such as "0.28.0+cu130" without importing torchvision, or ""."""
-    # The distribution's metadata lacks the part after the plus, so the package's own file is read.
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return ""
-    path = Path(spec.origin).with_name("version.py")
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
-    return found[1] if found else ""

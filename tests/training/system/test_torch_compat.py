@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 
 import pytest
 import torch
@@ -11,46 +11,44 @@ def test_timm_and_torchvision_transforms_work():
     assert torch_compat.timm().data.ImageNetInfo().num_classes() == 1000
 
 
-def test_torchvision_version_is_read_without_importing_it():
-    assert torch_compat.torchvision_version().startswith("0.")
+class _Torchvision:
+    """An import of torchvision that succeeds once its operators are declared."""
 
+    def __init__(self, declared):
+        self.declared = declared
 
-def test_operators_are_declared_at_most_once(monkeypatch):
-    made: list[str] = []
-    monkeypatch.setattr(torch_compat, "_kept_alive", [])
-    monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(torch_compat, "torchvision_version", lambda: "0.28.0+cu130")
-    monkeypatch.setattr(torch.library, "Library", lambda *_: _Recorder(made))
+    def define(self, operator):
+        self.declared.append(operator.split("(")[0])
 
-    assert torch_compat.prepare_torchvision()
-    assert torch_compat.prepare_torchvision()
-
-    assert [name.split("(")[0] for name in made] == ["nms", "qnms"]
+    def load(self, _):
+        if "nms" not in self.declared:
+            raise RuntimeError("operator torchvision::nms does not exist")
 
 
 @pytest.mark.parametrize(
-    ("cuda", "version"),
+    ("before", "after"),
     [
-        pytest.param("13.0", "0.28.0+cu130", id="torch-with-cuda"),
-        pytest.param(None, "0.28.0+cpu", id="torchvision-for-cpu"),
-        pytest.param(None, "", id="torchvision-missing"),
+        pytest.param([], ["nms", "qnms"], id="extension-does-not-load"),
+        pytest.param(["nms"], ["nms"], id="nothing-is-missing"),
     ],
 )
-def test_nothing_is_declared_where_nothing_is_missing(monkeypatch, cuda, version):
+def test_operators_are_declared_where_they_are_missing(monkeypatch, before, after):
+    made = _Torchvision(before)
     monkeypatch.setattr(torch_compat, "_kept_alive", [])
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(torch_compat, "torchvision_version", lambda: version)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.library, "Library", lambda *_: made)
+    monkeypatch.setattr(importlib, "import_module", made.load)
 
-    assert not torch_compat.prepare_torchvision()
-    assert torch_compat._kept_alive == []
+    torch_compat.prepare_torchvision()
+    torch_compat.prepare_torchvision()
 
-
-def test_torchvision_version_without_torchvision_is_empty(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-
-    assert torch_compat.torchvision_version() == ""
+    assert made.declared == after
 
 
-class _Recorder:
-    def __init__(self, made):
-        self.define = made.append
+def test_failure_next_to_cuda_torch_is_not_hidden(monkeypatch):
+    """Such as two versions of CUDA."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(importlib, "import_module", _Torchvision([]).load)
+
+    with pytest.raises(RuntimeError, match="does not exist"):
+        torch_compat.prepare_torchvision()
