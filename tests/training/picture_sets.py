@@ -98,17 +98,17 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def load(root, tmp_path, **config):
-    return load_data(str(root), Data(**config), cache_dir=tmp_path / "cache")
-
-
-def check(root, tmp_path, *, input_size_px=None, **config):
-    return inspect_data(
+def load(root, tmp_path, *, input_size_px=None, **config):
+    return load_data(
         str(root),
         Data(**config),
         cache_dir=tmp_path / "cache",
         input_size_px=input_size_px,
     )
+
+
+def check(root, tmp_path, **config):
+    return inspect_data(str(root), Data(**config), cache_dir=tmp_path / "cache")
 
 
 def copy(root, source, target, change=None):

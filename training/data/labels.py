@@ -51,15 +51,6 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         )
     except (OSError, UnicodeDecodeError, ValidationError, ValueError, KeyError) as error:
         raise LabelsInvalid(f"{path.name}: {_reason(error)}") from error
-    return check_labels(labels)
-
-
-def check_labels(labels: tuple[Label, ...], n_classes: int | None = None) -> tuple[Label, ...]:
-    """Returns the labels if each is unique and, where given, their number is C.
-
-    Raises:
-        LabelsInvalid: none, one twice, or another number than the network has outputs.
-    """
     if not labels:
         raise LabelsInvalid("there are no labels")
     seen: set[tuple[str, str | None]] = set()
@@ -67,8 +58,6 @@ def check_labels(labels: tuple[Label, ...], n_classes: int | None = None) -> tup
         if (label.name, label.synset) in seen:
             raise LabelsInvalid(f"the label {label.name!r} occurs more than once")
         seen.add((label.name, label.synset))
-    if n_classes is not None and n_classes != len(labels):
-        raise LabelsInvalid(f"{len(labels)} labels for a network of {n_classes} classes")
     return labels
 
 

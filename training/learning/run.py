@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -44,7 +44,7 @@ class Run:
     data: DataSet
     config: RunConfig
     folder: Path
-    world: World = field(default_factory=World)
+    world: World
     prepared: PreparedPictures = field(default_factory=PreparedPictures)
     clock: Callable[[], float] = time.monotonic
 

@@ -126,15 +126,12 @@ class ConvNet(nn.Module):
         ValueError: S is too small.
     """
 
-    def __init__(
-        self, n_classes: int, input_size_px: int = DEFAULT_SIZE_PX, design: Design | None = None
-    ) -> None:
+    def __init__(self, n_classes: int, input_size_px: int, design: Design) -> None:
         super().__init__()
         if input_size_px < SMALLEST_SIZE_PX:
             raise ValueError(
                 f"the input has {SMALLEST_SIZE_PX} x {SMALLEST_SIZE_PX} pixels or more"
             )
-        design = design or Design()
         widths = design.widths or default_widths(input_size_px)
         n_in, side = (1 if design.grey else 3), input_size_px
         self.pretrained_cfg = _evaluation_data(n_classes, input_size_px)

@@ -30,15 +30,15 @@ class World:
     """The processes of a run, seen from one of them; a single process needs no communication.
 
     Args:
+        device: where this process computes.
         rank: of this process, 0 upwards.
         size: number of processes.
-        device: where this process computes.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
+    def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
+        self.device = device
         self.rank = rank
         self.size = size
-        self.device = device or choose_device("auto")
 
     @property
     def is_first(self) -> bool:
@@ -133,13 +133,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def in_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return all(name in os.environ for name in _TORCHRUN)
-
-
 @contextmanager
-def joined(device: str = "auto") -> Iterator[World]:
+def joined(device: str) -> Iterator[World]:
     """Joins the processes torchrun started, or is a world of one without it.
 
     Args:
@@ -149,8 +144,8 @@ def joined(device: str = "auto") -> Iterator[World]:
         ConfigInvalid: there is no such device.
     """
     chosen = choose_device(device)
-    if not in_torchrun():
-        yield World(device=chosen)
+    if not all(name in os.environ for name in _TORCHRUN):
+        yield World(chosen)
         return
     rank, size, local_rank = (int(os.environ[name]) for name in _TORCHRUN)
     if chosen.type == "cuda":
@@ -165,6 +160,6 @@ def joined(device: str = "auto") -> Iterator[World]:
     else:
         distributed.init_process_group("gloo")
     try:
-        yield World(rank, size, chosen)
+        yield World(chosen, rank, size)
     finally:
         distributed.destroy_process_group()

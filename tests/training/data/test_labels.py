@@ -1,7 +1,7 @@
 import pytest
 
 from contract.manifest import Label
-from training.data.labels import check_labels, class_of_folder, imagenet_labels, read_labels
+from training.data.labels import class_of_folder, imagenet_labels, read_labels
 from training.errors import LabelsInvalid
 
 
@@ -85,11 +85,6 @@ def test_read_labels_that_are_not_text_are_refused(tmp_path):
 
     with pytest.raises(LabelsInvalid, match=r"l.txt"):
         read_labels(tmp_path / "l.txt")
-
-
-def test_check_labels_of_another_number_is_refused():
-    with pytest.raises(LabelsInvalid, match="1 labels for a network of 2 classes"):
-        check_labels((Label(index=0, name="cat"),), 2)
 
 
 LABELS = (

@@ -206,7 +206,7 @@ def test_design_that_is_no_network_is_refused(options):
 
 def test_network_of_tiny_pictures_is_refused():
     with pytest.raises(ValueError, match="8 x 8 pixels or more"):
-        ConvNet(2, 7)
+        ConvNet(2, 7, SMALL)
 
 
 def test_reset_classifier_changes_the_number_of_classes_alone():

@@ -62,19 +62,13 @@ def load_data(
     return dataset, findings
 
 
-def inspect_data(
-    source: str,
-    config: Data,
-    *,
-    cache_dir: Path,
-    input_size_px: int | None = None,
-) -> Findings:
+def inspect_data(source: str, config: Data, *, cache_dir: Path) -> Findings:
     """Returns what `load_data` would find, also where that refuses the pictures.
 
     Raises:
         DataRefused: the source cannot be understood.
     """
-    return judge(_examined(source, config, cache_dir), config, input_size_px)
+    return judge(_examined(source, config, cache_dir), config)
 
 
 def _examined(source: str, config: Data, cache_dir: Path) -> Examined:

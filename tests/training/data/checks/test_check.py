@@ -97,7 +97,7 @@ def test_check_warns_of_odd_pictures(root, tmp_path):
     (folder / "tiny.png").write_bytes(png(photo((20, 64), 93)))
     (folder / "long.png").write_bytes(png(photo((400, 64), 94)))
 
-    findings = check(root, tmp_path, input_size_px=64)
+    _, findings = load(root, tmp_path, input_size_px=64)
 
     odd = {one.message.split()[1]: one.items for one in findings.items if one.code == "odd_mode"}
     assert odd == {
