@@ -28,7 +28,7 @@ def test_create_takes_the_number_of_classes():
     network = create(tinynet.ARCHITECTURE, 5)
 
     assert not network.training
-    assert network.get_classifier().out_features == 5  # type: ignore[operator]
+    assert network.get_classifier().out_features == 5
 
 
 def test_create_unknown_architecture_is_refused_with_suggestions():
