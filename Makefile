@@ -6,6 +6,7 @@
 # DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
+# SHARED  a folder with photographs to test and measure with; nothing needs it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
@@ -22,6 +23,7 @@ BENCH    = $(BIN)/python -m benchmarks $(BENCH_PHOTOS)
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
            --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 export ORT_DISABLE_TELEMETRY = 1
+export SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve train digits models test test-service-only test-e2e test-docker check lint types fix docs lock image clean bench bench-quick bench-micro
