@@ -1,7 +1,7 @@
 """Health checks and metrics.
 
 Liveness says whether restarting would help; readiness says whether to send requests. They read the
-state of the batchers and run no inference, so they answer under any load.
+state of the lanes and run no inference, so they answer under any load.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"], responses={503: ERRORS[503]})
 
 @router.get("/livez", summary="Liveness")
 async def livez(parts: PartsDep) -> HealthDocument:
-    """Passes while every lane of every model runs and none is stuck."""
+    """Passes while no lane is dead or stuck for good."""
     if not parts.is_alive():
         raise ModelNotReady("a lane is dead or stuck; the process should be restarted")
     return HealthDocument(status="alive")
