@@ -58,7 +58,7 @@ test-docker: install  ## build and run the image and the compose file
 	$(BIN)/python -m pytest -m docker
 
 test-service-only:  ## the wheel in a clean environment and an empty folder, without torch
-	PYTHON=$(PYTHON) bash tests/e2e/service_only.sh
+	PYTHON=$(PYTHON) bash tests/e2e/packaging/service_only.sh
 
 check: lint types docs test  ## what CI runs
 

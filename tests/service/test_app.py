@@ -21,9 +21,9 @@ from service.models.providers import ProviderSession, open_session
 from service.models.repository import Repository, RunPlan
 from service.settings import Settings
 from tests import tinymodel
-from tests.asgi import call_and_leave
 from tests.fakes import FakeEngine
 from tests.problems import assert_problem
+from tests.service.asgi import call_and_leave
 from tests.service.running import PictureEngine, batcher_of, occupy, run_by
 
 ROOT = Path(__file__).parents[2]

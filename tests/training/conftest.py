@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.data.pictures import Picture
 from training.export import gate as precision_gate

@@ -22,8 +22,8 @@ from service.errors import (
 )
 from service.serving.admission import Admission
 from tests import tinymodel
-from tests.asgi import call
 from tests.problems import assert_problem
+from tests.service.asgi import call
 
 RED = tinymodel.picture("red")
 LIMITS = BodyLimits(max_bytes=100, max_images=3, timeout_s=5, min_rate_bytes_per_s=1000)

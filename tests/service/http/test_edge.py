@@ -15,8 +15,8 @@ from service.errors import Overloaded
 from service.http.edge import Edge
 from service.system.metrics import Metrics
 from tests import tinymodel
-from tests.asgi import call
 from tests.problems import MARKER, assert_problem
+from tests.service.asgi import call
 
 RED = tinymodel.picture("red")
 

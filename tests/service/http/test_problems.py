@@ -14,8 +14,8 @@ from contract import errors as contract_errors
 from service import errors
 from service.http import problems
 from service.http.problems import PROBLEMS, code_of, problem_document, problem_response
-from tests.asgi import call
 from tests.problems import MARKER, assert_problem
+from tests.service.asgi import call
 
 BASES = (errors.ServiceError, contract_errors.ImageError)
 

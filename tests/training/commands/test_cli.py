@@ -7,7 +7,7 @@ from PIL import Image
 
 from contract.manifest import parse_manifest
 from contract.versions import find_versions, read_version
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.errors import VersionUnproven
 from training.evaluation import parity

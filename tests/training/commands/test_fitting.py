@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from contract.versions import Version, find_versions, read_version
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.commands import fit as fit_command
 from training.config.config import Data, read_config

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contract.preprocessing import read_pixels
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
 from training.data.batches import Batches, Drawing, Plain

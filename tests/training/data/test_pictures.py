@@ -1,7 +1,7 @@
 import pytest
 
 from contract.manifest import Label
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.pictures import (
     example_pictures,
     image_files,

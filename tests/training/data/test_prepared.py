@@ -11,7 +11,7 @@ from contract.errors import ImageError
 from contract.manifest import Preprocessing
 from contract.preprocessing import read_input, read_pixels
 from tests.pictures import jpeg, photo
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.prepared import PreparedPictures
 
 SPEC = tinynet.spec()

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.training.picture_sets import samples
+from tests.training.helpers.picture_sets import samples
 from training.data.samples import SPLITS, DataSet, Sample, SamplePictures
 
 

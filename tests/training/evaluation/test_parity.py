@@ -8,7 +8,7 @@ from PIL import Image
 from contract.manifest import Parity
 from contract.preprocessing import reference_input
 from tests.pictures import photo
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.pictures import Picture, input_rows
 from training.errors import ParityFailed
 from training.evaluation.parity import (

@@ -6,7 +6,7 @@ from PIL import Image
 
 from contract.images.decoding import decode
 from contract.preprocessing import read_input
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.samples import Sample
 from training.errors import PicturesMissing
 from training.evaluation import robustness

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contract.predictions import softmax
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.pictures import Picture
 from training.errors import GateFailed, GraphRefused, PicturesMissing
 from training.evaluation.scorer import Scorer, accuracy, agreement_percent, answer_labelled

@@ -3,7 +3,7 @@ from itertools import count
 
 import pytest
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.errors import PicturesMissing
 from training.evaluation import speed
 

@@ -5,7 +5,7 @@ import torch
 from onnx import helper
 from torch import nn
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.errors import ExportFailed
 from training.evaluation.session import open_session
 from training.export import export

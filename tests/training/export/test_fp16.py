@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contract.versions import sha256
 from tests import tinymodel
-from tests.training import tinynet
 from tests.training.export.test_edits import without_names
+from tests.training.helpers import tinynet
 from training.errors import HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan, open_session

@@ -3,8 +3,8 @@ import onnx
 import pytest
 
 from contract.versions import sha256
-from tests.training import tinynet
 from tests.training.export.test_edits import without_names
+from tests.training.helpers import tinynet
 from training.data.pictures import input_rows
 from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer

@@ -4,7 +4,7 @@ import io
 import pytest
 import torch
 
-from tests.training import runs
+from tests.training.helpers import runs
 from training.errors import CheckpointRefused
 from training.learning import checkpoint
 from training.learning.checkpoint import Checkpoints, identity_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
 from training.data.batches import Plain

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from tests.training.learning.test_features import PLAIN, SPEC, samples_of
 from training.config.config import Head
 from training.errors import ArchitectureRefused, CheckpointRefused, LossNotFinite

@@ -11,7 +11,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from contract.images import decode
 from contract.preprocessing import resize_and_crop
-from tests.training import runs, tinynet
+from tests.training.helpers import runs, tinynet
 from training.data.batches import Batch
 from training.errors import CheckpointRefused, ConfigInvalid, DataRefused, LossNotFinite
 from training.learning import checkpoint, history, learner, optim

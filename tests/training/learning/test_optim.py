@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training import runs, tinynet
+from tests.training.helpers import runs, tinynet
 from training.config.config import Optimizer, Schedule
 from training.errors import ConfigInvalid
 from training.learning import optim

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training import runs, tinynet
+from tests.training.helpers import runs, tinynet
 from training.errors import CheckpointRefused
 from training.learning import learner
 from training.learning.checkpoint import LAST, PREVIOUS

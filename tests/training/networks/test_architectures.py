@@ -4,7 +4,7 @@ from torch import nn
 
 from contract.preprocessing import reference_pixels
 from tests.pictures import photo
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.config.config import Network
 from training.errors import ArchitectureRefused
 from training.networks import architectures

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.config.config import Network
 from training.errors import ArchitectureRefused, WeightsRefused
 from training.networks import build as transfer

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from contract.versions import sha256
-from tests.training import hostile, tinynet
+from tests.training.helpers import hostile, tinynet
 from training.errors import WeightsRefused
 from training.networks import weights as pretrained
 from training.networks.weights import Weights, load_into, read_tensors, read_weights

@@ -5,8 +5,8 @@ import pytest
 
 from contract.manifest import HalfPrecision
 from contract.predictions import check_golden
-from tests.training import tinynet
 from tests.training.export.test_fp16 import scaled
+from tests.training.helpers import tinynet
 from training.data.pictures import Picture
 from training.data.samples import Sample
 from training.errors import VersionUnproven

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contract.versions import read_version
 from tests import tinymodel
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.errors import GraphRefused
 from training.export import describe as graphs
 from training.release.onnx import kind_of

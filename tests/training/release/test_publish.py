@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.versions import find_versions, read_version
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.pictures import Picture
 from training.errors import VersionExists, VersionUnproven
 from training.release import publish as module

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.data.samples import Sample
 from training.report.guesses import (
     THUMBNAIL_PX,

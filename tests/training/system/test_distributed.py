@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torch.distributed.run import get_args_parser
 
-from tests.training import runs
+from tests.training.helpers import runs
 from training.__main__ import fit_command
 from training.data.augment import Augmentation
 from training.data.batches import Batches, Drawing

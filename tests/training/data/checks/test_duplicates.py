@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import jpeg
-from tests.training.picture_sets import CHANGES
+from tests.training.helpers.picture_sets import CHANGES
 from training.data.checks import duplicates
 from training.data.checks.duplicates import find_duplicates
 from training.data.checks.inspection import inspect_one, thumbnails

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tests.training.picture_sets import (
+from tests.training.helpers.picture_sets import (
     check,
     write_classes,
     write_splits,

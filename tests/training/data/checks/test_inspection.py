@@ -21,7 +21,7 @@ from tests.pictures import (
     png_of,
     webp,
 )
-from tests.training.picture_sets import samples
+from tests.training.helpers.picture_sets import samples
 from training.data.checks.inspection import inspect, inspect_one, thumbnails
 from training.data.samples import Sample
 

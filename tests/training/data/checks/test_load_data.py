@@ -1,7 +1,7 @@
 import pytest
 
 from tests.pictures import encode, jpeg, photo, png
-from tests.training.picture_sets import (
+from tests.training.helpers.picture_sets import (
     by_code,
     copy,
     load,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from contract.images import decode
-from tests.training.picture_sets import label_names, sample_names
+from tests.training.helpers.picture_sets import label_names, sample_names
 from training.data.sources.builtin import TORCHVISION_SETS
 from training.data.sources.find import find
 from training.errors import DataRefused

@@ -1,7 +1,7 @@
 import pytest
 
 from contract.images import decode
-from tests.training.picture_sets import label_names, sample_names, write
+from tests.training.helpers.picture_sets import label_names, sample_names, write
 from training.data.sources.find import find
 from training.errors import DataRefused
 

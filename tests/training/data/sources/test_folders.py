@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tests.training.picture_sets import label_names, sample_names, write
+from tests.training.helpers.picture_sets import label_names, sample_names, write
 from training.data.sources.find import find
 from training.errors import DataRefused
 

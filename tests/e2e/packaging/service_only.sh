@@ -3,7 +3,7 @@
 # dependencies into a clean environment, and serves the bundled model from an empty folder.
 set -euo pipefail
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(cd "$(dirname "$0")/../../.." && pwd)
 work=$(mktemp -d)
 server=
 cleanup() {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CAT = ROOT / "examples" / "cat.jpg"
 MAX_IMAGE_BYTES = 700_000_000
 

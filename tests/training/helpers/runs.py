@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from contract.manifest import Preprocessing
-from tests.training import tinynet
+from tests.training.helpers import tinynet
 from training.config.config import RunConfig
 from training.data.samples import DataSet, Sample
 from training.learning.run import Run
