@@ -276,9 +276,11 @@ class Batcher:
         on the event loop; a lane that is free before that takes it over. Less than a full batch may
         still grow and stays in the queue.
         """
-        self._lanes.share(slow_s=self._slow_s())
+        lanes = self._lanes
+        if lanes.some_ahead:
+            lanes.share(slow_s=self._slow_s())
         shares: dict[_Queue, int] = {}  # of what waits now, for each lane that is free now
-        while (lane := self._lanes.next()) is not None:
+        while self.waiting and (lane := lanes.next()) is not None:
             queue = self._first_queue(may_wait=not lane.jobs)
             if queue is None:
                 break
@@ -286,14 +288,14 @@ class Batcher:
             if lane.jobs:
                 if queue.n_wanted < most:
                     break
-            else:
+            elif queue.n_wanted > 1:
                 # Counted over all lanes: those that are busy want theirs in a moment.
-                share = shares.setdefault(queue, -(-queue.n_wanted // max(1, self._lanes.n_ready)))
+                share = shares.setdefault(queue, -(-queue.n_wanted // max(1, lanes.n_ready)))
                 most = min(most, share)
             if batch := self._take(queue, most):
                 wide = len(batch) == 1 and self._solitude.lasts() and queue.times.may_be_wide()
                 job = Job(queue.version, batch, Run(wide=wide), self._clock(), queue.large)
-                self._lanes.work(lane, job)
+                lanes.work(lane, job)
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
@@ -302,12 +304,13 @@ class Batcher:
 
         Where entries may wait for company, those of one version hold up no other version's.
         """
-        may_be_large = self._lanes.n_large < max(1, self._limits.lanes // 2)
         first: _Queue | None = None
         soonest_s = math.inf
         for queue in self._queues.values():
+            if not queue.entries:
+                continue
             self._drop_dead(queue)
-            if not queue.entries or (queue.large and not may_be_large):
+            if not queue.entries or (queue.large and not self._may_be_large()):
                 continue
             if may_wait and (wait_s := self._wait_s(queue)) > 0:
                 soonest_s = min(soonest_s, wait_s)
@@ -316,6 +319,9 @@ class Batcher:
         if first is None and soonest_s < math.inf:
             self._open_window(soonest_s)
         return first
+
+    def _may_be_large(self) -> bool:
+        return self._lanes.n_large < max(1, self._limits.lanes // 2)
 
     def _slow_s(self) -> float:
         full_s = (one.times.item_s * one.max_batch_size for one in self._queues.values())

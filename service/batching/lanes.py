@@ -106,6 +106,11 @@ class Lanes:
         return any(lane.jobs for lane in (*self, *self._leaving))
 
     @property
+    def some_ahead(self) -> bool:
+        """True while a lane has a batch behind the one in hand."""
+        return any(len(lane.jobs) > 1 for lane in self)
+
+    @property
     def in_hand(self) -> int:
         """Entries that lanes have been given and have not reported."""
         return sum(len(job.items) for lane in self for job in lane.jobs)
@@ -149,11 +154,20 @@ class Lanes:
 
     def next(self) -> Lane | None:
         """Returns an idle lane, or else the one that will be free first and has nothing ahead."""
-        able = [lane for lane in self if len(lane.jobs) < lane.depth and self._able(lane)]
-        for lane in able:
+        now_s = self._clock()
+        first: Lane | None = None
+        for place in self._places:
+            lane = place.lane
+            if lane is None or not lane.ready or lane.dead:
+                continue
             if not lane.jobs:
                 return lane  # always the same one first: a lone client's stays in the caches
-        return min(able, key=lambda lane: lane.jobs[0].since_s, default=None)
+            job = lane.jobs[0]
+            if len(lane.jobs) == lane.depth or now_s > job.due_s:
+                continue
+            if first is None or job.since_s < first.jobs[0].since_s:
+                first = lane
+        return first
 
     def share(self, slow_s: float) -> None:
         """Lets a lane that is free, or nearly, take over what waits behind a slow or stuck run.
@@ -162,8 +176,6 @@ class Lanes:
             slow_s: seconds after which a run is slow; what waits behind others keeps its place,
                 unless a lane has nothing to do at all.
         """
-        if all(len(lane.jobs) < 2 for lane in self):
-            return
         while (taker := self.next()) is not None:
             late_s = self._clock() - slow_s if taker.jobs else math.inf
             givers = (
@@ -310,9 +322,6 @@ class Lanes:
         return next((place for place in self._places if place.lane is lane), None)
 
     # Lanes that hang
-
-    def _able(self, lane: Lane) -> bool:
-        return lane.ready and not self._faulty(lane)
 
     def _faulty(self, lane: Lane) -> bool:
         return lane.dead or bool(lane.jobs and self._clock() > lane.jobs[0].due_s)
