@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
-_BESIDE: Final = ROOT.parent / "shared" / "data" / "imagenet-sample"
 _SUFFIXES: Final = (".jpg", ".jpeg")
 _MAX_BYTES: Final = 1_000_000  # keeps the requests of all photos in memory
 
 
 def default_folder() -> Path:
-    """Returns the photographs beside the project where there are any, else the examples in it."""
-    return _BESIDE if _BESIDE.is_dir() else ROOT / "examples"
+    """Returns the photographs of the folder SHARED where there are any, else the project's examples."""
+    beside = Path(os.environ.get("SHARED", "nowhere")) / "data" / "imagenet-sample"
+    return beside.resolve() if beside.is_dir() else ROOT / "examples"
 
 
 def read_photos(folder: Path) -> list[bytes]:

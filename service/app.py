@@ -141,8 +141,8 @@ class Service:
         self._started = True
 
     def look_at_repository(self) -> None:
-        """Has new versions looked for now, on the event loop; not while it stops."""
-        if self.adopter is not None and not self.draining:
+        """Has new versions looked for now, not at the next interval; on the event loop."""
+        if self.adopter is not None:
             self.adopter.look_soon()
 
     def begin_drain(self) -> None:

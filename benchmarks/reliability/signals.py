@@ -2,13 +2,13 @@
 
     python benchmarks/reliability/signals.py --signals 100 --kinds threads workers
 
-Every round starts `convserve serve` and sends SIGTERM or SIGINT up to three seconds later: while the
+Every round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while the
 interpreter starts, while models load and are proven, while it serves. Four rounds out of five have
-closed-loop clients; every second round takes the larger model out of the repository and puts it
-back all the time, so that the service is always adopting; every fifth round sends a second signal
-a moment after the first. The promise: from the moment the service has taken over its signals, the
-exit status is 0, nothing is written to standard error, and no child is left a second later. Prints
-tables and exits with 1 if the promise was broken.
+closed-loop clients. Once it serves, every second round takes the larger model out of the repository
+and puts it back all the time, so that the service is always adopting; every fifth round sends a
+second signal a moment after the first. The promise: from the moment the service has taken over its
+signals, the exit status is 0 and nothing is written to standard error; and no child is left a second
+later. Prints tables and exits with 1 if the promise was broken.
 """
 
 from __future__ import annotations

@@ -86,8 +86,10 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().call_later(self._drain_s, self._end_drain)
 
     def handle_hangup(self) -> None:
-        log.info("looking at the repository", extra={"signal": "SIGHUP"})
-        self._service.look_at_repository()
+        """Looks at the model repository; what is stopping adopts nothing any more."""
+        if not self._service.draining:
+            log.info("looking at the repository", extra={"signal": "SIGHUP"})
+            self._service.look_at_repository()
 
     def _end_drain(self) -> None:
         self.should_exit = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import sys
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_EXIT_ORPHANED: Final = 3
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK_BYTES: Final = 1 << 20
@@ -78,6 +81,18 @@ def within(seconds: float, on_timeout: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the system end this process with its parent, even while it hangs; Linux only.
+
+    Args:
+        parent: the process that it should be; where it has ended already, so does this one.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(_EXIT_ORPHANED)
 
 
 def leave_at_once(status: int) -> None:

@@ -1,6 +1,6 @@
 """A child process: loads and proves the versions it is told to, and works on one batch after the other.
 
-    python -m service.workers.child <file descriptor of its end of the socket pair> <parent's id>
+    python -m service.workers <file descriptor of its end of the socket pair> <parent's id>
 
 The first frame is START: the model repository, how to run, and name, number and manifest digest of each
 version. It answers READY with what it found, or FAILED. From then on it is a blocking loop: read a
@@ -13,9 +13,7 @@ draining. SIGINT and SIGHUP are the front's business.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 import signal
 import socket
 import sys
@@ -41,7 +39,6 @@ log = logging.getLogger(__name__)
 
 EXIT_NOT_SERVABLE: Final = 3
 _OOM_SCORE: Final = 800
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Child:
@@ -166,13 +163,12 @@ def _facts(version: LoadedVersion) -> dict[str, Any]:
 
 def main() -> None:
     """Runs a child until its connection ends."""
-    number, parent = int(sys.argv[1]), int(sys.argv[2])
+    number = int(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process.open_missing_streams()
     process.limit_freed_memory()
     disable_runtime_telemetry()
-    _die_with(parent)
     _die_first()
     process.leave_at_once(_run(socket.socket(fileno=number)))
 
@@ -208,19 +204,7 @@ def _run(sock: socket.socket) -> int:
     return 0
 
 
-def _die_with(parent: int) -> None:
-    """Has the system end this process with its parent, even while it hangs; Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended already
-        process.leave_at_once(EXIT_NOT_SERVABLE)
-
-
 def _die_first() -> None:
     """Makes the system take this process rather than the front when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
-
-
-if __name__ == "__main__":
-    main()

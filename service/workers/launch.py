@@ -23,7 +23,7 @@ from service.system.threads import DaemonThread
 from service.workers import wire
 from service.workers.wire import Frame, Kind, WireBroken
 
-_MODULE: Final = "service.workers.child"
+_MODULE: Final = "service.workers"
 
 
 class Process(Protocol):

@@ -80,9 +80,17 @@ async def test_server_second_signal_ends_the_drain(models_dir):
     assert running.server.force_exit
 
 
-async def test_server_handlers_are_gone_after_it(models_dir):
-    running = await Started(models_dir).started()
+@pytest.mark.parametrize("draining", [False, True], ids=["serving", "draining"])
+async def test_server_hangup_looks_at_the_repository_unless_it_drains(
+    models_dir, monkeypatch, draining
+):
+    running, looks = await Started(models_dir).started(), []
+    monkeypatch.setattr(running.app.state.service.adopter, "look_soon", lambda: looks.append(1))
+    if draining:
+        running.app.state.service.begin_drain()
+
+    running.server.handle_hangup()
     running.signal(signal.SIGINT)
     await running.serving
 
-    assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+    assert looks == ([] if draining else [1])

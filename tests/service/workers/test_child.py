@@ -531,7 +531,7 @@ def test_worker_process_whose_parent_has_ended_already_exits():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ran = subprocess.run(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "service.workers.child", str(theirs.fileno()), "1"],
+            [sys.executable, "-m", "service.workers", str(theirs.fileno()), "1"],
             pass_fds=[theirs.fileno()],
             check=False,
         )
