@@ -60,7 +60,7 @@ def by_pillow(data: bytes, manifest: Manifest) -> NDArray[Any]:
 PREPARATIONS: Final[dict[str, Prepare]] = {"library": by_library, "pillow": by_pillow}
 
 
-class Job:
+class BatchJob:
     """What one loop needs: a session with a given number of threads, the photos, a preparation."""
 
     def __init__(self, graph: Path, photos: Sequence[bytes], prepare: str, threads: int) -> None:
@@ -88,7 +88,7 @@ class Job:
 
 def loop_of_threads(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
     """Measures one thread a core in this process; one session, each run on one thread."""
-    job, turns, counts = Job(graph, photos, prepare, 1), itertools.count(), [0] * CORES
+    job, turns, counts = BatchJob(graph, photos, prepare, 1), itertools.count(), [0] * CORES
     end_s = time.monotonic() + seconds
 
     def work(slot: int) -> None:
@@ -112,7 +112,7 @@ def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, second
     barrier = context.Barrier(CORES)
 
     def work(slot: int) -> None:
-        job = Job(graph, photos, prepare, 1)
+        job = BatchJob(graph, photos, prepare, 1)
         barrier.wait(60)
         before_s, started_s, n = _cpu_s(), time.monotonic(), 0
         while time.monotonic() < started_s + seconds:
@@ -133,7 +133,7 @@ def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, second
 def lone(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
     """Measures one picture after the other, each run on all cores, as one client would."""
     latencies_s: list[float] = []
-    job = Job(graph, photos, prepare, CORES)
+    job = BatchJob(graph, photos, prepare, CORES)
     used_s = _cpu_s()
     started_s = time.monotonic()
     while time.monotonic() < started_s + seconds:

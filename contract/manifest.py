@@ -138,7 +138,7 @@ class ConformalSet(_Strict):
     mean_set_size: float = Field(ge=1.0, description="classes in a set, on the test pictures")
 
 
-class Unlike(_Strict):
+class OutOfDistribution(_Strict):
     """Tells a picture that is unlike anything seen in training.
 
     The score is T * logsumexp(logits / T) with T the calibration's temperature (the negative free
@@ -164,7 +164,7 @@ class Calibration(_Strict):
     )
     n_fitted: int | None = Field(default=None, ge=1, description="validation pictures")
     conformal: tuple[ConformalSet, ...] = ()
-    unlike: Unlike | None = None
+    unlike: OutOfDistribution | None = None
 
 
 class Metrics(_Strict):

@@ -12,7 +12,7 @@ if complaint := neighbours.complaint("contract", "service"):
     sys.stderr.write(f"convserve: {complaint}\n")
     sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
-from service.system.signals import Signals
+from service.system.signals import SignalHandlers
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         _run(None)
         return
 
-    signals = Signals()
+    signals = SignalHandlers()
     signals.take()
     status = 0
     try:
@@ -40,7 +40,7 @@ def main() -> None:
     leave_at_once(status)
 
 
-def _run(signals: Signals | None) -> None:
+def _run(signals: SignalHandlers | None) -> None:
     from convserve.commands import convserve
 
     convserve(obj=signals)

@@ -23,20 +23,20 @@ from starlette.types import Receive, Scope, Send
 
 from service import __name__ as package
 from service.api import docs, health
+from service.api.dependencies import Dependencies
 from service.api.dialects import native
-from service.api.parts import Parts
 from service.api.payload import BodyLimits
 from service.api.routes import in_front
 from service.batching.batcher import BatchCallbacks
-from service.batching.sizing import run_plan
+from service.batching.sizing import engine_config
 from service.errors import Draining, ModelNotReady
 from service.http.deadlines import Deadlines
-from service.http.edge import Edge
-from service.models.adoption import Adopter, fingerprint
-from service.models.repository import Load, Repository, Shelf, resolve_models_dir
+from service.http.edge import EdgeMiddleware
+from service.models.repository import Load, Repository, RepositoryConfig, resolve_models_dir
+from service.models.watcher import RepositoryWatcher, fingerprint
 from service.serving.admission import Admission
-from service.serving.backend import Backend, load_backend
-from service.serving.classifier import Classifier, Serving
+from service.serving.backend import LaneBackend, load_backend
+from service.serving.classifier import ActiveBackend, Classifier
 from service.settings import Settings
 from service.system.cpus import usable_cpus
 from service.system.metrics import Metrics
@@ -67,7 +67,7 @@ class Application(FastAPI):
         edge: what every request meets first.
     """
 
-    edge: Edge
+    edge: EdgeMiddleware
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +80,7 @@ class Application(FastAPI):
 class Service:
     """The running parts behind an application: what has to be started, watched and stopped."""
 
-    def __init__(self, settings: Settings, shelf: Shelf) -> None:
+    def __init__(self, settings: Settings, config: RepositoryConfig) -> None:
         """Loads the models, here or in child processes, and builds the parts; starts nothing yet.
 
         Raises:
@@ -89,14 +89,14 @@ class Service:
         self.metrics = Metrics()
         self._started = False
         self.draining = False
-        self.adopter: Adopter | None = None
-        self._backend = load_backend(settings, shelf, usable_cpus(), self._callbacks())
-        self._retiring: dict[asyncio.Task[None], Backend] = {}
+        self.watcher: RepositoryWatcher | None = None
+        self._backend = load_backend(settings, config, usable_cpus(), self._callbacks())
+        self._retiring: dict[asyncio.Task[None], LaneBackend] = {}
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
-        self.parts = Parts(
-            classifier=Classifier(Serving(self._backend)),
+        self.dependencies = Dependencies(
+            classifier=Classifier(ActiveBackend(self._backend)),
             admission=self._admission,
             metrics=self.metrics,
             body_limits=_body_limits(settings),
@@ -120,10 +120,10 @@ class Service:
         Raises:
             ModelError, ProviderUnavailable: no lanes for them come up; nothing has changed.
         """
-        old, backend = self.parts.classifier.serving, self._backend
+        old, backend = self.dependencies.classifier.active, self._backend
         self._backend = await backend.renewed(repository)
         self._backend.start()
-        self.parts.classifier.serving = Serving(self._backend)
+        self.dependencies.classifier.active = ActiveBackend(self._backend)
         self._watch(backend.repository)
 
         task = asyncio.create_task(_retire(old, backend), name="retire")
@@ -140,10 +140,10 @@ class Service:
         self._backend.start()
         self._started = True
 
-    def look_at_repository(self) -> None:
+    def poll_repository(self) -> None:
         """Has new versions looked for now, not at the next interval; on the event loop."""
-        if self.adopter is not None:
-            self.adopter.look_soon()
+        if self.watcher is not None:
+            self.watcher.poll_soon()
 
     def begin_drain(self) -> None:
         """Makes /readyz say no; everything else goes on as before."""
@@ -198,9 +198,9 @@ class Service:
         )
 
 
-async def _retire(serving: Serving, backend: Backend) -> None:
+async def _retire(active: ActiveBackend, backend: LaneBackend) -> None:
     """Stops a backend once the last request that may use it is answered."""
-    await serving.unused()
+    await active.unused()
     await backend.stop(_STOP_S)
 
 
@@ -218,20 +218,20 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         ModelError: a version cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    shelf = Shelf(
+    config = RepositoryConfig(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
-        run_plan(settings, usable_cpus()),
+        engine_config(settings, usable_cpus()),
         settings.versions_per_model,
         settings.default_model,
     )
-    seen = fingerprint(shelf.models_dir)
-    service = Service(settings, shelf)
+    seen = fingerprint(config.models_dir)
+    service = Service(settings, config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        service.adopter = Adopter(
-            shelf,
+        service.watcher = RepositoryWatcher(
+            config,
             lambda: service.repository,
             service.adopt,
             metrics=service.metrics,
@@ -239,7 +239,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
             load=service.load,
         )
         try:
-            async with service.adopter.looking(settings.models_poll_s):
+            async with service.watcher.polling(settings.models_poll_s):
                 yield
         finally:
             await service.stop()
@@ -256,7 +256,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         redirect_slashes=False,  # the redirect's target would be built from the Host header
     )
     app.state.service = service
-    app.state.parts = service.parts
+    app.state.dependencies = service.dependencies
     for router in ROUTERS:
         app.include_router(router)
     if settings.docs:
@@ -265,7 +265,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.add_exception_handler(kind, _leave_to_edge)
     behind = partial(FastAPI.__call__, app)
     front = Router(in_front(HOT_ROUTERS), redirect_slashes=False, default=behind)
-    app.edge = Edge(front, service.metrics, closing=lambda: service.draining)
+    app.edge = EdgeMiddleware(front, service.metrics, closing=lambda: service.draining)
     return app
 
 

@@ -169,10 +169,10 @@ def main() -> None:
 def import_command(**options: Any) -> None:
     """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
     from training.commands.imports import ImportOptions, run_import
-    from training.release.folders import Folders
+    from training.release.folders import FolderEvidence
     from training.release.onnx import ForeignSpec
 
-    options["evidence"] = _taken(Folders, options)
+    options["evidence"] = _taken(FolderEvidence, options)
     options["foreign"] = _taken(ForeignSpec, options)
     _run(lambda: run_import(ImportOptions(command=command_line(sys.argv), **options)))
 

@@ -100,9 +100,9 @@ class _NullVersion:
 async def batcher(manifest: Manifest, seconds: float) -> list[Timed]:
     """Times the way through the batcher to an engine that does nothing, alone and 32 together."""
     from service.batching.batcher import Batcher, BatchLimits
-    from service.batching.thread_lane import ThreadSource
+    from service.batching.thread_lane import ThreadLaneFactory
 
-    measured, version = Batcher(ThreadSource(), BatchLimits()), _NullVersion(manifest)
+    measured, version = Batcher(ThreadLaneFactory(), BatchLimits()), _NullVersion(manifest)
     measured.start()
     row = np.zeros((1,), np.float32)
     found: list[Timed] = []

@@ -28,15 +28,15 @@ from service.api.dialects import native as classify
 from service.app import create_app
 from service.http import edge as middleware
 from service.models.repository import LoadedVersion
-from service.serving.backend import Answered
+from service.serving.backend import InferenceResult
 from service.settings import Settings
 
 _MODELS: Final = Path(__file__).resolve().parents[2] / "models"
 
 
-async def _answer_at_once(version: LoadedVersion, *_: object) -> Answered:
+async def _answer_at_once(version: LoadedVersion, *_: object) -> InferenceResult:
     row = np.full(version.manifest.n_classes, 1 / version.manifest.n_classes, np.float32)
-    return Answered(row, 0.001, 0.001, 0.001, 0.001, 1)
+    return InferenceResult(row, 0.001, 0.001, 0.001, 0.001, 1)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def _nothing(*targets: tuple[Any, str, Any]) -> Iterator[None]:
 
 _METRICS: Final = (
     (classify, "_count", lambda *_: None),
-    (middleware.Edge, "_record", lambda *_: None),
+    (middleware.EdgeMiddleware, "_record", lambda *_: None),
 )
 _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1"),)
 
@@ -57,7 +57,7 @@ _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1")
 async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
     """Returns, by what is left out, the median, lowest and highest CPU microseconds it cost."""
     app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0))
-    app.state.service.parts.classifier.serving.answerer.answer = _answer_at_once
+    app.state.service.dependencies.classifier.serving.answerer.answer = _answer_at_once
 
     async def block(context: Callable[[], Any]) -> float:
         with context():

@@ -39,7 +39,7 @@ from contract.images.headers import CheckSize, Header, JpegHeader, Size
 from contract.images.jpeg import decode_jpeg, reduction_for
 from contract.images.resampling import Pixels, size_of
 from contract.images.stripping import (
-    Essentials,
+    StrippedFile,
     png_has_all_rows,
     strip_gif,
     strip_jpeg,
@@ -111,7 +111,7 @@ class Decoder(Generic[H]):
     read: Callable[[bytes, CheckSize], H]
     plugins: tuple[str, ...]
     check: Callable[[bytes, H, ImageLimits], None] | None = None
-    strip: Callable[[bytes, H], Essentials] | None = None
+    strip: Callable[[bytes, H], StrippedFile] | None = None
     verify: Callable[[bytes, Image.Image], None] | None = None
 
 
@@ -134,14 +134,14 @@ class ImageFile:
     decoder: Decoder[Any] = field(repr=False)
     header: Header
 
-    def essentials(self) -> Essentials:
+    def essentials(self) -> StrippedFile:
         """Returns what is left of the file for a decoder to see.
 
         Raises:
             ImageError: as the functions of `contract.images.stripping`.
         """
         if self.decoder.strip is None:
-            return Essentials(self.data)
+            return StrippedFile(self.data)
         return self.decoder.strip(self.data, self.header)
 
 
@@ -333,7 +333,7 @@ class _Opened:
     """A file that passed every check that comes before decoding."""
 
     decoder: Decoder[Any]
-    essentials: Essentials
+    essentials: StrippedFile
     image: Image.Image
 
     @property

@@ -28,7 +28,7 @@ MAX_JPEG_TABLE_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Essentials:
+class StrippedFile:
     """What is left of a file.
 
     Attributes:
@@ -40,7 +40,7 @@ class Essentials:
     exif: bytes = b""
 
 
-def strip_jpeg(data: bytes, header: JpegHeader) -> Essentials:
+def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:
     """Keeps colour markers, tables, the frame header and everything from the first scan on.
 
     A multi-picture file becomes its first picture, because the index goes with the other segments.
@@ -59,12 +59,12 @@ def strip_jpeg(data: bytes, header: JpegHeader) -> Essentials:
     if sum(tables) > MAX_JPEG_TABLE_BYTES:
         raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_TABLE_BYTES >> 10} KiB of tables")
     if sum(tables) + rest == len(data):  # nothing to drop, so nothing to copy
-        return Essentials(data, header.exif)
+        return StrippedFile(data, header.exif)
     view = memoryview(data)
-    return Essentials(b"".join(view[start:stop] for start, stop in header.parts), header.exif)
+    return StrippedFile(b"".join(view[start:stop] for start, stop in header.parts), header.exif)
 
 
-def strip_png(data: bytes) -> Essentials:
+def strip_png(data: bytes) -> StrippedFile:
     """Keeps the first IHDR, PLTE and tRNS chunk, the first run of IDAT chunks and the end.
 
     An animated PNG becomes the still picture that it shows where animation is not supported.
@@ -85,7 +85,7 @@ def strip_png(data: bytes) -> Essentials:
             exif = data[start : start + length]
         seen.add(kind)
         last = kind
-    return Essentials(b"".join(kept), exif)
+    return StrippedFile(b"".join(kept), exif)
 
 
 def png_has_all_rows(data: bytes) -> bool:
@@ -107,7 +107,7 @@ def png_has_all_rows(data: bytes) -> bool:
     return missing <= 0
 
 
-def strip_gif(data: bytes) -> Essentials:
+def strip_gif(data: bytes) -> StrippedFile:
     """Keeps the colour table, the last graphic control (transparency) and the frames.
 
     The screen is enlarged to hold the first frame, as decoders do.
@@ -127,7 +127,9 @@ def strip_gif(data: bytes) -> Essentials:
     if max(size) > 0xFFFF:
         raise ImageBadDimensions(f"the first frame reaches {max(size)} pixels, GIF allows 65535")
     table = data[10 : headers.gif_blocks_start(data)]
-    return Essentials(b"".join((data[:6], struct.pack("<HH", *size), table, control, data[frame:])))
+    return StrippedFile(
+        b"".join((data[:6], struct.pack("<HH", *size), table, control, data[frame:]))
+    )
 
 
 def _first_gif_frame(data: bytes) -> tuple[int, bytes]:

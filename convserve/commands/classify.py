@@ -25,7 +25,7 @@ from convserve.commands.options import (
 )
 from convserve.pictures import image_files
 from service.models.engine import Run
-from service.models.repository import RunPlan, load_version
+from service.models.repository import EngineConfig, load_version
 from service.system.cpus import usable_cpus
 
 
@@ -74,7 +74,7 @@ def classify(
     exit status is 1 if any file cannot be classified; the others are classified all the same.
     """
     with errors_as_messages():
-        plan = RunPlan(provider, threads=usable_cpus(), max_batch_size=1)
+        plan = EngineConfig(provider, threads=usable_cpus(), max_batch_size=1)
         version = load_version(models_dir, *choose_version(models_dir, model), plan)
     show = _PRINTERS[output or "text"]
     if output == "csv":

@@ -14,7 +14,7 @@ from convserve.commands.options import settings_of, settings_options
 from service.errors import ProviderUnavailable
 from service.settings import Settings
 from service.system import process
-from service.system.signals import Signals
+from service.system.signals import SignalHandlers
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ EXIT_NOT_SERVABLE = 3
 @click.option("--print-settings", is_flag=True, help="Print the effective settings and exit.")
 @settings_options
 @click.pass_obj
-def serve(signals: Signals | None, /, print_settings: bool, **overrides: Any) -> None:
+def serve(signals: SignalHandlers | None, /, print_settings: bool, **overrides: Any) -> None:
     """Serve the model repository over HTTP.
 
     Every option is the environment variable CONVSERVE_<NAME> too; the option wins.
@@ -35,10 +35,10 @@ def serve(signals: Signals | None, /, print_settings: bool, **overrides: Any) ->
     if print_settings:
         click.echo(settings.model_dump_json(indent=1))
         return
-    sys.exit(_serve(settings, signals or Signals()))
+    sys.exit(_serve(settings, signals or SignalHandlers()))
 
 
-def _serve(settings: Settings, signals: Signals) -> int:
+def _serve(settings: Settings, signals: SignalHandlers) -> int:
     # Here, not above: the other commands start faster without the web framework.
     from service.app import create_app
     from service.http.server import DrainingServer

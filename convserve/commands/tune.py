@@ -25,7 +25,7 @@ from convserve.commands import options
 from convserve.pictures import image_files, varied_examples
 from convserve.tuning import Choice, Configuration, Sample, Samples
 from service.batching.sizing import batch_limits, runs_on_cores
-from service.models.repository import LoadedVersion, Repository, RunPlan, load_version
+from service.models.repository import EngineConfig, LoadedVersion, Repository, load_version
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.system import process
 from service.system.cpus import usable_cpus
@@ -72,7 +72,7 @@ def tune(
     cpus = usable_cpus()
     with options.errors_as_messages():
         name, number = options.choose_version(models_dir, model)
-        version = load_version(models_dir, name, number, RunPlan(provider, wide_threads=cpus))
+        version = load_version(models_dir, name, number, EngineConfig(provider, wide_threads=cpus))
     on_cores, default = runs_on_cores(version), default_configuration(version, cpus)
     prepare = partial(read_input, manifest=version.manifest)
     pictures, source = _read_pictures(photos, prepare)

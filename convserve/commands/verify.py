@@ -11,7 +11,7 @@ from contract.errors import ContractError
 from contract.versions import find_versions
 from convserve.commands.options import models_option, provider_option
 from service.errors import ProviderUnavailable
-from service.models.repository import RunPlan, load_version
+from service.models.repository import EngineConfig, load_version
 
 
 @click.command()
@@ -27,7 +27,7 @@ def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
     failed = False
     for name, number in _select(find_versions(models_dir), names):
         try:
-            version = load_version(models_dir, name, number, RunPlan(provider))
+            version = load_version(models_dir, name, number, EngineConfig(provider))
         except (ContractError, ProviderUnavailable) as error:
             click.echo(f"FAILED  {error}")
             failed = True

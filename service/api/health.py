@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.api.parts import PartsDep
+from service.api.dependencies import Deps
 from service.api.routes import ERRORS
 from service.api.schemas import HealthDocument
 from service.errors import ModelNotReady
@@ -17,23 +17,23 @@ router = APIRouter(tags=["health"], responses={503: ERRORS[503]})
 
 
 @router.get("/livez", summary="Liveness")
-async def livez(parts: PartsDep) -> HealthDocument:
+async def livez(deps: Deps) -> HealthDocument:
     """Passes while no lane is dead or stuck for good."""
-    if not parts.is_alive():
+    if not deps.is_alive():
         raise ModelNotReady("a lane is dead or stuck; the process should be restarted")
     return HealthDocument(status="alive")
 
 
 @router.get("/readyz", summary="Readiness")
-async def readyz(parts: PartsDep) -> HealthDocument:
+async def readyz(deps: Deps) -> HealthDocument:
     """Passes once every model is loaded, checked and warm, until the process is told to stop."""
-    reason = parts.not_ready()
+    reason = deps.not_ready()
     if reason is not None:
         raise reason
     return HealthDocument(status="ready")
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(parts: PartsDep) -> Response:
+async def metrics(deps: Deps) -> Response:
     """Answers all metrics in the Prometheus text format."""
-    return Response(parts.metrics.render(), media_type=parts.metrics.content_type)
+    return Response(deps.metrics.render(), media_type=deps.metrics.content_type)

@@ -54,7 +54,7 @@ class BodyLimits:
     min_rate_bytes_per_s: int
 
 
-class Options(BaseModel):
+class ClassifyOptions(BaseModel):
     """What a client may ask for beside the pictures, in the query, in form fields or in JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -171,16 +171,16 @@ def check_headers(request: Request) -> None:
 
 
 @lru_cache(maxsize=128)
-def query_options(query: bytes) -> Options:
+def query_options(query: bytes) -> ClassifyOptions:
     """Returns the options of a query string.
 
     Raises:
         InvalidParameter: one is unknown or out of its range.
     """
-    return read(Options, QueryParams(query))
+    return read(ClassifyOptions, QueryParams(query))
 
 
-def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
+def merge_options(query: ClassifyOptions, in_body: dict[str, Any]) -> ClassifyOptions:
     """Returns the options of the query, overridden by those given inside the body.
 
     Raises:
@@ -188,7 +188,7 @@ def merge_options(query: Options, in_body: dict[str, Any]) -> Options:
     """
     if not in_body:
         return query
-    return read(Options, {**query.model_dump(exclude_unset=True), **in_body})
+    return read(ClassifyOptions, {**query.model_dump(exclude_unset=True), **in_body})
 
 
 async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
@@ -198,9 +198,9 @@ async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upl
 async def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
     options: dict[str, Any] = {}
     images: list[Image] = []
-    max_parts = limits.max_images + len(Options.model_fields)
+    max_parts = limits.max_images + len(ClassifyOptions.model_fields)
     for name, content, is_file in await parse_form(body, content_type, max_parts):
-        if name in Options.model_fields and not is_file:
+        if name in ClassifyOptions.model_fields and not is_file:
             options[name] = content.decode("utf-8", "replace")
         else:
             images.append(content)
@@ -224,7 +224,7 @@ def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
         raise MalformedRequest("the body is not valid JSON") from error
     if not isinstance(document, dict):
         raise InvalidParameter('the JSON must be an object such as {"image": "<base64>"}')
-    options = {key: document.pop(key) for key in Options.model_fields if key in document}
+    options = {key: document.pop(key) for key in ClassifyOptions.model_fields if key in document}
     if document.keys() == {"image"}:
         image = _from_base64(document["image"])
         if isinstance(image, ServiceError):
@@ -233,7 +233,7 @@ def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
     if document.keys() == {"images"} and isinstance(document["images"], list):
         _check_count(len(document["images"]), limits)
         return Upload([_from_base64(text) for text in document["images"]], options, many=True)
-    known = ", ".join(Options.model_fields)
+    known = ", ".join(ClassifyOptions.model_fields)
     raise InvalidParameter(f"the JSON must have image or images (a list), and may have {known}")
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from contract.predictions import Prediction
 from service.http.problems import problem_document
 from service.models.repository import LoadedVersion, Repository
-from service.serving.classifier import Answer, Outcome
+from service.serving.classifier import Classification, Outcome
 
 
 class PredictionDocument(BaseModel):
@@ -110,7 +110,7 @@ class HealthDocument(BaseModel):
     status: str
 
 
-def prediction_members(prediction: Prediction) -> dict[str, Any]:
+def prediction_fields(prediction: Prediction) -> dict[str, Any]:
     """Returns one prediction's members; `synset` only where there is one."""
     members: dict[str, Any] = {"label": prediction.label, "index": prediction.index}
     if prediction.synset is not None:
@@ -120,7 +120,7 @@ def prediction_members(prediction: Prediction) -> dict[str, Any]:
     return members
 
 
-def classify_members(answer: Answer, request_id: str, *, many: bool) -> dict[str, Any]:
+def classification_fields(answer: Classification, request_id: str, *, many: bool) -> dict[str, Any]:
     """Returns the members of a `ClassifyDocument`; the only outcome of a single one must be good."""
     members: dict[str, Any] = {
         "model": answer.manifest.name,
@@ -137,7 +137,7 @@ def classify_members(answer: Answer, request_id: str, *, many: bool) -> dict[str
 
 def _result_members(outcome: Outcome, request_id: str) -> dict[str, Any]:
     if isinstance(outcome, list):
-        return {"predictions": [prediction_members(prediction) for prediction in outcome]}
+        return {"predictions": [prediction_fields(prediction) for prediction in outcome]}
     problem = problem_document(outcome, request_id)
     return {"error": {key: problem[key] for key in ("status", "code", "title", "detail")}}
 

@@ -31,17 +31,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.batching.lane import (
-    BatchedRow,
-    Entry,
-    Job,
+    BatchJob,
     Lane,
-    LaneSource,
-    Reason,
+    LaneFactory,
+    QueueEntry,
     Recipe,
+    RestartReason,
+    RowResult,
     RunnableVersion,
 )
 from service.batching.lanes import Lanes
-from service.batching.wide import RunTimes, Solitude
+from service.batching.wide import LoadMonitor, RunTimes
 from service.errors import DeadlineExceeded, Draining, ModelNotReady, Overloaded
 from service.models.engine import Batch, Run
 
@@ -80,7 +80,7 @@ class BatchCallbacks:
 
     on_run: Callable[[str, int, float], None] = lambda *_: None
     on_work: Callable[[str, float], None] = lambda *_: None
-    on_replaced: Callable[[Reason], None] = lambda _: None
+    on_replaced: Callable[[RestartReason], None] = lambda _: None
 
 
 class _Queue:
@@ -96,7 +96,7 @@ class _Queue:
         self.version = version
         self.large = large
         self.max_batch_size = 1 if large else version.max_batch_size
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[QueueEntry] = deque()
         self.n_wanted = 0  # entries whose waiter is still there
         self.times = RunTimes(clock)
 
@@ -106,7 +106,7 @@ class Batcher:
 
     def __init__(
         self,
-        source: LaneSource,
+        source: LaneFactory,
         limits: BatchLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -135,7 +135,7 @@ class Batcher:
         self._closing = False
         self._emptied = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
-        self._solitude = Solitude(clock)
+        self._solitude = LoadMonitor(clock)
 
     @property
     def limits(self) -> BatchLimits:
@@ -194,7 +194,7 @@ class Batcher:
         deadline_s: float,
         *,
         large: bool = False,
-    ) -> BatchedRow:
+    ) -> RowResult:
         """Queues one picture and waits for its answer.
 
         Args:
@@ -223,9 +223,9 @@ class Batcher:
         if waiting or self._lanes.at_work:
             self._solitude.crowded()
 
-        future: asyncio.Future[BatchedRow] = self._loop.create_future()
+        future: asyncio.Future[RowResult] = self._loop.create_future()
         queue = self._queue_of(version, large)
-        queue.entries.append(Entry(item, deadline_s, self._clock(), future))
+        queue.entries.append(QueueEntry(item, deadline_s, self._clock(), future))
         queue.n_wanted += 1
         self._dispatch()
         try:
@@ -294,7 +294,7 @@ class Batcher:
                 most = min(most, share)
             if batch := self._take(queue, most):
                 wide = len(batch) == 1 and self._solitude.lasts() and queue.times.may_be_wide()
-                job = Job(queue.version, batch, Run(wide=wide), self._clock(), queue.large)
+                job = BatchJob(queue.version, batch, Run(wide=wide), self._clock(), queue.large)
                 lanes.work(lane, job)
         if self._closing and self._idle_and_empty():
             self._emptied.set()
@@ -339,8 +339,8 @@ class Batcher:
             self._window.cancel()
         self._window = self._loop.call_later(wait_s, self._dispatch)
 
-    def _take(self, queue: _Queue, most: int) -> list[Entry]:
-        batch: list[Entry] = []
+    def _take(self, queue: _Queue, most: int) -> list[QueueEntry]:
+        batch: list[QueueEntry] = []
         while queue.entries and len(batch) < most:
             entry = queue.entries.popleft()
             if entry.wanted:
@@ -360,7 +360,7 @@ class Batcher:
                 queue.n_wanted -= 1
         queue.n_wanted = 0
 
-    def _is_live(self, entry: Entry) -> bool:
+    def _is_live(self, entry: QueueEntry) -> bool:
         if not entry.wanted:
             return False
         if self._clock() >= entry.deadline_s:
@@ -371,7 +371,7 @@ class Batcher:
     def _idle_and_empty(self) -> bool:
         return not self._lanes.at_work and not any(one.wanted for one in self._entries())
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self) -> Iterator[QueueEntry]:
         return (entry for queue in self._queues.values() for entry in queue.entries)
 
     def _queue_of(self, version: RunnableVersion, large: bool = False) -> _Queue:
@@ -383,7 +383,7 @@ class Batcher:
 
     # What lanes report
 
-    def _finished(self, _lane: Lane, job: Job[Entry]) -> None:
+    def _finished(self, _lane: Lane, job: BatchJob[QueueEntry]) -> None:
         """Takes a finished job: the answers are on their way, the lane is free."""
         name = job.version.key[0]
         for size, run_s in job.runs:
@@ -396,7 +396,7 @@ class Batcher:
                 times.learn_alone(job.runs[0][1], wide=job.run.wide)
         self._dispatch()
 
-    def _lanes_changed(self, given_back: list[Job[Entry]]) -> None:
+    def _lanes_changed(self, given_back: list[BatchJob[QueueEntry]]) -> None:
         """Takes back what a lost lane had not begun, and goes on with the others, if any."""
         for job in reversed(given_back):
             queue = self._queue_of(job.version, job.large)

@@ -42,7 +42,7 @@ class RunnableVersion(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchedRow:
+class RowResult:
     """One picture's answer.
 
     Attributes:
@@ -59,7 +59,7 @@ class BatchedRow:
 
 
 @dataclass(slots=True, eq=False)
-class Item:
+class BatchItem:
     """One picture of a batch.
 
     Attributes:
@@ -79,14 +79,14 @@ class Item:
 
 
 @dataclass(slots=True, eq=False)
-class Entry(Item):
+class QueueEntry(BatchItem):
     """A picture in the queue or in a batch, and the future of its answer.
 
     Attributes:
         future: done as soon as nobody waits for it any more.
     """
 
-    future: asyncio.Future[BatchedRow]
+    future: asyncio.Future[RowResult]
 
     @property
     def wanted(self) -> bool:
@@ -103,12 +103,12 @@ class Entry(Item):
         self.fail(DeadlineExceeded("the picture was not answered in time") if late else error)
 
 
-Outcome = BatchedRow | Exception
-AnyItem = TypeVar("AnyItem", bound=Item)
+Outcome = RowResult | Exception
+AnyItem = TypeVar("AnyItem", bound=BatchItem)
 
 
 @dataclass(slots=True, eq=False)
-class Job(Generic[AnyItem]):
+class BatchJob(Generic[AnyItem]):
     """A batch that a lane was given, and what became of it.
 
     Attributes:
@@ -145,12 +145,12 @@ class Job(Generic[AnyItem]):
         return True
 
 
-def deliver(job: Job[Entry]) -> None:
+def deliver(job: BatchJob[QueueEntry]) -> None:
     """Answers every entry that still waits; on the event loop only."""
     for entry, outcome in job.outcomes:
         if entry.future.done():
             continue
-        if isinstance(outcome, BatchedRow):
+        if isinstance(outcome, RowResult):
             entry.future.set_result(outcome)
         else:
             entry.future.set_exception(outcome)
@@ -170,7 +170,7 @@ class Lane(Protocol):
         busy: it is inside the runtime of this process, whoever may have stopped waiting for it.
     """
 
-    jobs: deque[Job[Entry]]
+    jobs: deque[BatchJob[QueueEntry]]
     depth: int
     ready: bool
     dead: bool
@@ -178,7 +178,7 @@ class Lane(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def work(self, job: Job[Entry]) -> None:
+    def work(self, job: BatchJob[QueueEntry]) -> None:
         """Begins to work on a batch, or will as soon as it is done with what it has in hand."""
         ...
 
@@ -186,11 +186,11 @@ class Lane(Protocol):
         """Answers what it has in hand with errors and ends the work on it."""
         ...
 
-    def take_back(self) -> list[Job[Entry]]:
+    def take_back(self) -> list[BatchJob[QueueEntry]]:
         """Returns what it has not begun and now never will; what it has in hand is forgotten."""
         ...
 
-    def pass_on(self) -> Job[Entry] | None:
+    def pass_on(self) -> BatchJob[QueueEntry] | None:
         """Returns what it has ahead, which it will not begin; None if it just has."""
         ...
 
@@ -199,7 +199,7 @@ class Lane(Protocol):
         ...
 
 
-class Reason(enum.StrEnum):
+class RestartReason(enum.StrEnum):
     """Why a lane is replaced; the values of a metric's label."""
 
     DIED = "died"  # a thread: what it ran raised what no run may raise
@@ -223,13 +223,13 @@ class LaneCallbacks:
         on_worn: it works, but should be replaced when another is ready: why.
     """
 
-    on_done: Callable[[Lane, Job[Entry]], None]
+    on_done: Callable[[Lane, BatchJob[QueueEntry]], None]
     on_ready: Callable[[Lane], None]
-    on_lost: Callable[[Lane, Reason], None]
-    on_worn: Callable[[Lane, Reason], None]
+    on_lost: Callable[[Lane, RestartReason], None]
+    on_worn: Callable[[Lane, RestartReason], None]
 
 
-class LaneSource(Protocol):
+class LaneFactory(Protocol):
     """Makes the lanes of one kind, for one set of versions."""
 
     restarts: bool

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from service.batching.lane import Entry, Job, Lane, LaneCallbacks, LaneSource, Reason
+from service.batching.lane import (
+    BatchJob,
+    Lane,
+    LaneCallbacks,
+    LaneFactory,
+    QueueEntry,
+    RestartReason,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +70,12 @@ class Lanes:
 
     def __init__(
         self,
-        source: LaneSource,
+        source: LaneFactory,
         stuck_after_s: float,
         clock: Callable[[], float],
-        on_done: Callable[[Lane, Job[Entry]], None],
-        on_change: Callable[[list[Job[Entry]]], None],
-        on_replaced: Callable[[Reason], None] = lambda _: None,
+        on_done: Callable[[Lane, BatchJob[QueueEntry]], None],
+        on_change: Callable[[list[BatchJob[QueueEntry]]], None],
+        on_replaced: Callable[[RestartReason], None] = lambda _: None,
     ) -> None:
         """Prepares; `start` starts them.
 
@@ -93,7 +100,7 @@ class Lanes:
         self._closing = False
         self._watch: asyncio.TimerHandle | None = None
         self._looked_s = clock()
-        self._suspects: list[Job[Entry]] = []  # were overdue at the last look
+        self._suspects: list[BatchJob[QueueEntry]] = []  # were overdue at the last look
         self._took_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._callbacks = LaneCallbacks(self._done, self._ready, self._lost, self._worn)
 
@@ -186,9 +193,11 @@ class Lanes:
             ahead = next((job for lane in givers if (job := lane.pass_on())), None)
             if ahead is None:
                 return
-            self.work(taker, Job(ahead.version, ahead.items, ahead.run, self._clock(), ahead.large))
+            self.work(
+                taker, BatchJob(ahead.version, ahead.items, ahead.run, self._clock(), ahead.large)
+            )
 
-    def work(self, lane: Lane, job: Job[Entry]) -> None:
+    def work(self, lane: Lane, job: BatchJob[QueueEntry]) -> None:
         """Gives a lane a batch and watches over it."""
         job.due_s = self._due_s(job)
         lane.work(job)
@@ -200,7 +209,7 @@ class Lanes:
         """Replaces no lane any more."""
         self._closing = True
 
-    def stop(self) -> list[Job[Entry]]:
+    def stop(self) -> list[BatchJob[QueueEntry]]:
         """Ends them all at once and returns what they had not begun."""
         self._closing = True
         if self._watch is not None:
@@ -226,11 +235,11 @@ class Lanes:
 
     # What lanes report
 
-    def _done(self, lane: Lane, job: Job[Entry]) -> None:
+    def _done(self, lane: Lane, job: BatchJob[QueueEntry]) -> None:
         place = self._place_of(lane)
         if job.died is not None:
             log.critical("a lane died", exc_info=job.died)
-            self._replace(lane, Reason.DIED)
+            self._replace(lane, RestartReason.DIED)
         elif place is not None and job.runs:
             place.delay_s = 0.0  # it was worth its start
         if job.runs and not job.run.interrupted:
@@ -250,13 +259,13 @@ class Lanes:
                     self._let_go(old)
         self._on_change([])
 
-    def _lost(self, lane: Lane, reason: Reason) -> None:
+    def _lost(self, lane: Lane, reason: RestartReason) -> None:
         for place in self._places:
             if place.successor is lane:  # the one that it should have replaced goes on
                 place.successor, place.failed_s = None, self._clock()
         self._replace(lane, reason)
 
-    def _worn(self, lane: Lane, reason: Reason) -> None:
+    def _worn(self, lane: Lane, reason: RestartReason) -> None:
         """Starts a successor, one at a time: each costs memory while both are there."""
         place = self._place_of(lane)
         if place is None or self._closing or any(one.successor for one in self._places):
@@ -264,7 +273,7 @@ class Lanes:
         now_s = self._clock()
         if now_s - place.failed_s < _RETRY_S:
             return  # the lane says so again
-        if reason is Reason.MEMORY:
+        if reason is RestartReason.MEMORY:
             if now_s - place.renewed_s < _SETTLED_S:
                 return
             place.renewed_s = now_s
@@ -294,7 +303,7 @@ class Lanes:
         else:
             self._open(place)
 
-    def _replace(self, lane: Lane, reason: Reason) -> None:
+    def _replace(self, lane: Lane, reason: RestartReason) -> None:
         """Takes a lane out that works no more, and puts another in its place."""
         lane.dead = True
         left = lane.take_back()
@@ -326,7 +335,7 @@ class Lanes:
     def _faulty(self, lane: Lane) -> bool:
         return lane.dead or bool(lane.jobs and self._clock() > lane.jobs[0].due_s)
 
-    def _due_s(self, job: Job[Entry]) -> float:
+    def _due_s(self, job: BatchJob[QueueEntry]) -> float:
         """Returns when a batch that is begun now shows that its lane hangs.
 
         One second after the first of its deadlines; but a client that allows less than a batch takes
@@ -354,7 +363,7 @@ class Lanes:
             self._look_again()
         self._on_change([])
 
-    def _judge(self, lane: Lane, suspects: list[Job[Entry]]) -> None:
+    def _judge(self, lane: Lane, suspects: list[BatchJob[QueueEntry]]) -> None:
         job, now_s = lane.jobs[0], self._clock()
         if now_s <= job.due_s:
             return
@@ -367,4 +376,4 @@ class Lanes:
         elif now_s - job.due_s > _INTERRUPT_S:
             log.critical("a lane is stuck and is abandoned")
             self._abandoned.append(lane)
-            self._replace(lane, Reason.STUCK)
+            self._replace(lane, RestartReason.STUCK)

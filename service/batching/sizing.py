@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from service.batching.batcher import BatchLimits
 from service.models.providers import PROVIDERS
-from service.models.repository import LoadedVersion, Repository, RunPlan
+from service.models.repository import EngineConfig, LoadedVersion, Repository
 from service.settings import Settings
 
 STUCK_AFTER_S = 30.0
 """A run that takes longer is interrupted. No network that answers over HTTP takes a tenth of it."""
 
 
-def run_plan(settings: Settings, cpus: int) -> RunPlan:
+def engine_config(settings: Settings, cpus: int) -> EngineConfig:
     """Returns how versions are run: with one thread beside others, with all cores when alone."""
-    return RunPlan(settings.provider, wide_threads=cpus, max_batch_size=settings.max_batch_size)
+    return EngineConfig(
+        settings.provider, wide_threads=cpus, max_batch_size=settings.max_batch_size
+    )
 
 
 def batch_limits(repository: Repository, settings: Settings, cpus: int) -> BatchLimits:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from service.batching.lane import Entry, Job, Lane, LaneCallbacks, deliver
+from service.batching.lane import BatchJob, Lane, LaneCallbacks, QueueEntry, deliver
 from service.batching.work import work_on
 from service.errors import EngineFailure
 
@@ -29,18 +29,18 @@ class ThreadLane:
 
     def __init__(self, callbacks: LaneCallbacks, clock: Callable[[], float]) -> None:
         """Starts the thread, from the running event loop."""
-        self.jobs: deque[Job[Entry]] = deque()
+        self.jobs: deque[BatchJob[QueueEntry]] = deque()
         self.dead = False
         self.busy = False
         self._callbacks = callbacks
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._inbox: SimpleQueue[Job[Entry] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[BatchJob[QueueEntry] | None] = SimpleQueue()
         # A daemon, so that a run that never returns does not keep the process from exiting.
         self._thread = threading.Thread(target=self._serve, name="lane", daemon=True)
         self._thread.start()
 
-    def work(self, job: Job[Entry]) -> None:
+    def work(self, job: BatchJob[QueueEntry]) -> None:
         self.jobs.append(job)
         self._inbox.put(job)
 
@@ -51,12 +51,12 @@ class ThreadLane:
                 entry.fail_late(now_s, EngineFailure("the run of this picture took too long"))
             job.run.interrupt()
 
-    def take_back(self) -> list[Job[Entry]]:
+    def take_back(self) -> list[BatchJob[QueueEntry]]:
         ahead = [job for job in self.jobs if job.claim()]
         self.jobs.clear()
         return ahead
 
-    def pass_on(self) -> Job[Entry] | None:
+    def pass_on(self) -> BatchJob[QueueEntry] | None:
         if len(self.jobs) < 2 or not self.jobs[-1].claim():
             return None
         return self.jobs.pop()
@@ -69,7 +69,7 @@ class ThreadLane:
             if not self.dead and job.claim():
                 self._work(job)
 
-    def _work(self, job: Job[Entry]) -> None:
+    def _work(self, job: BatchJob[QueueEntry]) -> None:
         self.busy = True
         try:
             work_on(job, self._clock)
@@ -80,15 +80,15 @@ class ThreadLane:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._done, job)
 
-    def _done(self, job: Job[Entry]) -> None:
+    def _done(self, job: BatchJob[QueueEntry]) -> None:
         if self.jobs and self.jobs[0] is job:
             self.jobs.popleft()
         deliver(job)
         self._callbacks.on_done(self, job)
 
 
-class ThreadSource:
-    """Makes lanes that are threads; a `LaneSource`."""
+class ThreadLaneFactory:
+    """Makes lanes that are threads; a `LaneFactory`."""
 
     restarts = False
 

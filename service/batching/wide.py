@@ -14,7 +14,7 @@ _DOUBT_S: Final = 5.0  # so long one lane's threads are preferred after all core
 _NEWEST_WEIGHT: Final = 0.1  # in running means
 
 
-class Solitude:
+class LoadMonitor:
     """Knows whether pictures have been coming one at a time, of whatever version."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

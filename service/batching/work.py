@@ -15,14 +15,14 @@ import numpy as np
 from contract.images import ImageFile
 from contract.manifest import Manifest
 from contract.preprocessing import Tensor, decode_file, to_input
-from service.batching.lane import BatchedRow, Item, Job, Outcome
+from service.batching.lane import BatchItem, BatchJob, Outcome, RowResult
 from service.errors import DeadlineExceeded, EngineFailure, Overloaded
 from service.models.engine import Batch
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-AnyItem = TypeVar("AnyItem", bound=Item)
+AnyItem = TypeVar("AnyItem", bound=BatchItem)
 
 LARGE_PIXELS: Final = 4_000_000
 """Pictures with more must not hold up usual ones."""
@@ -85,7 +85,7 @@ def is_large(file: ImageFile) -> bool:
     return file.header.declared_pixels > LARGE_PIXELS
 
 
-def work_on(job: Job[AnyItem], clock: Clock) -> None:
+def work_on(job: BatchJob[AnyItem], clock: Clock) -> None:
     """Prepares and runs a batch, and writes into the job what became of each picture.
 
     A picture that cannot be prepared costs its neighbours nothing. A run that fails is repeated
@@ -107,7 +107,7 @@ def work_on(job: Job[AnyItem], clock: Clock) -> None:
     job.work_s = clock() - started_s
 
 
-def _is_live(item: AnyItem, job: Job[AnyItem], clock: Clock) -> bool:
+def _is_live(item: AnyItem, job: BatchJob[AnyItem], clock: Clock) -> bool:
     if not item.wanted or job.run.interrupted:
         return False
     if clock() >= item.deadline_s:
@@ -118,7 +118,7 @@ def _is_live(item: AnyItem, job: Job[AnyItem], clock: Clock) -> bool:
 
 
 def _answer(
-    job: Job[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
+    job: BatchJob[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
 ) -> None:
     try:
         _run_once(job, prepared, started_s, clock)
@@ -140,7 +140,7 @@ def _answer(
 
 
 def _run_once(
-    job: Job[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
+    job: BatchJob[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
 ) -> None:
     size = len(prepared)
     # One picture needs no copy to become a batch.
@@ -158,7 +158,7 @@ def _run_once(
     for at, (item, _) in enumerate(prepared):
         outcome: Outcome
         if finite[at]:
-            outcome = BatchedRow(scores[at], started_s - item.submitted_s, run_s, size)
+            outcome = RowResult(scores[at], started_s - item.submitted_s, run_s, size)
         else:
             outcome = EngineFailure("the network gave a non-finite row for this picture")
         job.outcomes.append((item, outcome))

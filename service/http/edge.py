@@ -29,7 +29,7 @@ _ON_EVERY_ANSWER: Final = (
 )
 
 
-class Edge:
+class EdgeMiddleware:
     """Wraps an application for HTTP; answers every exception that it raises as a problem."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, closing: Callable[[], bool]) -> None:

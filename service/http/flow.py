@@ -10,7 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 _MIN_TAKEN_BYTES_PER_S: Final = 1_000
 
 
-class BoundedFlow(FlowControl):
+class BoundedFlowControl(FlowControl):
     """Flow control that can hold reading, and cuts off a peer that does not take its answers.
 
     The peer must take 1 KB/s, looked at every `timeout_s`, from the moment the transport has more to
@@ -77,7 +77,7 @@ class BoundedFlow(FlowControl):
             self._start_timer()
 
 
-class JoinedWrites:
+class CoalescingTransport:
     """A transport that sends the head of an answer together with the body that follows at once.
 
     uvicorn writes them one after the other: two system calls, and two packets for the client to

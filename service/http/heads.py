@@ -15,7 +15,7 @@ MAX_HEADERS: Final = 100
 log = logging.getLogger("service.access")
 
 
-class HeadRefused(Exception):
+class RequestHeadRejected(Exception):
     """A request head breaks a rule; stops the parser when raised in one of its callbacks."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -31,16 +31,16 @@ def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes
         HeadRefused: the head is one that RFC 9112 tells a server to refuse, or asks for a tunnel.
     """
     if version not in ("1.0", "1.1"):
-        raise HeadRefused("malformed_request", "the request is not valid HTTP/1.1")
+        raise RequestHeadRejected("malformed_request", "the request is not valid HTTP/1.1")
     if method == b"CONNECT":
-        raise HeadRefused("malformed_request", "this server is no proxy")
+        raise RequestHeadRejected("malformed_request", "this server is no proxy")
     hosts = sum(name == b"host" for name, _ in headers)
     if hosts > 1 or (not hosts and version == "1.1"):
-        raise HeadRefused("malformed_request", "exactly one Host field is needed")
+        raise RequestHeadRejected("malformed_request", "exactly one Host field is needed")
     # No other coding is undone here, so the body would not be what the client meant.
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
-        raise HeadRefused("malformed_request", "the only transfer coding is chunked")
+        raise RequestHeadRejected("malformed_request", "the only transfer coding is chunked")
 
 
 def refusal_bytes(code: str, detail: str, client: str) -> bytes:

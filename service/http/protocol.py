@@ -19,8 +19,8 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.http.flow import BoundedFlow, JoinedWrites
-from service.http.heads import MAX_HEADERS, HeadRefused, check_head, refusal_bytes
+from service.http.flow import BoundedFlowControl, CoalescingTransport
+from service.http.heads import MAX_HEADERS, RequestHeadRejected, check_head, refusal_bytes
 from service.http.scope import add_peer, peer_of
 
 MAX_HEAD_BYTES: Final = 32_768
@@ -32,7 +32,7 @@ _LINGER_S: Final = 2.0
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuses a request head that is too large, too slow or malformed, and closes the connection."""
 
-    flow: BoundedFlow
+    flow: BoundedFlowControl
 
     def __init__(self, *args: Any, header_timeout_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock: a connection that sends nothing is closed as well."""
         super().connection_made(transport)
-        self.flow = BoundedFlow(transport, self._header_timeout_s)
+        self.flow = BoundedFlowControl(transport, self._header_timeout_s)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -156,7 +156,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS:
-            raise HeadRefused("headers_too_large", f"the limit is {MAX_HEADERS} header fields")
+            raise RequestHeadRejected(
+                "headers_too_large", f"the limit is {MAX_HEADERS} header fields"
+            )
 
     def on_headers_complete(self) -> None:
         """Ends the head, or has it parsed again without the upgrade it asks for."""
@@ -203,7 +205,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
-        cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
+        cycle.transport = CoalescingTransport(self.transport, self.loop)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -224,7 +226,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse_unparsed(self, error: httptools.HttpParserError) -> None:
         reason = error.__context__  # what a callback raised, if it was not the parser itself
-        if isinstance(reason, HeadRefused):
+        if isinstance(reason, RequestHeadRejected):
             self._refuse(reason.code, reason.detail)
         else:
             self._refuse("malformed_request", "the request is not valid HTTP/1.1")

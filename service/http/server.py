@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
-from service.system.signals import Signals
+from service.system.signals import SignalHandlers
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class DrainingServer(uvicorn.Server):
     """uvicorn's server with a drain phase before it stops accepting."""
 
-    def __init__(self, app: FastAPI, settings: Settings, signals: Signals) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, signals: SignalHandlers) -> None:
         """Configures uvicorn for the application; `run` blocks until it has stopped."""
         super().__init__(
             uvicorn.Config(
@@ -89,7 +89,7 @@ class DrainingServer(uvicorn.Server):
         """Looks at the model repository; what is stopping adopts nothing any more."""
         if not self._service.draining:
             log.info("looking at the repository", extra={"signal": "SIGHUP"})
-            self._service.look_at_repository()
+            self._service.poll_repository()
 
     def _end_drain(self) -> None:
         self.should_exit = True

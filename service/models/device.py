@@ -23,7 +23,7 @@ from service.models.providers import ProviderSession, new_device_value
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class TensorNames:
     """The names of a graph's input and of the output that is wanted."""
 
     input: str
@@ -39,7 +39,7 @@ class DeviceRuns:
     """Runs of one session through buffers on its device; safe to call from several threads."""
 
     def __init__(
-        self, opened: ProviderSession, device: str, names: Names, sizes: Sequence[int]
+        self, opened: ProviderSession, device: str, names: TensorNames, sizes: Sequence[int]
     ) -> None:
         """Prepares; buffers are made when a thread first runs a size.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from contract.errors import GraphMismatch
 from contract.manifest import Manifest
 from contract.predictions import to_probabilities
-from service.models.device import DeviceRuns, Names, fixed_sizes
+from service.models.device import DeviceRuns, TensorNames, fixed_sizes
 from service.models.providers import PROVIDERS, ProviderSession, run_options
 
 Batch = NDArray[Any]
@@ -103,7 +103,7 @@ class OnnxEngine:
             sizes = fixed_sizes(
                 () if manifest.graph.fixed_batch_size else provider.batch_sizes, largest_batch
             )
-            names = Names(self._input, self._outputs[0])
+            names = TensorNames(self._input, self._outputs[0])
             self._on_device = DeviceRuns(opened, provider.device, names, sizes)
 
     def warm_up(self) -> None:

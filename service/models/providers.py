@@ -66,7 +66,7 @@ _LAST_RESORT: Final = next(reversed(PROVIDERS))
 
 
 @dataclass(frozen=True, slots=True)
-class Fallback:
+class ProviderFallback:
     """Why a preferred provider was passed over.
 
     Attributes:
@@ -89,7 +89,7 @@ class ProviderSession:
 
 def on_chosen_provider(
     choice: str, prove: Callable[[str], Proven]
-) -> tuple[Proven, Fallback | None]:
+) -> tuple[Proven, ProviderFallback | None]:
     """Tries providers as the choice says and returns what the first that works gives.
 
     Args:
@@ -104,16 +104,16 @@ def on_chosen_provider(
     """
     if choice != "auto":
         return prove(choice), None
-    fallback: Fallback | None = None
+    fallback: ProviderFallback | None = None
     for name in PROVIDERS:
         if name == _LAST_RESORT:
             break
         try:
             return prove(name), fallback
         except ProviderNotInstalled as error:
-            fallback = fallback or Fallback("not_installed", str(error))
+            fallback = fallback or ProviderFallback("not_installed", str(error))
         except ProviderUnavailable as error:
-            fallback = Fallback("failed", str(error))
+            fallback = ProviderFallback("failed", str(error))
     return prove(_LAST_RESORT), fallback
 
 

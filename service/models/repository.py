@@ -22,7 +22,7 @@ from contract.preprocessing import Tensor, golden_input
 from contract.versions import Version, find_versions, read_version, sha256
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.models.engine import Batch, Engine, OnnxEngine, Run
-from service.models.providers import PROVIDERS, Fallback, on_chosen_provider, open_session
+from service.models.providers import PROVIDERS, ProviderFallback, on_chosen_provider, open_session
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _SOURCE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
-class RunPlan:
+class EngineConfig:
     """How versions are run: the provider choice and the shape of a run.
 
     Attributes:
@@ -67,7 +67,7 @@ class LoadedVersion:
     manifest_sha256: str
     engine: Engine
     provider: str
-    fallback: Fallback | None
+    fallback: ProviderFallback | None
     golden_difference: float
     max_batch_size: int
     load_s: float
@@ -139,7 +139,7 @@ def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class RepositoryConfig:
     """Where versions are, which of them are served and how.
 
     Attributes:
@@ -150,7 +150,7 @@ class Shelf:
     """
 
     models_dir: Path
-    plan: RunPlan
+    plan: EngineConfig
     versions_per_model: int = 1
     default_model: str | None = None
 
@@ -175,23 +175,25 @@ class Shelf:
         raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
 
 
-def load_repository(shelf: Shelf) -> Repository:
+def load_repository(config: RepositoryConfig) -> Repository:
     """Loads every chosen version.
 
     Raises:
         ModelError: any of them cannot be served, and why.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    loaded = [load_version(shelf.models_dir, *key, shelf.plan) for key in shelf.chosen_or_raise()]
-    return Repository(loaded, shelf.default_model)
+    loaded = [
+        load_version(config.models_dir, *key, config.plan) for key in config.chosen_or_raise()
+    ]
+    return Repository(loaded, config.default_model)
 
 
-Load = Callable[[Path, str, int, RunPlan], LoadedVersion]
+Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]
 """Reads, opens and proves one version, as `load_version` does."""
 
 
 def renew(
-    shelf: Shelf, current: Repository, load: Load | None = None
+    config: RepositoryConfig, current: Repository, load: Load | None = None
 ) -> tuple[Repository, list[Exception]]:
     """Loads what has changed since `current` was loaded.
 
@@ -199,7 +201,7 @@ def renew(
     nothing away; so does the whole where nothing usable would be left.
 
     Args:
-        shelf: where versions are.
+        config: where versions are.
         current: what is being served.
         load: in place of `load_version`, which opens them in this process.
 
@@ -209,16 +211,16 @@ def renew(
     kept: dict[tuple[str, int], LoadedVersion] = {}
     failures: list[Exception] = []
     loaded = {version.key: version for version in current.versions()}
-    for key in shelf.chosen():
+    for key in config.chosen():
         try:
-            kept[key] = _unchanged(loaded.get(key), shelf.models_dir) or (load or load_version)(
-                shelf.models_dir, *key, shelf.plan
+            kept[key] = _unchanged(loaded.get(key), config.models_dir) or (load or load_version)(
+                config.models_dir, *key, config.plan
             )
         except (ModelError, ProviderUnavailable) as error:
             failures.append(error)
             kept.update((old, loaded[old]) for old in loaded if old[0] == key[0])
     try:
-        return Repository(list(kept.values()), shelf.default_model), failures
+        return Repository(list(kept.values()), config.default_model), failures
     except ManifestInvalid as error:
         return current, [*failures, error]
 
@@ -235,7 +237,7 @@ def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion
     return version if sha256(text) == version.manifest_sha256 else None
 
 
-def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> LoadedVersion:
+def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -> LoadedVersion:
     """Reads, opens and proves one version.
 
     Raises:
@@ -290,7 +292,9 @@ def load_version(models_dir: Path, name: str, number: int, plan: RunPlan) -> Loa
     return loaded
 
 
-def _open_engine(version: Version, provider: str, plan: RunPlan, largest_batch: int) -> OnnxEngine:
+def _open_engine(
+    version: Version, provider: str, plan: EngineConfig, largest_batch: int
+) -> OnnxEngine:
     narrow = open_session(version.graph, provider, threads=plan.threads)
     wide = None
     if PROVIDERS[provider].runs_on_cores and plan.wide_threads > plan.threads:

@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 
 from contract.images import ImageLimits, inspect
 from service.batching.batcher import BatchCallbacks, Batcher
-from service.batching.lane import LaneSource
+from service.batching.lane import LaneFactory
 from service.batching.sizing import batch_limits, prepare_threads, runs_on_cores
-from service.batching.thread_lane import ThreadSource
+from service.batching.thread_lane import ThreadLaneFactory
 from service.batching.work import Preparation, is_large
 from service.models.repository import (
     Load,
     LoadedVersion,
     Repository,
-    Shelf,
+    RepositoryConfig,
     load_repository,
     load_version,
 )
 from service.settings import Settings
-from service.workers.supervisor import ChildPlan, ProcessSource, prove_apart, start_children
+from service.workers.supervisor import ProcessLaneFactory, WorkerConfig, prove_apart, start_children
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class InferenceResult:
     """One picture's probabilities and where its time went.
 
     Attributes:
@@ -55,7 +55,7 @@ class Answered:
     batch_size: int
 
 
-class Answerer(Protocol):
+class Backend(Protocol):
     """Answers image files with the versions of one repository."""
 
     @property
@@ -63,7 +63,9 @@ class Answerer(Protocol):
         """The versions that it answers with."""
         ...
 
-    async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
+    async def answer(
+        self, version: LoadedVersion, image: bytes, deadline_s: float
+    ) -> InferenceResult:
         """Answers one image file.
 
         Args:
@@ -86,7 +88,7 @@ class Answerer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class LaneKind:
     """What differs between lanes that are threads and lanes that are processes.
 
     Attributes:
@@ -97,19 +99,19 @@ class Kind:
         renew: returns the kind for another repository and so many lanes.
     """
 
-    source: LaneSource
+    source: LaneFactory
     apart: Executor | None
     load: Load
-    renew: Callable[[Repository, int], Awaitable[Kind]]
+    renew: Callable[[Repository, int], Awaitable[LaneKind]]
 
 
-class Backend:
-    """Answers with the versions of one repository; an `Answerer`."""
+class LaneBackend:
+    """Answers with the versions of one repository; an `Backend`."""
 
     def __init__(
         self,
         repository: Repository,
-        kind: Kind,
+        kind: LaneKind,
         settings: Settings,
         cpus: int,
         callbacks: BatchCallbacks | None = None,
@@ -157,8 +159,10 @@ class Backend:
             return "a lane is dead or stuck"
         return None if self.batcher.n_ready else "no lane is ready"
 
-    async def answer(self, version: LoadedVersion, image: bytes, deadline_s: float) -> Answered:
-        """Answers one image file; see `Answerer.answer`."""
+    async def answer(
+        self, version: LoadedVersion, image: bytes, deadline_s: float
+    ) -> InferenceResult:
+        """Answers one image file; see `Backend.answer`."""
         file = inspect(image, self._limits)
         recipe = Preparation(file, version.manifest, deadline_s)
         submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
@@ -170,7 +174,7 @@ class Backend:
             row = await submit(await loop.run_in_executor(self._kind.apart, recipe))
         else:
             row = await submit(recipe)
-        return Answered(
+        return InferenceResult(
             row.probabilities,
             recipe.decode_s,
             recipe.preprocess_s,
@@ -180,7 +184,7 @@ class Backend:
         )
 
     def expected_s(self, version: LoadedVersion) -> float:
-        """Returns how long a picture that came now would take; see `Answerer.expected_s`."""
+        """Returns how long a picture that came now would take; see `Backend.expected_s`."""
         return self.batcher.expected_s(version)
 
     def start(self) -> None:
@@ -188,7 +192,7 @@ class Backend:
         self._started = True
         self.batcher.start()
 
-    async def renewed(self, repository: Repository) -> Backend:
+    async def renewed(self, repository: Repository) -> LaneBackend:
         """Returns the successor for another repository, ready to be started.
 
         Args:
@@ -199,7 +203,7 @@ class Backend:
         """
         count = batch_limits(repository, self._settings, self._cpus).lanes
         kind = await self._kind.renew(repository, count)
-        return Backend(repository, kind, self._settings, self._cpus, self._callbacks)
+        return LaneBackend(repository, kind, self._settings, self._cpus, self._callbacks)
 
     async def stop(self, timeout_s: float) -> bool:
         """Ends when everything accepted has been answered.
@@ -216,36 +220,38 @@ class Backend:
 
 
 def load_backend(
-    settings: Settings, shelf: Shelf, cpus: int, callbacks: BatchCallbacks | None = None
-) -> Backend:
-    """Loads and proves what is on the shelf, in this process or in children; blocks.
+    settings: Settings, config: RepositoryConfig, cpus: int, callbacks: BatchCallbacks | None = None
+) -> LaneBackend:
+    """Loads and proves what is on the config, in this process or in children; blocks.
 
     Raises:
         ModelError: a version cannot be served, and why.
         ProviderUnavailable: the provider cannot be used, or a child does not come up.
     """
     if settings.workers:
-        plan = ChildPlan(shelf, image_limits(settings), settings.log_level, settings.load_timeout_s)
+        plan = WorkerConfig(
+            config, image_limits(settings), settings.log_level, settings.load_timeout_s
+        )
         source = start_children(plan, settings.workers, settings.worker_max_memory_bytes)
-        return Backend(source.repository, _processes(plan, source), settings, cpus, callbacks)
+        return LaneBackend(source.repository, _processes(plan, source), settings, cpus, callbacks)
 
-    repository = load_repository(shelf)
+    repository = load_repository(config)
     pool = ThreadPoolExecutor(prepare_threads(repository, cpus), "prepare")
-    return Backend(repository, _threads(pool), settings, cpus, callbacks)
+    return LaneBackend(repository, _threads(pool), settings, cpus, callbacks)
 
 
-def _threads(pool: Executor) -> Kind:
-    async def renew(_repository: Repository, _count: int) -> Kind:
+def _threads(pool: Executor) -> LaneKind:
+    async def renew(_repository: Repository, _count: int) -> LaneKind:
         return _threads(pool)
 
-    return Kind(ThreadSource(), pool, load_version, renew)
+    return LaneKind(ThreadLaneFactory(), pool, load_version, renew)
 
 
-def _processes(plan: ChildPlan, source: ProcessSource) -> Kind:
-    async def renew(repository: Repository, count: int) -> Kind:
+def _processes(plan: WorkerConfig, source: ProcessLaneFactory) -> LaneKind:
+    async def renew(repository: Repository, count: int) -> LaneKind:
         return _processes(plan, await source.renewed(repository, count))
 
-    return Kind(source, None, partial(prove_apart, plan), renew)
+    return LaneKind(source, None, partial(prove_apart, plan), renew)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

@@ -1,6 +1,6 @@
 """The use case: pictures in, predictions or each picture's own error out. Knows nothing of HTTP.
 
-Every wire format is a thin adapter on `Serving.find` and `Classifier.classify`, so that all of them
+Every wire format is a thin adapter on `ActiveBackend.find` and `Classifier.classify`, so that all of them
 behave alike.
 """
 
@@ -17,7 +17,7 @@ from contract.manifest import Manifest
 from contract.predictions import Prediction, to_predictions
 from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
 from service.models.repository import LoadedVersion, Repository
-from service.serving.backend import Answered, Answerer
+from service.serving.backend import Backend, InferenceResult
 
 DEFAULT_TOP_K = 5
 
@@ -33,7 +33,7 @@ class StageTimes:
     rank_s: float = 0.0
     batch_size: int = 0
 
-    def include(self, one: Answered, rank_s: float) -> None:
+    def include(self, one: InferenceResult, rank_s: float) -> None:
         self.decode_s = max(self.decode_s, one.decode_s)
         self.preprocess_s = max(self.preprocess_s, one.preprocess_s)
         self.queue_s = max(self.queue_s, one.queue_s)
@@ -46,7 +46,7 @@ Outcome = list[Prediction] | ImageError | ServiceError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Classification:
     """The answer to one request.
 
     Attributes:
@@ -61,19 +61,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedVersion:
     """One version and what answers with it."""
 
     version: LoadedVersion
-    answerer: Answerer
+    backend: Backend
 
     def expected_s(self) -> float:
-        """Returns how long a picture that came now would take; see `Answerer.expected_s`."""
-        return self.answerer.expected_s(self.version)
+        """Returns how long a picture that came now would take; see `Backend.expected_s`."""
+        return self.backend.expected_s(self.version)
 
 
 @dataclass(slots=True, eq=False)
-class Serving:
+class ActiveBackend:
     """What answers with the versions being served; swapped as a whole.
 
     Attributes:
@@ -81,17 +81,17 @@ class Serving:
         n_users: requests that were given a version of this set and are not answered yet.
     """
 
-    answerer: Answerer
+    backend: Backend
     n_users: int = 0
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def repository(self) -> Repository:
         """The versions."""
-        return self.answerer.repository
+        return self.backend.repository
 
     @contextmanager
-    def find(self, name: str | None = None, number: int | None = None) -> Iterator[Served]:
+    def find(self, name: str | None = None, number: int | None = None) -> Iterator[ServedVersion]:
         """Finds a version and keeps its answerer open for the time of a request.
 
         Args:
@@ -104,7 +104,7 @@ class Serving:
         version = self.repository.get(name, number)
         self.n_users += 1
         try:
-            yield Served(version, self.answerer)
+            yield ServedVersion(version, self.backend)
         finally:
             self.n_users -= 1
             if not self.n_users:
@@ -124,23 +124,25 @@ class Classifier:
         serving: the versions and what answers for them.
     """
 
-    def __init__(self, serving: Serving, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.serving = serving
+    def __init__(
+        self, active: ActiveBackend, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.active = active
         self._clock = clock
 
     async def classify(
         self,
-        served: Served,
+        served: ServedVersion,
         images: Sequence[bytes | ServiceError],
         deadline_s: float,
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
-    ) -> Answer:
+    ) -> Classification:
         """Classifies the pictures of one request.
 
         Args:
-            served: as `Serving.find` gave it, and still held.
+            served: as `ActiveBackend.find` gave it, and still held.
             images: whole image files; an error in place of one that could not even be read becomes
                 that picture's outcome.
             deadline_s: on the clock; pictures unanswered by then get DeadlineExceeded.
@@ -153,13 +155,13 @@ class Classifier:
         manifest = served.version.manifest
         if top_k is not None and not 1 <= top_k <= manifest.n_classes:
             raise InvalidParameter(f"top_k: must be 1 to {manifest.n_classes} for this model")
-        answer = Answer(manifest, [])
+        answer = Classification(manifest, [])
 
         async def classify_one(image: bytes | ServiceError) -> Outcome:
             if isinstance(image, ServiceError):
                 return image
             answered = await self._answered(served, image, deadline_s)
-            if not isinstance(answered, Answered):
+            if not isinstance(answered, InferenceResult):
                 return answered
             started_s = self._clock()
             predictions = to_predictions(
@@ -175,15 +177,15 @@ class Classifier:
         return answer
 
     async def _answered(
-        self, served: Served, image: bytes, deadline_s: float
-    ) -> Answered | ImageError | ServiceError:
+        self, served: ServedVersion, image: bytes, deadline_s: float
+    ) -> InferenceResult | ImageError | ServiceError:
         late = "the picture was not answered within the request's deadline"
         left_s = deadline_s - self._clock()
         if left_s <= 0:
             return DeadlineExceeded(late)
         try:
             async with asyncio.timeout(left_s):
-                return await served.answerer.answer(served.version, image, deadline_s)
+                return await served.backend.answer(served.version, image, deadline_s)
         except TimeoutError:
             return DeadlineExceeded(late)
         except (ImageError, ServiceError) as error:

@@ -25,7 +25,7 @@ _NOW_S: Final = 1.0
 """How long the event loop may take to end everything after the second signal."""
 
 
-class Signals:
+class SignalHandlers:
     """What SIGTERM, SIGINT and SIGHUP do once they are taken.
 
     Unless something else is `handled`, SIGTERM and SIGINT end the process at once, with 0, whatever

@@ -25,15 +25,15 @@ from typing import Any, Final, cast
 from contract.errors import ContractError, ImageError, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from contract.telemetry import disable_runtime_telemetry
-from service.batching.lane import BatchedRow, Item, Job, Outcome
+from service.batching.lane import BatchItem, BatchJob, Outcome, RowResult
 from service.batching.work import Preparation, work_on
 from service.errors import ProviderUnavailable
 from service.models.engine import Run
-from service.models.repository import LoadedVersion, RunPlan, load_version
+from service.models.repository import EngineConfig, LoadedVersion, load_version
 from service.system import process
 from service.system.logs import LogWriter
 from service.workers import wire
-from service.workers.wire import Kind, WireBroken
+from service.workers.wire import FrameKind, WireError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ EXIT_NOT_SERVABLE: Final = 3
 _OOM_SCORE: Final = 800
 
 
-class Child:
+class Worker:
     """The child's end of the connection, after the start."""
 
     def __init__(
@@ -64,22 +64,22 @@ class Child:
         while (work := self._next()) is not None:
             self._sock.sendall(b"".join(wire.pack_done(self.answer(work))))
 
-    def answer(self, work: wire.Work) -> wire.Done:
+    def answer(self, work: wire.WireBatch) -> wire.WireBatchDone:
         """Prepares and runs one batch."""
         version, now_s = self._versions[work.version], time.monotonic()
         found = [self._item(picture, version, now_s) for picture in work.pictures]
-        items = [item for item in found if isinstance(item, Item)]
-        job = Job(version, items, Run(wide=work.wide), now_s)
+        items = [item for item in found if isinstance(item, BatchItem)]
+        job = BatchJob(version, items, Run(wide=work.wide), now_s)
         work_on(job, time.monotonic)
 
         outcomes = {id(item): outcome for item, outcome in job.outcomes}
         rows = [
-            _on_the_wire(one, outcomes.get(id(one))) if isinstance(one, Item) else one
+            _on_the_wire(one, outcomes.get(id(one))) if isinstance(one, BatchItem) else one
             for one in found
         ]
-        return wire.Done(rows, job.runs, job.work_s)
+        return wire.WireBatchDone(rows, job.runs, job.work_s)
 
-    def _next(self) -> wire.Work | None:
+    def _next(self) -> wire.WireBatch | None:
         self._idle = True
         if self._retiring:  # after `_idle`: a signal is noticed here or by its handler
             self._ask_for_successor()
@@ -89,8 +89,8 @@ class Child:
             self._idle = False
         if frame is None:
             return None
-        if frame.kind is not Kind.WORK:
-            raise WireBroken(f"a front does not send {frame.kind.name}")
+        if frame.kind is not FrameKind.WORK:
+            raise WireError(f"a front does not send {frame.kind.name}")
         return wire.unpack_work(frame.payload)
 
     def _receive(self, size: int) -> bytes | None:
@@ -98,25 +98,25 @@ class Child:
 
     def _ask_for_successor(self) -> None:
         self._idle = self._retiring = False  # another signal must not write into this frame
-        self._sock.sendall(b"".join(wire.pack(Kind.RETIRE)))
+        self._sock.sendall(b"".join(wire.pack(FrameKind.RETIRE)))
         self._idle = True
 
     def _item(
-        self, picture: wire.Picture, version: LoadedVersion, now_s: float
-    ) -> Item | ImageError:
+        self, picture: wire.WirePicture, version: LoadedVersion, now_s: float
+    ) -> BatchItem | ImageError:
         deadline_s = now_s + picture.remaining_s
         try:
             file = inspect(picture.image, self._limits)  # as the front has done
         except ImageError as error:
             return error
-        return Item(Preparation(file, version.manifest, deadline_s), deadline_s, now_s)
+        return BatchItem(Preparation(file, version.manifest, deadline_s), deadline_s, now_s)
 
 
-def _on_the_wire(item: Item, outcome: Outcome | None) -> wire.Row | Exception | None:
-    if not isinstance(outcome, BatchedRow):
+def _on_the_wire(item: BatchItem, outcome: Outcome | None) -> wire.WireRow | Exception | None:
+    if not isinstance(outcome, RowResult):
         return outcome
     recipe = cast(Preparation, item.item)
-    return wire.Row(outcome, recipe.decode_s, recipe.preprocess_s)
+    return wire.WireRow(outcome, recipe.decode_s, recipe.preprocess_s)
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
@@ -141,10 +141,10 @@ def load(plan: dict[str, Any]) -> tuple[list[LoadedVersion], list[dict[str, Any]
         ModelError: a version cannot be served, or is not the one that was meant.
         ProviderUnavailable: the provider asked for cannot be used here.
     """
-    models_dir, run_plan = Path(plan["models_dir"]), RunPlan(**plan["run"])
+    models_dir, engine_config = Path(plan["models_dir"]), EngineConfig(**plan["run"])
     versions = []
     for name, number, manifest_sha256 in plan["versions"]:
-        version = load_version(models_dir, name, number, run_plan)
+        version = load_version(models_dir, name, number, engine_config)
         if version.manifest_sha256 != manifest_sha256:
             raise VersionCorrupt(f"{name}/{number}: it was replaced while it was being loaded")
         versions.append(version)
@@ -177,7 +177,7 @@ def _run(sock: socket.socket) -> int:
     try:
         frame = wire.read_frame(lambda size: receive_exactly(sock, size))
         plan = wire.unpack_json(frame.payload) if frame else None
-    except (OSError, WireBroken):
+    except (OSError, WireError):
         plan = None
     if plan is None:  # whoever started it has gone
         return EXIT_NOT_SERVABLE
@@ -192,12 +192,12 @@ def _run(sock: socket.socket) -> int:
                 log.exception("a worker process could not start")
             sock.sendall(b"".join(wire.pack_failed(error)))
             return EXIT_NOT_SERVABLE
-        child = Child(sock, versions, ImageLimits(**plan["limits"]))
+        child = Worker(sock, versions, ImageLimits(**plan["limits"]))
         signal.signal(signal.SIGTERM, child.retire)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # as the front has it blocked
-        sock.sendall(b"".join(wire.pack_json(Kind.READY, {"versions": facts})))
+        sock.sendall(b"".join(wire.pack_json(FrameKind.READY, {"versions": facts})))
         child.serve()
-    except (OSError, WireBroken):  # the front went away meanwhile, perhaps within a frame
+    except (OSError, WireError):  # the front went away meanwhile, perhaps within a frame
         return EXIT_NOT_SERVABLE
     finally:
         logs.stop()

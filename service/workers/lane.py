@@ -17,12 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
-from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, Outcome, Reason, deliver
+from service.batching.lane import (
+    BatchJob,
+    LaneCallbacks,
+    Outcome,
+    QueueEntry,
+    RestartReason,
+    RowResult,
+    deliver,
+)
 from service.batching.work import Preparation
 from service.errors import WorkerLost
 from service.workers import wire
-from service.workers.launch import Launched, Launcher, Process
-from service.workers.wire import Kind, WireBroken
+from service.workers.launch import LaunchedWorker, ProcessHandle, WorkerLauncher
+from service.workers.wire import FrameKind, WireError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +50,7 @@ class ProcessLane(asyncio.Protocol):
 
     def __init__(
         self,
-        child: Launcher | Launched,
+        child: WorkerLauncher | LaunchedWorker,
         places: dict[tuple[str, int], int],
         callbacks: LaneCallbacks,
         *,
@@ -58,7 +66,7 @@ class ProcessLane(asyncio.Protocol):
             max_memory_bytes: a child that has grown beyond this is worn; None for never.
             clock: monotonic seconds.
         """
-        self.jobs: deque[Job[Entry]] = deque()
+        self.jobs: deque[BatchJob[QueueEntry]] = deque()
         self.ready = False
         self.dead = False
         self._places = places
@@ -66,22 +74,22 @@ class ProcessLane(asyncio.Protocol):
         self._max_memory_bytes = max_memory_bytes
         self._clock = clock
         self._child = child
-        self._process: Process | None = None
+        self._process: ProcessHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader()
         self._was_stopped = False
         self._lost = False
         self._closed = False
-        self._worn: Reason | None = None
+        self._worn: RestartReason | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Task[None] = asyncio.create_task(self._live(child), name="worker")
 
     # Its life
 
-    async def _live(self, child: Launcher | Launched) -> None:
+    async def _live(self, child: WorkerLauncher | LaunchedWorker) -> None:
         """Starts the child and returns when its process has ended."""
-        launched = child if isinstance(child, Launched) else await self._launch(child)
+        launched = child if isinstance(child, LaunchedWorker) else await self._launch(child)
         if launched is None:
             return
         self._process = launched.process
@@ -99,15 +107,15 @@ class ProcessLane(asyncio.Protocol):
         await self._gone
         await self._see_off(launched.process)
 
-    async def _launch(self, launcher: Launcher) -> Launched | None:
+    async def _launch(self, launcher: WorkerLauncher) -> LaunchedWorker | None:
         try:
             return await launcher.launch()
         except Exception as error:  # noqa: BLE001 - no failed start must end the lane's keeping
             log.error("a worker did not start", extra={"reason": str(error)})
-            self._callbacks.on_lost(self, Reason.NOT_STARTED)
+            self._callbacks.on_lost(self, RestartReason.NOT_STARTED)
             return None
 
-    async def _see_off(self, process: Process) -> None:
+    async def _see_off(self, process: ProcessHandle) -> None:
         """Waits until the process has exited; kills it if that takes long."""
         status = None
         for _ in range(2):
@@ -126,22 +134,22 @@ class ProcessLane(asyncio.Protocol):
 
     # As a lane
 
-    def work(self, job: Job[Entry]) -> None:
+    def work(self, job: BatchJob[QueueEntry]) -> None:
         self.jobs.append(job)
         now_s = self._clock()
         pictures = [
-            wire.Picture(cast(Preparation, entry.item).file.data, entry.deadline_s - now_s)
+            wire.WirePicture(cast(Preparation, entry.item).file.data, entry.deadline_s - now_s)
             for entry in job.items
         ]
-        work = wire.Work(self._places[job.version.key], job.run.wide, pictures)
+        work = wire.WireBatch(self._places[job.version.key], job.run.wide, pictures)
         if self._transport is not None:
             self._transport.writelines(wire.pack_work(work))
 
     def interrupt(self) -> None:
         if self.jobs:
-            self._end(Reason.OVERDUE)
+            self._end(RestartReason.OVERDUE)
 
-    def take_back(self) -> list[Job[Entry]]:
+    def take_back(self) -> list[BatchJob[QueueEntry]]:
         self.jobs.clear()  # it has been sent
         return []
 
@@ -159,7 +167,7 @@ class ProcessLane(asyncio.Protocol):
             self._transport.close()
             return
         self.ended.cancel()
-        if self._process is None and isinstance(self._child, Launched):
+        if self._process is None and isinstance(self._child, LaunchedWorker):
             self._child.abort()  # `ended` has not begun
 
     # What it says
@@ -170,7 +178,7 @@ class ProcessLane(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self._closed:
-            self._end(Reason.EXITED)
+            self._end(RestartReason.EXITED)
         if not self._gone.done():
             self._gone.set_result(None)
 
@@ -178,24 +186,24 @@ class ProcessLane(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._handle(frame)
-        except WireBroken as error:
+        except WireError as error:
             log.error("a worker broke the protocol", extra={"reason": str(error)})
-            self._end(Reason.EXITED)
+            self._end(RestartReason.EXITED)
 
     def _handle(self, frame: wire.Frame) -> None:
-        if frame.kind is Kind.DONE and self.jobs:
+        if frame.kind is FrameKind.DONE and self.jobs:
             self._finish(wire.unpack_done(frame.payload))
-        elif frame.kind is Kind.RETIRE:
-            self._worn = Reason.TERMINATED
+        elif frame.kind is FrameKind.RETIRE:
+            self._worn = RestartReason.TERMINATED
             self._callbacks.on_worn(self, self._worn)
         else:
-            raise WireBroken(f"{frame.kind.name} at a time when a worker does not send it")
+            raise WireError(f"{frame.kind.name} at a time when a worker does not send it")
 
-    def _finish(self, done: wire.Done) -> None:
+    def _finish(self, done: wire.WireBatchDone) -> None:
         job = self.jobs.popleft()
         if len(done.outcomes) != len(job.items):
             self.jobs.appendleft(job)
-            raise WireBroken(f"{len(done.outcomes)} outcomes of {len(job.items)} pictures")
+            raise WireError(f"{len(done.outcomes)} outcomes of {len(job.items)} pictures")
         job.runs, job.work_s = done.runs, done.work_s
         for entry, outcome in zip(job.items, done.outcomes, strict=True):
             if outcome is not None:
@@ -215,17 +223,17 @@ class ProcessLane(asyncio.Protocol):
         # At two looks: after Ctrl-Z and fg the front may be the first to run again.
         stopped = is_stopped(process.pid)
         if stopped and self._was_stopped:
-            self._end(Reason.STOPPED)
+            self._end(RestartReason.STOPPED)
             return
         self._was_stopped = stopped
 
         limit = self._max_memory_bytes
         if limit and resident_bytes(process.pid) > limit:
-            self._callbacks.on_worn(self, Reason.MEMORY)
+            self._callbacks.on_worn(self, RestartReason.MEMORY)
         elif self._worn is not None:
             self._callbacks.on_worn(self, self._worn)
 
-    def _end(self, reason: Reason) -> None:
+    def _end(self, reason: RestartReason) -> None:
         """Ends the process and answers what it has in hand."""
         if self._lost:  # not `dead`: whoever stops all lanes sets that before it interrupts them
             return
@@ -234,7 +242,7 @@ class ProcessLane(asyncio.Protocol):
         if self._process is not None:
             self._process.kill()
         now_s, n_lost = self._clock(), 0
-        how = {Reason.STOPPED: "stopped", Reason.OVERDUE: "hung"}.get(reason, "ended")
+        how = {RestartReason.STOPPED: "stopped", RestartReason.OVERDUE: "hung"}.get(reason, "ended")
         lost = f"the worker process {how} before this picture was answered; try again"
         for job in self.jobs:
             for entry in job.items:
@@ -251,14 +259,14 @@ class ProcessLane(asyncio.Protocol):
         self._callbacks.on_lost(self, reason)
 
 
-def _received(entry: Entry, outcome: wire.Row | Exception, began_s: float) -> Outcome:
+def _received(entry: QueueEntry, outcome: wire.WireRow | Exception, began_s: float) -> Outcome:
     if isinstance(outcome, Exception):
         return outcome
     recipe = cast(Preparation, entry.item)
     recipe.decode_s, recipe.preprocess_s = outcome.decode_s, outcome.preprocess_s
     row = outcome.row
     queue_s = began_s - entry.submitted_s + row.queue_s
-    return BatchedRow(row.probabilities, queue_s, row.run_s, row.batch_size)
+    return RowResult(row.probabilities, queue_s, row.run_s, row.batch_size)
 
 
 def is_stopped(pid: int, proc: Path = Path("/proc")) -> bool:

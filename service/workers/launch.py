@@ -21,12 +21,12 @@ from contract.errors import ModelError
 from service.errors import ProviderUnavailable, WorkerNotStarted
 from service.system.threads import DaemonThread
 from service.workers import wire
-from service.workers.wire import Frame, Kind, WireBroken
+from service.workers.wire import Frame, FrameKind, WireError
 
 _MODULE: Final = "service.workers"
 
 
-class Process(Protocol):
+class ProcessHandle(Protocol):
     """The operating system's side of a child; `subprocess.Popen` is one."""
 
     @property
@@ -42,7 +42,7 @@ class Process(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class LaunchedWorker:
     """A child process that is ready.
 
     Attributes:
@@ -51,7 +51,7 @@ class Launched:
         facts: what it said of its versions, in the order it was given them.
     """
 
-    process: Process
+    process: ProcessHandle
     sock: socket.socket
     facts: list[dict[str, Any]]
 
@@ -62,10 +62,10 @@ class Launched:
         self.process.wait()
 
 
-class Launcher(Protocol):
+class WorkerLauncher(Protocol):
     """Starts children for one set of versions."""
 
-    async def launch(self) -> Launched:
+    async def launch(self) -> LaunchedWorker:
         """Starts a child and returns it when it is ready.
 
         Raises:
@@ -75,7 +75,7 @@ class Launcher(Protocol):
 
 
 class ProcessLauncher:
-    """Starts real processes that serve given versions; a `Launcher`."""
+    """Starts real processes that serve given versions; a `WorkerLauncher`."""
 
     def __init__(self, plan: dict[str, Any], timeout_s: float) -> None:
         """Prepares.
@@ -87,8 +87,8 @@ class ProcessLauncher:
         self._plan = plan
         self._timeout_s = timeout_s
 
-    async def launch(self) -> Launched:
-        """Starts a child without holding up the event loop; see `Launcher.launch`."""
+    async def launch(self) -> LaunchedWorker:
+        """Starts a child without holding up the event loop; see `WorkerLauncher.launch`."""
         starting = self._spawn()
         thread = DaemonThread("launch")
         try:
@@ -99,7 +99,7 @@ class ProcessLauncher:
         finally:
             thread.close()
 
-    def launch_now(self, count: int) -> list[Launched]:
+    def launch_now(self, count: int) -> list[LaunchedWorker]:
         """Starts so many children at the same time and waits for all of them; blocks.
 
         The thread that calls this must outlive them: Linux ends them with it.
@@ -137,30 +137,30 @@ class _Starting:
     plan: dict[str, Any]
     until_s: float
 
-    def ready(self) -> Launched:
+    def ready(self) -> LaunchedWorker:
         """Waits until it is ready; blocks."""
         try:
             self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
-            self.sock.sendall(b"".join(wire.pack_json(Kind.START, self.plan)))
+            self.sock.sendall(b"".join(wire.pack_json(FrameKind.START, self.plan)))
             frame = wire.read_frame(self._receive)
         except TimeoutError as error:
             raise WorkerNotStarted("a worker process was not ready in time") from error
-        except (OSError, WireBroken) as error:
+        except (OSError, WireError) as error:
             raise WorkerNotStarted(f"a worker process {self._ending()}") from error
         if frame is None:
             raise WorkerNotStarted(f"a worker process {self._ending()}")
         return self._launched(frame)
 
-    def _launched(self, frame: Frame) -> Launched:
-        if frame.kind is Kind.FAILED:
+    def _launched(self, frame: Frame) -> LaunchedWorker:
+        if frame.kind is FrameKind.FAILED:
             said = wire.unpack_failed(frame.payload)
             known = isinstance(said, ModelError | ProviderUnavailable)
             bug = "a worker process failed while it was starting; its log says how"
             raise said if known else WorkerNotStarted(bug)
-        if frame.kind is not Kind.READY:
+        if frame.kind is not FrameKind.READY:
             raise WorkerNotStarted("a worker process said something else than that it is ready")
         self.sock.setblocking(False)
-        return Launched(self.process, self.sock, wire.unpack_json(frame.payload)["versions"])
+        return LaunchedWorker(self.process, self.sock, wire.unpack_json(frame.payload)["versions"])
 
     def _receive(self, size: int) -> bytes | None:
         # Not a byte more than the frame: what follows belongs to the event loop.

@@ -23,16 +23,16 @@ from contract.versions import read_version
 from service.batching.lane import Lane, LaneCallbacks
 from service.errors import EngineFailure
 from service.models.engine import Batch
-from service.models.providers import Fallback
-from service.models.repository import LoadedVersion, Repository, RunPlan, Shelf
+from service.models.providers import ProviderFallback
+from service.models.repository import EngineConfig, LoadedVersion, Repository, RepositoryConfig
 from service.workers.lane import ProcessLane
-from service.workers.launch import Launched, ProcessLauncher
+from service.workers.launch import LaunchedWorker, ProcessLauncher
 
 Told = tuple[str, int, str]
 """Name, number and manifest digest of a version that a child is told to serve."""
 
 
-class EngineElsewhere:
+class RemoteEngine:
     """Stands where a version's engine would be: the children have it."""
 
     def run(self, batch: Batch, *_: object) -> NDArray[np.float32]:  # noqa: ARG002
@@ -40,17 +40,17 @@ class EngineElsewhere:
 
 
 @dataclass(frozen=True, slots=True)
-class ChildPlan:
+class WorkerConfig:
     """What every child is told, whatever versions it serves.
 
     Attributes:
-        shelf: where versions are, and how they are run.
+        config: where versions are, and how they are run.
         limits: what one picture may cost.
         log_level: of its log.
         timeout_s: a child that is not ready by then is ended.
     """
 
-    shelf: Shelf
+    config: RepositoryConfig
     limits: ImageLimits
     log_level: str
     timeout_s: float
@@ -58,8 +58,8 @@ class ChildPlan:
     def launcher(self, versions: list[Told]) -> ProcessLauncher:
         """Returns what starts children for these versions."""
         plan = {
-            "models_dir": str(self.shelf.models_dir),
-            "run": asdict(self.shelf.plan),
+            "models_dir": str(self.config.models_dir),
+            "run": asdict(self.config.plan),
             "versions": versions,
             "limits": asdict(self.limits),
             "log_level": self.log_level,
@@ -67,16 +67,16 @@ class ChildPlan:
         return ProcessLauncher(plan, self.timeout_s)
 
 
-class ProcessSource:
-    """Makes lanes that are child processes, for one repository; a `LaneSource`."""
+class ProcessLaneFactory:
+    """Makes lanes that are child processes, for one repository; a `LaneFactory`."""
 
     restarts = True
 
     def __init__(
         self,
-        plan: ChildPlan,
+        plan: WorkerConfig,
         repository: Repository,
-        ready: list[Launched],
+        ready: list[LaunchedWorker],
         *,
         max_memory_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -84,7 +84,7 @@ class ProcessSource:
         """Takes children over that are ready; each becomes a lane before others are started.
 
         Args:
-            plan: see `ChildPlan`.
+            plan: see `WorkerConfig`.
             repository: what the children serve.
             ready: were started with the launcher for this repository.
             max_memory_bytes: a child that has grown beyond this is replaced; None for never.
@@ -121,7 +121,7 @@ class ProcessSource:
         self.abort()
         await asyncio.gather(*(lane.ended for lane in self._lanes), return_exceptions=True)
 
-    async def renewed(self, repository: Repository, count: int) -> ProcessSource:
+    async def renewed(self, repository: Repository, count: int) -> ProcessLaneFactory:
         """Starts so many children for another repository, beside those there are.
 
         Raises:
@@ -135,10 +135,10 @@ class ProcessSource:
             for job in jobs:
                 job.cancel()
             for outcome in await asyncio.gather(*jobs, return_exceptions=True):
-                if isinstance(outcome, Launched):
+                if isinstance(outcome, LaunchedWorker):
                     outcome.abort()
             raise
-        return ProcessSource(
+        return ProcessLaneFactory(
             self._plan,
             repository,
             list(ready),
@@ -148,9 +148,9 @@ class ProcessSource:
 
 
 def start_children(
-    plan: ChildPlan, count: int, max_memory_bytes: int | None = None
-) -> ProcessSource:
-    """Starts so many children for what is on the shelf now; blocks until every one is ready.
+    plan: WorkerConfig, count: int, max_memory_bytes: int | None = None
+) -> ProcessLaneFactory:
+    """Starts so many children for what is on the config now; blocks until every one is ready.
 
     The thread that calls this must outlive them; see `ProcessLauncher.launch_now`.
 
@@ -158,9 +158,9 @@ def start_children(
         ModelError: a version cannot be served, and why.
         ProviderUnavailable: the provider cannot be used, or a child does not come up.
     """
-    shelf = plan.shelf
+    config = plan.config
     # In the repository's order: children know versions by their place in the plan.
-    read = [read_version(shelf.models_dir, *key) for key in sorted(shelf.chosen_or_raise())]
+    read = [read_version(config.models_dir, *key) for key in sorted(config.chosen_or_raise())]
     told = [(one.manifest.name, one.manifest.version, one.manifest_sha256) for one in read]
     ready = plan.launcher(told).launch_now(count)
     try:
@@ -168,8 +168,8 @@ def start_children(
             _loaded(one.manifest, one.manifest_sha256, facts)
             for one, facts in zip(read, ready[0].facts, strict=True)
         ]
-        repository = Repository(versions, shelf.default_model)
-        return ProcessSource(plan, repository, ready, max_memory_bytes=max_memory_bytes)
+        repository = Repository(versions, config.default_model)
+        return ProcessLaneFactory(plan, repository, ready, max_memory_bytes=max_memory_bytes)
     except BaseException:
         for launched in ready:
             launched.abort()
@@ -177,7 +177,7 @@ def start_children(
 
 
 def prove_apart(
-    plan: ChildPlan, models_dir: Path, name: str, number: int, _run: RunPlan
+    plan: WorkerConfig, models_dir: Path, name: str, number: int, _run: EngineConfig
 ) -> LoadedVersion:
     """Proves one version in a child of its own; in place of `repository.load_version`."""
     version = read_version(models_dir, name, number)
@@ -195,9 +195,9 @@ def _loaded(manifest: Manifest, manifest_sha256: str, facts: dict[str, Any]) -> 
     return LoadedVersion(
         manifest=manifest,
         manifest_sha256=manifest_sha256,
-        engine=EngineElsewhere(),
+        engine=RemoteEngine(),
         provider=facts["provider"],
-        fallback=Fallback(**fallback) if fallback else None,
+        fallback=ProviderFallback(**fallback) if fallback else None,
         golden_difference=facts["golden_difference"],
         max_batch_size=facts["max_batch_size"],
         load_s=facts["load_s"],

@@ -5,7 +5,7 @@ probabilities are raw bytes, numbers are packed, and the two messages of the sta
 have structure, are JSON. Errors travel by class name and are rebuilt from `ERRORS` only.
 
 Both ends run the same code from the same installation, so there is no version negotiation; anything
-malformed is a `WireBroken`, which ends the connection and with it the child.
+malformed is a `WireError`, which ends the connection and with it the child.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from contract import errors as contract_errors
 from service import errors
-from service.batching.lane import BatchedRow
+from service.batching.lane import RowResult
 
 _HEAD: Final = struct.Struct("!QB")  # payload bytes, kind
 _WORK: Final = struct.Struct("!HBH")  # place of the version in the plan, wide, pictures
@@ -37,11 +37,11 @@ _MAX_U16: Final = 2**16 - 1
 _UNANSWERED, _ANSWERED, _REFUSED = range(3)
 
 
-class WireBroken(Exception):
+class WireError(Exception):
     """The peer sent what no peer of ours sends."""
 
 
-class Kind(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     """What a frame says; the first group goes to the child, the second comes from it."""
 
     START = 0
@@ -57,12 +57,12 @@ class Kind(enum.IntEnum):
 class Frame:
     """One message: what it says, and the payload as the functions below pack it."""
 
-    kind: Kind
+    kind: FrameKind
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class WirePicture:
     """A picture to answer.
 
     Attributes:
@@ -75,7 +75,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WireBatch:
     """A batch to run.
 
     Attributes:
@@ -86,20 +86,20 @@ class Work:
 
     version: int
     wide: bool
-    pictures: list[Picture]
+    pictures: list[WirePicture]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WireRow:
     """A picture's answer, and the seconds its preparing took."""
 
-    row: BatchedRow
+    row: RowResult
     decode_s: float
     preprocess_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class WireBatchDone:
     """What became of a batch.
 
     Attributes:
@@ -108,7 +108,7 @@ class Done:
         work_s: seconds of the whole work.
     """
 
-    outcomes: list[Row | Exception | None]
+    outcomes: list[WireRow | Exception | None]
     runs: list[tuple[int, float]]
     work_s: float
 
@@ -153,31 +153,31 @@ def read_frame(read: Callable[[int], bytes | None]) -> Frame | None:
     size, kind = _read_head(head)
     payload = read(size) if size else b""
     if payload is None:
-        raise WireBroken("the stream ended within a frame")
+        raise WireError("the stream ended within a frame")
     return Frame(kind, payload)
 
 
-def pack(kind: Kind, *payload: bytes) -> list[bytes]:
+def pack(kind: FrameKind, *payload: bytes) -> list[bytes]:
     """Returns a whole frame, in pieces: large ones are not copied."""
     return [_HEAD.pack(sum(map(len, payload)), kind), *payload]
 
 
-def _read_head(buffer: bytes | bytearray) -> tuple[int, Kind]:
+def _read_head(buffer: bytes | bytearray) -> tuple[int, FrameKind]:
     size, kind = _HEAD.unpack_from(buffer)
     try:
-        return size, Kind(kind)
+        return size, FrameKind(kind)
     except ValueError as error:
-        raise WireBroken(f"no kind of frame has the number {kind}") from error
+        raise WireError(f"no kind of frame has the number {kind}") from error
 
 
-def pack_work(work: Work) -> list[bytes]:
+def pack_work(work: WireBatch) -> list[bytes]:
     """Returns the frame of a batch to run."""
     head = _WORK.pack(work.version, work.wide, len(work.pictures))
     sizes = (_PICTURE.pack(one.remaining_s, len(one.image)) for one in work.pictures)
-    return pack(Kind.WORK, head + b"".join(sizes), *(one.image for one in work.pictures))
+    return pack(FrameKind.WORK, head + b"".join(sizes), *(one.image for one in work.pictures))
 
 
-def unpack_work(payload: bytes) -> Work:
+def unpack_work(payload: bytes) -> WireBatch:
     """Returns the batch to run.
 
     Raises:
@@ -190,22 +190,22 @@ def unpack_work(payload: bytes) -> Work:
     for _ in range(n_pictures):
         remaining_s, size = _unpack(_PICTURE, payload, start)
         start += _PICTURE.size
-        pictures.append(Picture(_bytes(payload, end, end + size), remaining_s))
+        pictures.append(WirePicture(_bytes(payload, end, end + size), remaining_s))
         end += size
-    return Work(version, bool(wide), pictures)
+    return WireBatch(version, bool(wide), pictures)
 
 
-def pack_done(done: Done) -> list[bytes]:
+def pack_done(done: WireBatchDone) -> list[bytes]:
     """Returns the frame of what became of a batch."""
     head = _DONE.pack(done.work_s, len(done.runs), len(done.outcomes))
     pieces = [head, *(_RUN.pack(*run) for run in done.runs)]
     for outcome in done.outcomes:
         kind, data = _pack_outcome(outcome)
         pieces += (_OUTCOME.pack(kind, len(data)), data)
-    return pack(Kind.DONE, b"".join(pieces))
+    return pack(FrameKind.DONE, b"".join(pieces))
 
 
-def _pack_outcome(outcome: Row | Exception | None) -> tuple[int, bytes]:
+def _pack_outcome(outcome: WireRow | Exception | None) -> tuple[int, bytes]:
     if outcome is None:
         return _UNANSWERED, b""
     if isinstance(outcome, Exception):
@@ -216,7 +216,7 @@ def _pack_outcome(outcome: Row | Exception | None) -> tuple[int, bytes]:
     return _ANSWERED, _ROW.pack(*times, row.batch_size) + scores.tobytes()
 
 
-def unpack_done(payload: bytes) -> Done:
+def unpack_done(payload: bytes) -> WireBatchDone:
     """Returns what became of a batch.
 
     Raises:
@@ -228,33 +228,33 @@ def unpack_done(payload: bytes) -> Done:
     for _ in range(n_runs):
         runs.append(_unpack(_RUN, payload, at))
         at += _RUN.size
-    outcomes: list[Row | Exception | None] = []
+    outcomes: list[WireRow | Exception | None] = []
     for _ in range(n_outcomes):
         kind, size = _unpack(_OUTCOME, payload, at)
         at += _OUTCOME.size
         outcomes.append(_unpack_outcome(kind, _bytes(payload, at, at + size)))
         at += size
-    return Done(outcomes, [(int(size), float(run_s)) for size, run_s in runs], work_s)
+    return WireBatchDone(outcomes, [(int(size), float(run_s)) for size, run_s in runs], work_s)
 
 
-def _unpack_outcome(kind: int, data: bytes) -> Row | Exception | None:
+def _unpack_outcome(kind: int, data: bytes) -> WireRow | Exception | None:
     if kind == _UNANSWERED:
         return None
     if kind == _REFUSED:
         return _unpack_error(data)
     if kind != _ANSWERED:
-        raise WireBroken(f"no kind of outcome has the number {kind}")
+        raise WireError(f"no kind of outcome has the number {kind}")
     decode_s, preprocess_s, queue_s, run_s, batch_size = _unpack(_ROW, data)
     if (len(data) - _ROW.size) % 4:
-        raise WireBroken("a row that does not consist of float32")
+        raise WireError("a row that does not consist of float32")
     scores: NDArray[np.float32] = np.frombuffer(data, "<f4", offset=_ROW.size)
     scores = scores.astype(np.float32, copy=False)
-    return Row(BatchedRow(scores, queue_s, run_s, batch_size), decode_s, preprocess_s)
+    return WireRow(RowResult(scores, queue_s, run_s, batch_size), decode_s, preprocess_s)
 
 
 def pack_failed(error: Exception) -> list[bytes]:
     """Returns the frame that says why a child cannot start."""
-    return pack(Kind.FAILED, _pack_error(error))
+    return pack(FrameKind.FAILED, _pack_error(error))
 
 
 def unpack_failed(payload: bytes) -> Exception:
@@ -284,7 +284,7 @@ def _unpack_error(payload: bytes) -> Exception:
     end = _REFUSAL.size + name_bytes
     error_class = ERRORS.get(_text(payload, _REFUSAL.size, end))
     if error_class is None:
-        raise WireBroken("an error of no known class")
+        raise WireError("an error of no known class")
     reason = _text(payload, end, end + reason_bytes)
     detail = _text(payload, end + reason_bytes, len(payload))
     if issubclass(error_class, errors.Unavailable):
@@ -292,7 +292,7 @@ def _unpack_error(payload: bytes) -> Exception:
     return error_class(detail)
 
 
-def pack_json(kind: Kind, document: dict[str, Any]) -> list[bytes]:
+def pack_json(kind: FrameKind, document: dict[str, Any]) -> list[bytes]:
     """Returns the frame of a message of the start."""
     return pack(kind, json.dumps(document).encode())
 
@@ -306,9 +306,9 @@ def unpack_json(payload: bytes) -> dict[str, Any]:
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise WireBroken("a message that is not JSON") from error
+        raise WireError("a message that is not JSON") from error
     if not isinstance(document, dict):
-        raise WireBroken("a message that is not an object")
+        raise WireError("a message that is not an object")
     return document
 
 
@@ -316,12 +316,12 @@ def _unpack(layout: struct.Struct, payload: bytes, at: int = 0) -> tuple[Any, ..
     try:
         return layout.unpack_from(payload, at)
     except struct.error as error:
-        raise WireBroken(f"a payload of {len(payload)} bytes, {layout.size} are fixed") from error
+        raise WireError(f"a payload of {len(payload)} bytes, {layout.size} are fixed") from error
 
 
 def _bytes(payload: bytes, start: int, end: int) -> bytes:
     if end > len(payload):
-        raise WireBroken("a part that is longer than its payload")
+        raise WireError("a part that is longer than its payload")
     return payload[start:end]
 
 
@@ -329,7 +329,7 @@ def _text(payload: bytes, start: int, end: int) -> str:
     try:
         return _bytes(payload, start, end).decode()
     except UnicodeDecodeError as error:
-        raise WireBroken("a text that is not UTF-8") from error
+        raise WireError("a text that is not UTF-8") from error
 
 
 def _error_classes() -> dict[str, type[Exception]]:

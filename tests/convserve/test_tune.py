@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from convserve import pictures
 from convserve.commands import convserve, tune
 from convserve.tuning import Bench, Configuration, Sample
-from service.models.repository import RunPlan, load_version
+from service.models.repository import EngineConfig, load_version
 from tests import tinymodel
 
 
@@ -230,6 +230,6 @@ def test_tune_without_example_pictures_asks_for_photos(models_dir, monkeypatch):
 def test_tune_default_is_what_the_service_does_without_settings(tmp_path, monkeypatch):
     monkeypatch.undo()
     tinymodel.write_version(tmp_path)
-    version = load_version(tmp_path, "tiny", 1, RunPlan("cpu"))
+    version = load_version(tmp_path, "tiny", 1, EngineConfig("cpu"))
 
     assert tune.default_configuration(version, 4) == Configuration(4, 1, 8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.app import Service
 from service.batching.batcher import Batcher
-from service.batching.lane import BatchedRow, Reason
+from service.batching.lane import RestartReason, RowResult
 from service.models.engine import Engine
 from service.models.repository import Repository
 from tests.fakes import FakeEngine
@@ -42,14 +42,14 @@ def run_by(service: Service, engine: Engine) -> None:
     )
 
 
-def occupy(client: Any, engine: FakeEngine) -> Future[BatchedRow]:
+def occupy(client: Any, engine: FakeEngine) -> Future[RowResult]:
     """Has a lane run one picture and stay in the engine."""
     service: Service = client.app.state.service
     run_by(service, engine)
     engine.hold()
     row = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     version = service.repository.get()
-    running: Future[BatchedRow] = client.portal.start_task_soon(
+    running: Future[RowResult] = client.portal.start_task_soon(
         batcher_of(client).submit, version, row, math.inf
     )
     engine.entered.acquire()
@@ -64,6 +64,6 @@ def lose_lanes(client: Any) -> None:
         for place in lanes._places:
             assert place.lane is not None
             place.delay_s = 60.0
-            lanes._replace(place.lane, Reason.DIED)
+            lanes._replace(place.lane, RestartReason.DIED)
 
     client.portal.call(lose)

@@ -18,7 +18,7 @@ from service.app import ROUTERS, create_app
 from service.errors import ProviderUnavailable
 from service.models import repository as repository_module
 from service.models.providers import ProviderSession, open_session
-from service.models.repository import Repository, RunPlan
+from service.models.repository import EngineConfig, Repository
 from service.settings import Settings
 from tests import tinymodel
 from tests.fakes import FakeEngine
@@ -140,7 +140,7 @@ def test_app_cores_are_shared_by_runs_and_what_is_prepared_apart(
 def test_app_timeouts_reach_the_deadlines(models_dir):
     settings = Settings(models_dir=models_dir, request_timeout_s=7)
 
-    deadlines = create_app(settings).state.parts.deadlines
+    deadlines = create_app(settings).state.dependencies.deadlines
 
     assert (deadlines.default_s, deadlines.max_s) == (7, 300)
 
@@ -221,7 +221,7 @@ def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
     engine.release()
     held.result(5)
     assert (sent, batcher.waiting, len(engine.batches)) == ([], 0, 1)
-    assert fresh_client.app.state.parts.admission.images == 0
+    assert fresh_client.app.state.dependencies.admission.images == 0
 
 
 def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, monkeypatch, caplog):
@@ -300,7 +300,7 @@ def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
     client = make_client(models_dir=tmp_path, workers=1, provider="cpu", models_poll_s=0)
     service = client.app.state.service
     tinymodel.write_version(tmp_path, version=2)
-    version = service.load(tmp_path, "tiny", 2, RunPlan("cpu"))
+    version = service.load(tmp_path, "tiny", 2, EngineConfig("cpu"))
 
     client.portal.call(service.adopt, Repository([version]))
 

@@ -14,7 +14,7 @@ from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
 from training.data.sources.find import TORCHVISION
 from training.errors import InputRefused
-from training.learning.folder import Request, RunFolder, next_folder
+from training.learning.folder import RunFolder, RunRequest, next_folder
 from training.system.environment import is_first_process
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def run_fit(options: FitOptions) -> Path | None:
     )
 
 
-def _new_run(options: FitOptions) -> tuple[Request, RunConfig]:
+def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
     source = options.source
     if source is None:
         raise InputRefused("--data is missing: a folder, a .csv, digits, or torchvision:NAME")
@@ -103,7 +103,7 @@ def _new_run(options: FitOptions) -> tuple[Request, RunConfig]:
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}; give one with --name")
 
-    request = Request(
+    request = RunRequest(
         source=source if built_in else str(Path(source).absolute()),
         name=name,
         version=options.version,

@@ -21,15 +21,15 @@ from training.data.checks.findings import Findings, render
 from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.learning import loop
-from training.learning.folder import CONFIG, HEAD, REPORT, Request, RunFolder
+from training.learning.folder import CONFIG, HEAD, REPORT, RunFolder, RunRequest
 from training.learning.head import FittedHead, install_head, read_head, train_head, write_head
-from training.learning.run import Run, Trained
+from training.learning.run import TrainingResult, TrainingRun
 from training.networks.architectures import preprocessing_of
 from training.networks.build import build
 from training.networks.folding import fold_batch_norms
 from training.release.publish import Destination, check_free, next_version, publish
-from training.release.trained import Finished, Proven, prove
-from training.report.measure import Course, write_fit_report
+from training.release.trained import ProvenVersion, TrainedNetwork, prove
+from training.report.measure import RunHistory, write_fit_report
 from training.system.distributed import joined
 from training.system.memory import memory_bytes, reuse_freed_memory
 from training.system.randomness import seed_of, torch_seeded
@@ -43,7 +43,7 @@ _MEMORY_SHARE: Final = 8
 
 def fit(
     folder: RunFolder,
-    request: Request,
+    request: RunRequest,
     config: RunConfig,
     *,
     resume: bool,
@@ -84,7 +84,7 @@ def fit(
                 lambda: _find_and_check(request, config, folder, cache_dir)
             )
         network, spec, source = _build(config, data)
-        run = Run(network, spec, data, config, folder.path, world, prepared)
+        run = TrainingRun(network, spec, data, config, folder.path, world, prepared)
 
         head = None
         if config.head is not None:
@@ -102,7 +102,7 @@ def fit(
         with _timed(durations_s, "export and gates"):
             to = _destination(request)
             network = network.cpu().float()
-            proven = prove(Finished(network, spec, data, config, source, prepared), to)
+            proven = prove(TrainedNetwork(network, spec, data, config, source, prepared), to)
         # Before the version is published: a run that is killed here is resumed and lacks nothing.
         _report(folder, proven, findings, head, trained, durations_s)
         if not request.publish:
@@ -113,7 +113,7 @@ def fit(
 
 
 def _find_and_check(
-    request: Request, config: RunConfig, folder: RunFolder, cache_dir: Path
+    request: RunRequest, config: RunConfig, folder: RunFolder, cache_dir: Path
 ) -> tuple[DataSet, Findings]:
     size_px = config.network.input_size_px
     data, findings = load_data(
@@ -140,7 +140,7 @@ def _build(config: RunConfig, data: DataSet) -> tuple[nn.Module, Preprocessing, 
     return network, spec, source
 
 
-def _train_head(run: Run, resume: bool) -> FittedHead:
+def _train_head(run: TrainingRun, resume: bool) -> FittedHead:
     """Trains the head on cached features, or takes that of the run that is resumed."""
     kept = run.folder / HEAD
     run.network.to(run.world.device)
@@ -161,7 +161,7 @@ def _train_head(run: Run, resume: bool) -> FittedHead:
     return head
 
 
-def _destination(request: Request) -> Destination:
+def _destination(request: RunRequest) -> Destination:
     """Takes the version number now rather than at the start, which may be hours ago."""
     models_dir = Path(request.models_dir)
     return Destination(
@@ -175,13 +175,13 @@ def _destination(request: Request) -> Destination:
 
 def _report(
     folder: RunFolder,
-    proven: Proven,
+    proven: ProvenVersion,
     findings: Findings,
     head: FittedHead | None,
-    trained: Trained | None,
+    trained: TrainingResult | None,
     durations_s: dict[str, float],
 ) -> None:
-    course = Course(
+    course = RunHistory(
         render(findings),
         (folder.path / CONFIG).read_text(encoding="utf-8"),
         trained.history if trained else (),

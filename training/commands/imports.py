@@ -10,8 +10,8 @@ from contract.manifest import NAME_PATTERN
 from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
-from training.release.folders import Folders
-from training.release.gates import Reference, prove
+from training.release.folders import FolderEvidence
+from training.release.gates import NetworkReference, prove
 from training.release.onnx import ForeignSpec, import_onnx
 from training.release.publish import Destination, check_free, next_version, publish
 from training.release.timm import import_timm
@@ -39,7 +39,7 @@ class ImportOptions:
     max_drop: float | None
     min_agreement_percent: float | None
     or_float: bool
-    evidence: Folders
+    evidence: FolderEvidence
     foreign: ForeignSpec
 
     @property
@@ -93,7 +93,7 @@ def _precision(options: ImportOptions) -> LowerPrecision | None:
     )
 
 
-def _float_graph(options: ImportOptions, to: Destination) -> tuple[Draft, Reference | None]:
+def _float_graph(options: ImportOptions, to: Destination) -> tuple[Draft, NetworkReference | None]:
     source, labels_file, evidence = options.source, options.labels_file, options.evidence
     if options.is_onnx:
         return import_onnx(Path(source), labels_file, options.foreign, to, evidence), None

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 Seed = tuple[int, ...]
 
 
-class Prepare(Protocol):
-    """Makes pixels of a file; an `Augmentation`, or `Plain` for evaluation."""
+class Transform(Protocol):
+    """Makes pixels of a file; an `Augmentation`, or `EvaluationTransform` for evaluation."""
 
     @property
     def spec(self) -> Preprocessing:
@@ -51,7 +51,7 @@ class Prepare(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class EvaluationTransform:
     """The very pixels the service would see, without any randomness.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plain:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class Sampling:
     """How the pictures of an epoch are drawn.
 
     Attributes:
@@ -124,10 +124,10 @@ class Batches:
     def __init__(
         self,
         samples: Sequence[Sample],
-        prepare: Prepare,
+        prepare: Transform,
         *,
         batch_size: int,
-        drawing: Drawing | None = None,
+        drawing: Sampling | None = None,
         workers: int = 0,
     ) -> None:
         self._samples = samples
@@ -215,7 +215,7 @@ _Answer = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], tuple[_
 class _Work(torch.utils.data.Dataset[Any]):
     """Reads, decodes and prepares one sample; the part that runs in worker processes."""
 
-    def __init__(self, samples: Sequence[Sample], prepare: Prepare) -> None:
+    def __init__(self, samples: Sequence[Sample], prepare: Transform) -> None:
         self._samples = samples
         self._prepare = prepare
 

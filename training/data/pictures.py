@@ -20,7 +20,7 @@ from contract.preprocessing import Tensor, read_input
 from training.data.labels import class_of_folder
 from training.errors import PicturesMissing
 
-Prepare = Callable[[bytes, Interface], Tensor]
+Transform = Callable[[bytes, Interface], Tensor]
 """Makes an input row of a file; `read_input`, or a reference to compare it with."""
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
@@ -129,7 +129,7 @@ def image_files(root: Path) -> Iterator[Path]:
 
 
 def input_rows(
-    pictures: Iterable[Picture], manifest: Interface, prepare: Prepare = read_input
+    pictures: Iterable[Picture], manifest: Interface, prepare: Transform = read_input
 ) -> list[NDArray[Any]]:
     """Prepares pictures, exactly as the service does unless told otherwise.
 

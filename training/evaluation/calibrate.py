@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Calibration, ConformalSet, Unlike
+from contract.manifest import Calibration, ConformalSet, OutOfDistribution
 from contract.predictions import softmax
 from training.errors import PicturesMissing
 from training.evaluation.measures import cross_entropy, reliability
@@ -145,7 +145,7 @@ def prediction_sets(
     return members
 
 
-def unlike(validation: Logits, test: Logits, temperature: float = 1.0) -> Unlike:
+def unlike(validation: Logits, test: Logits, temperature: float = 1.0) -> OutOfDistribution:
     """Fits the energy below which a picture is called unlike anything seen.
 
     It is the validation energy of rank UNLIKE_PERCENT of N + 1, counted from below, so that of new
@@ -161,10 +161,12 @@ def unlike(validation: Logits, test: Logits, temperature: float = 1.0) -> Unlike
     rank = max(1, (len(ranked) + 1) * UNLIKE_PERCENT // 100)
     threshold = float(ranked[rank - 1])
     flagged = energy(test, temperature) < threshold
-    return Unlike(threshold=threshold, flagged_percent=_percent(flagged.mean()))
+    return OutOfDistribution(threshold=threshold, flagged_percent=_percent(flagged.mean()))
 
 
-def is_unlike(logits: Logits, rule: Unlike, temperature: float = 1.0) -> NDArray[np.bool_]:
+def is_unlike(
+    logits: Logits, rule: OutOfDistribution, temperature: float = 1.0
+) -> NDArray[np.bool_]:
     """Says of each picture whether it is unlike anything seen.
 
     Args:

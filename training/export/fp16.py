@@ -24,14 +24,14 @@ from training.evaluation.scorer import Scorer
 from training.evaluation.session import float16
 from training.export.draft import Draft
 from training.export.edits import HEAVY, finished, normalisation_nodes, prepared, quiet_tools
-from training.export.gate import Judgement, LowerPrecision, judge
+from training.export.gate import LowerPrecision, PrecisionReference, judge
 
 log = logging.getLogger(__name__)
 
 METHOD: Final = "float16 weights and results; normalisation, softmax, inputs and outputs in float32"
 
 
-def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Draft:
+def make_fp16(draft: Draft, target: LowerPrecision, reference: PrecisionReference) -> Draft:
     """Converts a float graph to float16 and lets it pass if it is good enough.
 
     What is judged rounds and overflows as a processor does that computes in float16.
@@ -43,7 +43,7 @@ def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Dra
         HalfPrecisionFailed: it cannot be made, loses more than the target allows, or overflows.
     """
     draft = draft.with_model(to_half(draft.model))
-    loss = judge(_rounded_answers(draft, judgement), judgement, target)
+    loss = judge(_rounded_answers(draft, reference), reference, target)
     log.info("fp16: off by %.1g at most, every result rounded to float16", loss.max_difference)
     cost = HalfPrecision(
         method=METHOD,
@@ -54,11 +54,11 @@ def make_fp16(draft: Draft, target: LowerPrecision, judgement: Judgement) -> Dra
     return replace(draft, half_precision=cost)
 
 
-def _rounded_answers(draft: Draft, judgement: Judgement) -> NDArray[np.float32]:
+def _rounded_answers(draft: Draft, reference: PrecisionReference) -> NDArray[np.float32]:
     """Answers as in float16, float32, shape (N, C)."""
     try:
-        scorer = Scorer(rounded(draft.model), draft, prepare=judgement.prepare)
-        return scorer.probabilities(judgement.pictures)
+        scorer = Scorer(rounded(draft.model), draft, prepare=reference.prepare)
+        return scorer.probabilities(reference.pictures)
     except GateFailed as error:
         raise HalfPrecisionFailed(
             "in float16, whose largest number is 65504, the graph answers values that are not "

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import Picture, Prepare
+from training.data.pictures import Picture, Transform
 from training.errors import HalfPrecisionFailed, PrecisionFailed, QuantizationFailed
 from training.evaluation.scorer import accuracy, agreement_percent
 
@@ -67,7 +67,7 @@ class LowerPrecision:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class PrecisionReference:
     """What the float graph answers to the pictures that judge another one.
 
     Attributes:
@@ -80,11 +80,11 @@ class Judgement:
     pictures: Iterable[Picture]
     answers: NDArray[np.float32]
     indexes: NDArray[np.int64] | None = None
-    prepare: Prepare = read_input
+    prepare: Transform = read_input
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class PrecisionLoss:
     """What a graph of lower precision loses.
 
     Attributes:
@@ -103,27 +103,29 @@ def held_out_pictures() -> list[Picture]:
     return list(picture_files(read_photographs(), _N_HELD_OUT, seed=_HELD_OUT_SEED))
 
 
-def judge(answers: NDArray[np.float32], judgement: Judgement, target: LowerPrecision) -> Loss:
+def judge(
+    answers: NDArray[np.float32], reference: PrecisionReference, target: LowerPrecision
+) -> PrecisionLoss:
     """Lets a graph pass if it loses no more than its target allows.
 
     Args:
-        answers: float32, shape (N, C): its probabilities for the pictures of the judgement.
-        judgement: the float graph's.
+        answers: float32, shape (N, C): its probabilities for the pictures of the reference.
+        reference: the float graph's.
         target: the limits.
 
     Raises:
         PrecisionFailed: of the target's kind; it loses more, or there is nothing to judge it by.
     """
-    judges = decided(judgement)
+    judges = decided(reference)
     if not judges.any():
         raise _FAILURES[target.precision](
             "the float graph is undecided on every free picture; judge it on pictures of its own "
             "classes with --evaluate"
         )
-    loss = Loss(
-        drop_percent=_drop(answers, judgement, target.precision),
-        agreement_percent=agreement_percent(answers[judges], judgement.answers[judges]),
-        max_difference=float(f"{np.abs(answers - judgement.answers).max():.3g}"),
+    loss = PrecisionLoss(
+        drop_percent=_drop(answers, reference, target.precision),
+        agreement_percent=agreement_percent(answers[judges], reference.answers[judges]),
+        max_difference=float(f"{np.abs(answers - reference.answers).max():.3g}"),
     )
     drop = loss.drop_percent
     log.info(
@@ -137,16 +139,16 @@ def judge(answers: NDArray[np.float32], judgement: Judgement, target: LowerPreci
     return loss
 
 
-def decided(judgement: Judgement) -> NDArray[np.bool_]:
+def decided(reference: PrecisionReference) -> NDArray[np.bool_]:
     """Tells which pictures judge, bool, shape (N,): all with a class, else the decided ones."""
-    if judgement.indexes is not None:
-        return np.ones(len(judgement.answers), dtype=np.bool_)
-    second, first = np.sort(judgement.answers, axis=1)[:, -2:].T
+    if reference.indexes is not None:
+        return np.ones(len(reference.answers), dtype=np.bool_)
+    second, first = np.sort(reference.answers, axis=1)[:, -2:].T
     found: NDArray[np.bool_] = first - second >= _DECIDED_LEAD
     return found
 
 
-def _check(loss: Loss, target: LowerPrecision) -> None:
+def _check(loss: PrecisionLoss, target: LowerPrecision) -> None:
     name, failure = target.precision, _FAILURES[target.precision]
     max_drop, min_agreement_percent = target.limits
     if loss.drop_percent is None and loss.agreement_percent < min_agreement_percent:
@@ -160,9 +162,11 @@ def _check(loss: Loss, target: LowerPrecision) -> None:
         )
 
 
-def _drop(answers: NDArray[np.float32], judgement: Judgement, dataset: str) -> float | None:
-    if judgement.indexes is None:
+def _drop(
+    answers: NDArray[np.float32], reference: PrecisionReference, dataset: str
+) -> float | None:
+    if reference.indexes is None:
         return None
-    before = accuracy(judgement.answers, judgement.indexes, "float").top1_percent
-    after = accuracy(answers, judgement.indexes, dataset).top1_percent
+    before = accuracy(reference.answers, reference.indexes, "float").top1_percent
+    after = accuracy(answers, reference.indexes, dataset).top1_percent
     return round(before - after, 3)

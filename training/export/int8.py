@@ -25,7 +25,7 @@ from training.evaluation.scorer import Scorer
 from training.evaluation.session import quantization
 from training.export.draft import Draft
 from training.export.edits import finished, normalisation_nodes, prepared, quiet_tools
-from training.export.gate import Judgement, LowerPrecision, judge
+from training.export.gate import LowerPrecision, PrecisionReference, judge
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,10 @@ class CalibrationRows:
 
 
 def make_int8(
-    draft: Draft, target: LowerPrecision, judgement: Judgement, calibration: CalibrationRows
+    draft: Draft,
+    target: LowerPrecision,
+    reference: PrecisionReference,
+    calibration: CalibrationRows,
 ) -> Draft:
     """Quantizes a float graph and lets it pass if it is good enough.
 
@@ -61,8 +64,8 @@ def make_int8(
     """
     log.info("int8: calibrating on %d pictures", len(calibration.rows))
     draft = draft.with_model(quantize(draft.model, calibration.rows))
-    scorer = Scorer(draft.model, draft, prepare=judgement.prepare)
-    loss = judge(scorer.probabilities(judgement.pictures), judgement, target)
+    scorer = Scorer(draft.model, draft, prepare=reference.prepare)
+    loss = judge(scorer.probabilities(reference.pictures), reference, target)
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,

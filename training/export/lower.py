@@ -8,7 +8,7 @@ from collections.abc import Callable
 from training.errors import PrecisionFailed
 from training.export.draft import Draft
 from training.export.fp16 import make_fp16
-from training.export.gate import Judgement, LowerPrecision
+from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows, make_int8
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def lower(
     draft: Draft,
     target: LowerPrecision,
-    judgement: Judgement,
+    reference: PrecisionReference,
     calibration: Callable[[Draft], CalibrationRows],
 ) -> Draft:
     """Makes the graph of a lower precision and lets the gate judge it.
@@ -25,7 +25,7 @@ def lower(
     Args:
         draft: with the float graph.
         target: the precision and the limits.
-        judgement: pictures, and the float graph's answers to them.
+        reference: pictures, and the float graph's answers to them.
         calibration: makes the rows that int8 takes its ranges from.
 
     Returns:
@@ -37,8 +37,8 @@ def lower(
     """
     try:
         if target.precision == "int8":
-            return make_int8(draft, target, judgement, calibration(draft))
-        return make_fp16(draft, target, judgement)
+            return make_int8(draft, target, reference, calibration(draft))
+        return make_fp16(draft, target, reference)
     except PrecisionFailed as error:
         if not target.or_float:
             raise

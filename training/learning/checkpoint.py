@@ -39,7 +39,7 @@ _COMMENT_LENGTH: Final = _DIGEST_BYTES.to_bytes(2, "little")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class RunIdentity:
     """What a checkpoint belongs to.
 
     Attributes:
@@ -55,7 +55,7 @@ class Identity:
     data_sha256: str
 
 
-def identity_of(config: RunConfig, data: DataSet) -> Identity:
+def identity_of(config: RunConfig, data: DataSet) -> RunIdentity:
     """Returns what tells this run from others."""
     values = config.model_dump(mode="json", exclude={"note"})
     digest = hashlib.sha256()
@@ -64,7 +64,9 @@ def identity_of(config: RunConfig, data: DataSet) -> Identity:
             line = (split, sample.name, sample.index, _content(sample))
             digest.update(json.dumps(line).encode())
     counts = ", ".join(f"{len(data.split(split))} {split}" for split in SPLITS)
-    return Identity(json.dumps(values), config.sha256, f"{data.name}: {counts}", digest.hexdigest())
+    return RunIdentity(
+        json.dumps(values), config.sha256, f"{data.name}: {counts}", digest.hexdigest()
+    )
 
 
 class Checkpoints:
@@ -75,7 +77,7 @@ class Checkpoints:
         identity: of the run.
     """
 
-    def __init__(self, folder: Path, identity: Identity) -> None:
+    def __init__(self, folder: Path, identity: RunIdentity) -> None:
         self.folder = folder / FOLDER
         self._identity = identity
 
@@ -138,7 +140,7 @@ class Checkpoints:
             raise CheckpointRefused(
                 f"the checkpoint has format {state.get('format')!r}, this program reads {_FORMAT}"
             )
-        made_by = Identity(**state["identity"])
+        made_by = RunIdentity(**state["identity"])
         if made_by.config_sha256 != self._identity.config_sha256:
             raise CheckpointRefused(
                 "the checkpoint was made with another config: "

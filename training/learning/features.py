@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from training.data.batches import Batches, Drawing, Prepare
+from training.data.batches import Batches, Sampling, Transform
 from training.data.samples import Sample
 from training.errors import ArchitectureRefused, DataRefused
 from training.networks.architectures import normalise
@@ -26,7 +26,7 @@ _NOT_LINEAR: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Extraction:
+class FeatureExtraction:
     """How the frozen network is run.
 
     Attributes:
@@ -70,10 +70,10 @@ def linear_classifier(network: nn.Module) -> nn.Linear:
 def cached_features(
     network: nn.Module,
     samples: Sequence[Sample],
-    views: Sequence[Prepare],
+    views: Sequence[Transform],
     *,
     seed: int,
-    extraction: Extraction | None = None,
+    extraction: FeatureExtraction | None = None,
 ) -> Features:
     """Runs pictures through a network and keeps what its classifier is given.
 
@@ -83,7 +83,7 @@ def cached_features(
     Args:
         network: with timm's methods; it runs in evaluation mode and is left as it was.
         samples: N pictures. One that broke since it was checked is left out of all views.
-        views: how each view is made: `Plain(spec)`, or an `Augmentation` as often as wanted.
+        views: how each view is made: `EvaluationTransform(spec)`, or an `Augmentation` as often as wanted.
         seed: the run's; a view of a picture is a pure function of it and of their positions.
         extraction: how to run it.
 
@@ -92,7 +92,7 @@ def cached_features(
         DataRefused: none of the pictures can be read.
     """
     n_features = linear_classifier(network).in_features
-    extraction = extraction or Extraction()
+    extraction = extraction or FeatureExtraction()
     values = torch.empty(len(views), len(samples), n_features)  # (V, N, D)
     seen = torch.zeros(len(views), len(samples), dtype=torch.bool)
     was_training = network.training
@@ -129,9 +129,9 @@ def _inputs_of(classifier: nn.Linear) -> Iterator[list[Tensor]]:
 def _one_view(
     network: nn.Module,
     samples: Sequence[Sample],
-    prepare: Prepare,
+    prepare: Transform,
     seed_and_view: tuple[int, int],
-    extraction: Extraction,
+    extraction: FeatureExtraction,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields (positions in the samples, their features)."""
     seed, view = seed_and_view
@@ -139,7 +139,7 @@ def _one_view(
         samples,
         prepare,
         batch_size=extraction.batch_size,
-        drawing=Drawing(seed_of("view", seed), shuffled=False),
+        drawing=Sampling(seed_of("view", seed), shuffled=False),
         workers=extraction.workers,
     )
     try:

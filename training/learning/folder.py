@@ -39,7 +39,7 @@ _PUBLISHED: Final = "published.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RunRequest:
     """What a run was asked for beside its config.
 
     Attributes:
@@ -72,7 +72,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def new(cls, path: Path, request: Request, config: RunConfig) -> RunFolder:
+    def new(cls, path: Path, request: RunRequest, config: RunConfig) -> RunFolder:
         """Makes the folder and notes what was asked.
 
         Raises:
@@ -89,7 +89,7 @@ class RunFolder:
         folder.write_json(_RUN, asdict(request))
         return folder
 
-    def read_request(self) -> tuple[Request, RunConfig]:
+    def read_request(self) -> tuple[RunRequest, RunConfig]:
         """Reads what the run was asked.
 
         Raises:
@@ -97,7 +97,7 @@ class RunFolder:
             ConfigInvalid: its config is of another release.
         """
         try:
-            request = Request(**json.loads((self.path / _RUN).read_text(encoding="utf-8")))
+            request = RunRequest(**json.loads((self.path / _RUN).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointRefused(f"{self.path} is not the folder of a run ({_RUN})") from error
         return request, read_config(str(self.path / CONFIG))

@@ -24,11 +24,16 @@ from torch.nn import functional
 from contract.manifest import Preprocessing
 from training.config.config import Head, RunConfig
 from training.data.augment import Augmentation
-from training.data.batches import Plain, Prepare
+from training.data.batches import EvaluationTransform, Transform
 from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.errors import ArchitectureRefused, CheckpointRefused, ConfigInvalid, LossNotFinite
-from training.learning.features import Extraction, Features, cached_features, linear_classifier
+from training.learning.features import (
+    FeatureExtraction,
+    Features,
+    cached_features,
+    linear_classifier,
+)
 from training.learning.history import Metric, merit
 from training.learning.learner import class_weights
 from training.learning.optim import decide_precision
@@ -41,7 +46,7 @@ _FACTS: Final = {"top1": float, "nll": float, "epoch": int}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Objective:
+class HeadObjective:
     """What a classifier is fitted for.
 
     Attributes:
@@ -103,19 +108,26 @@ def train_head(
     log.info(
         "head: %d passes through the frozen network (%d views of each picture)", total, n_views
     )
-    extraction = Extraction(
+    extraction = FeatureExtraction(
         workers=config.data.workers,
         device=device,
         autocast=partial(decide_precision(config.loop.precision, device).autocast, device),
     )
-    views: list[Prepare] = [Plain(spec), *[Augmentation(config.augment, spec)] * config.head.views]
+    views: list[Transform] = [
+        EvaluationTransform(spec),
+        *[Augmentation(config.augment, spec)] * config.head.views,
+    ]
     train = cached_features(network, data.train, views, seed=config.seed, extraction=extraction)
     if prepared.has_room(len(data.validation), spec):
         extraction = replace(extraction, workers=0)  # they could not keep what they prepare
     validation = cached_features(
-        network, data.validation, [Plain(spec, prepared)], seed=config.seed, extraction=extraction
+        network,
+        data.validation,
+        [EvaluationTransform(spec, prepared)],
+        seed=config.seed,
+        extraction=extraction,
     )
-    objective = Objective(
+    objective = HeadObjective(
         data.n_classes,
         config.loop.label_smoothing,
         class_weights(data) if config.loop.class_weights else None,
@@ -128,7 +140,7 @@ def fit_head(
     train: Features,
     validation: Features,
     settings: Head,
-    objective: Objective,
+    objective: HeadObjective,
     *,
     seed: int,
 ) -> FittedHead:
@@ -255,7 +267,7 @@ def _epoch(
         yield train.values[views[numbers], numbers], train.indexes[numbers]
 
 
-def _loss(logits: Tensor, indexes: Tensor, objective: Objective) -> Tensor:
+def _loss(logits: Tensor, indexes: Tensor, objective: HeadObjective) -> Tensor:
     return functional.cross_entropy(
         logits,
         indexes,

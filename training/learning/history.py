@@ -64,7 +64,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class RunLength:
     """How long a run is and where it stands when it starts or goes on.
 
     Attributes:

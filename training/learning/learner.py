@@ -24,7 +24,7 @@ from training.data.batches import Batch
 from training.data.samples import DataSet
 from training.errors import LossNotFinite
 from training.learning import optim
-from training.learning.run import Run
+from training.learning.run import TrainingRun
 from training.networks.architectures import normalise
 from training.system.distributed import World
 from training.system.randomness import seed_of
@@ -38,7 +38,7 @@ Signals = Callable[[], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepOutcome:
     """What a step gave, over all processes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Learner:
         epoch_steps: optimizer steps of an epoch.
     """
 
-    def __init__(self, run: Run, epoch_steps: int) -> None:
+    def __init__(self, run: TrainingRun, epoch_steps: int) -> None:
         config, world = run.config, run.world
         optimizer, schedule = optim.second_stage(config)
         self._run, self._config, self._world = run, config, world
@@ -110,7 +110,7 @@ class Learner:
 
     def step(
         self, batches: Sequence[Batch], first_batch: int, step: int, signals: Signals
-    ) -> Outcome:
+    ) -> StepOutcome:
         """Makes one optimizer step.
 
         The gradient is that of the mean loss over all pictures of all batches and processes, however
@@ -142,7 +142,7 @@ class Learner:
         if not math.isfinite(sums[0]):
             raise LossNotFinite(f"the loss is {sums[0]}")
         norm = self._update(step)
-        return Outcome(sums[0], int(sums[1]), int(sums[2]), norm, (int(sums[3]), int(sums[4])))
+        return StepOutcome(sums[0], int(sums[1]), int(sums[2]), norm, (int(sums[3]), int(sums[4])))
 
     @torch.inference_mode()
     def score(self, batch: Batch) -> tuple[float, int]:

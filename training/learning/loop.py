@@ -22,18 +22,18 @@ from training.data.batches import Batch
 from training.errors import CheckpointRefused, DataRefused, LossNotFinite
 from training.learning import learner, optim, progress
 from training.learning.checkpoint import Checkpoints, changes, identity_of
-from training.learning.history import EpochRecord, Extent, StepRecord, best_of, is_over
-from training.learning.run import Run, Trained, make_batches
+from training.learning.history import EpochRecord, RunLength, StepRecord, best_of, is_over
+from training.learning.run import TrainingResult, TrainingRun, make_batches
 from training.system.signals import StopFlag, raise_for, stop_on_signals
 
-__all__ = ["Run", "Trained", "train"]
+__all__ = ["TrainingResult", "TrainingRun", "train"]
 
 log = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 
 
-def train(run: Run, *, resume: bool = False) -> Trained:
+def train(run: TrainingRun, *, resume: bool = False) -> TrainingResult:
     """Trains a network.
 
     Args:
@@ -69,18 +69,18 @@ class _Training:
     the best weights. The number of the next step follows from it.
     """
 
-    def __init__(self, run: Run, flag: StopFlag, cleanup: ExitStack) -> None:
+    def __init__(self, run: TrainingRun, flag: StopFlag, cleanup: ExitStack) -> None:
         self.run, self.flag, self.cleanup = run, flag, cleanup
         self.world, self.loop = run.world, run.config.loop
         _, schedule = optim.second_stage(run.config)
         self.train_batches, self.validation_batches = make_batches(run, cleanup)
         epoch_steps = math.ceil(len(self.train_batches) / self.loop.accumulate)
-        self.extent = Extent(schedule.epochs, epoch_steps)
+        self.extent = RunLength(schedule.epochs, epoch_steps)
         self.checkpoints = Checkpoints(run.folder, identity_of(run.config, run.data))
         self.history: list[EpochRecord] = []
         self.sums = _Sums()
         self.best: Weights = {}  # of no epoch yet
-        self.watchers: Sequence[progress.Watcher] = ()
+        self.callbacks: Sequence[progress.Callback] = ()
 
     @property
     def step(self) -> int:
@@ -90,7 +90,7 @@ class _Training:
     def _at(self) -> tuple[int, int]:
         return len(self.history), self.sums.steps
 
-    def go(self, resume: bool) -> Trained:
+    def go(self, resume: bool) -> TrainingResult:
         found = self.world.first(lambda: self._find(resume))
         self.learner = learner.Learner(self.run, self.extent.epoch_steps)
         if found is not None:
@@ -128,13 +128,13 @@ class _Training:
             self._stop_if(outcome.signals)
             self._write_if_due()
 
-    def _learn(self, batches: list[Batch], first_batch: int) -> learner.Outcome:
+    def _learn(self, batches: list[Batch], first_batch: int) -> learner.StepOutcome:
         try:
             return self.learner.step(batches, first_batch, self.step, self.flag.counts)
         except LossNotFinite as error:
             raise self._diverged(error, f"step {self.step + 1}") from error
 
-    def _note_step(self, outcome: learner.Outcome, seconds: float) -> None:
+    def _note_step(self, outcome: learner.StepOutcome, seconds: float) -> None:
         sums = self.sums
         sums.steps += 1
         sums.loss += outcome.loss_sum
@@ -150,8 +150,8 @@ class _Training:
             n_images=outcome.n_images,
             images_per_s=outcome.n_images / max(seconds, 1e-9),
         )
-        for watcher in self.watchers:
-            watcher.on_step(record)
+        for callback in self.callbacks:
+            callback.on_step(record)
 
     def _finish_epoch(self) -> None:
         """Validates, keeps the weights if they are the best, and writes a checkpoint."""
@@ -176,8 +176,8 @@ class _Training:
         if is_best:
             kept = self.learner.kept.state_dict()
             self.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
-        for watcher in self.watchers:
-            watcher.on_epoch(record, is_best)
+        for callback in self.callbacks:
+            callback.on_epoch(record, is_best)
         if self.world.is_first:
             if is_best:
                 self._write_best()
@@ -204,11 +204,11 @@ class _Training:
         # What follows from these must be the same in all processes, to the last bit.
         return self.world.broadcast((totals[0] / totals[2], totals[1] / totals[2]))
 
-    def _result(self) -> Trained:
+    def _result(self) -> TrainingResult:
         self.run.network.load_state_dict(self.best)
         self.run.network.eval()
         best = best_of(self.history, self.loop.best_by)
-        return Trained(self.run.network, tuple(self.history), best)
+        return TrainingResult(self.run.network, tuple(self.history), best)
 
     def _stop_if(self, signals: Sequence[float]) -> None:
         """Ends the run after a checkpoint if any process was told to stop."""
@@ -277,8 +277,8 @@ class _Training:
     def _open_watchers(self) -> None:
         if not self.world.is_first:
             return
-        extent = Extent(self.extent.epochs, self.extent.epoch_steps, self.step)
+        extent = RunLength(self.extent.epochs, self.extent.epoch_steps, self.step)
         progress.cut_log(self.run.folder / progress.LOG_FILE, self.step, len(self.history))
-        self.watchers = progress.open_watchers(self.run.folder, extent)
-        for watcher in self.watchers:
-            self.cleanup.callback(watcher.close)
+        self.callbacks = progress.open_callbacks(self.run.folder, extent)
+        for callback in self.callbacks:
+            self.cleanup.callback(callback.close)

@@ -1,6 +1,6 @@
 """What a run tells while it goes: a live display, plain lines, a JSONL log, TensorBoard.
 
-Each is a `Watcher`; only the first process has any. Fractions are 0..1 and units are in the names.
+Each is a `Callback`; only the first process has any. Fractions are 0..1 and units are in the names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from rich.console import Console
 
-from training.learning.history import EpochRecord, Extent, StepRecord
+from training.learning.history import EpochRecord, RunLength, StepRecord
 from training.system.console import terminal
 from training.system.files import write_whole
 
@@ -29,7 +29,7 @@ TENSORBOARD_FOLDER: Final = "tensorboard"
 _PLAIN_EVERY_S: Final = 30.0
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Is told of every step and every epoch."""
 
     def on_step(self, record: StepRecord) -> None:
@@ -138,7 +138,7 @@ class PlainDisplay:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, extent: Extent, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, extent: RunLength, clock: Callable[[], float] = time.monotonic) -> None:
         self._extent = extent
         self._clock = clock
         self._started_s = self._spoke_s = clock()
@@ -179,7 +179,7 @@ class RichDisplay:
         console: where the log goes too, so that its lines stay above the bar.
     """
 
-    def __init__(self, extent: Extent, console: Console) -> None:
+    def __init__(self, extent: RunLength, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._extent = extent
@@ -223,7 +223,7 @@ class RichDisplay:
         self._progress.stop()
 
 
-def epoch_text(record: EpochRecord, extent: Extent, *, best: bool) -> str:
+def epoch_text(record: EpochRecord, extent: RunLength, *, best: bool) -> str:
     """Returns one line about an epoch."""
     return (
         f"epoch {record.epoch}/{extent.epochs}: loss {record.train_loss:.4f}, validation top-1 "
@@ -239,15 +239,15 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def open_watchers(folder: Path, extent: Extent) -> Sequence[Watcher]:
+def open_callbacks(folder: Path, extent: RunLength) -> Sequence[Callback]:
     """Opens the log, TensorBoard's log and a display.
 
     Args:
         folder: of the run.
         extent: of the run.
     """
-    watchers: list[Watcher] = [JsonLog(folder / LOG_FILE)]
-    watchers.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
+    callbacks: list[Callback] = [JsonLog(folder / LOG_FILE)]
+    callbacks.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
     console = terminal()
-    watchers.append(PlainDisplay(extent) if console is None else RichDisplay(extent, console))
-    return watchers
+    callbacks.append(PlainDisplay(extent) if console is None else RichDisplay(extent, console))
+    return callbacks

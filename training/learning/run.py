@@ -16,7 +16,7 @@ from torch import nn
 from contract.manifest import Preprocessing
 from training.config.config import RunConfig
 from training.data.augment import Augmentation
-from training.data.batches import Batches, Drawing, Plain
+from training.data.batches import Batches, EvaluationTransform, Sampling
 from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.errors import DataRefused
@@ -25,7 +25,7 @@ from training.system.distributed import World
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class TrainingRun:
     """What is trained, on what, and where it is written.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+class TrainingResult:
     """What a run ends with.
 
     Attributes:
@@ -64,7 +64,7 @@ class Trained:
     best: EpochRecord
 
 
-def make_batches(run: Run, cleanup: ExitStack) -> tuple[Batches, Batches]:
+def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches]:
     """Returns the batches to train and to validate on; they are closed at the end.
 
     Raises:
@@ -79,13 +79,13 @@ def make_batches(run: Run, cleanup: ExitStack) -> tuple[Batches, Batches]:
         run.data.train,
         Augmentation(config.augment, run.spec),
         batch_size=batch_size,
-        drawing=Drawing(config.seed, balanced=config.data.sampling == "balanced"),
+        drawing=Sampling(config.seed, balanced=config.data.sampling == "balanced"),
         workers=workers,
     )
     kept = run.prepared.has_room(len(run.data.validation), run.spec)
     validation_batches = Batches(
         run.data.validation,
-        Plain(run.spec, run.prepared),
+        EvaluationTransform(run.spec, run.prepared),
         batch_size=batch_size,
         workers=0 if kept else workers,  # workers could not keep what they prepare
     )

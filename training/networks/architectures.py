@@ -17,7 +17,7 @@ from contract.manifest import Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
 from training.config.config import Network
 from training.errors import ArchitectureRefused, did_you_mean, first_line
-from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, Design
+from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, ConvNetOptions
 from training.networks.weights import HUB
 from training.system.torch_compat import timm
 
@@ -86,7 +86,7 @@ def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Mod
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
     }
-    return ConvNet(n_classes, input_size_px or DEFAULT_SIZE_PX, Design(**values))
+    return ConvNet(n_classes, input_size_px or DEFAULT_SIZE_PX, ConvNetOptions(**values))
 
 
 def create(wanted: Network, n_classes: int | None = None) -> nn.Module:

@@ -28,7 +28,7 @@ _LARGEST_FEATURE_MAP_PX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class ConvNetOptions:
     """What can be chosen about the network; the keys of `[network.options]` in a config.
 
     Attributes:
@@ -77,7 +77,7 @@ def max_pooling() -> nn.MaxPool2d:
     return nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
 
 
-def block(n_in: int, n_out: int, design: Design) -> nn.Sequential:
+def block(n_in: int, n_out: int, design: ConvNetOptions) -> nn.Sequential:
     """Builds convolution -> ReLU, as often as the design says, -> max pooling."""
     layers: list[nn.Module] = []
     for i in range(design.convolutions):
@@ -126,7 +126,7 @@ class ConvNet(nn.Module):
         ValueError: S is too small.
     """
 
-    def __init__(self, n_classes: int, input_size_px: int, design: Design) -> None:
+    def __init__(self, n_classes: int, input_size_px: int, design: ConvNetOptions) -> None:
         super().__init__()
         if input_size_px < SMALLEST_SIZE_PX:
             raise ValueError(

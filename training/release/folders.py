@@ -16,14 +16,14 @@ from training.data.pictures import Picture, input_rows, scan_labelled, scan_plai
 from training.errors import PicturesMissing
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 from training.export.draft import Draft
-from training.export.gate import Judgement, held_out_pictures
+from training.export.gate import PrecisionReference, held_out_pictures
 from training.export.int8 import CalibrationRows
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class FolderEvidence:
     """Evidence for an import.
 
     Attributes:
@@ -44,13 +44,13 @@ class Folders:
     n_calibration: int = 512
     seed: int = 0
 
-    def judgement(self, draft: Draft) -> Judgement:
+    def precision_reference(self, draft: Draft) -> PrecisionReference:
         scorer = Scorer(draft.model, draft)
         if self.evaluate_dir is not None:
             folder = scan_labelled(self.evaluate_dir, draft.labels)
-            return Judgement(folder, *answer_labelled(scorer, folder))
+            return PrecisionReference(folder, *answer_labelled(scorer, folder))
         pictures = held_out_pictures()
-        return Judgement(pictures, scorer.probabilities(pictures))
+        return PrecisionReference(pictures, scorer.probabilities(pictures))
 
     def calibration(self, draft: Draft) -> CalibrationRows:
         """Prepares the pictures of the folder, or else free ones.

@@ -25,7 +25,7 @@ from training.evaluation.scorer import Scorer
 from training.export import describe as graphs
 from training.export.draft import Draft
 from training.export.export import check_batches, export
-from training.export.gate import Judgement, LowerPrecision
+from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
 from training.export.lower import lower
 from training.networks.architectures import PixelsToProbabilities
@@ -41,7 +41,7 @@ Files = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class NetworkReference:
     """What the network itself answers, to compare a graph with.
 
     Attributes:
@@ -61,7 +61,7 @@ class Evidence(Protocol):
     def max_batch(self) -> int:
         """The largest batch the version is tried with."""
 
-    def judgement(self, draft: Draft) -> Judgement:
+    def precision_reference(self, draft: Draft) -> PrecisionReference:
         """Lets the float graph answer the pictures that judge a lower precision."""
 
     def calibration(self, draft: Draft) -> CalibrationRows:
@@ -80,7 +80,7 @@ class Evidence(Protocol):
 
 def prove(
     draft: Draft,
-    reference: Reference | None,
+    reference: NetworkReference | None,
     evidence: Evidence,
     target: LowerPrecision | None,
 ) -> tuple[Manifest, Files]:
@@ -104,7 +104,7 @@ def prove(
         draft = _compared(draft, reference.expected, rows, evidence.max_batch)
 
     if target is not None:
-        draft = lower(draft, target, evidence.judgement(draft), evidence.calibration)
+        draft = lower(draft, target, evidence.precision_reference(draft), evidence.calibration)
     if reference is not None and draft.precision != "fp32":
         draft = _compared(draft, reference.expected, rows, evidence.max_batch)
 

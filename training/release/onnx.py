@@ -25,7 +25,7 @@ from training.errors import GraphRefused, InputRefused, first_line
 from training.evaluation.session import open_session, run_rows
 from training.export import describe as graphs
 from training.export.draft import Draft
-from training.release.folders import Folders
+from training.release.folders import FolderEvidence
 from training.release.gates import batch_sizes
 from training.release.publish import Destination
 
@@ -75,7 +75,11 @@ class ForeignSpec:
 
 
 def import_onnx(
-    path: Path, labels_file: Path | None, spec: ForeignSpec, to: Destination, evidence: Folders
+    path: Path,
+    labels_file: Path | None,
+    spec: ForeignSpec,
+    to: Destination,
+    evidence: FolderEvidence,
 ) -> Draft:
     """Checks a foreign ONNX file and makes a draft of it.
 

@@ -18,8 +18,8 @@ from training.export import describe as graphs
 from training.export.draft import Draft
 from training.networks import architectures
 from training.networks.build import load_trained
-from training.release.folders import Folders
-from training.release.gates import Reference, export_checked
+from training.release.folders import FolderEvidence
+from training.release.gates import NetworkReference, export_checked
 from training.release.publish import Destination
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def import_timm(
     *,
     labels_file: Path | None,
     to: Destination,
-    evidence: Folders,
-) -> tuple[Draft, Reference]:
+    evidence: FolderEvidence,
+) -> tuple[Draft, NetworkReference]:
     """Exports a timm network and lets torch answer the pictures it is compared on.
 
     Args:
@@ -79,7 +79,7 @@ def import_timm(
         notes=(_PUBLISHED[architecture],) if architecture in _PUBLISHED else (),
     )
     pictures = _parity_pictures(evidence.evaluate_dir, labels)
-    return draft, Reference(pictures, reference_probabilities(network, pictures))
+    return draft, NetworkReference(pictures, reference_probabilities(network, pictures))
 
 
 def _parity_pictures(evaluate_dir: Path | None, labels: tuple[Label, ...]) -> tuple[Picture, ...]:

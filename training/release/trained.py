@@ -24,7 +24,7 @@ from torch import nn
 from contract.manifest import Calibration, Manifest, Preprocessing
 from contract.preprocessing import read_input
 from training.config.config import Publish, RunConfig
-from training.data.batches import Batches, Plain
+from training.data.batches import Batches, EvaluationTransform
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture
 from training.data.prepared import PreparedPictures
@@ -35,7 +35,7 @@ from training.evaluation.parity import reference_probabilities, without_transpar
 from training.evaluation.scorer import Scorer, accuracy
 from training.export import describe as graphs
 from training.export.draft import Draft
-from training.export.gate import Judgement, LowerPrecision
+from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
 from training.networks.architectures import normalise
 from training.release import gates
@@ -53,7 +53,7 @@ _MAX_DROP_INT8: Final = 1.0  # less than for an import, whose network may be wor
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class TrainedNetwork:
     """A trained network and what it was trained on.
 
     Attributes:
@@ -74,7 +74,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class SplitPredictions:
     """What the published graph answers to a split, from image bytes.
 
     Attributes:
@@ -89,7 +89,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class ProvenVersion:
     """A version that has passed every gate but the last proof, which publishing makes.
 
     Attributes:
@@ -103,8 +103,8 @@ class Proven:
     manifest: Manifest
     files: gates.Files
     data: DataSet
-    validation: Answers
-    test: Answers
+    validation: SplitPredictions
+    test: SplitPredictions
 
     @property
     def graph(self) -> bytes:
@@ -112,7 +112,7 @@ class Proven:
         return self.files[graphs.GRAPH_FILE]
 
 
-def prove(finished: Finished, to: Destination) -> Proven:
+def prove(finished: TrainedNetwork, to: Destination) -> ProvenVersion:
     """Exports a trained network and takes it through the gates.
 
     Args:
@@ -123,7 +123,7 @@ def prove(finished: Finished, to: Destination) -> Proven:
         GateFailed: which gate, and by how much.
     """
     network, spec, config = finished.network, finished.spec, finished.config
-    plain = Plain(spec, finished.prepared)
+    plain = EvaluationTransform(spec, finished.prepared)
     data = _still_readable(finished.data, plain)
 
     temperature = _temperature(network, plain, data.validation)
@@ -146,13 +146,13 @@ def prove(finished: Finished, to: Destination) -> Proven:
         calibration=Calibration(temperature=temperature),
     )
 
-    splits = Splits(data, config, finished.prepared)
+    splits = SplitEvidence(data, config, finished.prepared)
     reference = _reference(network, data.validation, temperature)
     manifest, files = gates.prove(draft, reference, splits, _precision(config.publish))
-    return Proven(manifest, files, data, splits.validation, splits.test)
+    return ProvenVersion(manifest, files, data, splits.validation, splits.test)
 
 
-class Splits:
+class SplitEvidence:
     """The splits of a data set, as evidence; `measured` leaves its answers behind.
 
     Args:
@@ -161,17 +161,17 @@ class Splits:
         prepared: keeps the validation and test pictures.
     """
 
-    validation: Answers
-    test: Answers
+    validation: SplitPredictions
+    test: SplitPredictions
 
     def __init__(self, data: DataSet, config: RunConfig, prepared: PreparedPictures) -> None:
         self.data, self.config, self.prepared = data, config, prepared
         self.max_batch = config.publish.max_batch
 
-    def judgement(self, draft: Draft) -> Judgement:
+    def precision_reference(self, draft: Draft) -> PrecisionReference:
         pictures = SamplePictures(self.data.validation)
         answers = self._answer(draft, self.data.validation)
-        return Judgement(
+        return PrecisionReference(
             pictures, answers.probabilities, answers.indexes, prepare=self.prepared.row
         )
 
@@ -218,13 +218,13 @@ class Splits:
             self.config.publish.golden_images,
         )
 
-    def _answer(self, draft: Draft, samples: Sequence[Sample]) -> Answers:
+    def _answer(self, draft: Draft, samples: Sequence[Sample]) -> SplitPredictions:
         indexes = np.array([sample.index for sample in samples], dtype=np.int64)
         scorer = Scorer(draft.model, draft, prepare=self.prepared.row)
-        return Answers(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
+        return SplitPredictions(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
 
 
-def _still_readable(data: DataSet, plain: Plain) -> DataSet:
+def _still_readable(data: DataSet, plain: EvaluationTransform) -> DataSet:
     """Leaves out validation and test pictures that broke or vanished since they were checked."""
     validation, test = (
         tuple(sample for sample, _ in read_each(samples, plain))
@@ -233,7 +233,9 @@ def _still_readable(data: DataSet, plain: Plain) -> DataSet:
     return replace(data, validation=validation, test=test)
 
 
-def _temperature(network: nn.Module, plain: Plain, samples: Sequence[Sample]) -> float:
+def _temperature(
+    network: nn.Module, plain: EvaluationTransform, samples: Sequence[Sample]
+) -> float:
     """Fits the temperature on the network's own answers to the validation pictures."""
     batches = Batches(samples, plain, batch_size=_BATCH).epoch(0)
     with torch.inference_mode():
@@ -246,12 +248,12 @@ def _temperature(network: nn.Module, plain: Plain, samples: Sequence[Sample]) ->
 
 def _reference(
     network: nn.Module, samples: Sequence[Sample], temperature: float
-) -> gates.Reference:
+) -> gates.NetworkReference:
     """Lets the network answer opaque validation pictures, or free ones where there are none."""
     every = math.ceil(len(samples) / _N_PARITY)  # of all classes, whatever their order
     found = without_transparency(list(SamplePictures(samples[::every])))
     pictures = found or list(picture_files(read_photographs(), 64, seed=0))
-    return gates.Reference(pictures, reference_probabilities(network, pictures, temperature))
+    return gates.NetworkReference(pictures, reference_probabilities(network, pictures, temperature))
 
 
 def _precision(publish: Publish) -> LowerPrecision | None:

@@ -15,7 +15,7 @@ from training.report.plots import HeadScore, HistoryRow
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ReportSubject:
     """Which version a report is about.
 
     Attributes:
@@ -67,7 +67,7 @@ class ReportData:
         notes: further facts, a sentence each.
     """
 
-    subject: Subject
+    subject: ReportSubject
     labels: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
     findings: str

@@ -18,8 +18,8 @@ from training.evaluation.robustness import measure_robustness, stratified
 from training.evaluation.scorer import Scorer
 from training.evaluation.speed import N_PICTURES as N_TIMED
 from training.evaluation.speed import describe_machine, measure_speed
-from training.release.trained import Answers, Proven
-from training.report.data import ReportData, Subject
+from training.release.trained import ProvenVersion, SplitPredictions
+from training.report.data import ReportData, ReportSubject
 from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guess
 from training.report.page import write_report
 from training.report.plots import HeadScore, HistoryRow
@@ -30,7 +30,7 @@ _GRAPHS: Final = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
+class RunHistory:
     """How a run went.
 
     Attributes:
@@ -50,7 +50,7 @@ class Course:
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, Any]:
+def write_fit_report(folder: Path, proven: ProvenVersion, course: RunHistory) -> dict[str, Any]:
     """Measures robustness and speed and writes the report.
 
     The answers to the validation and test pictures are written beside it, `predictions.csv`.
@@ -102,7 +102,7 @@ def write_fit_report(folder: Path, proven: Proven, course: Course) -> dict[str, 
     return _plain(measured)
 
 
-def write_predictions(path: Path, data: DataSet, answers: Mapping[str, Answers]) -> None:
+def write_predictions(path: Path, data: DataSet, answers: Mapping[str, SplitPredictions]) -> None:
     """Writes a CSV with a line a picture: what was answered, and how probable its label was.
 
     Args:
@@ -135,9 +135,9 @@ def _plain(measured: ReportData) -> dict[str, Any]:
     }
 
 
-def _subject(proven: Proven) -> Subject:
+def _subject(proven: ProvenVersion) -> ReportSubject:
     manifest = proven.manifest
-    return Subject(
+    return ReportSubject(
         model=manifest.name,
         version=manifest.version,
         architecture=manifest.architecture,
@@ -150,7 +150,7 @@ def _subject(proven: Proven) -> Subject:
     )
 
 
-def _evaluate(answers: Answers, split: str) -> Evaluation:
+def _evaluate(answers: SplitPredictions, split: str) -> Evaluation:
     return evaluate(answers.probabilities, answers.indexes, split)
 
 

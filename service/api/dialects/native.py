@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from contract.images import DECODERS
-from service.api.parts import Parts, PartsDep, parts_of
+from service.api.dependencies import Dependencies, Deps, dependencies_of
 from service.api.payload import (
-    Options,
+    ClassifyOptions,
     check_headers,
     merge_options,
     parse_body,
@@ -28,14 +28,14 @@ from service.api.schemas import (
     LabelsDocument,
     ModelDocument,
     ModelListDocument,
-    classify_members,
+    classification_fields,
     model_document,
 )
 from service.http.peer import while_connected
 from service.http.problems import code_of
 from service.http.scope import request_id_of
 from service.models.repository import LoadedVersion
-from service.serving.classifier import Answer, StageTimes
+from service.serving.classifier import Classification, StageTimes
 
 hot = APIRouter(tags=["classify"])
 router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422]})
@@ -95,7 +95,7 @@ def _described(path: type[BaseModel] | None = None) -> dict[str, Any]:
         "response_model": ClassifyDocument,
         "responses": ERRORS,
         "openapi_extra": {
-            "parameters": in_path + parameters("query", Options),
+            "parameters": in_path + parameters("query", ClassifyOptions),
             "requestBody": _REQUEST_BODY,
         },
     }
@@ -127,22 +127,22 @@ async def classify_with_version(request: Request) -> Response:
 async def _classify(
     request: Request, name: str | None = None, number: int | None = None
 ) -> Response:
-    parts = parts_of(request)
+    deps = dependencies_of(request)
     options = query_options(request.scope["query_string"])
-    with parts.classifier.serving.find(name, number) as served:
+    with deps.classifier.active.find(name, number) as served:
         check_headers(request)
-        deadline = parts.deadlines.of(request)
+        deadline = deps.deadlines.of(request)
 
-        with parts.admission.slot() as slot:
-            parts.admission.check_wait(served.expected_s(), deadline.left_s())
-            body = await read_body(request, slot, parts.body_limits)
+        with deps.admission.slot() as slot:
+            deps.admission.check_wait(served.expected_s(), deadline.left_s())
+            body = await read_body(request, slot, deps.body_limits)
             received_s = deadline.elapsed_s()
             kind = request.headers.get("content-type", "")
-            upload = await parse_body(body, kind, parts.body_limits)
+            upload = await parse_body(body, kind, deps.body_limits)
             slot.add_images(len(upload.images))
 
             options = merge_options(options, upload.options)
-            work = parts.classifier.classify(
+            work = deps.classifier.classify(
                 served,
                 upload.images,
                 deadline.at_s,
@@ -151,15 +151,15 @@ async def _classify(
             )
             answer = await while_connected(request, work)
 
-    _count(parts, answer, received_s)
+    _count(deps, answer, received_s)
     if not upload.many and isinstance(answer.outcomes[0], Exception):
         raise answer.outcomes[0]
-    members = classify_members(answer, request_id_of(request.scope), many=upload.many)
+    members = classification_fields(answer, request_id_of(request.scope), many=upload.many)
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
 
 
-def _count(parts: Parts, answer: Answer, received_s: float) -> None:
-    name, times, metrics = answer.manifest.name, answer.times, parts.metrics
+def _count(deps: Dependencies, answer: Classification, received_s: float) -> None:
+    name, times, metrics = answer.manifest.name, answer.times, deps.metrics
     for outcome in answer.outcomes:
         label = code_of(outcome) if isinstance(outcome, Exception) else "ok"
         metrics.images(name, label).inc()
@@ -179,41 +179,41 @@ def _stages(times: StageTimes, received_s: float) -> Iterable[tuple[str, float]]
     )
 
 
-def _server_timing(answer: Answer, received_s: float) -> str:
+def _server_timing(answer: Classification, received_s: float) -> str:
     stages = _stages(answer.times, received_s)
     durations = [f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in stages]
     return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))
 
 
 @router.get("/v1/models", summary="List the served models")
-async def list_models(parts: PartsDep) -> ModelListDocument:
+async def list_models(deps: Deps) -> ModelListDocument:
     """Lists every served model and describes the newest version of each."""
-    repository = parts.classifier.serving.repository
+    repository = deps.classifier.active.repository
     return ModelListDocument(
         models=list(repository.models),
         default=repository.default_name,
-        details=[_describe(repository.get(name), parts) for name in repository.models],
+        details=[_describe(repository.get(name), deps) for name in repository.models],
     )
 
 
 @router.get("/v1/models/{name}", summary="Describe a model")
-async def describe_model(name: str, parts: PartsDep) -> ModelDocument:
+async def describe_model(name: str, deps: Deps) -> ModelDocument:
     """Describes the newest served version of a model."""
-    return _describe(parts.classifier.serving.repository.get(name), parts)
+    return _describe(deps.classifier.active.repository.get(name), deps)
 
 
 @router.get("/v1/models/{name}/versions/{version}", summary="Describe a version")
-async def describe_version(name: str, version: VersionNumber, parts: PartsDep) -> ModelDocument:
+async def describe_version(name: str, version: VersionNumber, deps: Deps) -> ModelDocument:
     """Describes one served version."""
-    return _describe(parts.classifier.serving.repository.get(name, version), parts)
+    return _describe(deps.classifier.active.repository.get(name, version), deps)
 
 
 @router.get(
     "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
 )
-async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
+async def list_labels(name: str, deps: Deps) -> LabelsDocument:
     """Lists the classes of the newest served version, in the order of its output."""
-    return _labels(parts.classifier.serving.repository.get(name))
+    return _labels(deps.classifier.active.repository.get(name))
 
 
 @router.get(
@@ -221,14 +221,14 @@ async def list_labels(name: str, parts: PartsDep) -> LabelsDocument:
     summary="List a version's labels",
     response_model_exclude_none=True,
 )
-async def list_version_labels(name: str, version: VersionNumber, parts: PartsDep) -> LabelsDocument:
+async def list_version_labels(name: str, version: VersionNumber, deps: Deps) -> LabelsDocument:
     """Lists the classes of one served version, in the order of its output."""
-    return _labels(parts.classifier.serving.repository.get(name, version))
+    return _labels(deps.classifier.active.repository.get(name, version))
 
 
-def _describe(version: LoadedVersion, parts: Parts) -> ModelDocument:
-    repository = parts.classifier.serving.repository
-    return model_document(version, repository, ready=parts.not_ready() is None)
+def _describe(version: LoadedVersion, deps: Dependencies) -> ModelDocument:
+    repository = deps.classifier.active.repository
+    return model_document(version, repository, ready=deps.not_ready() is None)
 
 
 def _labels(version: LoadedVersion) -> LabelsDocument:

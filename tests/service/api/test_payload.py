@@ -11,7 +11,14 @@ import pytest
 from httpx2 import Response
 from starlette.requests import ClientDisconnect, Request
 
-from service.api.payload import READERS, BodyLimits, Options, merge_options, parse_body, read_body
+from service.api.payload import (
+    READERS,
+    BodyLimits,
+    ClassifyOptions,
+    merge_options,
+    parse_body,
+    read_body,
+)
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -237,15 +244,15 @@ async def test_parse_body_unknown_type_names_the_accepted_ones():
 
 
 def test_merge_options_without_options_in_body_keeps_query():
-    query = Options(top_k=2)
+    query = ClassifyOptions(top_k=2)
 
     assert merge_options(query, {}) is query
 
 
 def test_merge_options_body_wins_over_query():
-    merged = merge_options(Options(top_k=2, min_probability=0.5), {"top_k": "1"})
+    merged = merge_options(ClassifyOptions(top_k=2, min_probability=0.5), {"top_k": "1"})
 
-    assert merged == Options(top_k=1, min_probability=0.5)
+    assert merged == ClassifyOptions(top_k=1, min_probability=0.5)
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.testclient import TestClient
 
-from service.api.payload import Options, query_options
+from service.api.payload import ClassifyOptions, query_options
 from service.api.routes import in_front, parameters, read
 from service.app import HOT_ROUTERS
 from service.errors import InvalidParameter
@@ -68,7 +68,7 @@ def test_routes_described_parameters_are_those_of_the_path_and_the_options(clien
 
     found = [(one["name"], one["in"]) for one in operation["parameters"]]
     in_path = [(name, "path") for name in ("name", "version") if f"{{{name}}}" in path]
-    assert found == in_path + [(name, "query") for name in Options.model_fields]
+    assert found == in_path + [(name, "query") for name in ClassifyOptions.model_fields]
     assert [one["required"] for one in operation["parameters"]] == [
         where == "path" for _, where in found
     ]
@@ -277,7 +277,7 @@ def test_routes_error_that_was_not_foreseen_is_answered_and_logged_once(
     async def fail(*_args: object, **_options: object) -> None:
         raise KeyError(MARKER)
 
-    monkeypatch.setattr(fresh_client.app.state.parts.classifier, "classify", fail)
+    monkeypatch.setattr(fresh_client.app.state.dependencies.classifier, "classify", fail)
 
     response = fresh_client.post("/v1/classify", content=RED)
 

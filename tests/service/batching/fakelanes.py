@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
-from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, Reason, deliver
+from service.batching.lane import (
+    BatchJob,
+    LaneCallbacks,
+    QueueEntry,
+    RestartReason,
+    RowResult,
+    deliver,
+)
 from service.batching.lanes import LOOK_S
 from service.errors import WorkerLost
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
@@ -28,7 +35,7 @@ class FakeLane:
     busy = False
 
     def __init__(self, callbacks: LaneCallbacks, depth: int) -> None:
-        self.jobs: deque[Job[Entry]] = deque()
+        self.jobs: deque[BatchJob[QueueEntry]] = deque()
         self.depth = depth
         self.ready = False
         self.dead = False
@@ -46,20 +53,20 @@ class FakeLane:
         n_pictures = len(job.items)
         for entry in job.items:
             row = np.array([number_of(entry), 0], np.float32)
-            job.outcomes.append((entry, BatchedRow(row, 0.0, 0.5, n_pictures)))
+            job.outcomes.append((entry, RowResult(row, 0.0, 0.5, n_pictures)))
         job.runs = [(n_pictures, 0.5)] if runs else []
         job.work_s = 0.5
         deliver(job)
         self._callbacks.on_done(self, job)
 
-    def lose(self, reason: Reason = Reason.EXITED) -> None:
+    def lose(self, reason: RestartReason = RestartReason.EXITED) -> None:
         self.dead, self.ready = True, False
         for job in self.jobs:
             for entry in job.items:
                 entry.fail(WorkerLost("lost"))
         self._callbacks.on_lost(self, reason)
 
-    def wear(self, reason: Reason = Reason.TERMINATED) -> None:
+    def wear(self, reason: RestartReason = RestartReason.TERMINATED) -> None:
         self._callbacks.on_worn(self, reason)
 
     @property
@@ -68,31 +75,31 @@ class FakeLane:
 
     # As a lane
 
-    def work(self, job: Job[Entry]) -> None:
+    def work(self, job: BatchJob[QueueEntry]) -> None:
         self.jobs.append(job)
         self.batches.append([number_of(entry) for entry in job.items])
 
     def interrupt(self) -> None:
         if self.jobs:
-            self.lose(Reason.OVERDUE)
+            self.lose(RestartReason.OVERDUE)
 
-    def take_back(self) -> list[Job[Entry]]:
+    def take_back(self) -> list[BatchJob[QueueEntry]]:
         self.jobs.clear()
         return []
 
-    def pass_on(self) -> Job[Entry] | None:
+    def pass_on(self) -> BatchJob[QueueEntry] | None:
         return self.jobs.pop() if len(self.jobs) > 1 else None
 
     def close(self) -> None:
         self.closed, self.ready = True, False
 
 
-def number_of(entry: Entry) -> float:
+def number_of(entry: QueueEntry) -> float:
     return float(entry.item[0])  # type: ignore[index]
 
 
 class FakeSource:
-    """Makes such lanes; a `LaneSource`.
+    """Makes such lanes; a `LaneFactory`.
 
     Attributes:
         lanes: every one that was made, in order.
@@ -137,8 +144,8 @@ class Rig:
     def __init__(self, source: FakeSource, limits: BatchLimits) -> None:
         self.clock = FakeClock()
         self.source = source
-        self.replaced: list[Reason] = []
-        self.tasks: list[asyncio.Task[BatchedRow]] = []
+        self.replaced: list[RestartReason] = []
+        self.tasks: list[asyncio.Task[RowResult]] = []
         self.batcher = Batcher(
             source,
             limits,
@@ -190,7 +197,7 @@ class Rig:
         version: FakeVersion | None = None,
         deadline_s: float = NEVER,
         large: bool = False,
-    ) -> list[asyncio.Task[BatchedRow]]:
+    ) -> list[asyncio.Task[RowResult]]:
         """Submits pictures one after the other and returns when they are where they go."""
         tasks = [
             asyncio.create_task(
@@ -224,11 +231,11 @@ async def rig(
         await made.batcher.stop(0)
 
 
-async def outcome_of(task: asyncio.Task[BatchedRow]) -> float | str:
+async def outcome_of(task: asyncio.Task[RowResult]) -> float | str:
     """The picture's value, or the name of its error."""
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    return value_of(outcome) if isinstance(outcome, BatchedRow) else type(outcome).__name__
+    return value_of(outcome) if isinstance(outcome, RowResult) else type(outcome).__name__
 
 
-async def outcomes_of(tasks: list[asyncio.Task[BatchedRow]]) -> list[float | str]:
+async def outcomes_of(tasks: list[asyncio.Task[RowResult]]) -> list[float | str]:
     return [await outcome_of(task) for task in tasks]

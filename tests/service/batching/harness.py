@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
-from service.batching.lane import BatchedRow
+from service.batching.lane import RowResult
 from service.batching.lanes import LOOK_S
-from service.batching.thread_lane import ThreadSource
+from service.batching.thread_lane import ThreadLaneFactory
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 
 NEVER = math.inf
@@ -27,7 +27,7 @@ class OneVersion(Batcher):
 
     version: FakeVersion
 
-    async def submit(self, item: Any, deadline_s: float, **how: Any) -> BatchedRow:  # type: ignore[override]
+    async def submit(self, item: Any, deadline_s: float, **how: Any) -> RowResult:  # type: ignore[override]
         return await super().submit(self.version, item, deadline_s, **how)
 
     def expected_s(self, version: Any = None) -> float:
@@ -45,7 +45,7 @@ async def running(
 ) -> AsyncIterator[OneVersion]:
     callbacks = BatchCallbacks(on_run=on_run)
     batcher = OneVersion(
-        ThreadSource(clock), BatchLimits(**limits), clock=clock, callbacks=callbacks
+        ThreadLaneFactory(clock), BatchLimits(**limits), clock=clock, callbacks=callbacks
     )
     batcher.version = FakeVersion(engine, max_batch_size=max_batch_size)
     batcher.start()
@@ -56,9 +56,7 @@ async def running(
         await batcher.stop()
 
 
-def submit(
-    batcher: OneVersion, value: float, deadline_s: float = NEVER
-) -> asyncio.Task[BatchedRow]:
+def submit(batcher: OneVersion, value: float, deadline_s: float = NEVER) -> asyncio.Task[RowResult]:
     row = np.array([value], np.float32)
     return asyncio.create_task(batcher.submit(row, deadline_s))
 
@@ -83,7 +81,7 @@ async def entered(engine: FakeEngine) -> None:
 
 async def occupy(
     batcher: OneVersion, engine: FakeEngine, value: float = 0.0
-) -> asyncio.Task[BatchedRow]:
+) -> asyncio.Task[RowResult]:
     """Has a lane run one item and stay in the engine."""
     engine.hold()
     task = submit(batcher, value)
@@ -91,15 +89,15 @@ async def occupy(
     return task
 
 
-def value_of(answered: BatchedRow) -> float:
+def value_of(answered: RowResult) -> float:
     return float(answered.probabilities[0])
 
 
-async def values_of(tasks: list[asyncio.Task[BatchedRow]]) -> list[float | str]:
+async def values_of(tasks: list[asyncio.Task[RowResult]]) -> list[float | str]:
     """Each task's value, or the name of its error."""
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     return [
-        value_of(outcome) if isinstance(outcome, BatchedRow) else type(outcome).__name__
+        value_of(outcome) if isinstance(outcome, RowResult) else type(outcome).__name__
         for outcome in outcomes
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.batching.batcher import Batcher, BatchLimits
-from service.batching.thread_lane import ThreadSource
+from service.batching.thread_lane import ThreadLaneFactory
 from service.errors import DeadlineExceeded, EngineFailure, ModelNotReady, Overloaded
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.batching.harness import (
@@ -248,7 +248,7 @@ async def test_batcher_entry_expired_in_window_dropped_before_run():
 
 
 async def test_batcher_not_started_refuses_and_is_not_alive():
-    batcher = Batcher(ThreadSource(), BatchLimits())
+    batcher = Batcher(ThreadLaneFactory(), BatchLimits())
 
     assert not batcher.alive
     with pytest.raises(ModelNotReady):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching.lane import BatchedRow, Entry, Job, LaneCallbacks, deliver
+from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry, RowResult, deliver
 from service.batching.thread_lane import ThreadLane
 from service.errors import DeadlineExceeded
 from service.models.engine import Run
@@ -26,7 +26,7 @@ class Bench:
         self.engine = engine or FakeEngine()
         self.clock = FakeClock()
         self.carried_out: list[float] = []
-        self._done: asyncio.Queue[Job[Entry]] = asyncio.Queue()
+        self._done: asyncio.Queue[BatchJob[QueueEntry]] = asyncio.Queue()
         self.lane = ThreadLane(callbacks(lambda _, job: self._done.put_nowait(job)), self.clock)
 
     def entry(
@@ -35,7 +35,7 @@ class Bench:
         *,
         deadline_s: float = NEVER,
         first: Callable[[], object] = lambda: None,
-    ) -> Entry:
+    ) -> QueueEntry:
         """An entry with a recipe, which calls `first`."""
 
         def recipe() -> np.ndarray[Any, Any]:
@@ -44,35 +44,35 @@ class Bench:
             return np.array([value], np.float32)
 
         future = asyncio.get_running_loop().create_future()
-        return Entry(recipe, deadline_s, self.clock(), future)
+        return QueueEntry(recipe, deadline_s, self.clock(), future)
 
     def interrupt(self) -> None:
         """As `Lane.interrupt`, on the lane's thread: it answers nothing."""
         self.lane.jobs[0].run.interrupt()
 
-    def begin(self, *batch: Entry, wide: bool = False) -> None:
+    def begin(self, *batch: QueueEntry, wide: bool = False) -> None:
         version = FakeVersion(self.engine)
-        self.lane.work(Job(version, list(batch), Run(wide=wide), self.clock()))
+        self.lane.work(BatchJob(version, list(batch), Run(wide=wide), self.clock()))
 
-    async def work(self, *batch: Entry, wide: bool = False) -> Job[Entry]:
+    async def work(self, *batch: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
         self.begin(*batch, wide=wide)
         job = await self.done()
         self.lane.close()
         return job
 
-    async def done(self) -> Job[Entry]:
+    async def done(self) -> BatchJob[QueueEntry]:
         return await self._done.get()
 
 
-def new_job(*batch: Entry) -> Job[Entry]:
-    return Job(FakeVersion(FakeEngine()), list(batch), Run(), 0.0)
+def new_job(*batch: QueueEntry) -> BatchJob[QueueEntry]:
+    return BatchJob(FakeVersion(FakeEngine()), list(batch), Run(), 0.0)
 
 
 def callbacks(on_done: Callable[..., None]) -> LaneCallbacks:
     return LaneCallbacks(on_done, *[lambda *_: None] * 3)
 
 
-def outcome(entry: Entry) -> float | str:
+def outcome(entry: QueueEntry) -> float | str:
     """The entry's value, or the name of its error."""
     if not entry.future.done():
         return "waits"
@@ -298,7 +298,7 @@ async def test_lane_interrupted_after_a_deadline_says_that_it_passed():
 async def test_job_of_lane_that_died_fails_what_has_no_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)
-    row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 2)
+    row = RowResult(np.array([0.25, 0.75], np.float32), 0, 0, 2)
     job = new_job(answered, open_one)
     job.outcomes.append((answered, row))
     job.died = SystemExit(2)
@@ -313,7 +313,7 @@ async def test_job_leaves_entries_that_were_answered_meanwhile():
     bench = Bench()
     entry = bench.entry(0.25)
     entry.fail(DeadlineExceeded("late"))
-    row = BatchedRow(np.array([0.25, 0.75], np.float32), 0, 0, 1)
+    row = RowResult(np.array([0.25, 0.75], np.float32), 0, 0, 1)
 
     job = new_job(entry)
     job.outcomes.append((entry, row))
@@ -358,7 +358,9 @@ def test_job_claimed_by_many_threads_at_once_is_one_s():
         claims: list[bool] = []
 
         def claim(
-            job: Job[Entry] = job, claims: list[bool] = claims, start: threading.Barrier = start
+            job: BatchJob[QueueEntry] = job,
+            claims: list[bool] = claims,
+            start: threading.Barrier = start,
         ) -> None:
             start.wait()
             claims.append(job.claim())

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from service.batching.lane import Reason
+from service.batching.lane import RestartReason
 from service.batching.lanes import LONGEST_DELAY_S, OVERDUE_S
 from tests.fakes import FakeEngine, FakeVersion
 from tests.service.batching.fakelanes import Rig, outcome_of, outcomes_of, rig
@@ -29,7 +29,7 @@ async def test_lost_lane_costs_only_what_it_had_in_hand():
         made.lanes[2].answer()
 
         assert await outcomes_of([lost, kept, waits]) == ["WorkerLost", 2.0, 3.0]
-        assert (made.replaced, made.lanes[0].closed) == ([Reason.EXITED], True)
+        assert (made.replaced, made.lanes[0].closed) == ([RestartReason.EXITED], True)
 
 
 async def test_lost_lane_is_replaced_at_once():
@@ -70,19 +70,19 @@ async def test_lanes_lost_before_they_did_anything_are_replaced_ever_more_slowly
 
         assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
         assert (delays[-1], len(made.lanes)) == (LONGEST_DELAY_S, 14)
-        assert made.replaced == [Reason.EXITED] * 13
+        assert made.replaced == [RestartReason.EXITED] * 13
 
 
 async def test_lanes_that_do_not_start_are_replaced_ever_more_slowly():
     async with rig(slow=True) as made:
         delays = []
         for _ in range(4):
-            made.lanes[-1].lose(Reason.NOT_STARTED)
+            made.lanes[-1].lose(RestartReason.NOT_STARTED)
             delays += made.delays or [0.0]
             await made.fire()
 
         assert delays == [0.0, 0.1, 0.2, 0.4]
-        assert made.replaced == [Reason.NOT_STARTED] * 4
+        assert made.replaced == [RestartReason.NOT_STARTED] * 4
 
 
 @pytest.mark.parametrize(("runs", "delay_s"), [(True, 0.0), (False, 0.4)], ids=["run", "no_run"])
@@ -152,7 +152,7 @@ async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
         old.answer()
         made.lanes[1].answer()
 
-        assert in_both == ([[2.0], []], [Reason.TERMINATED])
+        assert in_both == ([[2.0], []], [RestartReason.TERMINATED])
         assert await outcomes_of([first, second, third]) == [1.0, 2.0, 3.0]
         assert (open_while_busy, old.closed, made.batcher.n_ready) == (True, True, 1)
 
@@ -160,11 +160,15 @@ async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
 async def test_worn_lane_without_work_is_closed_when_its_successor_is_ready():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
-        made.lanes[0].wear(Reason.MEMORY)
+        made.lanes[0].wear(RestartReason.MEMORY)
         before = made.lanes[0].closed
         made.lanes[1].become_ready()
 
-        assert (before, made.lanes[0].closed, made.replaced) == (False, True, [Reason.MEMORY])
+        assert (before, made.lanes[0].closed, made.replaced) == (
+            False,
+            True,
+            [RestartReason.MEMORY],
+        )
 
 
 async def test_worn_lanes_are_replaced_one_at_a_time():
@@ -189,7 +193,7 @@ async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
         counts = []
         for seconds in (0, 1, 58, 1):
             made.clock.advance(seconds)
-            made.lanes[-1].wear(Reason.MEMORY)
+            made.lanes[-1].wear(RestartReason.MEMORY)
             await settle()
             counts.append(len(made.lanes) - 1)
 
@@ -199,17 +203,17 @@ async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
 async def test_worn_lanes_of_other_places_need_not_wait_for_that_minute():
     async with rig(2) as made:
         for lane in list(made.lanes):
-            lane.wear(Reason.MEMORY)
+            lane.wear(RestartReason.MEMORY)
             await settle()
 
-        assert (len(made.lanes), made.replaced) == (4, [Reason.MEMORY] * 2)
+        assert (len(made.lanes), made.replaced) == (4, [RestartReason.MEMORY] * 2)
 
 
 async def test_worn_lane_whose_successor_is_lost_works_on_and_gets_another():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         made.lanes[0].wear()
-        made.lanes[1].lose(Reason.NOT_STARTED)
+        made.lanes[1].lose(RestartReason.NOT_STARTED)
         (task,) = await made.ask(1)
         made.lanes[0].answer()
         alone = len(made.lanes)
@@ -227,7 +231,7 @@ async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_paus
         for _ in range(60 * 4):
             made.lanes[0].wear()  # at every look
             if not made.lanes[-1].ready and not made.lanes[-1].dead:
-                made.lanes[-1].lose(Reason.NOT_STARTED)
+                made.lanes[-1].lose(RestartReason.NOT_STARTED)
             made.clock.advance(0.25)
 
         assert (len(made.lanes) - 1, made.batcher.n_ready) == (12, 1)
@@ -250,7 +254,7 @@ async def test_worn_lane_and_its_successor_lost_both_are_replaced():
         made.lanes[0].become_ready()
         made.lanes[0].wear()
         made.lanes[0].lose()
-        made.lanes[1].lose(Reason.NOT_STARTED)
+        made.lanes[1].lose(RestartReason.NOT_STARTED)
 
         assert (len(made.lanes), made.batcher.hopeless) == (3, False)
 
@@ -282,7 +286,7 @@ async def test_overdue_batch_ends_its_lane_at_two_looks():
         await made.pass_time(0.25)
 
         assert (after_one, await outcome_of(task)) == (False, "WorkerLost")
-        assert (made.replaced, made.batcher.n_ready) == ([Reason.OVERDUE], 1)
+        assert (made.replaced, made.batcher.n_ready) == ([RestartReason.OVERDUE], 1)
 
 
 async def test_overdue_batch_is_so_after_the_first_of_its_deadlines():
@@ -365,7 +369,7 @@ async def test_stop_answers_what_is_in_hand_and_what_waits_and_ends_every_lane()
         assert not await made.batcher.stop(0)
         assert await outcomes_of(tasks) == [*["WorkerLost"] * 3, "Draining"]
         assert [lane.closed for lane in made.lanes] == [True] * 4
-        assert made.replaced == [Reason.TERMINATED] * 2
+        assert made.replaced == [RestartReason.TERMINATED] * 2
 
 
 async def test_drain_finishes_what_was_accepted_without_new_lanes():
@@ -408,6 +412,6 @@ async def test_two_thousand_pictures_with_dying_lanes_are_never_mixed_up(caplog)
     lost = [number for number, outcome in enumerate(outcomes) if outcome == "WorkerLost"]
     answered = {number: value for number, value in enumerate(outcomes) if number not in set(lost)}
     assert answered == {number: float(number) for number in answered}
-    n_lost, n_worn = map(made.replaced.count, (Reason.EXITED, Reason.TERMINATED))
+    n_lost, n_worn = map(made.replaced.count, (RestartReason.EXITED, RestartReason.TERMINATED))
     assert 1 <= n_lost <= len(lost) <= 8 * (n_lost + n_worn), "a worn lane may be lost as well"
     assert n_worn >= 1

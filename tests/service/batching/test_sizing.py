@@ -5,15 +5,21 @@ from typing import Any
 
 import pytest
 
-from service.batching.sizing import STUCK_AFTER_S, batch_limits, prepare_threads, run_plan
-from service.models.repository import LoadedVersion, Repository, RunPlan, Shelf, load_repository
+from service.batching.sizing import STUCK_AFTER_S, batch_limits, engine_config, prepare_threads
+from service.models.repository import (
+    EngineConfig,
+    LoadedVersion,
+    Repository,
+    RepositoryConfig,
+    load_repository,
+)
 from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def repository(models_dir: Path) -> Repository:
     """The versions 1 and 2 of `tiny`."""
-    return load_repository(Shelf(models_dir, RunPlan("cpu"), versions_per_model=0))
+    return load_repository(RepositoryConfig(models_dir, EngineConfig("cpu"), versions_per_model=0))
 
 
 def on_gpu(version: LoadedVersion) -> LoadedVersion:
@@ -63,6 +69,6 @@ def test_threads_that_prepare_have_all_cores_where_runs_need_none(repository):
 
 
 def test_run_plan_gives_a_lone_run_all_cores_and_others_one():
-    plan = run_plan(settings(provider="cpu", max_batch_size=3), 4)
+    plan = engine_config(settings(provider="cpu", max_batch_size=3), 4)
 
     assert (plan.provider, plan.threads, plan.wide_threads, plan.max_batch_size) == ("cpu", 1, 4, 3)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.batching.wide import RunTimes, Solitude
+from service.batching.wide import LoadMonitor, RunTimes
 from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
     occupy,
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 def test_solitude_ends_with_company_and_comes_back():
     clock = FakeClock()
-    solitude = Solitude(clock)
+    solitude = LoadMonitor(clock)
     clock.advance(1)
     alone = solitude.lasts()
     solitude.crowded()

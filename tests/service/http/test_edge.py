@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from contract.errors import GraphMismatch
 from service.errors import Overloaded
-from service.http.edge import Edge
+from service.http.edge import EdgeMiddleware
 from service.system.metrics import Metrics
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
@@ -23,7 +23,7 @@ RED = tinymodel.picture("red")
 
 def wrapped(app: Any, closing: bool = False) -> TestClient:
     """A client of any application behind the edge."""
-    return TestClient(Edge(app, Metrics(), closing=lambda: closing))
+    return TestClient(EdgeMiddleware(app, Metrics(), closing=lambda: closing))
 
 
 @pytest.mark.parametrize("closing", [False, True])
@@ -191,7 +191,7 @@ def test_edge_client_that_leaves_counted_and_not_an_error(fresh_client, caplog):
     assert sent == []
     assert requests_total(fresh_client, "/v1/classify", 499) == 1
     assert all(record.levelno < logging.WARNING for record in caplog.records)
-    assert fresh_client.app.state.parts.admission.n_bytes == 0
+    assert fresh_client.app.state.dependencies.admission.n_bytes == 0
 
 
 def test_edge_log_line_of_long_method_is_short(fresh_client, caplog):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.http.flow import JoinedWrites
+from service.http.flow import CoalescingTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -33,9 +33,9 @@ class Transport:
         return "close" in self.told
 
 
-def joined() -> tuple[JoinedWrites, list[bytes | str]]:
+def joined() -> tuple[CoalescingTransport, list[bytes | str]]:
     transport: Any = Transport()
-    return JoinedWrites(transport, asyncio.get_running_loop()), transport.told
+    return CoalescingTransport(transport, asyncio.get_running_loop()), transport.told
 
 
 async def end_of_turn() -> None:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
 from service.http import protocol as http_protocol
-from service.http.flow import BoundedFlow
+from service.http.flow import BoundedFlowControl
 from service.http.heads import MAX_HEADERS
 from service.http.peer import while_connected
 from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
@@ -534,7 +534,7 @@ class SlowTransport(asyncio.Transport):
 
 async def test_flow_peer_that_takes_its_answer_slowly_is_left_alone():
     transport = SlowTransport([3000, 2000, 2000, 1000, 1000, 1000])
-    flow = BoundedFlow(transport, timeout_s=0.01)
+    flow = BoundedFlowControl(transport, timeout_s=0.01)
     flow.pause_writing()
     await transport.aborted.wait()
 
@@ -542,7 +542,7 @@ async def test_flow_peer_that_takes_its_answer_slowly_is_left_alone():
 
 
 async def test_flow_peer_that_took_its_answer_is_not_watched():
-    flow = BoundedFlow(SlowTransport([1000]), timeout_s=NEVER_S)
+    flow = BoundedFlowControl(SlowTransport([1000]), timeout_s=NEVER_S)
     flow.pause_writing()
     flow.resume_writing()
 

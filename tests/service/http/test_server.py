@@ -10,7 +10,7 @@ import pytest
 from service.app import create_app
 from service.http.server import DrainingServer
 from service.settings import Settings
-from service.system.signals import Signals
+from service.system.signals import SignalHandlers
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ class Started:
         values = {"models_dir": models_dir, "lanes": 1, "port": 0, **settings}
         parsed = Settings.model_validate(values)
         self.app = create_app(parsed)
-        self.server = DrainingServer(self.app, parsed, Signals())
+        self.server = DrainingServer(self.app, parsed, SignalHandlers())
         self.serving = asyncio.create_task(self.server.serve())
 
     async def started(self) -> Started:
@@ -85,7 +85,7 @@ async def test_server_hangup_looks_at_the_repository_unless_it_drains(
     models_dir, monkeypatch, draining
 ):
     running, looks = await Started(models_dir).started(), []
-    monkeypatch.setattr(running.app.state.service.adopter, "look_soon", lambda: looks.append(1))
+    monkeypatch.setattr(running.app.state.service.watcher, "poll_soon", lambda: looks.append(1))
     if draining:
         running.app.state.service.begin_drain()
 

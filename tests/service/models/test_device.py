@@ -11,13 +11,13 @@ import pytest
 
 from contract.manifest import Manifest
 from service.models import engine as engine_module
-from service.models.device import DeviceRuns, Names, fixed_sizes
+from service.models.device import DeviceRuns, TensorNames, fixed_sizes
 from service.models.engine import OnnxEngine, Run
 from service.models.providers import PROVIDERS, ProviderSession, open_session
-from service.models.repository import RunPlan, load_version
+from service.models.repository import EngineConfig, load_version
 from tests import tinymodel
 
-NAMES = Names("image", "probabilities")
+NAMES = TensorNames("image", "probabilities")
 
 
 class Recorder:
@@ -130,7 +130,7 @@ def test_device_runs_of_two_threads_do_not_share_buffers(opened):
 def test_engine_on_a_device_serves_a_version(tmp_path, kind):
     tinymodel.write_version(tmp_path, kind=kind)
 
-    loaded = load_version(tmp_path, "tiny", 1, RunPlan("cpu", max_batch_size=6))
+    loaded = load_version(tmp_path, "tiny", 1, EngineConfig("cpu", max_batch_size=6))
 
     assert loaded.golden_difference < 1e-5
     assert loaded.max_batch_size == 6

@@ -13,7 +13,7 @@ from service.errors import ProviderNotInstalled, ProviderUnavailable
 from service.models import providers
 from service.models.providers import (
     PROVIDERS,
-    Fallback,
+    ProviderFallback,
     ProviderSession,
     on_chosen_provider,
     open_session,
@@ -70,7 +70,7 @@ def runtime(monkeypatch):
     return install
 
 
-def session_on(choice: str) -> tuple[ProviderSession, Fallback | None]:
+def session_on(choice: str) -> tuple[ProviderSession, ProviderFallback | None]:
     return on_chosen_provider(choice, lambda name: open_session(GRAPH, name, threads=1))
 
 
@@ -87,7 +87,7 @@ def test_providers_auto_without_cuda_falls_back_and_says_why(runtime):
     opened, fallback = session_on("auto")
 
     reason = "cuda: this onnxruntime has no CUDAExecutionProvider"
-    assert (opened.provider, fallback) == ("cpu", Fallback("not_installed", reason))
+    assert (opened.provider, fallback) == ("cpu", ProviderFallback("not_installed", reason))
 
 
 def test_providers_auto_with_cuda_takes_it(runtime):
@@ -108,7 +108,7 @@ def test_providers_auto_with_broken_cuda_falls_back_and_says_so(runtime, fails_o
 
     opened, fallback = session_on("auto")
 
-    assert (opened.provider, fallback) == ("cpu", Fallback("failed", f"cuda: {reason}"))
+    assert (opened.provider, fallback) == ("cpu", ProviderFallback("failed", f"cuda: {reason}"))
 
 
 def test_providers_auto_passes_over_a_provider_that_does_not_prove_itself():
@@ -117,7 +117,10 @@ def test_providers_auto_passes_over_a_provider_that_does_not_prove_itself():
             raise ProviderUnavailable("cuda: wrong answers")
         return name
 
-    assert on_chosen_provider("auto", prove) == ("cpu", Fallback("failed", "cuda: wrong answers"))
+    assert on_chosen_provider("auto", prove) == (
+        "cpu",
+        ProviderFallback("failed", "cuda: wrong answers"),
+    )
 
 
 def test_providers_auto_keeps_the_first_reason_unless_a_later_one_failed(monkeypatch):
@@ -136,8 +139,8 @@ def test_providers_auto_keeps_the_first_reason_unless_a_later_one_failed(monkeyp
     first = on_chosen_provider("auto", prove)
     errors["c"] = ProviderUnavailable("c")
 
-    assert first == ("c", Fallback("not_installed", "a"))
-    assert on_chosen_provider("auto", prove) == ("cpu", Fallback("failed", "c"))
+    assert first == ("c", ProviderFallback("not_installed", "a"))
+    assert on_chosen_provider("auto", prove) == ("cpu", ProviderFallback("failed", "c"))
 
 
 def test_providers_cuda_by_name_without_it_refused(runtime):

@@ -22,9 +22,9 @@ from contract.versions import manifest_files, read_version, sha256
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.models import repository
 from service.models.repository import (
+    EngineConfig,
     Repository,
-    RunPlan,
-    Shelf,
+    RepositoryConfig,
     load_repository,
     load_version,
     replay_golden,
@@ -32,7 +32,7 @@ from service.models.repository import (
 )
 from tests import tinymodel
 
-PLAN = RunPlan("cpu", max_batch_size=4)
+PLAN = EngineConfig("cpu", max_batch_size=4)
 
 
 def published(
@@ -131,7 +131,7 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
     for version in (2, 9, 10):
         tinymodel.write_version(tmp_path, version=version)
 
-    found = load_repository(Shelf(tmp_path, PLAN, count))
+    found = load_repository(RepositoryConfig(tmp_path, PLAN, count))
 
     assert list(found.models["tiny"]) == expected
 
@@ -139,7 +139,7 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
 @pytest.mark.parametrize("exists", [True, False])
 def test_load_repository_without_versions_refused(tmp_path, exists):
     with pytest.raises(ManifestInvalid, match="holds no version"):
-        load_repository(Shelf(tmp_path if exists else tmp_path / "missing", PLAN))
+        load_repository(RepositoryConfig(tmp_path if exists else tmp_path / "missing", PLAN))
 
 
 def test_load_version_reports_what_it_proved(tmp_path, caplog):
@@ -216,7 +216,7 @@ def test_load_version_on_missing_provider_refused(tmp_path, provider):
     tinymodel.write_version(tmp_path)
 
     with pytest.raises(ProviderUnavailable, match=provider):
-        load_version(tmp_path, "tiny", 1, RunPlan(provider))
+        load_version(tmp_path, "tiny", 1, EngineConfig(provider))
 
 
 NODES = {

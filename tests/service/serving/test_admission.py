@@ -165,15 +165,15 @@ def test_admission_late_refusal_holds_nothing():
 
 
 def fill_pictures(client):
-    client.app.state.parts.admission.images = 256
+    client.app.state.dependencies.admission.images = 256
 
 
 def fill_bytes(client):
-    client.app.state.parts.admission.n_bytes = 268_435_456
+    client.app.state.dependencies.admission.n_bytes = 268_435_456
 
 
 def close(client):
-    client.app.state.parts.admission.closed = True
+    client.app.state.dependencies.admission.closed = True
 
 
 def slow_down(client):
@@ -252,7 +252,7 @@ def test_admission_idle_service_recovers_from_a_slow_run(fresh_client):
 
     Neither while pictures for other models are always in flight.
     """
-    fresh_client.app.state.parts.admission.images = 1
+    fresh_client.app.state.dependencies.admission.images = 1
     times = queue_of(fresh_client).times
     times.item_s = 100.0
 

@@ -16,12 +16,12 @@ from contract.errors import ImageError, ImageTooManyPixels, VersionCorrupt
 from contract.preprocessing import decode_file
 from service.batching import work
 from service.batching.batcher import BatchCallbacks
-from service.batching.lane import Reason
-from service.batching.sizing import run_plan
+from service.batching.lane import RestartReason
+from service.batching.sizing import engine_config
 from service.errors import DeadlineExceeded, WorkerNotStarted
-from service.models.repository import LoadedVersion, Repository, Shelf
+from service.models.repository import LoadedVersion, Repository, RepositoryConfig
 from service.serving import backend as module
-from service.serving.backend import Answered, Backend, load_backend
+from service.serving.backend import InferenceResult, LaneBackend, load_backend
 from service.settings import Settings
 from service.workers.launch import ProcessLauncher
 from tests import tinymodel
@@ -40,14 +40,14 @@ def load(
     callbacks: BatchCallbacks | None = None,
     versions_per_model: int = 0,
     **settings: Any,
-) -> Backend:
+) -> LaneBackend:
     values = Settings.model_validate({"provider": "cpu", **KINDS[kind], **settings})
-    shelf = Shelf(models_dir, run_plan(values, 2), versions_per_model)
-    return load_backend(values, shelf, 2, callbacks)
+    config = RepositoryConfig(models_dir, engine_config(values, 2), versions_per_model)
+    return load_backend(values, config, 2, callbacks)
 
 
 @asynccontextmanager
-async def running(*arguments: Any, **options: Any) -> AsyncIterator[Backend]:
+async def running(*arguments: Any, **options: Any) -> AsyncIterator[LaneBackend]:
     backend = load(*arguments, **options)
     backend.start()
     try:
@@ -57,17 +57,17 @@ async def running(*arguments: Any, **options: Any) -> AsyncIterator[Backend]:
         backend.close()
 
 
-async def answer(backend: Backend, image: bytes = RED, number: int = 1) -> Answered:
+async def answer(backend: LaneBackend, image: bytes = RED, number: int = 1) -> InferenceResult:
     version = backend.repository.get("tiny", number)
     return await backend.answer(version, image, time.monotonic() + 30)
 
 
-async def all_ready(backend: Backend) -> None:
+async def all_ready(backend: LaneBackend) -> None:
     while backend.n_lanes < 2:  # noqa: ASYNC110 - processes are connected one by one
         await asyncio.sleep(0)
 
 
-def label_of(answered: Answered) -> str:
+def label_of(answered: InferenceResult) -> str:
     return tinymodel.LABELS[int(answered.probabilities.argmax())]
 
 
@@ -105,7 +105,7 @@ async def test_backend_bad_picture_fails_alone(models_dir, kind):
         outcomes = await asyncio.gather(*jobs, return_exceptions=True)
 
     assert [isinstance(one, ImageError) for one in outcomes] == [False, True, True, False]
-    labels = [label_of(one) for one in outcomes if isinstance(one, Answered)]
+    labels = [label_of(one) for one in outcomes if isinstance(one, InferenceResult)]
     assert labels == ["red", "blue"]
 
 
@@ -242,7 +242,7 @@ async def test_backend_is_well_from_its_start_to_its_end(models_dir, kind):
 
 
 async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_dir):
-    replaced: list[Reason] = []
+    replaced: list[RestartReason] = []
     callbacks = BatchCallbacks(on_replaced=replaced.append)
     async with running(models_dir, "processes", callbacks=callbacks) as backend:
         await answer(backend)
@@ -254,7 +254,7 @@ async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_d
         again = await answer(backend)
 
     assert state == (True, "no lane is ready")
-    assert (label_of(again), replaced) == ("red", [Reason.EXITED] * 2)
+    assert (label_of(again), replaced) == ("red", [RestartReason.EXITED] * 2)
 
 
 # Its successor
@@ -265,7 +265,7 @@ async def test_backend_successor_answers_with_the_renewed_versions(tmp_path, kin
     tinymodel.write_version(tmp_path)
     async with running(tmp_path, kind) as backend:
         tinymodel.write_version(tmp_path, version=2)
-        new = backend.load(tmp_path, "tiny", 2, run_plan(Settings(provider="cpu"), 2))
+        new = backend.load(tmp_path, "tiny", 2, engine_config(Settings(provider="cpu"), 2))
         successor = await backend.renewed(Repository([*backend.repository.versions(), new]))
         successor.start()
         both_kept = [await answer(one, number=1) for one in (backend, successor)]
@@ -298,7 +298,7 @@ async def test_backend_loads_versions_where_its_lanes_run(models_dir, kind):
     backend.start()
     try:
         loaded: LoadedVersion = await asyncio.to_thread(
-            backend.load, models_dir, "tiny", 2, run_plan(Settings(provider="cpu"), 2)
+            backend.load, models_dir, "tiny", 2, engine_config(Settings(provider="cpu"), 2)
         )
     finally:
         await backend.stop(5)

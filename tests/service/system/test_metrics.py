@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from service.batching.lane import Reason
+from service.batching.lane import RestartReason
 from service.errors import ServiceError
 from service.system.metrics import Metrics
 from tests import tinymodel
@@ -74,9 +74,9 @@ def test_metrics_request_without_good_picture_observes_no_stage(fresh_client):
 
 def test_metrics_refusals_counted_by_code(make_client):
     client = make_client(max_in_flight=1)
-    client.app.state.parts.admission.reserve(images=1, n_bytes=0)
+    client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
     client.post("/v1/classify", content=RED)
-    client.app.state.parts.admission.closed = True
+    client.app.state.dependencies.admission.closed = True
     client.post("/v1/classify", content=RED)
     client.post("/v1/models/none/classify", content=RED)
 
@@ -92,7 +92,7 @@ def test_metrics_refusals_counted_by_code(make_client):
 
 
 def test_metrics_in_flight_gauges_read_the_door(fresh_client):
-    with fresh_client.app.state.parts.admission.slot() as slot:
+    with fresh_client.app.state.dependencies.admission.slot() as slot:
         slot.add_images(3)
         slot.add_bytes(77)
         during = fresh_client.get("/metrics").text
@@ -143,12 +143,12 @@ def test_metrics_lanes_at_work_counted_in_seconds(fresh_client):
 
 def test_metrics_lanes_replaced_counted_by_reason(fresh_client):
     batcher = batcher_of(fresh_client)
-    for reason in (Reason.DIED, Reason.EXITED, Reason.EXITED):
+    for reason in (RestartReason.DIED, RestartReason.EXITED, RestartReason.EXITED):
         batcher._callbacks.on_replaced(reason)
 
     counts = [
         value(fresh_client, "convserve_lane_restarts_total", reason=reason.value)
-        for reason in (Reason.DIED, Reason.EXITED, Reason.STUCK)
+        for reason in (RestartReason.DIED, RestartReason.EXITED, RestartReason.STUCK)
     ]
     assert counts == [1, 2, None]
 

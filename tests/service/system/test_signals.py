@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[3]
 PATIENCE_S = 20
 START = """
 import ctypes, os, signal, subprocess, sys, threading
-from service.system.signals import Signals
+from service.system.signals import SignalHandlers
 
-signals = Signals()
+signals = SignalHandlers()
 
 def send(*numbers):
     for number in numbers:

@@ -9,10 +9,10 @@ from typing import cast
 
 import numpy as np
 
-from service.batching.lane import BatchedRow
+from service.batching.lane import RowResult
 from service.workers import wire
-from service.workers.launch import Launched
-from service.workers.wire import Done, FrameReader, Kind, Row, Work
+from service.workers.launch import LaunchedWorker
+from service.workers.wire import FrameKind, FrameReader, WireBatch, WireBatchDone, WireRow
 
 
 class FakeProcess:
@@ -56,7 +56,7 @@ class Peer(asyncio.Protocol):
 
     def __init__(self, process: FakeProcess) -> None:
         self.process = process
-        self.works: list[Work] = []
+        self.works: list[WireBatch] = []
         self.seen: list[list[bytes]] = []
         self.closed = False
         self._reader = FrameReader()
@@ -72,7 +72,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
-            assert frame.kind is Kind.WORK
+            assert frame.kind is FrameKind.WORK
             self.works.append(wire.unpack_work(frame.payload))
             self.seen.append([one.image for one in self.works[-1].pictures])
 
@@ -87,17 +87,17 @@ class Peer(asyncio.Protocol):
         work = self.works.pop(0)
         pictures = work.pictures
         given = [*errors, *[None] * (len(pictures) - len(errors))]
-        outcomes: list[Row | Exception | None] = [
+        outcomes: list[WireRow | Exception | None] = [
             error or row_of(len(one.image), len(pictures))
             for one, error in zip(pictures, given, strict=True)
         ]
-        self.send(wire.pack_done(Done(outcomes, [(len(pictures), 0.5)], 0.75)))
+        self.send(wire.pack_done(WireBatchDone(outcomes, [(len(pictures), 0.5)], 0.75)))
 
 
-def row_of(value: float, batch_size: int = 1) -> Row:
+def row_of(value: float, batch_size: int = 1) -> WireRow:
     """An answer whose first probability is known; the value need not be one."""
     scores = np.array([value, 0], np.float32)
-    return Row(BatchedRow(scores, 0.125, 0.5, batch_size), 0.25, 0.375)
+    return WireRow(RowResult(scores, 0.125, 0.5, batch_size), 0.25, 0.375)
 
 
 class FakeLauncher:
@@ -115,13 +115,13 @@ class FakeLauncher:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def launch(self) -> Launched:
+    async def launch(self) -> LaunchedWorker:
         await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
         return await self.make()
 
-    async def make(self) -> Launched:
+    async def make(self) -> LaunchedWorker:
         """Returns a worker that is ready."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -135,4 +135,4 @@ class FakeLauncher:
             ours.close()
             theirs.close()
             raise
-        return Launched(peer.process, ours, [])
+        return LaunchedWorker(peer.process, ours, [])

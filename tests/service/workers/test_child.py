@@ -20,17 +20,25 @@ import pytest
 from contract.errors import ImageTooManyPixels, ManifestInvalid, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from contract.versions import sha256
-from service.batching.lane import Entry, Job, LaneCallbacks
+from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry
 from service.batching.thread_lane import ThreadLane
 from service.batching.work import Preparation
 from service.errors import EngineFailure
 from service.models.engine import Run
-from service.models.repository import LoadedVersion, RunPlan, load_version
+from service.models.repository import EngineConfig, LoadedVersion, load_version
 from service.workers import child as module
 from service.workers import wire
-from service.workers.child import EXIT_NOT_SERVABLE, Child, load, receive_exactly
-from service.workers.launch import Launched, ProcessLauncher
-from service.workers.wire import Done, Frame, Kind, Picture, Row, WireBroken, Work
+from service.workers.child import EXIT_NOT_SERVABLE, Worker, load, receive_exactly
+from service.workers.launch import LaunchedWorker, ProcessLauncher
+from service.workers.wire import (
+    Frame,
+    FrameKind,
+    WireBatch,
+    WireBatchDone,
+    WireError,
+    WirePicture,
+    WireRow,
+)
 from tests import tinymodel
 
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
@@ -40,23 +48,23 @@ LIMITS = ImageLimits()
 @pytest.fixture(scope="module")
 def versions(models_dir: Path) -> list[LoadedVersion]:
     """The versions 1 and 2 of `tiny`."""
-    return [load_version(models_dir, "tiny", number, RunPlan("cpu")) for number in (1, 2)]
+    return [load_version(models_dir, "tiny", number, EngineConfig("cpu")) for number in (1, 2)]
 
 
-def work_of(*images: bytes, version: int = 0, remaining_s: float = math.inf) -> Work:
-    return Work(version, False, [Picture(image, remaining_s) for image in images])
+def work_of(*images: bytes, version: int = 0, remaining_s: float = math.inf) -> WireBatch:
+    return WireBatch(version, False, [WirePicture(image, remaining_s) for image in images])
 
 
 def answered(
-    versions: list[LoadedVersion], work: Work, limits: ImageLimits = LIMITS
+    versions: list[LoadedVersion], work: WireBatch, limits: ImageLimits = LIMITS
 ) -> list[str | None]:
     """Each picture's label, or the name of its error."""
-    done = Child(cast(socket.socket, None), versions, limits).answer(work)
+    done = Worker(cast(socket.socket, None), versions, limits).answer(work)
     return [label_of(outcome) for outcome in done.outcomes]
 
 
-def label_of(outcome: Row | Exception | None) -> str | None:
-    if isinstance(outcome, Row):
+def label_of(outcome: WireRow | Exception | None) -> str | None:
+    if isinstance(outcome, WireRow):
         return tinymodel.LABELS[int(outcome.row.probabilities.argmax())]
     return type(outcome).__name__
 
@@ -65,13 +73,13 @@ def label_of(outcome: Row | Exception | None) -> str | None:
 
 
 def test_child_answers_each_picture_of_a_batch_in_order(versions):
-    done = Child(cast(socket.socket, None), versions, LIMITS).answer(work_of(RED, BLUE, GREEN))
+    done = Worker(cast(socket.socket, None), versions, LIMITS).answer(work_of(RED, BLUE, GREEN))
 
     assert [label_of(one) for one in done.outcomes] == ["red", "blue", "green"]
     ((size, run_s),) = done.runs
     assert (size, run_s > 0, done.work_s > run_s) == (3, True, True)
     for one in done.outcomes:
-        assert isinstance(one, Row)
+        assert isinstance(one, WireRow)
         assert one.row.batch_size == 3
         assert min(one.decode_s, one.preprocess_s, one.row.queue_s + 1e-9) > 0
         assert one.row.run_s == run_s
@@ -106,7 +114,7 @@ def test_child_run_is_as_wide_as_asked(versions, wide):
         | {"engine": Engine()}
     )
 
-    answered([version], Work(0, wide, [Picture(RED, math.inf)]))
+    answered([version], WireBatch(0, wide, [WirePicture(RED, math.inf)]))
 
     assert widths == [wide]
 
@@ -119,13 +127,13 @@ def test_child_bad_pictures_fail_alone(versions):
 
 
 def test_child_batch_of_bad_pictures_runs_nothing(versions):
-    done = Child(cast(socket.socket, None), versions, LIMITS).answer(work_of(b"x", b"y"))
+    done = Worker(cast(socket.socket, None), versions, LIMITS).answer(work_of(b"x", b"y"))
 
     assert (done.runs, len(done.outcomes)) == ([], 2)
 
 
 def test_child_expired_pictures_are_not_decoded(versions):
-    work = Work(0, False, [Picture(RED[:40], -0.5), Picture(RED, 60.0)])
+    work = WireBatch(0, False, [WirePicture(RED[:40], -0.5), WirePicture(RED, 60.0)])
 
     assert answered(versions, work) == ["DeadlineExceeded", "red"]
 
@@ -139,15 +147,15 @@ def test_child_limits_reach_the_decoder(versions):
 @pytest.mark.anyio
 async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
     images = [tinymodel.picture((40 * n, 255 - 30 * n, 7 * n), 8 + 5 * n) for n in range(5)]
-    child = Child(cast(socket.socket, None), versions, LIMITS)
-    done: asyncio.Queue[Job[Entry]] = asyncio.Queue()
+    child = Worker(cast(socket.socket, None), versions, LIMITS)
+    done: asyncio.Queue[BatchJob[QueueEntry]] = asyncio.Queue()
     ignored: Any = [lambda *_: None] * 3
     lane = ThreadLane(LaneCallbacks(lambda _, job: done.put_nowait(job), *ignored), lambda: 0.0)
 
     there = child.answer(work_of(*images, version=1)).outcomes
     loop = asyncio.get_running_loop()
     entries = [
-        Entry(
+        QueueEntry(
             Preparation(inspect(image, LIMITS), versions[1].manifest, math.inf),
             math.inf,
             0.0,
@@ -155,7 +163,7 @@ async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
         )
         for image in images
     ]
-    lane.work(Job(versions[1], entries, Run(), 0.0))
+    lane.work(BatchJob(versions[1], entries, Run(), 0.0))
     await done.get()
     lane.close()
 
@@ -163,8 +171,8 @@ async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
     assert [scores_of(outcome) for outcome in there] == here
 
 
-def scores_of(outcome: Row | Exception | None) -> bytes:
-    assert isinstance(outcome, Row)
+def scores_of(outcome: WireRow | Exception | None) -> bytes:
+    assert isinstance(outcome, WireRow)
     return outcome.row.probabilities.tobytes()
 
 
@@ -198,7 +206,7 @@ def test_child_serves_until_the_connection_ends(pair, versions):
         front.send(*wire.pack_work(work_of(image)))
     front.sock.shutdown(socket.SHUT_WR)
 
-    Child(sock, versions, LIMITS).serve()
+    Worker(sock, versions, LIMITS).serve()
 
     frames = [front.next(), front.next()]
     labels = [label_of(wire.unpack_done(one.payload).outcomes[0]) for one in frames if one]
@@ -209,9 +217,9 @@ def test_child_serves_until_the_connection_ends(pair, versions):
     ("data", "words"),
     [
         (b"\xff" * 9, "no kind"),
-        (b"".join(wire.pack(Kind.DONE)), "does not send DONE"),
+        (b"".join(wire.pack(FrameKind.DONE)), "does not send DONE"),
         (b"".join(wire.pack_work(work_of(RED)))[:-1], "within a frame"),
-        (b"".join(wire.pack(Kind.WORK, b"cut")), "payload"),
+        (b"".join(wire.pack(FrameKind.WORK, b"cut")), "payload"),
     ],
     ids=["noise", "wrong_way", "cut_frame", "cut_work"],
 )
@@ -220,8 +228,8 @@ def test_child_front_that_breaks_the_protocol_is_left(pair, versions, data, word
     front.send(data)
     front.sock.shutdown(socket.SHUT_WR)
 
-    with pytest.raises(WireBroken, match=words):
-        Child(sock, versions, LIMITS).serve()
+    with pytest.raises(WireError, match=words):
+        Worker(sock, versions, LIMITS).serve()
 
 
 class Meanwhile:
@@ -252,9 +260,9 @@ def _once(sock: Meanwhile, name: str) -> None:
 @pytest.mark.parametrize(
     ("moment", "kinds"),
     [
-        ("before_receiving", [Kind.RETIRE, Kind.DONE]),
-        ("before_sending", [Kind.DONE, Kind.RETIRE]),
-        ("after_sending", [Kind.DONE, Kind.RETIRE]),
+        ("before_receiving", [FrameKind.RETIRE, FrameKind.DONE]),
+        ("before_sending", [FrameKind.DONE, FrameKind.RETIRE]),
+        ("after_sending", [FrameKind.DONE, FrameKind.RETIRE]),
     ],
     ids=["idle", "working", "answered"],
 )
@@ -263,7 +271,7 @@ def test_child_asks_for_a_successor_between_its_answers(pair, versions, moment, 
     front.send(*wire.pack_work(work_of(RED)))
     front.sock.shutdown(socket.SHUT_WR)
     meanwhile = Meanwhile(sock)
-    child = Child(cast(socket.socket, meanwhile), versions, LIMITS)
+    child = Worker(cast(socket.socket, meanwhile), versions, LIMITS)
     setattr(meanwhile, moment, child.retire)
 
     child.serve()
@@ -271,7 +279,7 @@ def test_child_asks_for_a_successor_between_its_answers(pair, versions, moment, 
 
     frames = list(iter(front.next, None))
     assert [one.kind for one in frames] == kinds
-    (done,) = (wire.unpack_done(one.payload) for one in frames if one.kind is Kind.DONE)
+    (done,) = (wire.unpack_done(one.payload) for one in frames if one.kind is FrameKind.DONE)
     assert label_of(done.outcomes[0]) == "red"
 
 
@@ -279,10 +287,10 @@ def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
     front, sock = pair
     front.send(*wire.pack_work(work_of(RED)), *wire.pack_work(work_of(BLUE)))
     front.sock.shutdown(socket.SHUT_WR)
-    child = Child(sock, versions, LIMITS)
+    child = Worker(sock, versions, LIMITS)
     answer = child.answer
 
-    def retire_and_answer(work: Work) -> Done:
+    def retire_and_answer(work: WireBatch) -> WireBatchDone:
         if work.pictures[0].image == RED:
             child.retire()
         return answer(work)
@@ -292,7 +300,7 @@ def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
     sock.close()
 
     kinds = [one.kind for one in iter(front.next, None) if one]
-    assert kinds == [Kind.DONE, Kind.RETIRE, Kind.DONE]
+    assert kinds == [FrameKind.DONE, FrameKind.RETIRE, FrameKind.DONE]
 
 
 class Halfway(Meanwhile):
@@ -309,26 +317,26 @@ def test_child_told_to_terminate_again_while_it_asks_finishes_that_first(pair, v
     front.send(*wire.pack_work(work_of(RED)))
     front.sock.shutdown(socket.SHUT_WR)
     meanwhile = Halfway(sock)
-    child = Child(cast(socket.socket, meanwhile), versions, LIMITS)
+    child = Worker(cast(socket.socket, meanwhile), versions, LIMITS)
     meanwhile.before_receiving = meanwhile.before_sending = child.retire
 
     child.serve()
     sock.close()
 
     kinds = [one.kind for one in iter(front.next, None) if one]
-    assert kinds == [Kind.RETIRE, Kind.DONE, Kind.RETIRE]
+    assert kinds == [FrameKind.RETIRE, FrameKind.DONE, FrameKind.RETIRE]
 
 
 def test_child_told_to_terminate_before_it_began_asks_at_once(pair, versions):
     front, sock = pair
     front.sock.shutdown(socket.SHUT_WR)
-    child = Child(sock, versions, LIMITS)
+    child = Worker(sock, versions, LIMITS)
     child.retire()
 
     child.serve()
     sock.close()
 
-    assert [one.kind for one in iter(front.next, None) if one] == [Kind.RETIRE]
+    assert [one.kind for one in iter(front.next, None) if one] == [FrameKind.RETIRE]
 
 
 # Its versions
@@ -379,10 +387,10 @@ class FrontThread(threading.Thread):
 
     def run(self) -> None:
         with self._front.sock:
-            self._front.send(*wire.pack_json(Kind.START, self._plan))
+            self._front.send(*wire.pack_json(FrameKind.START, self._plan))
             self.replies.append(self._front.next())
             first = self.replies[0]
-            if first and first.kind is Kind.READY:
+            if first and first.kind is FrameKind.READY:
                 self._front.send(*wire.pack_work(work_of(self._image)))
                 self.replies.append(self._front.next())
 
@@ -409,7 +417,11 @@ def live(plan: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
 def test_worker_process_answers_until_the_front_leaves(models_dir, no_signals):
     status, (ready, done) = live(plan_of(models_dir))
 
-    assert (status, ready and ready.kind, done and done.kind) == (0, Kind.READY, Kind.DONE)
+    assert (status, ready and ready.kind, done and done.kind) == (
+        0,
+        FrameKind.READY,
+        FrameKind.DONE,
+    )
     assert ready
     assert [one["provider"] for one in wire.unpack_json(ready.payload)["versions"]] == ["cpu"]
     assert done
@@ -431,7 +443,7 @@ def test_worker_process_that_cannot_serve_says_why(tmp_path):
     status, (reply,) = live(plan_of(tmp_path))
 
     assert reply
-    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, Kind.FAILED)
+    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, FrameKind.FAILED)
     assert isinstance(wire.unpack_failed(reply.payload), ManifestInvalid)
 
 
@@ -441,7 +453,7 @@ def test_worker_process_with_a_bug_at_the_start_says_so_without_details(models_d
     status, (reply,) = live(plan)
 
     assert reply
-    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, Kind.FAILED)
+    assert (status, reply.kind) == (EXIT_NOT_SERVABLE, FrameKind.FAILED)
     said = wire.unpack_failed(reply.payload)
     assert type(said) is EngineFailure
     assert "secret" not in str(said)
@@ -455,7 +467,9 @@ def test_worker_process_whose_front_is_gone_exits():
         assert module._run(theirs) == EXIT_NOT_SERVABLE
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 9, b"".join(wire.pack(Kind.START, b"{"))])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"\xff" * 9, b"".join(wire.pack(FrameKind.START, b"{"))]
+)
 def test_worker_process_that_is_not_told_what_to_do_exits(data):
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -470,7 +484,7 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 ):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(b"".join(wire.pack_json(Kind.START, plan_of(models_dir))))
+        ours.sendall(b"".join(wire.pack_json(FrameKind.START, plan_of(models_dir))))
         ours.sendall(b"".join(wire.pack_work(work_of(RED)))[:-1])
         ours.shutdown(socket.SHUT_WR)
 
@@ -484,7 +498,7 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 
 
 @pytest.fixture
-def launched(models_dir: Path) -> Iterator[Launched]:
+def launched(models_dir: Path) -> Iterator[LaunchedWorker]:
     """A worker that serves version 2 of `tiny`; its connection blocks."""
     (one,) = ProcessLauncher(plan_of(models_dir), 60.0).launch_now(1)
     one.sock.settimeout(60)
@@ -500,7 +514,7 @@ def test_worker_process_ignores_what_a_terminal_sends(launched, number):
 
     done = front.next()
     assert done
-    assert done.kind is Kind.DONE
+    assert done.kind is FrameKind.DONE
 
 
 def test_worker_process_told_to_terminate_again_and_again_tears_no_answer(launched):
@@ -510,16 +524,16 @@ def test_worker_process_told_to_terminate_again_and_again_tears_no_answer(launch
     sender = threading.Thread(target=front.send, args=[batch] * n_batches)
     sender.start()
 
-    answers: list[Done] = []
+    answers: list[WireBatchDone] = []
     n_asked = 0
     while len(answers) < n_batches:
         for _ in range(3):
             os.kill(launched.process.pid, signal.SIGTERM)
         frame = front.next()
         assert frame
-        if frame.kind is Kind.DONE:
+        if frame.kind is FrameKind.DONE:
             answers.append(wire.unpack_done(frame.payload))
-        n_asked += frame.kind is Kind.RETIRE
+        n_asked += frame.kind is FrameKind.RETIRE
     sender.join()
 
     assert n_asked

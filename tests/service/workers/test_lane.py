@@ -15,14 +15,14 @@ import pytest
 
 from contract.errors import ImageTruncated
 from contract.images import ImageFile, ImageLimits
-from service.batching.lane import Entry, Job, LaneCallbacks, Reason
+from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry, RestartReason
 from service.batching.work import Preparation
 from service.errors import WorkerNotStarted
 from service.models.engine import Run
 from service.workers import lane as module
 from service.workers import wire
 from service.workers.lane import ProcessLane, is_stopped, resident_bytes
-from service.workers.wire import Done, Kind
+from service.workers.wire import FrameKind, WireBatchDone
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.workers.peers import FakeLauncher, Peer, row_of
 
@@ -62,9 +62,9 @@ class Bench:
         self.clock = FakeClock()
         self.launcher = FakeLauncher()
         self.ready: list[ProcessLane] = []
-        self.done: list[Job[Entry]] = []
-        self.lost: list[Reason] = []
-        self.worn: list[Reason] = []
+        self.done: list[BatchJob[QueueEntry]] = []
+        self.lost: list[RestartReason] = []
+        self.worn: list[RestartReason] = []
         self.callbacks = LaneCallbacks(
             lambda _, job: self.done.append(job),
             lambda lane: self.ready.append(cast(ProcessLane, lane)),
@@ -72,7 +72,7 @@ class Bench:
             lambda _, reason: self.worn.append(reason),
         )
 
-    def _on_lost(self, lane: Any, reason: Reason) -> None:
+    def _on_lost(self, lane: Any, reason: RestartReason) -> None:
         """Does what the owner of a lane does with one that is lost."""
         self.lost.append(reason)
         assert lane.take_back() == []
@@ -89,14 +89,16 @@ class Bench:
     def peer(self) -> Peer:
         return self.launcher.peers[-1]
 
-    def entry(self, image: bytes, deadline_s: float = NEVER) -> Entry:
+    def entry(self, image: bytes, deadline_s: float = NEVER) -> QueueEntry:
         file = ImageFile(image, ImageLimits(), cast(Any, None), cast(Any, None))
         recipe = Preparation(file, cast(Any, None), deadline_s, self.clock)
-        return Entry(recipe, deadline_s, self.clock(), asyncio.get_running_loop().create_future())
+        return QueueEntry(
+            recipe, deadline_s, self.clock(), asyncio.get_running_loop().create_future()
+        )
 
-    async def begin(self, *entries: Entry, wide: bool = False) -> Job[Entry]:
+    async def begin(self, *entries: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
         """Gives the lane a batch, and returns when the worker has it."""
-        job = Job(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
+        job = BatchJob(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
         self.lane.work(job)
         await until(lambda: bool(self.peer.works))
         return job
@@ -126,7 +128,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def outcome(entry: Entry) -> float | str:
+def outcome(entry: QueueEntry) -> float | str:
     """The entry's value, or the name of its error."""
     if not entry.future.done():
         return "waits"
@@ -157,7 +159,7 @@ async def test_process_lane_whose_worker_does_not_start_is_lost(caplog):
         lane = bench.open()
         await asyncio.gather(lane.ended, return_exceptions=True)
 
-    assert (bench.lost, bench.ready) == ([Reason.NOT_STARTED], [])
+    assert (bench.lost, bench.ready) == ([RestartReason.NOT_STARTED], [])
     assert [one.__dict__["reason"] for one in caplog.records] == ["no memory"]
 
 
@@ -170,7 +172,7 @@ async def test_process_lane_sends_place_width_pictures_and_the_time_that_is_left
         await bench.begin(patient, hasty, wide=True)
 
         assert bench.peer.works == [
-            wire.Work(1, True, [wire.Picture(b"1", NEVER), wire.Picture(b"22", 2.5)])
+            wire.WireBatch(1, True, [wire.WirePicture(b"1", NEVER), wire.WirePicture(b"22", 2.5)])
         ]
 
 
@@ -242,7 +244,7 @@ async def test_process_lane_worker_that_exits_costs_what_it_had(caplog):
             await bench.lane.ended
 
         assert [outcome(one) for one in entries[:2]] == ["WorkerLost", "DeadlineExceeded"]
-        assert (bench.lost, bench.done) == ([Reason.EXITED], [])
+        assert (bench.lost, bench.done) == ([RestartReason.EXITED], [])
         assert (bench.lane.ready, bench.lane.dead, list(bench.lane.jobs)) == (False, True, [])
         lost, ended = (one.__dict__ for one in caplog.records if one.name == module.__name__)
         assert (lost["pid"], lost["reason"], lost["pictures_lost"]) == (1000, "exited", 2)
@@ -258,7 +260,7 @@ async def test_process_lane_answer_that_was_sent_before_the_exit_counts():
         bench.peer.process.exit(1)
         await bench.lane.ended
 
-        assert (outcome(entry), bench.lost) == (1.0, [Reason.EXITED])
+        assert (outcome(entry), bench.lost) == (1.0, [RestartReason.EXITED])
 
 
 async def test_process_lane_worker_that_exits_while_idle_is_lost():
@@ -266,20 +268,20 @@ async def test_process_lane_worker_that_exits_while_idle_is_lost():
         bench.peer.process.exit(0)
         await bench.lane.ended
 
-        assert bench.lost == [Reason.EXITED]
+        assert bench.lost == [RestartReason.EXITED]
 
 
 def done_of(n_pictures: int) -> list[bytes]:
-    return wire.pack_done(Done([row_of(1.0)] * n_pictures, [], 0.0))
+    return wire.pack_done(WireBatchDone([row_of(1.0)] * n_pictures, [], 0.0))
 
 
 BREACHES = {
     "noise": [b"\xff" * 20],
-    "wrong_way": wire.pack(Kind.WORK),
-    "cut": wire.pack(Kind.DONE, b"x"),
+    "wrong_way": wire.pack(FrameKind.WORK),
+    "cut": wire.pack(FrameKind.DONE, b"x"),
     "too_few": done_of(1),
     "too_many": done_of(3),
-    "ready_again": wire.pack_json(Kind.READY, {"versions": []}),
+    "ready_again": wire.pack_json(FrameKind.READY, {"versions": []}),
 }
 
 
@@ -292,7 +294,7 @@ async def test_process_lane_worker_that_breaks_the_protocol_is_ended(frame: Iter
         await bench.lane.ended
 
         assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
-        assert (bench.lost, bench.peer.process.status) == ([Reason.EXITED], -9)
+        assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
 
 
 async def test_process_lane_answer_that_nobody_asked_for_breaks_the_protocol():
@@ -300,7 +302,7 @@ async def test_process_lane_answer_that_nobody_asked_for_breaks_the_protocol():
         bench.peer.send(done_of(0))
         await bench.lane.ended
 
-        assert (bench.lost, bench.peer.process.status) == ([Reason.EXITED], -9)
+        assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
 
 
 async def test_process_lane_nothing_counts_that_follows_a_breach():
@@ -327,7 +329,7 @@ async def test_process_lane_worker_stopped_at_two_looks_is_ended(machine):
         await bench.lane.ended
 
         assert (before, outcome(entry)) == ((True, "waits"), "WorkerLost")
-        assert (bench.lost, bench.peer.process.status) == ([Reason.STOPPED], -9)
+        assert (bench.lost, bench.peer.process.status) == ([RestartReason.STOPPED], -9)
 
 
 async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
@@ -343,7 +345,7 @@ async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("limit", "worn"),
-    [(None, []), (1000, []), (999, [Reason.MEMORY] * 2)],
+    [(None, []), (1000, []), (999, [RestartReason.MEMORY] * 2)],
     ids=["unlimited", "at_limit", "above"],
 )
 async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(limit, worn):
@@ -359,13 +361,13 @@ async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_i
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
-        bench.peer.send(wire.pack(Kind.RETIRE))
+        bench.peer.send(wire.pack(FrameKind.RETIRE))
         await until(lambda: bool(bench.worn))
         bench.lane._look()
         bench.peer.answer()
         await until(entry.future.done)
 
-        assert (bench.worn, outcome(entry)) == ([Reason.TERMINATED] * 2, 1.0)
+        assert (bench.worn, outcome(entry)) == ([RestartReason.TERMINATED] * 2, 1.0)
         assert (bench.lost, bench.lane.ready) == ([], True)
 
 
@@ -378,7 +380,7 @@ async def test_process_lane_interrupted_kills_its_worker():
         await bench.lane.ended
 
         assert [outcome(one) for one in (late, patient)] == ["DeadlineExceeded", "WorkerLost"]
-        assert (bench.lost, bench.peer.process.status) == ([Reason.OVERDUE], -9)
+        assert (bench.lost, bench.peer.process.status) == ([RestartReason.OVERDUE], -9)
 
 
 async def test_process_lane_interrupted_while_idle_does_nothing():

@@ -14,11 +14,11 @@ from contract.errors import ManifestInvalid
 from contract.images.decoding import ImageLimits
 from contract.versions import sha256
 from service.errors import WorkerNotStarted
-from service.models.repository import RunPlan
+from service.models.repository import EngineConfig
 from service.workers import launch as launching
 from service.workers import wire
 from service.workers.launch import ProcessLauncher
-from service.workers.wire import Kind
+from service.workers.wire import FrameKind
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
     digest = sha256(manifest.read_bytes()) if manifest.exists() else "0" * 64
     plan = {
         "models_dir": str(models_dir),
-        "run": asdict(RunPlan("cpu")),
+        "run": asdict(EngineConfig("cpu")),
         "versions": [["tiny", number, digest]],
         "limits": asdict(ImageLimits()),
         "log_level": "info",
@@ -116,7 +116,7 @@ def saying(pieces: list[bytes]) -> str:
     ("pieces", "words"),
     [
         ([b"x" * 9], "broke the protocol"),
-        (wire.pack(Kind.DONE), "something else"),
+        (wire.pack(FrameKind.DONE), "something else"),
         (wire.pack_failed(ZeroDivisionError("secret")), "its log says how"),
     ],
     ids=["noise", "not_ready", "bug"],

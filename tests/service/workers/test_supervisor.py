@@ -15,15 +15,15 @@ import pytest
 from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from service.batching.batcher import Batcher, BatchLimits
-from service.batching.lane import BatchedRow, LaneCallbacks
+from service.batching.lane import LaneCallbacks, RowResult
 from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
-from service.models.repository import Repository, RunPlan, Shelf, load_repository
-from service.workers.launch import Launched, ProcessLauncher
+from service.models.repository import EngineConfig, Repository, RepositoryConfig, load_repository
+from service.workers.launch import LaunchedWorker, ProcessLauncher
 from service.workers.supervisor import (
-    ChildPlan,
-    EngineElsewhere,
-    ProcessSource,
+    ProcessLaneFactory,
+    RemoteEngine,
+    WorkerConfig,
     prove_apart,
     start_children,
 )
@@ -35,24 +35,24 @@ RED = tinymodel.picture("red")
 NO_CALLBACKS = LaneCallbacks(*[lambda *_: None] * 4)
 
 
-def plan_of(models_dir: Path, **run: Any) -> ChildPlan:
-    shelf = Shelf(models_dir, RunPlan("cpu", **run), versions_per_model=0)
-    return ChildPlan(shelf, ImageLimits(), "info", 60.0)
+def plan_of(models_dir: Path, **run: Any) -> WorkerConfig:
+    config = RepositoryConfig(models_dir, EngineConfig("cpu", **run), versions_per_model=0)
+    return WorkerConfig(config, ImageLimits(), "info", 60.0)
 
 
 def here(models_dir: Path) -> Repository:
     """The same versions, loaded in this process."""
-    return load_repository(plan_of(models_dir).shelf)
+    return load_repository(plan_of(models_dir).config)
 
 
-async def ask(batcher: Batcher, source: ProcessSource, number: int) -> BatchedRow:
+async def ask(batcher: Batcher, source: ProcessLaneFactory, number: int) -> RowResult:
     version = source.repository.get("tiny", number)
     deadline_s = time.monotonic() + 30
     recipe = Preparation(inspect(RED), version.manifest, deadline_s)
     return await batcher.submit(version, recipe, deadline_s)
 
 
-async def answers_of(source: ProcessSource, lanes: int) -> list[int]:
+async def answers_of(source: ProcessLaneFactory, lanes: int) -> list[int]:
     """What the source's lanes answer to a red picture, one answer a version."""
     batcher = Batcher(source, BatchLimits(lanes=lanes))
     batcher.start()
@@ -65,7 +65,7 @@ async def answers_of(source: ProcessSource, lanes: int) -> list[int]:
     return [int(one.probabilities.argmax()) for one in rows]
 
 
-def statuses(launched: list[Launched]) -> list[int | None]:
+def statuses(launched: list[LaunchedWorker]) -> list[int | None]:
     return [one.process.poll() for one in launched]
 
 
@@ -93,9 +93,9 @@ async def test_children_repository_is_described_as_one_of_this_process(models_di
     source = start_children(plan_of(models_dir, max_batch_size=3), 1)
     source.abort()
 
-    ours = load_repository(plan_of(models_dir, max_batch_size=3).shelf)
+    ours = load_repository(plan_of(models_dir, max_batch_size=3).config)
     for one, apart in zip(ours.versions(), source.repository.versions(), strict=True):
-        assert isinstance(apart.engine, EngineElsewhere)
+        assert isinstance(apart.engine, RemoteEngine)
         for name in (
             "manifest",
             "manifest_sha256",
@@ -111,9 +111,9 @@ async def test_children_repository_is_described_as_one_of_this_process(models_di
 def test_children_default_model_is_the_shelf_s(tmp_path):
     for name in ("another", "tiny"):
         tinymodel.write_version(tmp_path, name)
-    shelf = Shelf(tmp_path, RunPlan("cpu"), default_model="tiny")
+    config = RepositoryConfig(tmp_path, EngineConfig("cpu"), default_model="tiny")
 
-    source = start_children(ChildPlan(shelf, ImageLimits(), "info", 60.0), 1)
+    source = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
     source.abort()
 
     assert source.repository.default_name == "tiny"
@@ -123,27 +123,27 @@ def test_children_default_model_is_the_shelf_s(tmp_path):
 def test_children_of_a_shelf_that_cannot_be_served_are_none(
     tmp_path, models_dir, default_model, monkeypatch
 ):
-    made: list[Launched] = []
+    made: list[LaunchedWorker] = []
     launch_now = ProcessLauncher.launch_now
 
-    def noting(launcher: ProcessLauncher, count: int) -> list[Launched]:
+    def noting(launcher: ProcessLauncher, count: int) -> list[LaunchedWorker]:
         made.extend(launch_now(launcher, count))
         return made
 
     monkeypatch.setattr(ProcessLauncher, "launch_now", noting)
-    shelf = Shelf(
-        models_dir if default_model else tmp_path, RunPlan("cpu"), default_model=default_model
+    config = RepositoryConfig(
+        models_dir if default_model else tmp_path, EngineConfig("cpu"), default_model=default_model
     )
 
     with pytest.raises(ManifestInvalid):
-        start_children(ChildPlan(shelf, ImageLimits(), "info", 60.0), 1)
+        start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
 
     assert statuses(made) == ([-9] if default_model else [])
 
 
 def test_engine_of_the_front_runs_nothing():
     with pytest.raises(EngineFailure):
-        EngineElsewhere().run(np.zeros((1, 8, 8, 3), np.uint8))
+        RemoteEngine().run(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 # Another set of versions
@@ -152,7 +152,7 @@ def test_engine_of_the_front_runs_nothing():
 async def test_children_for_a_renewed_repository_are_ready_when_it_is_there(models_dir):
     plan = plan_of(models_dir)
     first = start_children(plan, 1)
-    version = prove_apart(plan, models_dir, "tiny", 2, RunPlan("cpu"))
+    version = prove_apart(plan, models_dir, "tiny", 2, EngineConfig("cpu"))
 
     source = await first.renewed(Repository([version]), 2)
 
@@ -166,7 +166,7 @@ async def test_children_for_a_renewed_repository_are_ready_when_it_is_there(mode
 async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monkeypatch):
     launch, made, failed = ProcessLauncher.launch, [], asyncio.Event()
 
-    async def fail_once(launcher: ProcessLauncher) -> Launched:
+    async def fail_once(launcher: ProcessLauncher) -> LaunchedWorker:
         if not failed.is_set():
             failed.set()
             raise WorkerNotStarted("no memory")
@@ -174,7 +174,7 @@ async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monk
         return made[-1]
 
     monkeypatch.setattr(ProcessLauncher, "launch", fail_once)
-    source = ProcessSource(plan_of(models_dir), here(models_dir), [])
+    source = ProcessLaneFactory(plan_of(models_dir), here(models_dir), [])
 
     with pytest.raises(WorkerNotStarted):
         await source.renewed(here(models_dir), 2)
@@ -193,7 +193,7 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
 
     launch, ready, never = ProcessLauncher.launch, asyncio.Event(), asyncio.Event()
 
-    async def launch_one(launcher: ProcessLauncher) -> Launched:
+    async def launch_one(launcher: ProcessLauncher) -> LaunchedWorker:
         if ready.is_set() or not one_is_ready:
             await never.wait()
         launched = await launch(launcher)
@@ -202,7 +202,7 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
 
     monkeypatch.setattr(subprocess, "Popen", Seen)
     monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
-    source = ProcessSource(plan_of(models_dir), here(models_dir), [])
+    source = ProcessLaneFactory(plan_of(models_dir), here(models_dir), [])
     task = asyncio.create_task(source.renewed(here(models_dir), 2))
     if one_is_ready:
         await ready.wait()
@@ -247,10 +247,10 @@ async def test_source_of_processes_is_closed_once_they_have_ended(models_dir):
 
 
 def test_version_is_proven_in_a_process_of_its_own(models_dir):
-    version = prove_apart(plan_of(models_dir), models_dir, "tiny", 2, RunPlan("cpu"))
+    version = prove_apart(plan_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
 
     assert (version.key, version.provider) == (("tiny", 2), "cpu")
-    assert isinstance(version.engine, EngineElsewhere)
+    assert isinstance(version.engine, RemoteEngine)
     assert version.manifest_sha256 == here(models_dir).get("tiny", 2).manifest_sha256
     assert math.isclose(
         version.golden_difference, here(models_dir).get("tiny", 2).golden_difference
@@ -262,9 +262,9 @@ def test_version_that_is_broken_is_not_proven(tmp_path):
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
     with pytest.raises(VersionCorrupt, match="tiny/1"):
-        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, RunPlan("cpu"))
+        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
 
 
 def test_version_that_is_not_there_is_not_proven(tmp_path):
     with pytest.raises(ManifestInvalid, match="tiny/1"):
-        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, RunPlan("cpu"))
+        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))

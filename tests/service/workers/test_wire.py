@@ -10,20 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ImageTruncated
-from service.batching.lane import BatchedRow
+from service.batching.lane import RowResult
 from service.errors import EngineFailure, Overloaded, Unavailable, WorkerNotStarted
 from service.workers import wire
-from service.workers.wire import Done, Frame, FrameReader, Kind, Picture, Row, WireBroken, Work
+from service.workers.wire import (
+    Frame,
+    FrameKind,
+    FrameReader,
+    WireBatch,
+    WireBatchDone,
+    WireError,
+    WirePicture,
+    WireRow,
+)
 
 UNPACKERS: dict[str, Callable[[bytes], Any]] = {
     name: getattr(wire, name)
     for name in ("unpack_work", "unpack_done", "unpack_failed", "unpack_json")
 }
-KINDS = st.sampled_from(list(Kind))
+KINDS = st.sampled_from(list(FrameKind))
 u16 = st.integers(0, 2**16 - 1)
 seconds = st.floats(0, allow_nan=False)
-pictures = st.builds(Picture, st.binary(max_size=300), seconds)
-works = st.builds(Work, u16, st.booleans(), st.lists(pictures, max_size=8))
+pictures = st.builds(WirePicture, st.binary(max_size=300), seconds)
+works = st.builds(WireBatch, u16, st.booleans(), st.lists(pictures, max_size=8))
 
 
 def joined(pieces: Iterable[bytes]) -> bytes:
@@ -81,9 +90,9 @@ def test_wire_stream_that_ends_between_frames_is_over():
 
 
 def test_wire_stream_that_ends_within_a_frame_breaks():
-    whole = joined(wire.pack(Kind.WORK, b"payload"))
+    whole = joined(wire.pack(FrameKind.WORK, b"payload"))
 
-    with pytest.raises(WireBroken, match="within a frame"):
+    with pytest.raises(WireError, match="within a frame"):
         wire.read_frame(reader_of(whole[:-1]))
 
 
@@ -94,7 +103,7 @@ def test_wire_reader_of_arbitrary_bytes_breaks_or_waits(pieces):
     try:
         for piece in pieces:
             found += len(list(reader.feed(piece)))
-    except WireBroken:
+    except WireError:
         broken = True
     assert broken or 9 * found <= sum(map(len, pieces))
 
@@ -103,13 +112,13 @@ def test_wire_reader_of_arbitrary_bytes_breaks_or_waits(pieces):
 def test_wire_arbitrary_bytes_break_or_end_what_reads_one_frame(data):
     try:
         frame = wire.read_frame(reader_of(data))
-    except WireBroken:
+    except WireError:
         return
     assert frame is None or len(frame.payload) <= len(data) - 9
 
 
 def test_wire_unknown_kind_breaks():
-    with pytest.raises(WireBroken, match="99"):
+    with pytest.raises(WireError, match="99"):
         list(FrameReader().feed(bytes(8) + bytes([99])))
 
 
@@ -118,7 +127,7 @@ def test_wire_unknown_kind_breaks():
 def test_wire_arbitrary_payload_is_read_or_broken(name, payload):
     try:
         read = UNPACKERS[name](payload)
-    except WireBroken:
+    except WireError:
         return
     assert read is not None
 
@@ -128,12 +137,12 @@ def test_wire_work_that_was_cut_breaks(work, data):
     whole = payload_of(wire.pack_work(work))
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
-    with pytest.raises(WireBroken):
+    with pytest.raises(WireError):
         wire.unpack_work(cut)
 
 
 def test_wire_more_pictures_than_there_are_bytes_for_break():
-    with pytest.raises(WireBroken):
+    with pytest.raises(WireError):
         wire.unpack_work(b"\0\0\0\xff\xff")
 
 
@@ -147,7 +156,7 @@ def test_wire_work_round_trip(work):
 
 @pytest.mark.parametrize("remaining_s", [-1.5, 0.0, math.inf], ids=["passed", "now", "never"])
 def test_wire_deadline_travels_as_it_is(remaining_s):
-    work = Work(0, False, [Picture(b"x", remaining_s)])
+    work = WireBatch(0, False, [WirePicture(b"x", remaining_s)])
 
     assert wire.unpack_work(payload_of(wire.pack_work(work))) == work
 
@@ -155,7 +164,7 @@ def test_wire_deadline_travels_as_it_is(remaining_s):
 def test_wire_pictures_are_not_copied_into_their_frame():
     images = [bytes(1000), bytes(2000)]
 
-    pieces = wire.pack_work(Work(0, True, [Picture(image, 1.0) for image in images]))
+    pieces = wire.pack_work(WireBatch(0, True, [WirePicture(image, 1.0) for image in images]))
 
     assert [piece for piece in pieces if len(piece) >= 1000] == images
     assert all(any(piece is image for piece in pieces) for image in images)
@@ -164,8 +173,8 @@ def test_wire_pictures_are_not_copied_into_their_frame():
 # What became of it
 
 rows = st.builds(
-    lambda scores, queue_s, run_s, size, decode_s, preprocess_s: Row(
-        BatchedRow(np.array(scores, np.float32), queue_s, run_s, size), decode_s, preprocess_s
+    lambda scores, queue_s, run_s, size, decode_s, preprocess_s: WireRow(
+        RowResult(np.array(scores, np.float32), queue_s, run_s, size), decode_s, preprocess_s
     ),
     st.lists(st.floats(0, 1, width=32), max_size=50),
     seconds,
@@ -178,11 +187,11 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=4), st.lists(st.tuples(u16, seconds), max_size=9), seconds)
 def test_wire_answers_round_trip_is_exact(sent, runs, work_s):
-    read = wire.unpack_done(payload_of(wire.pack_done(Done(list(sent), runs, work_s))))
+    read = wire.unpack_done(payload_of(wire.pack_done(WireBatchDone(list(sent), runs, work_s))))
 
     assert (read.runs, read.work_s, len(read.outcomes)) == (runs, work_s, len(sent))
     for ours, theirs in zip(sent, read.outcomes, strict=True):
-        assert isinstance(theirs, Row)
+        assert isinstance(theirs, WireRow)
         assert (ours.decode_s, ours.preprocess_s) == (theirs.decode_s, theirs.preprocess_s)
         assert theirs.row.probabilities.dtype == np.float32
         assert theirs.row.probabilities.tobytes() == ours.row.probabilities.tobytes()
@@ -191,7 +200,9 @@ def test_wire_answers_round_trip_is_exact(sent, runs, work_s):
 
 
 def outcome_of(outcome: Exception | None) -> Any:
-    (read,) = wire.unpack_done(payload_of(wire.pack_done(Done([outcome], [], 0.0)))).outcomes
+    (read,) = wire.unpack_done(
+        payload_of(wire.pack_done(WireBatchDone([outcome], [], 0.0)))
+    ).outcomes
     return read
 
 
@@ -200,10 +211,10 @@ def test_wire_picture_without_an_outcome_has_none():
 
 
 def test_wire_outcomes_keep_their_order():
-    row = Row(BatchedRow(np.zeros(2, np.float32), 0, 0, 1), 0, 0)
-    sent: list[Row | Exception | None] = [None, row, ImageTruncated("x"), row, None]
+    row = WireRow(RowResult(np.zeros(2, np.float32), 0, 0, 1), 0, 0)
+    sent: list[WireRow | Exception | None] = [None, row, ImageTruncated("x"), row, None]
 
-    read = wire.unpack_done(payload_of(wire.pack_done(Done(sent, [], 0.0)))).outcomes
+    read = wire.unpack_done(payload_of(wire.pack_done(WireBatchDone(sent, [], 0.0)))).outcomes
 
     assert list(map(type, read)) == list(map(type, sent))
 
@@ -211,12 +222,12 @@ def test_wire_outcomes_keep_their_order():
 def test_wire_row_that_is_no_float32_breaks():
     head = bytes(12 - 1) + b"\1" + b"\1" + (36 + 3).to_bytes(8, "big")
 
-    with pytest.raises(WireBroken, match="float32"):
+    with pytest.raises(WireError, match="float32"):
         wire.unpack_done(head + bytes(36 + 3))
 
 
 def test_wire_outcome_of_an_unknown_kind_breaks():
-    with pytest.raises(WireBroken, match="77"):
+    with pytest.raises(WireError, match="77"):
         wire.unpack_done(bytes(12 - 1) + b"\1" + bytes([77]) + bytes(8))
 
 
@@ -263,7 +274,7 @@ def test_wire_error_that_is_not_in_the_table_travels_without_its_message(error):
 def test_wire_error_of_another_class_breaks(name):
     payload = b"\0\0" + len(name).to_bytes(2, "big") + b"\0\0" + name.encode()
 
-    with pytest.raises(WireBroken):
+    with pytest.raises(WireError):
         wire.unpack_failed(payload)
 
 
@@ -273,12 +284,12 @@ def test_wire_error_of_another_class_breaks(name):
 def test_wire_start_message_round_trip():
     document = {"versions": [["tiny", 1, "00"]], "log_level": "info"}
 
-    assert wire.unpack_json(payload_of(wire.pack_json(Kind.START, document))) == document
+    assert wire.unpack_json(payload_of(wire.pack_json(FrameKind.START, document))) == document
 
 
 @pytest.mark.parametrize(
     "payload", [b"[1]", b"{", b"\xff", b"[" * 100_000], ids=["list", "cut", "bytes", "deep"]
 )
 def test_wire_start_message_that_is_no_object_breaks(payload):
-    with pytest.raises(WireBroken):
+    with pytest.raises(WireError):
         wire.unpack_json(payload)

@@ -11,7 +11,7 @@ from contract.preprocessing import read_pixels
 from tests.training.helpers import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
-from training.data.batches import Batches, Drawing, Plain
+from training.data.batches import Batches, EvaluationTransform, Sampling
 from training.data.samples import Sample
 
 SPEC = tinynet.spec()
@@ -27,7 +27,7 @@ def samples_of(n, classes=3):
 
 
 @dataclass(frozen=True)
-class Tagged(Plain):
+class Tagged(EvaluationTransform):
     """Writes the seed it was called with into the corner of the picture."""
 
     def __call__(self, data: bytes, seed: tuple[int, ...] = ()) -> torch.Tensor:
@@ -53,7 +53,7 @@ def reads():
 
 
 def test_batches_of_an_epoch_hold_every_picture_once_in_nearly_equal_parts():
-    batches = Batches(samples_of(10), Plain(SPEC), batch_size=4, drawing=Drawing(0))
+    batches = Batches(samples_of(10), EvaluationTransform(SPEC), batch_size=4, drawing=Sampling(0))
 
     epoch = list(batches.epoch(0))
 
@@ -66,7 +66,7 @@ def test_batches_of_an_epoch_hold_every_picture_once_in_nearly_equal_parts():
 def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
     samples = samples_of(5)
 
-    (batch,) = Batches(samples, Plain(SPEC), batch_size=8).epoch(0)
+    (batch,) = Batches(samples, EvaluationTransform(SPEC), batch_size=8).epoch(0)
 
     assert batch.images.shape == (5, 3, 32, 32)
     assert batch.images.dtype == torch.uint8
@@ -78,7 +78,7 @@ def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
 
 
 def test_batches_give_each_position_a_seed_of_its_own():
-    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, drawing=Drawing(7))
+    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, drawing=Sampling(7))
 
     seeds = [
         tuple(image[0, 0, :3].tolist()) for batch in batches.epoch(2) for image in batch.images
@@ -88,7 +88,7 @@ def test_batches_give_each_position_a_seed_of_its_own():
 
 
 def test_batches_unshuffled_are_seeded_and_in_order():
-    drawing = Drawing(7, shuffled=False)
+    drawing = Sampling(7, shuffled=False)
     (batch,) = Batches(samples_of(3), Tagged(SPEC), batch_size=4, drawing=drawing).epoch(1)
 
     assert batch.numbers.tolist() == [0, 1, 2]
@@ -97,7 +97,7 @@ def test_batches_unshuffled_are_seeded_and_in_order():
 
 def test_balanced_batches_show_a_rare_picture_in_several_ways():
     samples = [*samples_of(9, classes=1), Sample("rare", 1, data=tinynet.picture("blue"))]
-    batches = Batches(samples, Tagged(SPEC), batch_size=10, drawing=Drawing(0, balanced=True))
+    batches = Batches(samples, Tagged(SPEC), batch_size=10, drawing=Sampling(0, balanced=True))
 
     (batch,) = batches.epoch(0)
 
@@ -109,7 +109,9 @@ def test_balanced_batches_show_a_rare_picture_in_several_ways():
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_together_see_what_one_process_sees(world):
     changes = Augment(flip=0.5, rotate_degrees=10, crop_scale=(0.5, 1.0))
-    batches = Batches(samples_of(11), Augmentation(changes, SPEC), batch_size=6, drawing=Drawing(1))
+    batches = Batches(
+        samples_of(11), Augmentation(changes, SPEC), batch_size=6, drawing=Sampling(1)
+    )
 
     whole = list(batches.epoch(3))
 
@@ -128,7 +130,7 @@ def test_processes_together_see_what_one_process_sees(world):
 
 def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
     samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
-    batches = Batches(samples, Plain(SPEC), batch_size=3, drawing=Drawing(4))
+    batches = Batches(samples, EvaluationTransform(SPEC), batch_size=3, drawing=Sampling(4))
     whole = list(batches.epoch(1))
     reads.clear()
 
@@ -142,7 +144,7 @@ def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
 def test_epoch_is_read_batch_by_batch(reads):
     samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
 
-    next(Batches(samples, Plain(SPEC), batch_size=3).epoch(0))
+    next(Batches(samples, EvaluationTransform(SPEC), batch_size=3).epoch(0))
 
     assert len(reads) == 3
 
@@ -162,7 +164,7 @@ def broken_samples(tmp_path):
 
 
 def test_files_that_break_are_left_out_and_told_once(tmp_path, caplog):
-    batches = Batches(broken_samples(tmp_path), Plain(SPEC), batch_size=5)
+    batches = Batches(broken_samples(tmp_path), EvaluationTransform(SPEC), batch_size=5)
 
     first, second = list(batches.epoch(0)), list(batches.epoch(1))
 
@@ -179,7 +181,9 @@ def test_files_that_break_are_left_out_and_told_once(tmp_path, caplog):
 
 
 def test_batch_of_broken_files_only_is_empty(tmp_path):
-    (batch,) = Batches(broken_samples(tmp_path)[:2], Plain(SPEC), batch_size=4).epoch(0)
+    (batch,) = Batches(broken_samples(tmp_path)[:2], EvaluationTransform(SPEC), batch_size=4).epoch(
+        0
+    )
 
     assert batch.images.shape == (0, 3, 32, 32)
     assert batch.indexes.dtype == torch.int64
@@ -187,20 +191,20 @@ def test_batch_of_broken_files_only_is_empty(tmp_path):
 
 
 def test_batches_of_no_samples_are_none():
-    assert list(Batches([], Plain(SPEC), batch_size=4).epoch(0)) == []
+    assert list(Batches([], EvaluationTransform(SPEC), batch_size=4).epoch(0)) == []
 
 
 def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path, caplog):
     samples = [*samples_of(7), *broken_samples(tmp_path)[:1]]
     prepare = Augmentation(Augment(rotate_degrees=20), SPEC)
-    here = Batches(samples, prepare, batch_size=4, drawing=Drawing(0))
+    here = Batches(samples, prepare, batch_size=4, drawing=Sampling(0))
     torch.manual_seed(0)
     expected_random = torch.rand(1)
     torch.manual_seed(0)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        there = Batches(samples, prepare, batch_size=4, drawing=Drawing(0), workers=1)
+        there = Batches(samples, prepare, batch_size=4, drawing=Sampling(0), workers=1)
         next(there.epoch(0))  # left in the middle
         for epoch, first_step in ((0, 0), (1, 1)):
             ours = list(here.epoch(epoch, first_step=first_step))

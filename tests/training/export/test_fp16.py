@@ -14,7 +14,7 @@ from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan, open_session
 from training.export.export import export
 from training.export.fp16 import METHOD, make_fp16, rounded, softmax_nodes, to_half
-from training.export.gate import Judgement, LowerPrecision
+from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.lower import lower
 
 FP16 = LowerPrecision("fp16")
@@ -202,7 +202,7 @@ OVERFLOWS = [
 
 def judged_by(graph, pictures):
     answers = Scorer(graph, tinynet.draft(graph)).probabilities(pictures)
-    return Judgement(pictures, answers, np.array([picture.index for picture in pictures]))
+    return PrecisionReference(pictures, answers, np.array([picture.index for picture in pictures]))
 
 
 def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures, caplog):

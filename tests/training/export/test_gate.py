@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from training.errors import HalfPrecisionFailed, QuantizationFailed
-from training.export.gate import Judgement, Loss, LowerPrecision, decided, judge
+from training.export.gate import LowerPrecision, PrecisionLoss, PrecisionReference, decided, judge
 
 SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
 LAST_SWAPPED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
@@ -13,7 +13,7 @@ INT8, FP16 = LowerPrecision("int8"), LowerPrecision("fp16")
 def test_judge_without_labels_counts_decided_pictures_only():
     answers = np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]], dtype=np.float32)
 
-    assert decided(Judgement([], answers)).tolist() == [False, True]
+    assert decided(PrecisionReference([], answers)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,15 @@ def test_judge_that_has_nothing_to_go_by_refuses(target, failure):
     undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
 
     with pytest.raises(failure, match="--evaluate"):
-        judge(undecided, Judgement([], undecided), target)
+        judge(undecided, PrecisionReference([], undecided), target)
 
 
 def test_judge_tells_the_loss(caplog):
-    loss = judge(LAST_SWAPPED, Judgement([], SURE, CLASSES), LowerPrecision("int8", max_drop=30))
+    loss = judge(
+        LAST_SWAPPED, PrecisionReference([], SURE, CLASSES), LowerPrecision("int8", max_drop=30)
+    )
 
-    assert loss == Loss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
+    assert loss == PrecisionLoss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
     assert caplog.messages == [
         "int8: same first class as float in 75.00 % of 4 pictures, 25.00 points of top-1 lost"
     ]
@@ -47,7 +49,7 @@ def test_judge_tells_the_loss(caplog):
 )
 def test_judge_refuses_what_is_beyond_the_plan(target, indexes, failure, message):
     with pytest.raises(failure, match=message):
-        judge(LAST_SWAPPED, Judgement([], SURE, indexes), target)
+        judge(LAST_SWAPPED, PrecisionReference([], SURE, indexes), target)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +60,4 @@ def test_judge_refuses_what_is_beyond_the_plan(target, indexes, failure, message
     ],
 )
 def test_judge_lets_pass_what_is_at_the_limit(target):
-    assert judge(LAST_SWAPPED, Judgement([], SURE), target).drop_percent is None
+    assert judge(LAST_SWAPPED, PrecisionReference([], SURE), target).drop_percent is None

@@ -8,9 +8,9 @@ from tests.training.helpers import tinynet
 from training.data.pictures import input_rows
 from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
-from training.export.gate import Judgement, LowerPrecision
+from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import make_int8, quantize
-from training.release.folders import Folders
+from training.release.folders import FolderEvidence
 
 
 @pytest.fixture
@@ -19,9 +19,11 @@ def rows(tiny_graph, colour_pictures):
 
 
 @pytest.fixture
-def judgement(tiny_graph, colour_pictures):
+def precision_reference(tiny_graph, colour_pictures):
     answers = Scorer(tiny_graph, tinynet.draft(tiny_graph)).probabilities(colour_pictures)
-    return Judgement(colour_pictures, answers, np.array([p.index for p in colour_pictures]))
+    return PrecisionReference(
+        colour_pictures, answers, np.array([p.index for p in colour_pictures])
+    )
 
 
 def test_quantized_graph_has_the_same_interface_and_nearly_the_same_answers(tiny_graph, rows):
@@ -77,14 +79,16 @@ def test_quantized_graph_of_nodes_without_names_is_the_same(tiny_graph, rows):
     assert [node.op_type for node in nameless] == [node.op_type for node in named]
 
 
-def test_int8_that_agrees_is_taken_with_its_cost(tiny_graph, judgement, colours_dir, caplog):
-    folders = Folders(golden_dir=colours_dir, calibration_dir=colours_dir, n_calibration=5)
+def test_int8_that_agrees_is_taken_with_its_cost(
+    tiny_graph, precision_reference, colours_dir, caplog
+):
+    folders = FolderEvidence(golden_dir=colours_dir, calibration_dir=colours_dir, n_calibration=5)
     unquantized = tinynet.draft(tiny_graph)
 
     draft = make_int8(
         unquantized,
         LowerPrecision("int8"),
-        judgement,
+        precision_reference,
         folders.calibration(unquantized),
     )
 

@@ -13,7 +13,7 @@ from training.config.config import Data
 from training.data.checks.check import inspect_data, load_data
 from training.data.checks.findings import Finding, Findings
 from training.data.samples import DataSet, Sample
-from training.data.sources.catalogue import Found
+from training.data.sources.catalogue import SourceContents
 
 SIZE = (72, 60)
 
@@ -51,12 +51,12 @@ def samples(*names: str, index: int = 0) -> tuple[Sample, ...]:
     )
 
 
-def sample_names(found: Found) -> list[str]:
+def sample_names(found: SourceContents) -> list[str]:
     """Returns the names of the samples in their order."""
     return [sample.name for sample in found.samples]
 
 
-def label_names(found: Found) -> list[str]:
+def label_names(found: SourceContents) -> list[str]:
     """Returns the names of the classes in their order."""
     return [label.name for label in found.labels]
 

@@ -13,7 +13,7 @@ from contract.manifest import Preprocessing
 from tests.training.helpers import tinynet
 from training.config.config import RunConfig
 from training.data.samples import DataSet, Sample
-from training.learning.run import Run
+from training.learning.run import TrainingRun
 from training.system.distributed import World
 
 SIDE_PX = 16
@@ -97,6 +97,6 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> Run:
+def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> TrainingRun:
     """Returns a run of the small network on the CPU; see `config`."""
-    return Run(network or Learner(), spec(), data_set(), config(**changes), folder, WORLD)
+    return TrainingRun(network or Learner(), spec(), data_set(), config(**changes), folder, WORLD)

@@ -9,14 +9,14 @@ from torch import nn
 from tests.training.helpers import tinynet
 from training.config.config import Augment
 from training.data.augment import Augmentation
-from training.data.batches import Plain
+from training.data.batches import EvaluationTransform
 from training.data.samples import Sample
 from training.errors import ArchitectureRefused, DataRefused
-from training.learning.features import Extraction, cached_features, linear_classifier
+from training.learning.features import FeatureExtraction, cached_features, linear_classifier
 from training.networks.architectures import normalise
 
 SPEC = tinynet.spec()
-PLAIN = Plain(SPEC)
+PLAIN = EvaluationTransform(SPEC)
 
 
 def samples_of(n):
@@ -29,7 +29,9 @@ def samples_of(n):
 def test_cached_features_are_what_the_classifier_gets():
     network, samples = tinynet.TinyNet().eval(), samples_of(5)
 
-    seen = cached_features(network, samples, [PLAIN], seed=0, extraction=Extraction(batch_size=2))
+    seen = cached_features(
+        network, samples, [PLAIN], seed=0, extraction=FeatureExtraction(batch_size=2)
+    )
 
     assert seen.values.shape == (1, 5, 6)
     assert seen.values.dtype == torch.float32
@@ -59,7 +61,9 @@ def test_views_do_not_depend_on_the_batch_size():
     random = Augmentation(Augment(rotate_degrees=30), SPEC)
 
     small, large = (
-        cached_features(network, samples, [random], seed=1, extraction=Extraction(batch_size=n))
+        cached_features(
+            network, samples, [random], seed=1, extraction=FeatureExtraction(batch_size=n)
+        )
         for n in (2, 5)
     )
 
@@ -79,7 +83,7 @@ def test_extraction_uses_the_given_context_for_each_batch():
         samples_of(5),
         [PLAIN, PLAIN],
         seed=0,
-        extraction=Extraction(batch_size=3, autocast=context),
+        extraction=FeatureExtraction(batch_size=3, autocast=context),
     )
 
     assert entered == [True] * 4

@@ -8,9 +8,9 @@ from training.config.config import read_config
 from training.data.checks.findings import Finding, Findings
 from training.data.samples import DataSet, Sample
 from training.errors import CheckpointRefused, ConfigInvalid, InputRefused
-from training.learning.folder import Request, RunFolder, next_folder
+from training.learning.folder import RunFolder, RunRequest, next_folder
 
-REQUEST = Request("/data/birds", "birds", None, "/models", "MIT", True, "convserve-train fit")
+REQUEST = RunRequest("/data/birds", "birds", None, "/models", "MIT", True, "convserve-train fit")
 
 
 def test_run_folder_gives_back_what_was_asked(tmp_path):

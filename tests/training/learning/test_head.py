@@ -11,7 +11,7 @@ from training.errors import ArchitectureRefused, CheckpointRefused, LossNotFinit
 from training.learning.features import Features, cached_features
 from training.learning.head import (
     FittedHead,
-    Objective,
+    HeadObjective,
     fit_head,
     install_head,
     read_head,
@@ -35,7 +35,7 @@ def answers(head, features):
 def test_fitted_head_tells_classes_of_unseen_features_apart():
     train, unseen = clusters(40, seed=0), clusters(20, seed=1)
 
-    head = fit_head(train, unseen, Head(epochs=60, learning_rate=0.03), Objective(3), seed=0)
+    head = fit_head(train, unseen, Head(epochs=60, learning_rate=0.03), HeadObjective(3), seed=0)
 
     assert head.top1 == (answers(head, unseen) == unseen.indexes).float().mean().item() > 0.95
     logits = unseen.values[0] @ head.weight.T + head.bias
@@ -52,7 +52,7 @@ def test_fit_does_not_depend_on_the_scale_of_the_features():
             clusters(30, 0, scale=scale),
             clusters(9, 1, scale=scale),
             settings,
-            Objective(3),
+            HeadObjective(3),
             seed=0,
         )
         for scale in (1.0, 1000.0)
@@ -69,7 +69,7 @@ def test_fit_is_a_pure_function_of_its_arguments():
     before = torch.get_rng_state()
 
     one, same, other = (
-        fit_head(train, unseen, settings, Objective(3), seed=seed) for seed in (1, 1, 2)
+        fit_head(train, unseen, settings, HeadObjective(3), seed=seed) for seed in (1, 1, 2)
     )
 
     assert torch.equal(one.weight, same.weight)
@@ -84,7 +84,7 @@ def test_fit_sees_every_view():
     train = Features(values, useful.indexes)
     settings = Head(epochs=60, learning_rate=0.03)
 
-    head = fit_head(train, clusters(9, seed=1), settings, Objective(3), seed=0)
+    head = fit_head(train, clusters(9, seed=1), settings, HeadObjective(3), seed=0)
 
     assert head.top1 > 0.9
 
@@ -95,7 +95,7 @@ def test_kept_epoch_is_the_best_by_the_chosen_metric(best_by, kept, monkeypatch)
     monkeypatch.setattr("training.learning.head._judge", lambda *_: next(judged))
 
     head = fit_head(
-        clusters(5, 0), clusters(5, 1), Head(epochs=5), Objective(3, best_by=best_by), seed=0
+        clusters(5, 0), clusters(5, 1), Head(epochs=5), HeadObjective(3, best_by=best_by), seed=0
     )
 
     assert head.epoch == kept
@@ -106,9 +106,9 @@ def test_class_weights_even_out_classes_of_other_sizes():
     blank = Features(torch.zeros(1, 40, 4), torch.tensor([0] * 30 + [1] * 10))
     settings = Head(epochs=200, learning_rate=0.05)
 
-    plain = fit_head(blank, blank, settings, Objective(2, best_by="nll"), seed=0)
+    plain = fit_head(blank, blank, settings, HeadObjective(2, best_by="nll"), seed=0)
     weighed = fit_head(
-        blank, blank, settings, Objective(2, class_weights=torch.tensor([1.0, 3.0])), seed=0
+        blank, blank, settings, HeadObjective(2, class_weights=torch.tensor([1.0, 3.0])), seed=0
     )
 
     assert torch.softmax(plain.bias, 0).tolist() == pytest.approx([0.75, 0.25], abs=0.02)
@@ -121,7 +121,7 @@ def test_label_smoothing_keeps_logits_small():
 
     sharp, smooth = (
         fit_head(
-            train, unseen, settings, Objective(3, label_smoothing=value, best_by="nll"), seed=0
+            train, unseen, settings, HeadObjective(3, label_smoothing=value, best_by="nll"), seed=0
         )
         for value in (0.0, 0.3)
     )
@@ -132,13 +132,13 @@ def test_label_smoothing_keeps_logits_small():
 
 def test_fit_that_diverges_names_the_epoch():
     with pytest.raises(LossNotFinite, match=r"diverged in epoch 1; lower head\.learning_rate"):
-        fit_head(clusters(5, 0), clusters(5, 1), Head(learning_rate=1e30), Objective(3), seed=0)
+        fit_head(clusters(5, 0), clusters(5, 1), Head(learning_rate=1e30), HeadObjective(3), seed=0)
 
 
 def test_installed_head_gives_the_fitted_answers_in_the_network():
     network = tinynet.TinyNet().eval()
     seen = cached_features(network, samples_of(6), [PLAIN], seed=0)
-    head = fit_head(seen, seen, Head(epochs=2), Objective(3), seed=0)
+    head = fit_head(seen, seen, Head(epochs=2), HeadObjective(3), seed=0)
 
     install_head(network, head)
 
@@ -149,7 +149,7 @@ def test_installed_head_gives_the_fitted_answers_in_the_network():
 
 
 def test_head_of_another_network_is_refused():
-    head = fit_head(clusters(5, 0), clusters(5, 1), Head(epochs=1), Objective(3), seed=0)
+    head = fit_head(clusters(5, 0), clusters(5, 1), Head(epochs=1), HeadObjective(3), seed=0)
 
     with pytest.raises(ArchitectureRefused, match="another shape"):
         install_head(tinynet.TinyNet(), head)

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from training.learning import progress
-from training.learning.history import EpochRecord, Extent, StepRecord, best_of, is_over
+from training.learning.history import EpochRecord, RunLength, StepRecord, best_of, is_over
 
-EXTENT = Extent(epochs=3, epoch_steps=10)
+EXTENT = RunLength(epochs=3, epoch_steps=10)
 
 
 def step(number: int, **changes: object) -> StepRecord:
@@ -181,11 +181,11 @@ def test_open_watchers_shows_a_bar_where_the_log_goes_to_a_terminal(
 ):
     monkeypatch.setattr(progress, "terminal", lambda: terminal)
 
-    watchers = progress.open_watchers(tmp_path, EXTENT)
-    for watcher in watchers:
-        watcher.close()
+    callbacks = progress.open_callbacks(tmp_path, EXTENT)
+    for callback in callbacks:
+        callback.close()
 
-    assert [type(watcher) for watcher in watchers] == [
+    assert [type(callback) for callback in callbacks] == [
         progress.JsonLog,
         progress.TensorBoardLog,
         display,

@@ -15,7 +15,13 @@ from training.evaluation.session import open_session
 from training.export.export import INPUT as INPUT_NAME
 from training.export.export import check_batches, export
 from training.networks.architectures import PixelsToProbabilities, preprocessing_of
-from training.networks.convnet import ConvNet, Design, convolution, default_widths, max_pooling
+from training.networks.convnet import (
+    ConvNet,
+    ConvNetOptions,
+    convolution,
+    default_widths,
+    max_pooling,
+)
 from training.system.torch_compat import prepare_torchvision
 
 INPUT = [
@@ -41,7 +47,7 @@ SHARPEN = [[0, -1, 0], [-1, 5, -1], [0, -1, 0]]
 BLUR = [[1 / 9] * 3] * 3
 EDGES = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
 
-SMALL = Design(widths=(2, 3), hidden=(5,))
+SMALL = ConvNetOptions(widths=(2, 3), hidden=(5,))
 
 
 def picture(rows):
@@ -77,7 +83,7 @@ def test_max_pooling_counts_partly_empty_boxes():
 
 
 def test_first_block_of_a_network_pools_the_worked_examples_feature_map():
-    network = ConvNet(2, 10, Design(grey=True, widths=(1,), hidden=())).eval()
+    network = ConvNet(2, 10, ConvNetOptions(grey=True, widths=(1,), hidden=())).eval()
     with torch.no_grad():
         network.get_parameter("blocks.0.0.weight").copy_(picture(DETECTOR))
     # One pixel in from the corner, so that the feature map begins where a box begins.
@@ -108,7 +114,7 @@ def test_image_filter_on_a_step_of_brightness(kernel, expected):
     st.sampled_from((0.0, 1000.0, -1000.0)),
 )
 def test_softmax_of_any_logits_sums_to_one_and_keeps_their_order(logits, constant):
-    network = ConvNet(len(logits), 8, Design(widths=(1,), hidden=()))
+    network = ConvNet(len(logits), 8, ConvNetOptions(widths=(1,), hidden=()))
     with torch.no_grad():
         network.classifier.weight.zero_()
         network.classifier.bias.copy_(torch.tensor(logits) + constant)
@@ -142,7 +148,7 @@ def test_dog_against_cat_are_two_neurons_that_add_up_to_one():
 @pytest.mark.parametrize("grey", [pytest.param(True, id="grey"), pytest.param(False, id="colour")])
 @pytest.mark.parametrize("side", [8, 9, 15, 33])
 def test_network_of_any_size_gives_logits_and_embedding(side, grey):
-    network = ConvNet(4, side, Design(grey=grey, widths=(2, 3), hidden=(7, 5)))
+    network = ConvNet(4, side, ConvNetOptions(grey=grey, widths=(2, 3), hidden=(7, 5)))
     images = torch.zeros(2, 3, side, side)
 
     maps = network.forward_features(images)
@@ -153,7 +159,7 @@ def test_network_of_any_size_gives_logits_and_embedding(side, grey):
 
 
 def test_grey_network_sees_brightness_only():
-    network = ConvNet(3, 8, Design(grey=True, widths=(2,))).eval()
+    network = ConvNet(3, 8, ConvNetOptions(grey=True, widths=(2,))).eval()
     colour = torch.tensor([1.0, -0.5, 0.2]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     luma = 0.299 * 1.0 + 0.587 * -0.5 + 0.114 * 0.2
 
@@ -163,7 +169,7 @@ def test_grey_network_sees_brightness_only():
 
 def test_colour_network_tells_colours_of_one_brightness_apart():
     torch.manual_seed(0)
-    network = ConvNet(3, 8, Design(widths=(4,))).eval()
+    network = ConvNet(3, 8, ConvNetOptions(widths=(4,))).eval()
     pink = torch.tensor([0.3, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     grey = torch.full((1, 3, 8, 8), 0.3 * 0.299)
 
@@ -172,7 +178,9 @@ def test_colour_network_tells_colours_of_one_brightness_apart():
 
 
 def test_design_decides_the_layers():
-    network = ConvNet(3, 16, Design(widths=(4, 6), convolutions=2, batch_norm=True, drop_rate=0.5))
+    network = ConvNet(
+        3, 16, ConvNetOptions(widths=(4, 6), convolutions=2, batch_norm=True, drop_rate=0.5)
+    )
 
     kinds = [type(layer).__name__ for layer in network.get_submodule("blocks.1").children()]
     assert kinds == [*(["Conv2d", "BatchNorm2d", "ReLU"] * 2), "MaxPool2d"]
@@ -201,7 +209,7 @@ def test_default_widths_bring_the_feature_maps_down_to_eight_pixels(side, widths
 )
 def test_design_that_is_no_network_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        Design(**options)
+        ConvNetOptions(**options)
 
 
 def test_network_of_tiny_pictures_is_refused():
@@ -262,7 +270,7 @@ def bars(n, seed):
 
 def test_network_learns_bars_by_backpropagation():
     torch.manual_seed(0)
-    network = ConvNet(2, 8, Design(grey=True, widths=(4,), hidden=(8,), batch_norm=True))
+    network = ConvNet(2, 8, ConvNetOptions(grey=True, widths=(4,), hidden=(8,), batch_norm=True))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     images, indexes = bars(64, seed=1)
 
@@ -279,7 +287,9 @@ def test_network_learns_bars_by_backpropagation():
 def test_exported_network_of_odd_size_answers_as_torch():
     """9 pixels are pooled to 5 and 3: the graph must count partly empty boxes too."""
     torch.manual_seed(0)
-    network = ConvNet(3, 9, Design(widths=(2, 3), hidden=(4,), batch_norm=True, drop_rate=0.2))
+    network = ConvNet(
+        3, 9, ConvNetOptions(widths=(2, 3), hidden=(4,), batch_norm=True, drop_rate=0.2)
+    )
     spec = preprocessing_of(network.eval())
     whole = PixelsToProbabilities(network, spec.mean, spec.std).eval()
 

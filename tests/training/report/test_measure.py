@@ -4,7 +4,7 @@ import numpy as np
 
 from contract.manifest import Label
 from training.data.samples import DataSet, Sample
-from training.release.trained import Answers
+from training.release.trained import SplitPredictions
 from training.report.measure import write_predictions
 
 
@@ -13,7 +13,7 @@ def test_write_predictions_has_a_line_for_each_picture(tmp_path):
     samples = (Sample("test/a.jpg", 1), Sample("test/b.jpg", 0))
     data = DataSet("birds", labels, train=(), validation=(), test=samples)
     probabilities = np.array([[0.75, 0.25], [0.5, 0.5]], dtype=np.float32)
-    answers = Answers(probabilities, np.log(probabilities), np.array([1, 0]))
+    answers = SplitPredictions(probabilities, np.log(probabilities), np.array([1, 0]))
 
     write_predictions(tmp_path / "p.csv", data, {"test": answers})
 

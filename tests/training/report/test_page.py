@@ -16,7 +16,7 @@ from training.evaluation.robustness import RobustnessRow
 from training.evaluation.speed import StepTime
 from training.report import figures
 from training.report import page as report
-from training.report.data import ReportData, Subject
+from training.report.data import ReportData, ReportSubject
 from training.report.guesses import Guess
 
 SCRIPT = '<script>alert("1")</script>'
@@ -69,7 +69,7 @@ def made(n_classes: int = 3, **changes: object) -> ReportData:
     }
     photo = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
     data = ReportData(
-        subject=Subject(
+        subject=ReportSubject(
             model="pets",
             version=4,
             architecture="convnet",

@@ -17,7 +17,7 @@ from torch.distributed.run import get_args_parser
 from tests.training.helpers import runs
 from training.__main__ import fit_command
 from training.data.augment import Augmentation
-from training.data.batches import Batches, Drawing
+from training.data.batches import Batches, Sampling
 from training.errors import ConfigInvalid, DataRefused
 from training.learning import learner
 from training.learning.loop import train
@@ -46,7 +46,7 @@ def _batches(rank, size):
         runs.data_set().train,
         Augmentation(config.augment, runs.spec()),
         batch_size=5,
-        drawing=Drawing(config.seed),
+        drawing=Sampling(config.seed),
     )
     return list(batches.epoch(0, rank=rank, world=size))
 
@@ -228,7 +228,7 @@ def _stop_second(world: World, folder: Path) -> None:
     """Trains a network with batch norms; the second process is told to stop in its second step."""
     real = learner.Learner.step
 
-    def step(*arguments: Any) -> learner.Outcome:
+    def step(*arguments: Any) -> learner.StepOutcome:
         if world.rank == 1 and arguments[3] == 1:
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)

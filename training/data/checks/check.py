@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 
 from training.config.config import Data
-from training.data.checks.cleaning import Examined, examine
+from training.data.checks.cleaning import ExaminedPictures, examine
 from training.data.checks.duplicates import MIN_SIDE_PX, Duplicates, Progress, find_duplicates
 from training.data.checks.findings import LEAK_CODES, Finding, Findings
-from training.data.checks.inspection import Facts, inspect, thumbnails
+from training.data.checks.inspection import PictureFacts, inspect, thumbnails
 from training.data.checks.judging import judge
 from training.data.checks.likeness import THUMBNAIL_PX
 from training.data.samples import DataSet
@@ -71,7 +71,7 @@ def inspect_data(source: str, config: Data, *, cache_dir: Path) -> Findings:
     return judge(_examined(source, config, cache_dir), config)
 
 
-def _examined(source: str, config: Data, cache_dir: Path) -> Examined:
+def _examined(source: str, config: Data, cache_dir: Path) -> ExaminedPictures:
     found = find(source, cache_dir=cache_dir)
     log.info("%s: %d pictures of %d classes", found.name, len(found.samples), len(found.labels))
     facts = inspect(found.samples, _progress("decoded"))
@@ -79,9 +79,9 @@ def _examined(source: str, config: Data, cache_dir: Path) -> Examined:
     return examine(found, facts, duplicates, config)
 
 
-def _duplicates(facts: Sequence[Facts], progress: Progress) -> Duplicates:
+def _duplicates(facts: Sequence[PictureFacts], progress: Progress) -> Duplicates:
     """Compares pictures; those that cannot be read are like no other."""
-    blank = Facts(thumbnail=bytes(THUMBNAIL_PX**2))
+    blank = PictureFacts(thumbnail=bytes(THUMBNAIL_PX**2))
     return find_duplicates(
         [one.digest or f"unreadable {i}".encode() for i, one in enumerate(facts)],
         thumbnails([one if one.readable else blank for one in facts]),

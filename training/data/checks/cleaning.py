@@ -9,10 +9,10 @@ from typing import Final
 
 from training.config.config import Data
 from training.data.checks.duplicates import Duplicates
-from training.data.checks.inspection import Facts
+from training.data.checks.inspection import PictureFacts
 from training.data.checks.splitting import assign
 from training.data.samples import SPLITS, Sample
-from training.data.sources.catalogue import Found
+from training.data.sources.catalogue import SourceContents
 
 UNREADABLE: Final = "unreadable"
 LEAK: Final = "duplicate across splits"
@@ -20,7 +20,7 @@ TWO_LABELS: Final = "same picture under two labels"
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedPictures:
     """All that is known of N pictures.
 
     Attributes:
@@ -31,8 +31,8 @@ class Examined:
         left_out: why each of these is left out.
     """
 
-    found: Found
-    facts: Sequence[Facts]
+    found: SourceContents
+    facts: Sequence[PictureFacts]
     duplicates: Duplicates
     splits: tuple[str | None, ...]
     left_out: dict[int, str]
@@ -43,7 +43,9 @@ class Examined:
         return tuple(sample for sample, used in pairs if used == split)
 
 
-def examine(found: Found, facts: Sequence[Facts], duplicates: Duplicates, config: Data) -> Examined:
+def examine(
+    found: SourceContents, facts: Sequence[PictureFacts], duplicates: Duplicates, config: Data
+) -> ExaminedPictures:
     """Leaves out what cannot be used and cuts the splits that the source lacks."""
     splits: list[str | None] = list(found.source_splits)
     left_out = {i: UNREADABLE for i, one in enumerate(facts) if not one.readable}
@@ -55,7 +57,7 @@ def examine(found: Found, facts: Sequence[Facts], duplicates: Duplicates, config
     for position in left_out:
         splits[position] = None
     _cut(found, splits, duplicates, config)
-    return Examined(found, facts, duplicates, tuple(splits), left_out)
+    return ExaminedPictures(found, facts, duplicates, tuple(splits), left_out)
 
 
 def groups(numbers: Iterable[int]) -> Iterator[tuple[int, ...]]:
@@ -90,7 +92,9 @@ def _contradicting(
             yield from trained
 
 
-def _cut(found: Found, splits: list[str | None], duplicates: Duplicates, config: Data) -> None:
+def _cut(
+    found: SourceContents, splits: list[str | None], duplicates: Duplicates, config: Data
+) -> None:
     """Cuts the splits that the source lacks off its training pictures."""
     fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
     missing = {split: f for split, f in fractions.items() if split not in found.given_splits}

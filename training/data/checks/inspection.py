@@ -30,7 +30,7 @@ _DEPTH_BYTE: Final = 24  # of a PNG: after the signature, IHDR's length and name
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PictureFacts:
     """What is known of one picture.
 
     Attributes:
@@ -55,7 +55,7 @@ class Facts:
         return self.error is None
 
 
-def inspect(samples: Sequence[Sample], progress: Progress | None = None) -> list[Facts]:
+def inspect(samples: Sequence[Sample], progress: Progress | None = None) -> list[PictureFacts]:
     """Decodes pictures, a few at a time.
 
     Args:
@@ -65,7 +65,7 @@ def inspect(samples: Sequence[Sample], progress: Progress | None = None) -> list
     Returns:
         The facts of each sample, in the same order.
     """
-    facts: list[Facts] = []
+    facts: list[PictureFacts] = []
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "inspect")
     try:
         for one in pool.map(inspect_one, samples):
@@ -77,12 +77,12 @@ def inspect(samples: Sequence[Sample], progress: Progress | None = None) -> list
     return facts
 
 
-def inspect_one(sample: Sample) -> Facts:
+def inspect_one(sample: Sample) -> PictureFacts:
     """Decodes one picture."""
     try:
         data = sample.read()
         image = images.decode(data)
-        return Facts(
+        return PictureFacts(
             format=images.sniff(data).name,
             mode=_stored_mode(data),
             size_px=image.size,
@@ -90,12 +90,12 @@ def inspect_one(sample: Sample) -> Facts:
             thumbnail=_thumbnail(image),
         )
     except (ImageError, OSError) as error:
-        return Facts(error=reason_of(error))
+        return PictureFacts(error=reason_of(error))
     except MemoryError:
-        return Facts(error="the picture does not fit into memory")
+        return PictureFacts(error="the picture does not fit into memory")
 
 
-def thumbnails(facts: Sequence[Facts]) -> NDArray[np.uint8]:
+def thumbnails(facts: Sequence[PictureFacts]) -> NDArray[np.uint8]:
     """Returns uint8, shape (N, T, T), 0..255, of readable pictures; T = THUMBNAIL_PX."""
     joined = b"".join(one.thumbnail for one in facts)
     return np.frombuffer(joined, np.uint8).reshape(len(facts), THUMBNAIL_PX, THUMBNAIL_PX)

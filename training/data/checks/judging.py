@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from training.config.config import Data
-from training.data.checks.cleaning import LEAK, TWO_LABELS, UNREADABLE, Examined, groups
+from training.data.checks.cleaning import LEAK, TWO_LABELS, UNREADABLE, ExaminedPictures, groups
 from training.data.checks.findings import Finding, Findings
 from training.data.checks.judging_pictures import judge_pictures
 from training.data.samples import SPLITS
@@ -24,7 +24,7 @@ _ORDER: Final = {"stop": 0, "warning": 1, "note": 2}
 _HARMLESS: Final = frozenset({NOT_A_PICTURE, "listed twice"})
 
 
-def judge(examined: Examined, config: Data, input_size_px: int | None = None) -> Findings:
+def judge(examined: ExaminedPictures, config: Data, input_size_px: int | None = None) -> Findings:
     """Returns all findings about examined pictures, the gravest first."""
     labels = tuple(label.name for label in examined.found.labels)
     counts = {split: _count(examined, split) for split in SPLITS}
@@ -41,13 +41,13 @@ def judge(examined: Examined, config: Data, input_size_px: int | None = None) ->
     return Findings(examined.found.name, labels, counts, tuple(findings))
 
 
-def _count(examined: Examined, split: str) -> tuple[int, ...]:
+def _count(examined: ExaminedPictures, split: str) -> tuple[int, ...]:
     counter = Counter(sample.index for sample in examined.used(split))
     return tuple(counter[index] for index in range(len(examined.found.labels)))
 
 
 def _judge_classes(
-    examined: Examined, labels: Sequence[str], counts: dict[str, tuple[int, ...]]
+    examined: ExaminedPictures, labels: Sequence[str], counts: dict[str, tuple[int, ...]]
 ) -> Iterator[Finding]:
     if not examined.found.samples:
         yield Finding("stop", "no_pictures", "there are no pictures", "check the path")
@@ -88,7 +88,7 @@ def _judge_classes(
             )
 
 
-def _why_missing(examined: Examined, index: int) -> str:
+def _why_missing(examined: ExaminedPictures, index: int) -> str:
     """Says why a class has no training picture, from its pictures in the source."""
     own = [i for i, sample in enumerate(examined.found.samples) if sample.index == index]
     if not own:
@@ -127,7 +127,7 @@ def _judge_balance(labels: Sequence[str], counts: dict[str, tuple[int, ...]]) ->
         yield Finding("note", "balance", balance)
 
 
-def _judge_names(examined: Examined, labels: Sequence[str]) -> Iterator[Finding]:
+def _judge_names(examined: ExaminedPictures, labels: Sequence[str]) -> Iterator[Finding]:
     alike: dict[str, list[str]] = defaultdict(list)
     for label in labels:
         alike[" ".join(label.casefold().replace("_", " ").replace("-", " ").split())].append(label)
@@ -150,7 +150,7 @@ def _judge_names(examined: Examined, labels: Sequence[str]) -> Iterator[Finding]
         )
 
 
-def _judge_reading(examined: Examined) -> Iterator[Finding]:
+def _judge_reading(examined: ExaminedPictures) -> Iterator[Finding]:
     bad = tuple(
         (sample.name, one.error)
         for sample, one in zip(examined.found.samples, examined.facts, strict=True)
@@ -180,7 +180,7 @@ def _judge_reading(examined: Examined) -> Iterator[Finding]:
         )
 
 
-def _judge_duplicates(examined: Examined, config: Data) -> Iterator[Finding]:
+def _judge_duplicates(examined: ExaminedPictures, config: Data) -> Iterator[Finding]:
     names = [sample.name for sample in examined.found.samples]
     splits = examined.found.source_splits
     digests = examined.duplicates.exact.tolist()
@@ -214,7 +214,7 @@ def _judge_duplicates(examined: Examined, config: Data) -> Iterator[Finding]:
 
 
 def _judge_labels_of_copies(
-    examined: Examined, copies: Sequence[tuple[int, ...]]
+    examined: ExaminedPictures, copies: Sequence[tuple[int, ...]]
 ) -> Iterator[Finding]:
     samples, labels = examined.found.samples, examined.found.labels
     torn = {
@@ -243,7 +243,7 @@ def _named(found: Sequence[tuple[int, ...]], names: Sequence[str]) -> tuple[tupl
 
 
 def _judge_use(
-    examined: Examined, counts: dict[str, tuple[int, ...]], config: Data
+    examined: ExaminedPictures, counts: dict[str, tuple[int, ...]], config: Data
 ) -> Iterator[Finding]:
     missing = [s for s in ("validation", "test") if s not in examined.found.given_splits]
     cut = [f"{sum(counts[split])} for {split}" for split in missing]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Final
 
-from training.data.checks.cleaning import Examined
+from training.data.checks.cleaning import ExaminedPictures
 from training.data.checks.findings import Finding
-from training.data.checks.inspection import Facts
+from training.data.checks.inspection import PictureFacts
 
 SMALL_PX: Final = 32
 LONG_ASPECT: Final = 4.0
@@ -25,10 +25,10 @@ _ODD_MODES: Final[dict[str, tuple[str, Callable[[str], bool]]]] = {
 }
 """Colour modes that are read differently from what a viewer may show, and how."""
 
-Named = tuple[str, Facts]
+Named = tuple[str, PictureFacts]
 
 
-def judge_pictures(examined: Examined, input_size_px: int | None) -> Iterator[Finding]:
+def judge_pictures(examined: ExaminedPictures, input_size_px: int | None) -> Iterator[Finding]:
     """Yields findings about the readable pictures."""
     readable = [
         (sample.name, one)

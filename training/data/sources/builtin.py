@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from training.data.sources.catalogue import Catalogue, Entry, Found
+from training.data.sources.catalogue import Catalogue, CatalogueEntry, SourceContents
 from training.errors import DataRefused, first_line
 
 DIGITS: Final = "digits"
@@ -30,7 +30,7 @@ TORCHVISION_SETS: Final = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNI
 _DIGIT_MAX: Final = 16
 
 
-def find_digits() -> Found:
+def find_digits() -> SourceContents:
     """Returns scikit-learn's 1,797 handwritten digits, 8 x 8 grey, not split.
 
     Raises:
@@ -47,11 +47,11 @@ def find_digits() -> Found:
     for i, (values, target) in enumerate(zip(digits.images, digits.target, strict=True)):
         grey = np.round(values * 255 / _DIGIT_MAX).astype(np.uint8)
         picture = _png(Image.fromarray(grey))
-        catalogue.add(Entry(f"{DIGITS}/{i:04d}.png", str(target), None, picture))
+        catalogue.add(CatalogueEntry(f"{DIGITS}/{i:04d}.png", str(target), None, picture))
     return catalogue.found(DIGITS, DIGITS_LICENSE)
 
 
-def find_torchvision(name: str, cache_dir: Path) -> Found:
+def find_torchvision(name: str, cache_dir: Path) -> SourceContents:
     """Returns a set of torchvision with its own test split, downloading it once.
 
     Args:
@@ -87,12 +87,12 @@ def _load(kind: Any, cache_dir: Path, is_train: bool) -> Any:
         ) from error
 
 
-def _entries(dataset: Any, split: str) -> Iterator[Entry]:
+def _entries(dataset: Any, split: str) -> Iterator[CatalogueEntry]:
     names = getattr(dataset, "classes", None)
     for i in range(len(dataset)):
         image, target = dataset[i]
         label = str(names[target]) if names else str(target)
-        yield Entry(f"{split}/{i:05d}.png", label, split, _png(image))
+        yield CatalogueEntry(f"{split}/{i:05d}.png", label, split, _png(image))
 
 
 def _png(image: Image.Image) -> bytes:

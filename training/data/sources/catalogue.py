@@ -19,7 +19,7 @@ MAX_LABEL: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceContents:
     """What a source holds.
 
     Attributes:
@@ -54,7 +54,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One picture before the classes are numbered.
 
     Attributes:
@@ -71,10 +71,10 @@ class Entry:
 
 
 class Catalogue:
-    """Collects what a source holds and turns it into `Found`."""
+    """Collects what a source holds and turns it into `SourceContents`."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[CatalogueEntry] = []
         self.empty: list[str] = []
         self._labels: dict[str, set[str]] = {}
         self._skipped: dict[str, list[str]] = defaultdict(list)
@@ -87,7 +87,7 @@ class Catalogue:
         """
         self._labels.setdefault(_cleaned(written), set()).add(written)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: CatalogueEntry) -> None:
         """Adds a picture and its class.
 
         Raises:
@@ -100,12 +100,12 @@ class Catalogue:
         """Notes that something was left out."""
         self._skipped[reason].append(name)
 
-    def found(self, name: str, license_id: str | None = None) -> Found:
+    def found(self, name: str, license_id: str | None = None) -> SourceContents:
         """Numbers the classes and orders the pictures."""
         names = sorted(self._labels, key=natural_key)
         index_of = {label: index for index, label in enumerate(names)}
         entries = sorted(self.entries, key=lambda entry: natural_key(entry.name))
-        return Found(
+        return SourceContents(
             name=name,
             labels=tuple(Label(index=index, name=label) for index, label in enumerate(names)),
             samples=tuple(_sample(entry, index_of[_cleaned(entry.label)]) for entry in entries),
@@ -146,7 +146,7 @@ def _cleaned(written: str) -> str:
     return name
 
 
-def _sample(entry: Entry, index: int) -> Sample:
+def _sample(entry: CatalogueEntry, index: int) -> Sample:
     if isinstance(entry.content, bytes):
         return Sample(entry.name, index, data=entry.content)
     return Sample(entry.name, index, path=entry.content)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.data.sources.catalogue import Catalogue, Entry, Found
+from training.data.sources.catalogue import Catalogue, CatalogueEntry, SourceContents
 from training.data.sources.folders import SPLIT_NAMES
 from training.errors import DataRefused
 
@@ -41,7 +41,7 @@ class _Row:
     split: str
 
 
-def find_listed(path: Path) -> Found:
+def find_listed(path: Path) -> SourceContents:
     """Finds the pictures that a CSV file names.
 
     A file that is missing is noted, and so is a line without a path or a label.
@@ -80,7 +80,7 @@ def _add(row: _Row, path: Path, taken: set[str], catalogue: Catalogue) -> None:
     if name in taken:  # under another label or in another split, which the checks report
         name = f"{name} (line {row.line})"
     taken.add(name)
-    catalogue.add(Entry(name, row.label, split, file))
+    catalogue.add(CatalogueEntry(name, row.label, split, file))
 
 
 def _file(folder: Path, written: str) -> Path | None:

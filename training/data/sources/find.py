@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from training.data.sources.builtin import DIGITS, find_digits, find_torchvision
-from training.data.sources.catalogue import Found
+from training.data.sources.catalogue import SourceContents
 from training.data.sources.csv_list import find_listed
 from training.data.sources.folders import find_in_folder
 from training.errors import DataRefused
@@ -19,7 +19,7 @@ from training.errors import DataRefused
 TORCHVISION: Final = "torchvision:"
 
 
-def find(source: str, *, cache_dir: Path) -> Found:
+def find(source: str, *, cache_dir: Path) -> SourceContents:
     """Finds all pictures of a source.
 
     Args:

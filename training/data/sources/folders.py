@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from training.data.pictures import SUFFIXES
-from training.data.sources.catalogue import Catalogue, Entry, Found
+from training.data.sources.catalogue import Catalogue, CatalogueEntry, SourceContents
 from training.errors import DataRefused
 
 SPLIT_NAMES: Final = {
@@ -37,7 +37,7 @@ LINKED_FOLDER: Final = "a link to a folder"
 _JUNK: Final = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})
 
 
-def find_in_folder(root: Path) -> Found:
+def find_in_folder(root: Path) -> SourceContents:
     """Finds the pictures of a folder.
 
     Raises:
@@ -118,7 +118,7 @@ def _add_class(folder: Path, split: str | None, root: Path, catalogue: Catalogue
     catalogue.add_label(folder.name)
     before = len(catalogue.entries)
     for path in _pictures(folder, root, catalogue):
-        catalogue.add(Entry(_name(path, root), folder.name, split, path))
+        catalogue.add(CatalogueEntry(_name(path, root), folder.name, split, path))
     if len(catalogue.entries) == before:
         catalogue.empty.append(_name(folder, root))
 

@@ -463,7 +463,7 @@ def test_classify_multipart_image_count_is_limited(client, count, status, code):
 
 
 def test_classify_with_door_shut_answers_draining(fresh_client):
-    fresh_client.app.state.parts.admission.closed = True
+    fresh_client.app.state.dependencies.admission.closed = True
 
     response = fresh_client.post(CLASSIFY, content=RED)
 
@@ -473,7 +473,7 @@ def test_classify_with_door_shut_answers_draining(fresh_client):
 
 def test_classify_while_pictures_are_at_their_bound_answers_overloaded(make_client):
     client = make_client(max_in_flight=1)
-    client.app.state.parts.admission.reserve(images=1, n_bytes=0)
+    client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
 
     response = client.post(CLASSIFY, content=RED)
 
@@ -499,5 +499,5 @@ def test_classify_after_errors_nothing_stays_in_flight(fresh_client):
         fresh_client.post(CLASSIFY, content=body)
     fresh_client.post(CLASSIFY, json={"images": [5] * 40})
 
-    admission = fresh_client.app.state.parts.admission
+    admission = fresh_client.app.state.dependencies.admission
     assert (admission.images, admission.n_bytes) == (0, 0)

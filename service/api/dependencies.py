@@ -16,8 +16,8 @@ from service.system.metrics import Metrics
 
 
 @dataclass(slots=True)
-class Parts:
-    """The parts of one application.
+class Dependencies:
+    """What the handlers of one application need.
 
     Attributes:
         classifier: the use case.
@@ -38,13 +38,15 @@ class Parts:
     is_alive: Callable[[], bool]
 
 
-def parts_of(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
+def dependencies_of(request: Request) -> Dependencies:
+    deps: Dependencies = request.app.state.dependencies
+    return deps
 
 
-async def _parts(request: Request) -> Parts:  # a coroutine: FastAPI runs functions in a thread
-    return parts_of(request)
+async def _dependencies(
+    request: Request,
+) -> Dependencies:  # a coroutine: FastAPI runs functions in a thread
+    return dependencies_of(request)
 
 
-PartsDep = Annotated[Parts, Depends(_parts)]
+Deps = Annotated[Dependencies, Depends(_dependencies)]

@@ -19,7 +19,7 @@ from typing import TypeVar
 from contract.errors import ModelError
 from contract.versions import find_versions
 from service.errors import ProviderUnavailable
-from service.models.repository import Load, Repository, Shelf, renew
+from service.models.repository import Load, Repository, RepositoryConfig, renew
 from service.system.metrics import Metrics
 from service.system.threads import DaemonThread
 
@@ -47,12 +47,12 @@ def fingerprint(models_dir: Path) -> Fingerprint:
     return frozenset(found)
 
 
-class Adopter:
+class RepositoryWatcher:
     """Looks for new versions at intervals and hands the renewed repository on."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        config: RepositoryConfig,
         current: Callable[[], Repository],
         adopt: Callable[[Repository], Awaitable[None]],
         *,
@@ -63,7 +63,7 @@ class Adopter:
         """Connects the parts; `looking` does the work.
 
         Args:
-            shelf: where versions are and how they are loaded.
+            config: where versions are and how they are loaded.
             current: the repository being served.
             adopt: puts a renewed one in its place; on the event loop. It may fail, and then leaves
                 things as they were.
@@ -71,7 +71,7 @@ class Adopter:
             seen: fingerprint of the files from before the current repository was loaded.
             load: how a version is proven, if not in this process.
         """
-        self._shelf = shelf
+        self._shelf = config
         self._current = current
         self._adopt = adopt
         self._metrics = metrics
@@ -81,7 +81,7 @@ class Adopter:
         self._thread = DaemonThread("adopt")
 
     @asynccontextmanager
-    async def looking(self, interval_s: float) -> AsyncIterator[None]:
+    async def polling(self, interval_s: float) -> AsyncIterator[None]:
         """Looks every `interval_s` seconds, and when asked to, for as long as the context lasts.
 
         With an interval of 0 it looks only when it is asked to.
@@ -93,7 +93,7 @@ class Adopter:
             task.cancel()
             self._thread.close()
 
-    def look_soon(self) -> None:
+    def poll_soon(self) -> None:
         """Asks for a look before the interval is over; after the present one, if there is one."""
         self._asked.set()
 

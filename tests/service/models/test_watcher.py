@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from service.app import Service, create_app
 from service.batching.batcher import Batcher
 from service.errors import WorkerNotStarted
-from service.models.adoption import Adopter, fingerprint
-from service.models.repository import RunPlan, Shelf
+from service.models.repository import EngineConfig, RepositoryConfig
+from service.models.watcher import RepositoryWatcher, fingerprint
 from service.settings import Settings
 from tests import tinymodel
 
@@ -24,17 +24,19 @@ RED = tinymodel.picture("red")
 
 
 class Running:
-    """An application that runs, and an adopter that looks when it is told to."""
+    """An application that runs, and an watcher that looks when it is told to."""
 
     def __init__(self, models_dir: Path, **settings: Any) -> None:
         self.models_dir = models_dir
-        shelf = Shelf(models_dir, RunPlan("cpu"), settings.get("versions_per_model", 1))
+        config = RepositoryConfig(
+            models_dir, EngineConfig("cpu"), settings.get("versions_per_model", 1)
+        )
         seen = fingerprint(models_dir)
         values = {"models_dir": models_dir, "provider": "cpu", "models_poll_s": 0, **settings}
         self.app: FastAPI = create_app(Settings.model_validate(values))
         self.service: Service = self.app.state.service
-        self.adopter = Adopter(
-            shelf,
+        self.watcher = RepositoryWatcher(
+            config,
             lambda: self.service.repository,
             self.service.adopt,
             metrics=self.service.metrics,
@@ -60,8 +62,8 @@ class Running:
         return float(self.service.metrics.adoptions.labels(outcome)._value.get())
 
     async def classify(self) -> int:
-        classifier = self.service.parts.classifier
-        with classifier.serving.find("tiny") as served:
+        classifier = self.service.dependencies.classifier
+        with classifier.active.find("tiny") as served:
             answer = await classifier.classify(served, [RED], time.monotonic() + 30)
         (outcome,) = answer.outcomes
         assert isinstance(outcome, list)
@@ -75,38 +77,38 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_adopter_takes_a_newer_version_and_leaves_the_older(root):
+async def test_watcher_takes_a_newer_version_and_leaves_the_older(root):
     async with Running(root) as running:
         tinymodel.write_version(root, version=2)
         before = await running.classify()
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert (before, await running.classify()) == (1, 2)
         assert running.served == [("tiny", 2)]
         assert running.adoptions("adopted") == 1
 
 
-async def test_adopter_keeps_unchanged_versions_as_they_are(root):
+async def test_watcher_keeps_unchanged_versions_as_they_are(root):
     async with Running(root, versions_per_model=0) as running:
         first = running.service.repository.get("tiny", 1)
         tinymodel.write_version(root, version=2)
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert running.served == [("tiny", 1), ("tiny", 2)]
         assert running.service.repository.get("tiny", 1) is first
         assert await running.classify() == 2
 
 
-async def test_adopter_takes_new_models_and_drops_removed_ones(root):
+async def test_watcher_takes_new_models_and_drops_removed_ones(root):
     async with Running(root) as running:
         tinymodel.write_version(root, name="other")
-        await running.adopter.look()
+        await running.watcher.look()
         both = running.served
         shutil.rmtree(root / "tiny")
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert both == [("other", 1), ("tiny", 1)]
         assert running.served == [("other", 1)]
@@ -115,13 +117,13 @@ async def test_adopter_takes_new_models_and_drops_removed_ones(root):
         assert 'model="tiny"' not in text
 
 
-async def test_adopter_takes_a_replaced_version_of_the_same_number(root):
+async def test_watcher_takes_a_replaced_version_of_the_same_number(root):
     async with Running(root) as running:
         before = running.service.repository.get("tiny").manifest_sha256
         shutil.rmtree(root / "tiny")
         tinymodel.write_version(root, architecture="another")
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         version = running.service.repository.get("tiny")
         assert version.manifest.architecture == "another"
@@ -129,14 +131,14 @@ async def test_adopter_takes_a_replaced_version_of_the_same_number(root):
         assert await running.classify() == 1
 
 
-async def test_adopter_refuses_a_broken_version_and_goes_on_serving(root, caplog):
+async def test_watcher_refuses_a_broken_version_and_goes_on_serving(root, caplog):
     async with Running(root) as running:
         tinymodel.write_version(root, version=2)
         (root / "tiny" / "2" / "model.onnx").write_bytes(b"broken")
 
         with caplog.at_level(logging.ERROR):
-            await running.adopter.look()
-            await running.adopter.look()
+            await running.watcher.look()
+            await running.watcher.look()
 
         assert running.served == [("tiny", 1)]
         assert await running.classify() == 1
@@ -144,7 +146,7 @@ async def test_adopter_refuses_a_broken_version_and_goes_on_serving(root, caplog
         assert "model.onnx" in caplog.records[0].__dict__["reason"]
 
 
-async def test_adopter_tries_a_version_again_once_it_was_copied_whole(root, tmp_path_factory):
+async def test_watcher_tries_a_version_again_once_it_was_copied_whole(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     tinymodel.write_version(elsewhere, version=2)
     async with Running(root) as running:
@@ -152,34 +154,34 @@ async def test_adopter_tries_a_version_again_once_it_was_copied_whole(root, tmp_
         graph = late.read_bytes()
         late.unlink()
         shutil.copytree(elsewhere / "tiny" / "2", root / "tiny" / "2")
-        await running.adopter.look()
+        await running.watcher.look()
         half = running.served
         (root / "tiny" / "2" / "model.onnx").write_bytes(graph)
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert (half, running.served) == ([("tiny", 1)], [("tiny", 2)])
 
 
-async def test_adopter_of_an_emptied_repository_goes_on_serving(root):
+async def test_watcher_of_an_emptied_repository_goes_on_serving(root):
     async with Running(root) as running:
         shutil.rmtree(root / "tiny")
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert await running.classify() == 1
         assert running.adoptions("failed") == 1
 
 
-async def test_adopter_without_a_change_loads_nothing(root, monkeypatch):
+async def test_watcher_without_a_change_loads_nothing(root, monkeypatch):
     renewed: list[object] = []
     monkeypatch.setattr(
-        "service.models.adoption.renew", lambda *arguments: renewed.append(arguments)
+        "service.models.watcher.renew", lambda *arguments: renewed.append(arguments)
     )
     async with Running(root) as running:
         before = running.service.repository
 
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert not renewed
         assert running.service.repository is before
@@ -201,7 +203,7 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
         under_way = asyncio.create_task(running.classify())
         await decoding.wait()
         tinymodel.write_version(root, version=2)
-        await running.adopter.look()
+        await running.watcher.look()
         new = await running.classify()
         retiring = list(running.service._retiring)
 
@@ -225,9 +227,9 @@ async def test_looking_goes_on_after_a_look_that_raised(root, monkeypatch, caplo
                 raise OSError("the disk is away")
             looked.set()
 
-        monkeypatch.setattr(running.adopter, "look", look)
+        monkeypatch.setattr(running.watcher, "look", look)
 
-        async with running.adopter.looking(1e-3):
+        async with running.watcher.polling(1e-3):
             await looked.wait()
 
         assert "looking for new versions failed" in caplog.text
@@ -244,11 +246,11 @@ async def test_looking_when_asked_to_looks_before_the_interval_is_over(
         looks.put_nowait(next(count))
 
     async with Running(root) as running:
-        monkeypatch.setattr(running.adopter, "look", look)
+        monkeypatch.setattr(running.watcher, "look", look)
 
-        async with running.adopter.looking(interval_s):
+        async with running.watcher.polling(interval_s):
             for number in (1, 2):
-                running.adopter.look_soon()
+                running.watcher.poll_soon()
                 assert await looks.get() == number
 
         assert looks.empty()
@@ -263,12 +265,12 @@ async def test_looking_when_asked_to_during_a_look_looks_once_more(root, monkeyp
         await done.wait()
 
     async with Running(root) as running:
-        monkeypatch.setattr(running.adopter, "look", look)
+        monkeypatch.setattr(running.watcher, "look", look)
 
-        async with running.adopter.looking(0):
-            running.adopter.look_soon()
+        async with running.watcher.polling(0):
+            running.watcher.poll_soon()
             first = await begun.get()
-            running.adopter.look_soon()
+            running.watcher.poll_soon()
             first.set()
 
             second = await begun.get()
@@ -276,7 +278,7 @@ async def test_looking_when_asked_to_during_a_look_looks_once_more(root, monkeyp
         assert second is not first
 
 
-async def test_adopter_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):
+async def test_watcher_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):
     async with Running(root) as running:
         attempts: list[object] = []
 
@@ -286,13 +288,13 @@ async def test_adopter_whose_workers_do_not_come_up_reports_it_and_tries_again(r
                 raise WorkerNotStarted("no memory")
             await running.service.adopt(repository)
 
-        running.adopter._adopt = adopt
+        running.watcher._adopt = adopt
         tinymodel.write_version(root, version=2)
 
         with caplog.at_level(logging.ERROR):
-            await running.adopter.look()
+            await running.watcher.look()
         before = running.served
-        await running.adopter.look()
+        await running.watcher.look()
 
         assert (before, running.served) == ([("tiny", 1)], [("tiny", 2)])
         assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)
