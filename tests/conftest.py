@@ -21,11 +21,16 @@ MakeClient = Callable[..., TestClient]
 disable_runtime_telemetry()
 
 
+SLOW_PARTS = ("corpora", "docker", "faults", "release")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks everything below tests/e2e, so that no test there can forget it."""
+    """Marks tests by their folder and their part, so that no test can forget it."""
     for item in items:
         if "e2e" in item.path.parent.parts:
             item.add_marker(pytest.mark.e2e)
+        if any(item.get_closest_marker(part) for part in SLOW_PARTS):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tests.corpora.answers import ask_everything, differences, read_table
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.corpora
 @pytest.mark.timeout(300)  # 15 s alone on two cores, a minute beside other work
 def test_corpora_answers_are_those_of_the_table():
     before = read_table()

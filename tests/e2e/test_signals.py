@@ -168,6 +168,7 @@ def stuck(
         yield make
 
 
+@pytest.mark.faults
 @stopping
 @every_kind
 def test_signals_during_a_run_without_end_answer_and_end_with_zero(stuck, number, workers):
@@ -184,6 +185,7 @@ def test_signals_during_a_run_without_end_answer_and_end_with_zero(stuck, number
         wait_until(lambda child=child: gone(child))  # type: ignore[misc]
 
 
+@pytest.mark.faults
 @every_kind
 def test_signals_second_one_during_a_run_without_end_ends_it_now(stuck, workers):
     server, _ = stuck(drain_s=600, grace_s=600, workers=workers)
@@ -198,6 +200,7 @@ def test_signals_second_one_during_a_run_without_end_ends_it_now(stuck, workers)
         wait_until(lambda child=child: gone(child))  # type: ignore[misc]
 
 
+@pytest.mark.faults
 @every_kind
 def test_signals_while_a_version_without_end_is_adopted_end_with_zero(
     start_server, tmp_path, workers

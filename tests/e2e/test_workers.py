@@ -208,6 +208,7 @@ def test_workers_lone_picture_has_all_cores(start_workers):
 # Killed
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_workers_killed_one_costs_only_what_it_had_in_hand(start_workers, number):
     server = start_workers()
@@ -225,6 +226,7 @@ def test_workers_killed_one_costs_only_what_it_had_in_hand(start_workers, number
     assert restarts(server, "exited") == 1
 
 
+@pytest.mark.faults
 def test_workers_killed_again_and_again_leave_nothing_behind(start_workers):
     server = start_workers()
     with load(server, 2) as clients:
@@ -243,6 +245,7 @@ def footprint(server: Server) -> list[int]:
     return [len(list(Path(f"/proc/{server.pid}/{what}").iterdir())) for what in ("fd", "task")]
 
 
+@pytest.mark.faults
 def test_workers_all_killed_answered_as_soon_as_one_is_back(start_workers):
     server = start_workers()
     with server.client() as client:
@@ -255,6 +258,7 @@ def test_workers_all_killed_answered_as_soon_as_one_is_back(start_workers):
     assert [one.status_code for one in (alive, answer, ready)] == [200, 200, 200]
 
 
+@pytest.mark.faults
 def test_workers_decoder_that_crashes_hurts_nobody_elsewhere(start_workers):
     server = start_workers(hooks=HOOKS)
     with load(server, 4) as clients, server.client() as client:
@@ -284,6 +288,7 @@ def test_workers_exit_when_the_front_is_killed(start_workers):
 # Hung
 
 
+@pytest.mark.faults
 def test_workers_stopped_one_is_replaced_before_any_deadline(start_workers):
     server = start_workers(request_timeout_s=60)
     with load(server) as clients:
@@ -302,6 +307,7 @@ def test_workers_stopped_one_is_replaced_before_any_deadline(start_workers):
     assert restarts(server, "stopped") == 1
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("size", [hooks.HANG, hooks.BLOCK], ids=["hang", "hold_the_lock"])
 def test_workers_decoder_that_never_returns_hurts_nobody_elsewhere(start_workers, size):
     server = start_workers(hooks=HOOKS)
@@ -318,6 +324,7 @@ def test_workers_decoder_that_never_returns_hurts_nobody_elsewhere(start_workers
     assert restarts(server, "overdue") == 1
 
 
+@pytest.mark.faults
 def test_workers_hung_one_among_many_clients_costs_only_what_it_had(start_workers):
     server = start_workers(hooks=HOOKS)
     with load(server) as clients, server.client() as client:
@@ -332,6 +339,7 @@ def test_workers_hung_one_among_many_clients_costs_only_what_it_had(start_worker
     assert len(clients.failed) == line["pictures_lost"] < N_BATCH
 
 
+@pytest.mark.faults
 def test_workers_all_stopped_are_replaced_and_readiness_says_so(start_workers):
     server = start_workers()
     workers = server.workers()
@@ -348,6 +356,7 @@ def test_workers_all_stopped_are_replaced_and_readiness_says_so(start_workers):
     assert not set(server.workers()) & set(workers)
 
 
+@pytest.mark.faults
 def test_workers_service_suspended_and_resumed_as_a_whole_goes_on(start_workers):
     """As with Ctrl-Z and fg: whoever is first to run again must not take the others for stopped."""
     server = start_workers()
@@ -367,6 +376,7 @@ def test_workers_service_suspended_and_resumed_as_a_whole_goes_on(start_workers)
 # Replaced without a loss
 
 
+@pytest.mark.faults
 def test_workers_leaking_one_is_replaced_without_a_loss(start_workers):
     server = start_workers(hooks=HOOKS, worker_max_memory_bytes=200_000_000)
     with load(server, 4) as clients, server.client() as client:
@@ -380,6 +390,7 @@ def test_workers_leaking_one_is_replaced_without_a_loss(start_workers):
     assert len(server.workers()) == 2
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("n_clients", [4, 0], ids=["under_load", "idle"])
 def test_workers_terminated_one_is_replaced_without_a_loss(start_workers, n_clients):
     server = start_workers()
