@@ -27,7 +27,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs lock image clean bench bench-quick bench-micro
+.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs figures lock image clean bench bench-quick bench-micro
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -77,6 +77,9 @@ fix: install  ## format and repair what can be repaired
 
 docs: install  ## fail if docs/reference or the manifest schema are out of date (make fix renews them)
 	$(BIN)/python docs/generate.py --check
+
+figures: install  ## draw the README's pictures again
+	$(BIN)/python docs/figures.py
 
 train: install  ## train on pictures: make train DATA=folder (CONFIG=name or file, NAME=model)
 	$(BIN)/convserve-train fit --data "$(DATA)" $(if $(CONFIG),--config "$(CONFIG)") \

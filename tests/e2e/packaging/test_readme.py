@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from docs import figures
 from tests.e2e.server import ROOT, Server, running_server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,3 +80,22 @@ def test_readme_names_no_command_or_file_that_is_not_there() -> None:
     missing += [link for link in links if not (ROOT / link).exists()]
 
     assert missing == []
+
+
+def test_readme_guesses_are_what_the_bundled_model_answers(server: Server) -> None:
+    svg = (ROOT / "docs" / "images" / "guesses.svg").read_text(encoding="utf-8")
+    shown = re.findall(r">([A-Za-z ]+)</text>.*?>(\d+)%</text>", svg, re.DOTALL)
+
+    answer = json.loads(
+        run("curl", "-s", "--data-binary", "@examples/cat.jpg", f"{server.url}/v1/classify")
+    )
+
+    assert [label for label, _ in shown] == [one["label"] for one in answer["predictions"]]
+    for (_, percent), one in zip(shown, answer["predictions"], strict=True):
+        assert int(percent) == pytest.approx(100 * one["probability"], abs=3)
+
+
+def test_readme_benchmark_picture_is_the_records() -> None:
+    svg = (ROOT / "docs" / "images" / "benchmark.svg").read_text(encoding="utf-8")
+
+    assert svg == figures.benchmark_svg()
