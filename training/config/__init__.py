@@ -1,1 +1,1 @@
-"""What a run is asked to do: TOML files, checked strictly."""
+"""The config of a training run, read from TOML files."""

