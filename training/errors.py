@@ -1,29 +1,30 @@
-"""Errors of training, each one line a user can act on.
+"""The errors of training. Each message is one line that a user can act on.
 
 TrainingError
-├── InputRefused                  what was asked for or handed in cannot be used (exit code 2)
-│   ├── ArchitectureRefused       unknown to timm, or preprocessing that cannot be reproduced
-│   ├── WeightsRefused            a checkpoint that is unsafe, unreadable or of another network
-│   ├── LabelsInvalid             a labels file that does not name every class exactly once
-│   ├── PicturesMissing           a folder or package without usable pictures
-│   ├── GraphRefused              a foreign ONNX file outside of what the service runs
-│   ├── ConfigInvalid             a config with an unknown key or a value out of bounds
-│   ├── DataRefused               pictures that cannot be trained on: empty classes, leaks, CSV
-│   ├── CheckpointRefused         a run folder that belongs to another run, or is damaged
-│   └── VersionExists             a published version would be overwritten
-└── GateFailed                    the model was made but is not good enough (exit code 1)
+├── InputRefused                  an option or an input file cannot be used (exit code 2)
+│   ├── ArchitectureRefused       unknown to timm, or its preprocessing cannot be reproduced
+│   ├── WeightsRefused            an unsafe or unreadable checkpoint, or one of another network
+│   ├── LabelsInvalid             the labels file does not name every class exactly once
+│   ├── PicturesMissing           a folder or package has no usable pictures
+│   ├── GraphRefused              the service cannot run this ONNX file
+│   ├── ConfigInvalid             a config has an unknown key or a value out of bounds
+│   ├── DataRefused               the data cannot be trained on: empty class, leaks, bad CSV
+│   ├── CheckpointRefused         the run folder is damaged or belongs to another run
+│   └── VersionExists             the version is already published
+└── GateFailed                    the model is not good enough to publish (exit code 1)
     ├── ExportFailed              the graph is invalid or differs from the network
-    ├── ParityFailed              from image bytes, graph and network disagree
-    ├── PrecisionFailed           the graph of a lower precision
-    │   ├── QuantizationFailed    ... in int8 loses too much
-    │   └── HalfPrecisionFailed   ... in float16 loses too much, or overflows
+    ├── ParityFailed              the graph and the network disagree on the same files
+    ├── PrecisionFailed           the int8 or float16 graph fails its gate
+    │   ├── QuantizationFailed    int8 loses too much accuracy
+    │   └── HalfPrecisionFailed   float16 loses too much accuracy, or overflows
     ├── LossNotFinite             training diverged; the message names the step
-    ├── AccuracyTooLow            the network is worse than the config allows
-    └── VersionUnproven           the finished version fails its own golden examples or digests
+    ├── AccuracyTooLow            accuracy is below what the config requires
+    └── VersionUnproven           the finished version fails its golden examples or digests
 
-`training.system.signals` adds Interrupted and Terminated, by which a signal ends a run after a checkpoint.
+`training.system.signals` adds Interrupted and Terminated, raised when a signal ends a run after a
+checkpoint.
 
-Every class has a stable snake_case `code` and the exit code of the command.
+Each class has a stable snake_case `code` and the exit code of the command.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-_MAX_CHARACTERS: Final = 200
+_MAX_CHARACTERS: Final = 200  # of a message from another library
 
 
 class TrainingError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class; anything else that leaves this package is a bug."""
 
     code: ClassVar[str]
     exit_code: ClassVar[int] = 1
 
 
 class InputRefused(TrainingError):
-    """What was asked for or handed in cannot be used."""
+    """An option or an input file cannot be used."""
 
     code = "input_refused"
     exit_code = 2
@@ -74,7 +75,7 @@ class PicturesMissing(InputRefused):
 
 
 class GraphRefused(InputRefused):
-    """A foreign ONNX file is outside of what the service runs."""
+    """The service cannot run this ONNX file."""
 
     code = "graph_refused"
 
@@ -86,7 +87,7 @@ class ConfigInvalid(InputRefused):
 
 
 class DataRefused(InputRefused):
-    """The pictures cannot be trained on: a class without pictures, leaks, an unreadable list."""
+    """The data cannot be trained on: a class has no pictures, splits leak, or the CSV is bad."""
 
     code = "data_refused"
 
@@ -98,13 +99,13 @@ class CheckpointRefused(InputRefused):
 
 
 class VersionExists(InputRefused):
-    """The version is published already and versions are immutable."""
+    """The version is already published, and versions are immutable."""
 
     code = "version_exists"
 
 
 class GateFailed(TrainingError):
-    """The model was made but is not good enough to be published."""
+    """The model is not good enough to publish."""
 
     code = "gate_failed"
 
@@ -116,57 +117,54 @@ class ExportFailed(GateFailed):
 
 
 class ParityFailed(GateFailed):
-    """From image bytes, the graph and the network disagree."""
+    """The graph and the network disagree on the same image files."""
 
     code = "parity_failed"
 
 
 class PrecisionFailed(GateFailed):
-    """The graph of a lower precision cannot be made, or loses too much against the float graph."""
+    """A lower-precision graph cannot be made, or loses too much accuracy."""
 
     code = "precision_failed"
 
 
 class QuantizationFailed(PrecisionFailed):
-    """The int8 graph loses too much against the float graph."""
+    """The int8 graph loses too much accuracy compared with the float graph."""
 
     code = "quantization_failed"
 
 
 class HalfPrecisionFailed(PrecisionFailed):
-    """The float16 graph loses too much against the float graph, or overflows."""
+    """The float16 graph loses too much accuracy, or overflows."""
 
     code = "half_precision_failed"
 
 
 class LossNotFinite(GateFailed):
-    """The loss stopped being a finite number."""
+    """Training diverged; the message names the step."""
 
     code = "loss_not_finite"
 
 
 class AccuracyTooLow(GateFailed):
-    """The trained network is worse than the config allows."""
+    """The accuracy is below `publish.min_top1_percent`."""
 
     code = "accuracy_too_low"
 
 
 class VersionUnproven(GateFailed):
-    """The finished version fails its own digests or golden examples."""
+    """The finished version fails its digests or its golden examples."""
 
     code = "version_unproven"
 
 
 def did_you_mean(word: str, known: Iterable[str], n: int = 3) -> str:
-    """Returns the end of a message about an unknown word: the known ones that are like it."""
+    """Returns "; did you mean ...?" for an error message, or "" if no known word is similar."""
     near = difflib.get_close_matches(word, known, n=n)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of a foreign error's message, or its kind where it has none.
-
-    Libraries explain themselves over pages; ours are one line each.
-    """
+    """Returns the first line of another library's error message, or the error's class name."""
     lines = str(error).strip().splitlines()
     return lines[0][:_MAX_CHARACTERS] if lines else type(error).__name__

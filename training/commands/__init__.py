@@ -1,1 +1,1 @@
-"""What `convserve-train` does, one file a command."""
+"""The commands of `convserve-train`, one file each."""

@@ -1,4 +1,4 @@
-"""What `convserve-train check` does with its flags; needs no torch."""
+"""`convserve-train check`. Must not import torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from training.data.checks.findings import render
 
 
 def run_check(source: str, json_file: Path | None, strict: bool, cache_dir: Path) -> bool:
-    """Inspects pictures and prints what was found; `convserve-train check` describes its flags.
-
-    Returns:
-        Whether `fit` would accept them; with `strict`, whether there is nothing to warn of.
-    """
+    """Prints the findings and returns whether the data passes."""
     findings = inspect_data(source, Data(), cache_dir=cache_dir)
     click.echo(render(findings))
     if json_file is not None:
         text = json.dumps(findings.to_json(), indent=1, ensure_ascii=False)
         json_file.write_text(text + "\n", encoding="utf-8")
+
     return not findings.stops and not (strict and findings.warnings)

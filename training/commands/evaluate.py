@@ -1,4 +1,4 @@
-"""What `convserve-train evaluate` does with its flags."""
+"""`convserve-train evaluate`: measures a published version on labelled pictures."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from training.evaluation.calibrate import is_unlike
 from training.evaluation.measures import Evaluation, evaluate
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 
-_CLASSES: Final = 20
+_MAX_CLASSES: Final = 20  # rows of the table
 
 
 def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None) -> str:
-    """Measures a published version on a labelled folder.
-
-    Returns:
-        The measures as text, the worst classes first.
-    """
     name, _, number = model.partition("/")
     if not number.isdecimal():
-        raise InputRefused(f"{model!r} is not <name>/<version>")
+        raise InputRefused(f"the model must be <name>/<version>, got {model!r}")
     version = read_version(models_dir, name, int(number))
     labels = [label.name for label in version.manifest.labels]
 
@@ -39,37 +34,37 @@ def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | N
         values = {"model": model, "labels": labels, **measured.to_json()}
         text = json.dumps(values, indent=1, ensure_ascii=False)
         json_file.write_text(text, encoding="utf-8")
+
     lines = [
-        f"{model}: top-1 {metrics.top1_percent:.2f} % (standard error "
-        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f} %, {pictures}",
+        f"{model}: top-1 {metrics.top1_percent:.2f}% (standard error "
+        f"{metrics.standard_error:.2f}), top-5 {metrics.top5_percent:.2f}%, {pictures}",
         f"classification error {measured.classification_error:.4f}, mean squared error "
         f"{measured.mean_squared_error:.4f}, cross-entropy {measured.cross_entropy:.4f}, "
-        f"expected calibration error {measured.reliability.ece_percent:.2f} %",
+        f"expected calibration error {measured.reliability.ece_percent:.2f}%",
     ]
     return "\n".join([*lines, *_unlike_lines(scorer, pictures), *_class_lines(measured, labels)])
 
 
 def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:
-    """Returns a line about pictures unlike those seen in training, where the version has a rule."""
     calibration = scorer.manifest.calibration
     if calibration.unlike is None:
         return []
     _, logits = scorer.probabilities_and_logits(pictures)
     flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
-    return [f"unlike anything seen in training: {100 * float(flagged.mean()):.1f} %"]
+    return [f"unlike the training data: {100 * float(flagged.mean()):.1f}% of the pictures"]
 
 
 def _class_lines(measured: Evaluation, labels: Sequence[str]) -> list[str]:
-    """Returns a table of the classes that occur, those of the lowest F1 first, _CLASSES at most."""
+    # Classes without pictures have no F1.
     rows = [pair for pair in zip(labels, measured.classes, strict=True) if pair[1].support]
     rows.sort(key=lambda pair: pair[1].f1)
-    width = max(5, *(len(label) for label, _ in rows[:_CLASSES]))
+    width = max(5, *(len(label) for label, _ in rows[:_MAX_CLASSES]))
     lines = [f"{'label':<{width}}  precision  recall      F1  pictures"]
     lines += [
         f"{label:<{width}}  {100 * one.precision:8.1f}%  {100 * one.recall:5.1f}%  "
         f"{100 * one.f1:5.1f}%  {one.support:8}"
-        for label, one in rows[:_CLASSES]
+        for label, one in rows[:_MAX_CLASSES]
     ]
-    if len(rows) > _CLASSES:
-        lines.append(f"... and {len(rows) - _CLASSES} classes with a higher F1")
+    if len(rows) > _MAX_CLASSES:
+        lines.append(f"... and {len(rows) - _MAX_CLASSES} classes with a higher F1")
     return lines

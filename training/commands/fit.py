@@ -1,4 +1,4 @@
-"""What `convserve-train fit` does with its flags; `training.commands.fitting` does the work."""
+"""`convserve-train fit`: from flags to a request. `training.commands.fitting` does the work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.system.environment import is_first_process
 log = logging.getLogger(__name__)
 
 _RUNS: Final = Path("runs")
-# Flags that only a new run takes, by the options' Python names.
+# A resumed run reads these from its folder: option name -> flag.
 _ONLY_NEW: Final = {
     "source": "--data",
     "config": "--config",
@@ -35,7 +35,7 @@ _ONLY_NEW: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """The flags of `convserve-train fit`, which describes them; `command` is its command line."""
+    """The flags of `convserve-train fit`; `command` is the command line for the manifest."""
 
     command: str
     source: str | None
@@ -54,26 +54,20 @@ class FitOptions:
 
 
 def run_fit(options: FitOptions) -> Path | None:
-    """Trains on pictures and publishes a version, or goes on with a run that was stopped.
-
-    Returns:
-        The published version's folder; None where nothing was published.
-
-    Raises:
-        TrainingError: with the exit code of the command.
-    """
+    """Starts or resumes a run; returns the published version's folder, or None."""
     if options.resume_dir is not None:
         given = [
             flag for name, flag in _ONLY_NEW.items() if getattr(options, name) not in (None, ())
         ]
         if given:
             raise InputRefused(
-                f"--resume takes everything from the run's folder; leave out {given[0]}"
+                f"--resume reads all settings from the run's folder; remove {given[0]}"
             )
         folder = RunFolder(options.resume_dir)
         request, config = folder.read_request()
     else:
         request, config = _new_run(options)
+        # Under torchrun only the first process creates the folder.
         path = options.run_dir or next_folder(_RUNS, request.name)
         folder = RunFolder.new(path, request, config) if is_first_process() else RunFolder(path)
         log.info("run: %s", path)
@@ -92,7 +86,8 @@ def run_fit(options: FitOptions) -> Path | None:
 def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
     source = options.source
     if source is None:
-        raise InputRefused("--data is missing: a folder, a .csv, digits, or torchvision:NAME")
+        raise InputRefused("--data is required: a folder, a .csv, digits or torchvision:NAME")
+
     changes = list(options.changes)
     if options.seed is not None:
         changes.append(f"seed={options.seed}")
@@ -101,7 +96,7 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
     built_in = source == DIGITS or source.startswith(TORCHVISION)
     name = options.name or name_of(source)
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}; give one with --name")
+        raise InputRefused(f"the model name must match {NAME_PATTERN}, got {name!r}; set --name")
 
     request = RunRequest(
         source=source if built_in else str(Path(source).absolute()),
@@ -116,7 +111,7 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
 
 
 def name_of(source: str) -> str:
-    """Makes a model's name of a folder's, a file's or a set's."""
+    """Derives a model name from the name of a folder, a .csv or a built-in dataset."""
     plain = source.removeprefix(TORCHVISION)
     stem = Path(plain).absolute().stem if plain.endswith(".csv") else Path(plain).absolute().name
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")

@@ -1,6 +1,6 @@
-"""`convserve-train fit`: from a folder of pictures to a published, proven version.
+"""The steps of `convserve-train fit`: load, train, run the gates, report, publish.
 
-Under torchrun every process trains and the first one does the rest.
+Under torchrun all processes train, and the first one does everything else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.networks.architectures import preprocessing_of
 from training.networks.build import build
 from training.networks.folding import fold_batch_norms
 from training.release.publish import Destination, check_free, next_version, publish
-from training.release.trained import ProvenVersion, TrainedNetwork, prove
+from training.release.trained import CandidateVersion, TrainedNetwork, gate_network
 from training.report.measure import RunHistory, write_fit_report
 from training.system.distributed import joined
 from training.system.memory import memory_bytes, reuse_freed_memory
@@ -37,8 +37,8 @@ from training.system.randomness import seed_of, torch_seeded
 log = logging.getLogger(__name__)
 
 _FROM_SCRATCH: Final = "trained from scratch"
+# Prepared pictures take an eighth of the memory: 2 GiB of 16 GiB hold 14,000 pictures of 224 px.
 _MEMORY_SHARE: Final = 8
-"""One part in so many is for prepared pictures: 2 GiB of 16 hold 14,000 of 224 px."""
 
 
 def fit(
@@ -50,30 +50,23 @@ def fit(
     device: str,
     cache_dir: Path,
 ) -> Path | None:
-    """Trains, proves, publishes and reports.
-
-    Args:
-        folder: where the run is written.
-        request: what was asked.
-        config: how to train.
-        resume: go on with a run that was stopped.
-        device: "auto", "cpu" or "cuda".
-        cache_dir: for sets that are downloaded.
+    """Runs `fit` from the data to the published version.
 
     Returns:
-        The published version's folder; None where nothing was to be published, it was published
-        before, or this is not the first process.
+        The version's folder. None if publishing is off, if the run was published before, or if this
+        is not the first process.
 
     Raises:
         InputRefused: the data, the config or the folder cannot be used.
         GateFailed: the model is not good enough; nothing is published.
-        Interrupted: a signal stopped the run; it can be resumed.
+        Interrupted: a signal stopped the run, which can be resumed.
     """
     if folder.published:
-        log.info("this run was published as %s", folder.published)
+        log.info("this run is already published as %s", folder.published)
         return None
-    if request.version is not None:  # before hours of work rather than after
+    if request.version is not None:  # fail now rather than after hours of training
         check_free(Path(request.models_dir), request.name, request.version, replace=False)
+
     reuse_freed_memory()
     durations_s: dict[str, float] = {}
 
@@ -95,19 +88,22 @@ def fit(
             with _timed(durations_s, "training"):
                 trained = loop.train(run, resume=resume)
             top1_percent, epoch = 100 * trained.best.validation_top1, trained.best.epoch
-            log.info("training: epoch %d is kept, validation top-1 %.2f %%", epoch, top1_percent)
+            log.info("training: best epoch %d, validation top-1 %.2f%%", epoch, top1_percent)
         if not world.is_first:
             return None
 
         with _timed(durations_s, "export and gates"):
             to = _destination(request)
             network = network.cpu().float()
-            proven = prove(TrainedNetwork(network, spec, data, config, source, prepared), to)
-        # Before the version is published: a run that is killed here is resumed and lacks nothing.
-        _report(folder, proven, findings, head, trained, durations_s)
+            candidate = gate_network(
+                TrainedNetwork(network, spec, data, config, source, prepared), to
+            )
+        # Report first, publish last: a run that is killed in between can be resumed without loss.
+        _report(folder, candidate, findings, head, trained, durations_s)
         if not request.publish:
             return None
-        published = publish(to.models_dir, proven.manifest, proven.files)
+
+        published = publish(to.models_dir, candidate.manifest, candidate.files)
         folder.note_published(f"{to.name}/{to.version}")
         return published
 
@@ -125,13 +121,13 @@ def _find_and_check(
 
 
 def _build(config: RunConfig, data: DataSet) -> tuple[nn.Module, Preprocessing, str]:
-    """Returns the network, its preprocessing and where its weights are from."""
+    # Returns the network, its preprocessing and the source of its weights.
     with torch_seeded(seed_of("weights", config.seed)):
         network, weights = build(config.network, data.n_classes)
     spec = preprocessing_of(network)
     if config.network.fold_batch_norm:
         folded = fold_batch_norms(network, spec.crop_size_px)
-        log.info("network: %d batch norms are part of their convolutions now", folded)
+        log.info("network: folded %d batch norms into their convolutions", folded)
 
     source = weights.source if weights else _FROM_SCRATCH
     size = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters"
@@ -141,28 +137,27 @@ def _build(config: RunConfig, data: DataSet) -> tuple[nn.Module, Preprocessing, 
 
 
 def _train_head(run: TrainingRun, resume: bool) -> FittedHead:
-    """Trains the head on cached features, or takes that of the run that is resumed."""
-    kept = run.folder / HEAD
+    saved = run.folder / HEAD
     run.network.to(run.world.device)
 
     def fitted() -> FittedHead:
-        if resume and kept.is_file():
-            return read_head(kept)
+        if resume and saved.is_file():
+            return read_head(saved)
         head = train_head(run.network, run.spec, run.data, run.config, run.prepared)
-        write_head(kept, head)
+        write_head(saved, head)
         return head
 
     head = run.world.first(fitted)
     install_head(run.network, head)
     top1_percent, epoch = 100 * head.top1, head.epoch + 1
     log.info(
-        "head: validation top-1 %.2f %%, NLL %.4f, epoch %d is kept", top1_percent, head.nll, epoch
+        "head: best epoch %d, validation top-1 %.2f%%, NLL %.4f", epoch, top1_percent, head.nll
     )
     return head
 
 
 def _destination(request: RunRequest) -> Destination:
-    """Takes the version number now rather than at the start, which may be hours ago."""
+    # The number is chosen now, not at the start: another run may have published in the meantime.
     models_dir = Path(request.models_dir)
     return Destination(
         models_dir=models_dir,
@@ -175,13 +170,13 @@ def _destination(request: RunRequest) -> Destination:
 
 def _report(
     folder: RunFolder,
-    proven: ProvenVersion,
+    candidate: CandidateVersion,
     findings: Findings,
     head: FittedHead | None,
     trained: TrainingResult | None,
     durations_s: dict[str, float],
 ) -> None:
-    course = RunHistory(
+    history = RunHistory(
         render(findings),
         (folder.path / CONFIG).read_text(encoding="utf-8"),
         trained.history if trained else (),
@@ -189,12 +184,12 @@ def _report(
         head,
         durations_s,
     )
-    measured = write_fit_report(folder.path / REPORT, proven, course)
+    measured = write_fit_report(folder.path / REPORT, candidate, history)
     folder.write_json(f"{REPORT}/metrics.json", measured)
 
 
 @contextmanager
 def _timed(durations_s: dict[str, float], name: str) -> Iterator[None]:
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     yield
-    durations_s[name] = time.monotonic() - began_s
+    durations_s[name] = time.monotonic() - start_s

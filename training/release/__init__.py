@@ -1,1 +1,1 @@
-"""From a network to a published version, through the gates."""
+"""From a network through the gates to a published version."""

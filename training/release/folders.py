@@ -1,4 +1,4 @@
-"""The pictures that prove an import: folders the user names, or else free photographs."""
+"""Pictures for the gates of an import: the user's folders, or else bundled photographs."""
 
 from __future__ import annotations
 
@@ -24,46 +24,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FolderEvidence:
-    """Evidence for an import.
-
-    Attributes:
-        golden_dir: candidates for golden examples.
-        evaluate_dir: labelled pictures to measure accuracy on, or None.
-        dataset: what those are, for the manifest; the folder's name if None.
-        max_batch: the largest batch the version is tried with.
-        calibration_dir: pictures to calibrate int8 on; None takes the free ones.
-        n_calibration: how many.
-        seed: of the free ones.
-    """
+    """`Evidence` for an import, from the flags of the command."""
 
     golden_dir: Path
     evaluate_dir: Path | None = None
-    dataset: str | None = None
+    dataset: str | None = None  # None: the name of evaluate_dir
     max_batch: int = 32
-    calibration_dir: Path | None = None
+    calibration_dir: Path | None = None  # None: the bundled photographs
     n_calibration: int = 512
-    seed: int = 0
+    seed: int = 0  # of the crops of the bundled photographs
 
     def precision_reference(self, draft: Draft) -> PrecisionReference:
         scorer = Scorer(draft.model, draft)
         if self.evaluate_dir is not None:
             folder = scan_labelled(self.evaluate_dir, draft.labels)
             return PrecisionReference(folder, *answer_labelled(scorer, folder))
+
         pictures = held_out_pictures()
         return PrecisionReference(pictures, scorer.probabilities(pictures))
 
     def calibration(self, draft: Draft) -> CalibrationRows:
-        """Prepares the pictures of the folder, or else free ones.
-
-        Raises:
-            PicturesMissing: the folder holds no readable picture.
-        """
         if self.calibration_dir is None:
-            return CalibrationRows(self._free_rows(draft), f"{SOURCE}, seed {self.seed}")
+            return CalibrationRows(self._photograph_rows(draft), f"{SOURCE}, seed {self.seed}")
+
         folder = scan_plain(self.calibration_dir)
         rows = input_rows(islice(folder, self.n_calibration), draft)
         if not rows:
-            raise PicturesMissing(f"{self.calibration_dir.name}: no readable pictures")
+            raise PicturesMissing(
+                f"--calibration {self.calibration_dir.name}: no readable pictures"
+            )
         return CalibrationRows(rows, f"pictures of the folder {self.calibration_dir.name}")
 
     def measured(self, draft: Draft) -> Draft:
@@ -77,7 +66,7 @@ class FolderEvidence:
         dataset = self.dataset or f"the folder {self.evaluate_dir.name}"
         metrics = accuracy(answers, indexes, dataset)
         log.info(
-            "accuracy: top-1 %.2f %%, top-5 %.2f %%, %s",
+            "accuracy: top-1 %.2f%%, top-5 %.2f%%, %s",
             metrics.top1_percent,
             metrics.top5_percent,
             folder,
@@ -87,8 +76,8 @@ class FolderEvidence:
     def golden(self) -> list[Picture]:
         return list(scan_plain(self.golden_dir))
 
-    def _free_rows(self, draft: Draft) -> list[NDArray[Any]]:
-        """Prepares free crops, which have the right size and skip the resize."""
+    def _photograph_rows(self, draft: Draft) -> list[NDArray[Any]]:
+        # The crops already have the size of the input, so they skip the resize.
         spec = draft.preprocessing
         unresized = spec.model_copy(update={"resize_size_px": spec.crop_size_px})
         model = replace(draft, preprocessing=unresized)

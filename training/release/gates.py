@@ -1,7 +1,7 @@
-"""The way of every version, however its graph was made: through the gates to a manifest.
+"""The gates that every version passes, trained or imported.
 
-Parity with the network, a lower precision, accuracy of the very graph that is published, golden
-examples. Each gate raises before anything is written to the model repository.
+In order: parity with the network, lower precision, accuracy of the final graph, golden examples. A
+gate that fails raises before anything is written to the model repository.
 
 Shapes: N pictures, C classes.
 """
@@ -37,17 +37,17 @@ from training.release.model_card import model_card
 log = logging.getLogger(__name__)
 
 Files = dict[str, bytes]
-"""The content of every file of a version but its manifest, by its path in the version's folder."""
+"""Path in the version's folder -> content, for every file except the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkReference:
-    """What the network itself answers, to compare a graph with.
+    """The network's own predictions, to compare its graph with.
 
     Attributes:
         pictures: N files without transparency.
-        expected: float32, shape (N, C): the network's probabilities, on torch's own way from the
-            bytes.
+        expected: float32, shape (N, C): the network's probabilities, with torch's own decoding and
+            preprocessing.
     """
 
     pictures: Sequence[Picture]
@@ -55,98 +55,107 @@ class NetworkReference:
 
 
 class Evidence(Protocol):
-    """The pictures that prove a version: folders for an import, splits for a trained network."""
+    """The pictures used by the gates: folders for an import, splits for a trained network."""
 
     @property
     def max_batch(self) -> int:
-        """The largest batch the version is tried with."""
+        """The largest batch size to check."""
+        ...
 
     def precision_reference(self, draft: Draft) -> PrecisionReference:
-        """Lets the float graph answer the pictures that judge a lower precision."""
+        """Returns the float graph's answers, which the lower precision is measured against."""
+        ...
 
     def calibration(self, draft: Draft) -> CalibrationRows:
-        """Prepares the pictures that int8 takes its ranges from."""
-
-    def measured(self, draft: Draft) -> Draft:
-        """Adds what the graph that is published achieves.
+        """Returns preprocessed pictures for int8 calibration.
 
         Raises:
-            AccuracyTooLow: less than was asked for.
+            PicturesMissing: there is no readable picture.
         """
+        ...
+
+    def measured(self, draft: Draft) -> Draft:
+        """Returns the draft with the accuracy of its final graph.
+
+        Raises:
+            AccuracyTooLow: the accuracy is below the required minimum.
+        """
+        ...
 
     def golden(self) -> Sequence[Picture]:
-        """Returns candidates for golden examples; asked for after `measured`."""
+        """Returns candidates for golden examples. Call after `measured`."""
+        ...
 
 
-def prove(
+def run_gates(
     draft: Draft,
     reference: NetworkReference | None,
     evidence: Evidence,
     target: LowerPrecision | None,
 ) -> tuple[Manifest, Files]:
-    """Takes a float graph through the gates.
+    """Runs a draft with a float graph through all gates.
 
     Args:
         draft: with the float graph.
-        reference: what its network answers; None for a foreign graph.
-        evidence: pictures.
-        target: the precision to make of it; None publishes it as it is.
+        reference: the network's predictions; None for an imported ONNX file, which has no network.
+        evidence: the pictures.
+        target: the precision to convert to; None keeps float32.
 
     Returns:
         The manifest of the version, and its other files.
 
     Raises:
-        GateFailed: which gate, and by how much.
+        GateFailed: names the gate and by how much the model misses it.
     """
     rows: list[NDArray[Any]] = []
     if reference is not None:
         rows = input_rows(reference.pictures, draft, reference_input)
-        draft = _compared(draft, reference.expected, rows, evidence.max_batch)
+        draft = _with_parity(draft, reference.expected, rows, evidence.max_batch)
 
     if target is not None:
         draft = lower(draft, target, evidence.precision_reference(draft), evidence.calibration)
+    # Recorded in the manifest. Only the float graph must agree with the network.
     if reference is not None and draft.precision != "fp32":
-        draft = _compared(draft, reference.expected, rows, evidence.max_batch)
+        draft = _with_parity(draft, reference.expected, rows, evidence.max_batch)
 
     draft = evidence.measured(draft)
-    return _assembled(draft, evidence.golden(), evidence.max_batch)
+    return _assemble(draft, evidence.golden(), evidence.max_batch)
 
 
 def export_checked(
     network: nn.Module, spec: Preprocessing, *, max_batch: int, temperature: float = 1.0
 ) -> bytes:
-    """Exports a network and compares the graph with it at every batch size.
+    """Exports a network to ONNX and compares the two at every batch size.
 
     Args:
         network: normalised pixels to logits.
-        spec: its preprocessing, which becomes part of the graph.
-        max_batch: the largest batch to try.
-        temperature: becomes part of the graph.
+        spec: its preprocessing; the graph includes the normalisation.
+        max_batch: the largest batch size to check.
+        temperature: the graph divides its logits by this.
 
     Raises:
-        ExportFailed: the graph is invalid or answers differently.
+        ExportFailed: the graph is invalid or gives other results than the network.
     """
     wrapped = PixelsToProbabilities(network, spec.mean, spec.std, temperature).eval()
     graph = export(wrapped, spec.crop_size_px)
     worst = check_batches(graph, wrapped, spec.crop_size_px, batch_sizes(max_batch))
-    log.info("export: %.1f MB, off by %.1g at most on random pixels", len(graph) / 1e6, worst)
+    log.info("export: %.1f MB, largest difference %.1g on random pixels", len(graph) / 1e6, worst)
     return graph
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """Returns the batch sizes every dynamic graph is tried with: 1, 2, 7 and the largest."""
+    # One, two, an odd number and the largest.
     return tuple(sorted({1, 2, min(7, max_batch), max_batch}))
 
 
-def _compared(
+def _with_parity(
     draft: Draft, expected: NDArray[np.float32], rows: Sequence[NDArray[Any]], max_batch: int
 ) -> Draft:
-    """Compares the graph with its network, which a float graph must agree with."""
     scorer = Scorer(draft.model, draft)
     parity, answers = measure_parity(scorer, expected, rows, batch_sizes(max_batch))
     if draft.precision == "fp32":
         log.info(
-            "parity: same first class in %g %% of %d pictures, off by %.1g at most",
+            "parity: same first class in %g%% of %d pictures, largest difference %.1g",
             parity.top1_agreement_percent,
             parity.n_images,
             parity.max_abs_difference,
@@ -155,14 +164,13 @@ def _compared(
     return replace(draft, parity=parity)
 
 
-def _assembled(
+def _assemble(
     draft: Draft, candidates: Sequence[Picture], max_batch: int
 ) -> tuple[Manifest, Files]:
-    """Adds golden examples, of the candidates that are decided, and the model card."""
     golden = make_golden(draft, candidates, max_batch)
     tolerances = [example.tolerance for example in golden]
     log.info(
-        "golden: %d of %d pictures are decided, tolerance %g to %g",
+        "golden: %d of %d pictures have a clear first class, tolerance %g to %g",
         len(golden),
         len(candidates),
         min(tolerances),

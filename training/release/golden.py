@@ -1,10 +1,10 @@
-"""Golden examples: pictures with the answers that every loaded copy of a version must give.
+"""Golden examples: pictures with the predictions that every loaded copy of a version must give.
 
-A good example is decided: its first class must survive everything that may differ between machines.
-The tolerance is measured: each picture is answered alone and in a full batch, by one thread and by
-all, with the runtime's kernels and node by node in plain float arithmetic. The last pair bounds
-what another processor's kernels can change, since both round at the same places. A float16 graph,
-which CPUs compute in float32, is answered with every result rounded to float16 as well.
+A good example has a clear first class: numeric differences between machines cannot change it. The
+tolerance comes from measurements on this machine: alone and in a full batch, with one thread and
+with all, with and without graph optimisation. The unoptimised run bounds the effect of another CPU's
+kernels, because both round at the same places. A float16 graph also runs with each result rounded to
+float16, since CPUs compute it in float32.
 
 Shapes: N pictures, C classes.
 """
@@ -34,30 +34,26 @@ from training.export.fp16 import rounded
 
 FOLDER: Final = "golden"
 TOP_K: Final = 5
-SAFETY: Final = 3.0
-"""Tolerance as a multiple of the largest difference measured on this machine."""
-
-MIN_TOLERANCE: Final = 0.01
-"""Also covers GPUs, whose default convolutions keep 10 bits of mantissa."""
-
-MAX_TOLERANCE: Final = 0.2
+SAFETY: Final = 3.0  # tolerance / largest difference measured on this machine
+MIN_TOLERANCE: Final = 0.01  # covers GPUs: their default convolutions keep 10 bits of mantissa
+MAX_TOLERANCE: Final = 0.2  # a picture that needs more is skipped
 
 
 def make_golden(
     draft: Draft, pictures: Sequence[Picture], max_batch: int
 ) -> tuple[GoldenExample, ...]:
-    """Makes golden examples of the pictures that are decided.
+    """Makes a golden example of each picture that has a clear first class.
 
     Args:
-        draft: with the graph that is published.
-        pictures: candidates.
-        max_batch: the largest batch the version is meant for.
+        draft: with the final graph.
+        pictures: the candidates.
+        max_batch: the largest batch size to check.
 
     Returns:
-        One example a decided picture, in order; files lie in the version's folder `golden/`.
+        The examples in the order of the pictures; their files belong in `golden/`.
 
     Raises:
-        VersionUnproven: no picture is decided.
+        VersionUnproven: no picture has a clear first class.
     """
     answers = _answers(draft, pictures, max_batch)  # (variants, N, C)
     examples = []
@@ -67,14 +63,14 @@ def make_golden(
             examples.append(example)
     if not examples:
         raise VersionUnproven(
-            f"none of {len(pictures)} golden pictures has a first class that is clear enough; "
-            "name a folder of clearer ones with --golden"
+            f"none of {len(pictures)} golden pictures has a clear first class; "
+            "choose a folder of clearer pictures with --golden"
         )
     return tuple(examples)
 
 
 def _answers(draft: Draft, pictures: Sequence[Picture], max_batch: int) -> NDArray[np.float32]:
-    """Answers every picture under every condition; the first is the one of record."""
+    # The first variant gives the published probabilities; the others give the spread.
     rows = input_rows(pictures, draft, reference_input)
     n = len(rows)
     full = [rows[i % n] for i in range(max(max_batch, n))]
@@ -96,14 +92,16 @@ def _answers(draft: Draft, pictures: Sequence[Picture], max_batch: int) -> NDArr
 def _example(
     picture: Picture, answers: NDArray[np.float32], model: Interface
 ) -> GoldenExample | None:
-    """Makes one example, or None where the first class is not safe within the tolerance."""
     top5 = to_predictions(answers[0], model, TOP_K)
     indexes = [prediction.index for prediction in top5]
     spread = float(np.ptp(answers[:, indexes], axis=0).max())
     tolerance = max(MIN_TOLERANCE, round(SAFETY * spread, 3))
+
+    # Two answers may each move by the tolerance, so the lead must be more than twice that.
     lead = top5[0].probability - (top5[1].probability if len(top5) > 1 else 0.0)
     if tolerance > MAX_TOLERANCE or lead <= 2 * tolerance:
         return None
+
     return GoldenExample(
         file=f"{FOLDER}/{picture.name}",
         sha256=sha256(picture.data),
@@ -135,6 +133,8 @@ def choose_surest(
     for row in np.argsort(-sure, kind="stable"):
         if probabilities[row].argmax() == indexes[row]:
             ranked.setdefault(int(indexes[row]), []).append(samples[int(row)])
+
+    # One picture of each class in turn, until n are taken.
     rounds = max((len(known) for known in ranked.values()), default=0)
     in_turn = (
         ranked[index][turn]
@@ -142,6 +142,7 @@ def choose_surest(
         for index in sorted(ranked)
         if turn < len(ranked[index])
     )
+
     pictures = []
     for number, sample in enumerate(islice(in_turn, n)):
         content, label = sample.read(), labels[sample.index].name
@@ -150,6 +151,6 @@ def choose_surest(
 
 
 def _file_name(number: int, label: str, content: bytes) -> str:
-    """Makes a file name that every system can hold, whatever the label and the file are called."""
+    # Labels and file names may hold characters that another file system refuses.
     plain = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40]
     return f"{number:02d}-{plain or 'class'}.{sniff(content).name}"

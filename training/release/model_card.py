@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a version is, for a person, built from the facts of its draft."""
+"""Writes MODEL_CARD.md, the description of a version for people, from the facts of its draft."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ _KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a 
 
 
 def model_card(draft: Draft) -> str:
-    """Returns the model card as Markdown."""
     sections = [
         f"# {draft.name}, version {draft.version}",
         _summary(draft),
@@ -34,14 +33,14 @@ def model_card(draft: Draft) -> str:
 def _summary(draft: Draft) -> str:
     kind = _KINDS[draft.precision]
     return (
-        f"An image classifier: the architecture {draft.architecture} as {kind} that tells "
-        f"{draft.n_classes:,} classes apart. Every number below is also in `manifest.json`."
+        f"An image classifier with {draft.n_classes:,} classes: {draft.architecture} as {kind}. Every "
+        "number below is also in `manifest.json`."
     )
 
 
 def _interface(draft: Draft) -> str:
     spec, graph = draft.preprocessing, draft.graph
-    resize = "the shorter side is resized" if spec.resize_mode == "shortest_side" else "resized"
+    resize = "shorter side resized" if spec.resize_mode == "shortest_side" else "both sides resized"
     shape = ", ".join("N" if axis is None else str(axis) for axis in graph.input.shape)
     where = "inside the graph" if spec.in_graph else "before the graph"
     outputs = ", ".join(f"`{output.name}` ({output.kind})" for output in graph.outputs)
@@ -49,7 +48,7 @@ def _interface(draft: Draft) -> str:
     return "\n".join(
         (
             f"- Pictures: {resize} to {spec.resize_size_px} px ({spec.interpolation}), then the "
-            f"middle {spec.crop_size_px} x {spec.crop_size_px} px are cut out.",
+            f"centre {spec.crop_size_px} x {spec.crop_size_px} px are cropped.",
             f"- Input: `{graph.input.name}`, {graph.input.dtype}, {graph.input.layout} ({shape}); "
             f"normalised {where} with mean {_rgb(spec.mean)} and std {_rgb(spec.std)}.",
             f"- Outputs: {outputs}.",
@@ -63,18 +62,18 @@ def _accuracy(draft: Draft) -> str:
     parity = draft.parity
     if parity:
         lines.append(
-            f"Against {parity.reference}, from the bytes of {parity.n_images} pictures: the same "
-            f"first class in {parity.top1_agreement_percent:g} %, largest difference of a "
-            f"probability {parity.max_abs_difference:.2g}; batches of "
-            f"{', '.join(map(str, parity.batch_sizes))}, all but the largest for the first "
-            f"{N_EVERY_BATCH} pictures only."
+            f"Parity with {parity.reference}, from the files of {parity.n_images} pictures: same first "
+            f"class in {parity.top1_agreement_percent:g}%, largest difference of a probability "
+            f"{parity.max_abs_difference:.2g}. Batch sizes "
+            f"{', '.join(map(str, parity.batch_sizes))}; all but the largest were checked with the "
+            f"first {N_EVERY_BATCH} pictures only."
         )
     lines += _cost(draft)
     return "\n".join(f"- {line}" for line in (*lines, *draft.notes))
 
 
 def _cost(draft: Draft) -> list[str]:
-    """Says what the lower precision cost, where the graph has one."""
+    # What the lower precision cost.
     int8, half = draft.quantization, draft.half_precision
     if int8:
         return [
@@ -84,9 +83,9 @@ def _cost(draft: Draft) -> list[str]:
     if half:
         return [
             f"Half precision: {half.method}. {_against_float(half)} The largest difference of a "
-            f"probability is {half.max_abs_difference:.2g}. This was measured with every result "
-            "rounded to float16, as a processor with float16 arithmetic does; CPUs compute the "
-            "graph in float32 and round less."
+            f"probability is {half.max_abs_difference:.2g}. Measured with every result rounded to "
+            "float16, as on hardware with float16 arithmetic. CPUs compute the graph in float32 "
+            "and round less."
         ]
     return []
 
@@ -94,43 +93,43 @@ def _cost(draft: Draft) -> list[str]:
 def _against_float(loss: Quantization | HalfPrecision) -> str:
     drop = loss.accuracy_drop_percent
     return (
-        f"It agrees with its float graph in {loss.top1_agreement_percent:g} % of first classes"
-        + (f" and costs {drop:g} points of top-1." if drop is not None else ".")
+        f"The first class is the same as the float graph's for {loss.top1_agreement_percent:g}% of "
+        "pictures" + (f"; top-1 drops by {drop:g} percentage points." if drop is not None else ".")
     )
 
 
 def _measured(draft: Draft) -> str:
     metrics = draft.metrics
     if metrics is None:
-        return "Accuracy of this version was not measured; no labelled pictures were given."
+        return "Not measured: no labelled pictures were given."
     return (
-        f"Top-1 {metrics.top1_percent:.2f} % (standard error {metrics.standard_error:.2f}), "
-        f"top-5 {metrics.top5_percent:.2f} %, n = {metrics.n_images}, measured on this file from "
-        f"image bytes. Data: {metrics.dataset}."
+        f"Top-1 {metrics.top1_percent:.2f}% (standard error {metrics.standard_error:.2f}), "
+        f"top-5 {metrics.top5_percent:.2f}%, n = {metrics.n_images:,}, measured with this graph from "
+        f"image files. Data: {metrics.dataset}."
     )
 
 
 def _calibration(draft: Draft) -> str:
     facts = draft.calibration
     if facts.ece_percent is None:
-        return "Probabilities are the network's own softmax and were not calibrated."
+        return "Not calibrated: the probabilities are the network's own softmax."
     before = facts.ece_before_percent
     lines = [
-        f"Temperature {facts.temperature:.3g}, fitted on {facts.n_fitted} validation pictures; "
-        f"expected calibration error on the test pictures {facts.ece_percent:.2f} %"
-        + (f" ({before:.2f} % before)." if before is not None else ".")
+        f"Temperature {facts.temperature:.3g}, fitted on {facts.n_fitted:,} validation pictures. "
+        f"Expected calibration error on the test pictures: {facts.ece_percent:.2f}%"
+        + (f" ({before:.2f}% before)." if before is not None else ".")
     ]
     lines += [
-        f"Sets of every class with a probability of {row.min_probability:.3g} or more, and the "
-        f"first class always: {row.coverage_percent:g} % coverage asked, "
-        f"{row.achieved_percent:.1f} % achieved, {row.mean_set_size:.2f} classes on average."
+        f"Prediction sets for {row.coverage_percent:g}% coverage: the first class and every class "
+        f"with a probability of at least {row.min_probability:.3g}. Measured coverage "
+        f"{row.achieved_percent:.1f}%, {row.mean_set_size:.2f} classes on average."
         for row in facts.conformal
     ]
     if facts.unlike:
         lines.append(
-            f"A picture is unlike anything seen where its {facts.unlike.score} is "
-            f"below {facts.unlike.threshold:.4g}; {facts.unlike.flagged_percent:.1f} % of the test "
-            "pictures are, wrongly."
+            f"A picture is flagged as unlike the training data if its {facts.unlike.score} is below "
+            f"{facts.unlike.threshold:.4g}. {facts.unlike.flagged_percent:.1f}% of the test pictures "
+            "are flagged, wrongly."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -145,8 +144,8 @@ def _origin(draft: Draft) -> str:
 def _limits() -> str:
     return "\n".join(
         (
-            "- It always answers one of its labels; a picture of anything else gets one too.",
-            "- Pictures unlike those it was trained on are answered less well than the numbers say.",
+            "- The model always predicts one of its labels, also for a picture of something else.",
+            "- Accuracy is lower on pictures that differ from the training data.",
         )
     )
 

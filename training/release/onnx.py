@@ -1,7 +1,7 @@
-"""`convserve-train import` of somebody's ONNX file, with labels and preprocessing from the user.
+"""Imports an ONNX file; the user supplies the labels and the preprocessing.
 
-There is no network to compare with, so the graph is its own reference: it must answer finite rows,
-the same whatever the batch, and its golden examples are what it answers now.
+There is no network to compare with, so the graph is its own reference: scores must be finite and
+must not depend on the batch size. The golden examples are its present predictions.
 
 Shapes: N pictures, C classes.
 """
@@ -31,8 +31,8 @@ from training.release.publish import Destination
 
 log = logging.getLogger(__name__)
 
+# Largest difference of a score between two batch sizes, relative to the largest score.
 MAX_BATCH_DIFFERENCE: Final = 1e-3
-"""Largest difference of a score, relative to the largest one, between two batch sizes."""
 
 _NEEDED: Final = {
     "resize_size_px": "--resize",
@@ -47,20 +47,9 @@ ScoreKind = Literal["logits", "probabilities"]
 
 @dataclass(frozen=True, slots=True)
 class ForeignSpec:
-    """What an ONNX file does not say about itself.
+    """What an ONNX file does not say about itself. All fields without a default are required.
 
-    All but the last three must be given.
-
-    Attributes:
-        resize_mode: "shortest_side" or "squash".
-        resize_size_px: before the crop.
-        crop_size_px: must be the size of the graph's input.
-        interpolation: one of the contract's.
-        mean: three channels, for values scaled to 0..1.
-        std: likewise.
-        input_layout: axis order of the input; "auto" finds it.
-        scores: what the output holds; "auto" finds it.
-        output: its name, where there are several.
+    None stands for a flag that was not given. `mean` and `std` are for RGB scaled to 0..1.
     """
 
     resize_mode: str
@@ -81,14 +70,7 @@ def import_onnx(
     to: Destination,
     evidence: FolderEvidence,
 ) -> Draft:
-    """Checks a foreign ONNX file and makes a draft of it.
-
-    Args:
-        path: the file.
-        labels_file: names of the classes.
-        spec: what it does not say.
-        to: where it goes.
-        evidence: pictures to try it with.
+    """Checks an ONNX file and makes a draft of it.
 
     Raises:
         InputRefused: the file, the labels, the preprocessing or the licence cannot be used.
@@ -96,20 +78,21 @@ def import_onnx(
     missing = [flag for name, flag in _NEEDED.items() if getattr(spec, name) is None]
     if labels_file is None or missing:
         missing = ["--labels", *missing] if labels_file is None else missing
-        raise InputRefused(f"an ONNX file does not say its {', '.join(missing)}; give these")
+        raise InputRefused(f"an ONNX file needs {', '.join(missing)}")
+
     license_id = to.license_or(None)
     labels = read_labels(labels_file)
 
-    graph = graphs.read_foreign(path)
+    graph = graphs.read_foreign(path)  # bytes; `model` is its parsed form
     model = onnx.load_model_from_string(graph)
     graph_input = graphs.describe_input(
         model, None if spec.input_layout == "auto" else spec.input_layout
     )
     output = graphs.describe_scores(model, len(labels), spec.output)
     preprocessing = _preprocessing(spec, in_graph=graph_input.dtype == "uint8")
-    size = graph_input.shape[2]  # between batch or channels and the other side: always a side
+    size = graph_input.shape[2]  # height in NCHW, width in NHWC; the input is square
     if size != spec.crop_size_px:
-        raise GraphRefused(f"the graph takes {size} px, --crop says {spec.crop_size_px}")
+        raise GraphRefused(f"the graph's input is {size} px, but --crop is {spec.crop_size_px}")
 
     draft = Draft(
         name=to.name,
@@ -124,24 +107,20 @@ def import_onnx(
         command=to.command,
     )
 
+    # The kind of the scores is only known after a run; "logits" above is a placeholder.
     scores = _warm_up(draft, evidence.golden(), evidence.max_batch)
     if scores.shape[1] != len(labels):
-        raise GraphRefused(f"the graph has {scores.shape[1]} classes, the labels {len(labels)}")
+        raise GraphRefused(
+            f"the graph has {scores.shape[1]} classes, but --labels has {len(labels)}"
+        )
     kind = kind_of(scores) if spec.scores == "auto" else spec.scores
-    log.info("graph: %.1f MB, opset %d, answers %s", len(graph) / 1e6, draft.graph.opset, kind)
+    log.info("graph: %.1f MB, opset %d, returns %s", len(graph) / 1e6, draft.graph.opset, kind)
     described = graphs.describe_foreign(graph, graph_input, output, kind)
     return replace(draft, graph=described)
 
 
 def kind_of(scores: NDArray[np.float32]) -> ScoreKind:
-    """Tells probabilities from logits by their values.
-
-    Args:
-        scores: float32, shape (N, C).
-
-    Returns:
-        "probabilities" if nothing is negative and every row sums to 1 within 1e-3.
-    """
+    # float32, shape (N, C). Probabilities are not negative and sum to 1.
     sums = scores.sum(axis=1)
     if (scores >= 0).all() and (np.abs(sums - 1) < 1e-3).all():
         return "probabilities"
@@ -170,12 +149,13 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
     fixed = draft.graph.fixed_batch_size
     sizes = (fixed,) if fixed else batch_sizes(max_batch)
     rows = input_rows(pictures, draft)
+    # Repeat the pictures until they fill the largest batch.
     rows = [rows[i % len(rows)] for i in range(max(sizes))]
     try:
         session = open_session(draft.model)
         answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]
-    except Exception as error:  # onnxruntime raises plain exceptions of its own
-        raise GraphRefused(f"the graph does not run: {first_line(error)}") from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise GraphRefused(f"the graph fails to run: {first_line(error)}") from error
     _check_answers(answers, len(rows))
     return answers[0]
 
@@ -183,10 +163,12 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
 def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
     for answer in answers:
         if answer.ndim != 2 or len(answer) != n:
-            raise GraphRefused(f"{n} pictures give scores of shape {answer.shape}")
+            raise GraphRefused(
+                f"the scores of {n} pictures have the shape {answer.shape}, expected ({n}, classes)"
+            )
         if not np.isfinite(answer).all():
-            raise GraphRefused("the graph answers values that are not finite")
+            raise GraphRefused("the graph returns NaN or infinite scores")
     scale = max(float(np.abs(answers[0]).max()), 1e-12)
     for answer in answers[1:]:
         if float(np.abs(answer - answers[0]).max()) > MAX_BATCH_DIFFERENCE * scale:
-            raise GraphRefused("the answer to a picture depends on its batch")
+            raise GraphRefused("the scores of a picture depend on the batch size")

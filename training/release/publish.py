@@ -1,7 +1,7 @@
-"""Puts a finished version into the model repository, whole or not at all.
+"""Publishes a finished version to the model repository, completely or not at all.
 
-The version is written into a hidden folder beside its future place, flushed to the disk, read back
-by the contract's own reader and made to answer its golden examples; then one rename publishes it.
+The files go into a hidden folder beside the final one and are flushed to disk. Then the version is
+read back as the service reads it, and its golden examples are verified. One rename publishes it.
 """
 
 from __future__ import annotations
@@ -33,78 +33,64 @@ _REPLACED: Final = "replaced"
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a version goes and what it says about itself.
-
-    Attributes:
-        models_dir: the model repository.
-        name: of the model.
-        version: its number.
-        replace: an existing version of that number may be replaced.
-        license: SPDX identifier of the weights; None where the source knows it.
-        command: the command line, without local folders.
-    """
+    """Where a version is published, and the facts about it that only the user knows."""
 
     models_dir: Path
     name: str
     version: int
     replace: bool = False
-    license: str | None = None
-    command: str | None = None
+    license: str | None = None  # SPDX identifier
+    command: str | None = None  # without local folders
 
     def license_or(self, found: str | None) -> str:
-        """Returns the licence that was given, or else the one the source is known for.
-
-        Raises:
-            InputRefused: neither; a version without a licence cannot be passed on.
-        """
+        # A version without a licence could not be passed on.
         license_id = self.license or found
         if license_id is None:
-            raise InputRefused("the licence of these weights is unknown; give it with --license")
+            raise InputRefused("the licence of these weights is unknown; set --license")
         return license_id
 
 
 def next_version(models_dir: Path, name: str) -> int:
-    """Returns one more than the highest published version, or 1."""
     return max(find_versions(models_dir).get(name, []), default=0) + 1
 
 
 def check_free(models_dir: Path, name: str, version: int, *, replace: bool) -> None:
-    """Refuses a version that is there already, before any work is done for it.
-
-    Raises:
-        VersionExists: it exists and `replace` is not set.
-    """
+    """Raises VersionExists if the version exists and must not be replaced."""
     if not replace and (models_dir / name / str(version)).exists():
-        raise VersionExists(f"{name}/{version} exists; take another version or pass --replace")
+        raise VersionExists(
+            f"{name}/{version} already exists; choose another --version or pass --replace"
+        )
 
 
 def publish(
     models_dir: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool = False
 ) -> Path:
-    """Writes, proves and publishes a version.
+    """Writes, verifies and publishes a version.
 
     Args:
-        models_dir: the model repository; created where it is missing.
+        models_dir: the model repository; created if it is missing.
         manifest: of the version.
-        files: the content of every file it lists.
-        replace: put the version in the place of one of the same number.
+        files: path -> content, for every file the manifest lists.
+        replace: overwrite a version of the same number.
 
     Returns:
         The version's folder.
 
     Raises:
-        VersionExists: the version is there already.
-        VersionUnproven: read back, the version is not what it should be.
+        VersionExists: the version is already published.
+        VersionUnproven: the written version fails verification.
     """
     name, number = manifest.name, str(manifest.version)
     home = models_dir / name
     target = home / number
+
     home.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=home))
     try:
         folder = staging / name / number
         _write(folder, {**files, **manifest_files(manifest)})
-        prove(staging, name, manifest.version)
+        verify_version(staging, name, manifest.version)
+        # Again: another process may have published this number in the meantime.
         check_free(models_dir, name, manifest.version, replace=replace)
         _swap_in(folder, target, staging / _REPLACED)
         flush_folder(home)
@@ -112,16 +98,17 @@ def publish(
         shutil.rmtree(staging, ignore_errors=True)
         if not any(home.iterdir()):
             home.rmdir()
+
     megabytes = len(files[manifest.graph.file]) / 1e6
     log.info("published %s/%s (%.1f MB)", name, number, megabytes)
     return target
 
 
-def prove(models_dir: Path, name: str, version: int) -> Version:
-    """Reads a version as the service does and makes it answer its golden examples.
+def verify_version(models_dir: Path, name: str, version: int) -> Version:
+    """Reads a version as the service does and verifies its golden examples.
 
     Raises:
-        VersionUnproven: a digest, the manifest, the graph or a golden answer is wrong.
+        VersionUnproven: a digest, the manifest, the graph or a golden prediction is wrong.
     """
     try:
         found = read_version(models_dir, name, version)
@@ -143,12 +130,11 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
     for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        directory.chmod(0o755)  # mkdtemp's 0700 is not inherited, but an odd umask would be
+        directory.chmod(0o755)  # whatever the umask is, the service must be able to read
         flush_folder(directory)
 
 
 def _swap_in(folder: Path, target: Path, aside: Path) -> None:
-    """Renames the folder into place; an older one of that name is moved out first."""
     if not target.exists():
         folder.rename(target)
         return
@@ -156,5 +142,5 @@ def _swap_in(folder: Path, target: Path, aside: Path) -> None:
     try:
         folder.rename(target)
     except OSError:
-        aside.rename(target)
+        aside.rename(target)  # put the old version back
         raise

@@ -1,4 +1,4 @@
-"""`convserve-train import` of a timm network: its float graph, and what torch answers."""
+"""Imports a timm network: exports its float graph and records torch's predictions for parity."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 _N_PARITY: Final = 64
 _N_PARITY_LABELLED: Final = 300
-_PARITY_SEED: Final = 2_000_003
+_PARITY_SEED: Final = 2_000_003  # other crops than those for calibration
 _PUBLISHED: Final = {
-    # timm's results table, ImageNet-1k validation pictures.
+    # From timm's results table.
     "tf_efficientnet_lite0": (
-        "timm publishes a top-1 of 74.846 % for the float network on the 50,000 ImageNet-1k "
-        "validation pictures; expect that on new pictures rather than a higher figure above."
+        "timm reports a top-1 accuracy of 74.846% for the float network on the 50,000 ImageNet-1k "
+        "validation pictures. Expect that on new pictures, not a higher figure above."
     ),
 }
 
@@ -44,13 +44,13 @@ def import_timm(
     to: Destination,
     evidence: FolderEvidence,
 ) -> tuple[Draft, NetworkReference]:
-    """Exports a timm network and lets torch answer the pictures it is compared on.
+    """Exports a timm network and runs it in torch on the pictures for the parity gate.
 
     Args:
-        architecture: timm's name.
+        architecture: its name in timm.
         weights_source: "package:<distribution>", "hub" or a path.
-        labels_file: names of the classes; ImageNet's where there are 1,000, if None.
-        to: where it goes.
+        labels_file: the class names; None takes those of ImageNet-1k.
+        to: where the version is published.
         evidence: pictures to compare on.
 
     Raises:
@@ -58,8 +58,8 @@ def import_timm(
         ExportFailed: the graph is invalid or differs from the network.
     """
     labels = read_labels(labels_file) if labels_file else imagenet_labels()
-    wanted = Network(architecture=architecture, weights=weights_source)
-    network, weights = load_trained(wanted, len(labels))
+    network_config = Network(architecture=architecture, weights=weights_source)
+    network, weights = load_trained(network_config, len(labels))
     license_id = to.license_or(weights.license)
     log.info("weights: %d tensors from %s", len(network.state_dict()), weights.source)
 
@@ -83,11 +83,12 @@ def import_timm(
 
 
 def _parity_pictures(evaluate_dir: Path | None, labels: tuple[Label, ...]) -> tuple[Picture, ...]:
-    """Takes labelled pictures where there are any, and free ones otherwise."""
     if evaluate_dir is None:
         return tuple(picture_files(read_photographs(), _N_PARITY, seed=_PARITY_SEED))
     folder = scan_labelled(evaluate_dir, labels)
     pictures = tuple(without_transparency(list(islice(folder, _N_PARITY_LABELLED))))
     if not pictures:
-        raise PicturesMissing(f"{evaluate_dir.name}: no readable opaque pictures")
+        raise PicturesMissing(
+            f"--evaluate {evaluate_dir.name}: no readable opaque pictures (transparent ones are skipped)"
+        )
     return pictures

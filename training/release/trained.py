@@ -1,8 +1,7 @@
-"""From a trained network to a proven version.
+"""Takes a trained network through the gates.
 
-The validation pictures fit the temperature, compare graph and network, and judge int8 or float16.
-The test pictures measure the graph that is published, and decide nothing but whether its accuracy
-is enough.
+The validation pictures fit the temperature, check parity and gate int8 or float16. The test pictures
+only measure the final graph and gate its accuracy.
 
 Shapes: N pictures, C classes.
 """
@@ -44,43 +43,35 @@ from training.release.publish import Destination
 
 log = logging.getLogger(__name__)
 
-UNSTATED_LICENSE: Final = "NOASSERTION"
-"""SPDX's word for "nothing is said", for pictures whose terms the user did not give."""
+UNSTATED_LICENSE: Final = "NOASSERTION"  # SPDX, for "no licence is stated"
 
-_N_PARITY: Final = 300
+_N_PARITY: Final = 300  # pictures, at most
 _BATCH: Final = 32
-_MAX_DROP_INT8: Final = 1.0  # less than for an import, whose network may be worse to quantize
+_MAX_DROP_INT8: Final = (
+    1.0  # points of top-1; an import allows 2, as its network may quantize worse
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A trained network and what it was trained on.
+    """A trained network and what it was trained on."""
 
-    Attributes:
-        network: in evaluation mode, normalised pixels to logits.
-        spec: its preprocessing.
-        data: the pictures.
-        config: of the run.
-        weights_source: where the run started, for the manifest.
-        prepared: keeps the validation and test pictures.
-    """
-
-    network: nn.Module
+    network: nn.Module  # in evaluation mode, normalised pixels to logits
     spec: Preprocessing
     data: DataSet
     config: RunConfig
-    weights_source: str
+    weights_source: str  # what the run started from
     prepared: PreparedPictures = field(default_factory=PreparedPictures)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPredictions:
-    """What the published graph answers to a split, from image bytes.
+    """The final graph's predictions for a split, from image bytes.
 
     Attributes:
         probabilities: float32, shape (N, C).
         logits: float32, shape (N, C), before the temperature.
-        indexes: int64, shape (N,): the class each picture shows.
+        indexes: int64, shape (N,): the true classes.
     """
 
     probabilities: NDArray[np.float32]
@@ -89,15 +80,11 @@ class SplitPredictions:
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenVersion:
-    """A version that has passed every gate but the last proof, which publishing makes.
+class CandidateVersion:
+    """A version that has passed every gate, but is not published yet.
 
-    Attributes:
-        manifest: complete.
-        files: the content of every file it lists.
-        data: the pictures it was proven with, those left out that broke meanwhile.
-        validation: answers of its graph, in the order of `data`.
-        test: likewise.
+    `data` lacks pictures that became unreadable since the data check. `validation` and `test` are
+    in its order.
     """
 
     manifest: Manifest
@@ -108,19 +95,14 @@ class ProvenVersion:
 
     @property
     def graph(self) -> bytes:
-        """The ONNX file."""
         return self.files[graphs.GRAPH_FILE]
 
 
-def prove(finished: TrainedNetwork, to: Destination) -> ProvenVersion:
-    """Exports a trained network and takes it through the gates.
-
-    Args:
-        finished: the network, its data and its config.
-        to: name and number of the version.
+def gate_network(finished: TrainedNetwork, to: Destination) -> CandidateVersion:
+    """Exports a trained network and runs it through the gates.
 
     Raises:
-        GateFailed: which gate, and by how much.
+        GateFailed: names the gate and by how much the model misses it.
     """
     network, spec, config = finished.network, finished.spec, finished.config
     plain = EvaluationTransform(spec, finished.prepared)
@@ -148,18 +130,12 @@ def prove(finished: TrainedNetwork, to: Destination) -> ProvenVersion:
 
     splits = SplitEvidence(data, config, finished.prepared)
     reference = _reference(network, data.validation, temperature)
-    manifest, files = gates.prove(draft, reference, splits, _precision(config.publish))
-    return ProvenVersion(manifest, files, data, splits.validation, splits.test)
+    manifest, files = gates.run_gates(draft, reference, splits, _precision(config.publish))
+    return CandidateVersion(manifest, files, data, splits.validation, splits.test)
 
 
 class SplitEvidence:
-    """The splits of a data set, as evidence; `measured` leaves its answers behind.
-
-    Args:
-        data: readable pictures.
-        config: of the run.
-        prepared: keeps the validation and test pictures.
-    """
+    """`Evidence` from the splits of a dataset; `measured` sets `validation` and `test`."""
 
     validation: SplitPredictions
     test: SplitPredictions
@@ -176,7 +152,7 @@ class SplitEvidence:
         )
 
     def calibration(self, draft: Draft) -> CalibrationRows:
-        """Takes training pictures, of all classes by chance."""
+        # A random sample of the training pictures, so that all classes are in it.
         chosen = list(self.data.train)
         random.Random(self.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
         chosen = chosen[: self.config.publish.calibration_images]
@@ -191,7 +167,7 @@ class SplitEvidence:
 
         metrics = accuracy(test.probabilities, test.indexes, f"{self.data.name}, test split")
         log.info(
-            "accuracy: top-1 %.2f %% (standard error %.2f) on %d test pictures, from their bytes",
+            "accuracy: top-1 %.2f%% (standard error %.2f) on %d test pictures",
             metrics.top1_percent,
             metrics.standard_error,
             metrics.n_images,
@@ -199,7 +175,7 @@ class SplitEvidence:
         least = self.config.publish.min_top1_percent
         if metrics.top1_percent < least:
             raise AccuracyTooLow(
-                f"top-1 is {metrics.top1_percent:.2f} %, publish.min_top1_percent asks for "
+                f"test top-1 is {metrics.top1_percent:.2f}%, below publish.min_top1_percent = "
                 f"{least:g}; nothing is published"
             )
 
@@ -225,7 +201,7 @@ class SplitEvidence:
 
 
 def _still_readable(data: DataSet, plain: EvaluationTransform) -> DataSet:
-    """Leaves out validation and test pictures that broke or vanished since they were checked."""
+    # Files may change or vanish during hours of training.
     validation, test = (
         tuple(sample for sample, _ in read_each(samples, plain))
         for samples in (data.validation, data.test)
@@ -236,7 +212,6 @@ def _still_readable(data: DataSet, plain: EvaluationTransform) -> DataSet:
 def _temperature(
     network: nn.Module, plain: EvaluationTransform, samples: Sequence[Sample]
 ) -> float:
-    """Fits the temperature on the network's own answers to the validation pictures."""
     batches = Batches(samples, plain, batch_size=_BATCH).epoch(0)
     with torch.inference_mode():
         parts = [(network(normalise(batch.images, plain.spec)), batch.indexes) for batch in batches]
@@ -249,9 +224,9 @@ def _temperature(
 def _reference(
     network: nn.Module, samples: Sequence[Sample], temperature: float
 ) -> gates.NetworkReference:
-    """Lets the network answer opaque validation pictures, or free ones where there are none."""
-    every = math.ceil(len(samples) / _N_PARITY)  # of all classes, whatever their order
+    every = math.ceil(len(samples) / _N_PARITY)  # spread over all classes: samples may be sorted
     found = without_transparency(list(SamplePictures(samples[::every])))
+    # Bundled photographs if every validation picture has transparency.
     pictures = found or list(picture_files(read_photographs(), 64, seed=0))
     return gates.NetworkReference(pictures, reference_probabilities(network, pictures, temperature))
 

@@ -18,7 +18,7 @@ from training.evaluation.robustness import measure_robustness, stratified
 from training.evaluation.scorer import Scorer
 from training.evaluation.speed import N_PICTURES as N_TIMED
 from training.evaluation.speed import describe_machine, measure_speed
-from training.release.trained import ProvenVersion, SplitPredictions
+from training.release.trained import CandidateVersion, SplitPredictions
 from training.report.data import ReportData, ReportSubject
 from training.report.guesses import pick_drawn, pick_mistakes, pick_unsure, show_guess
 from training.report.page import write_report
@@ -50,7 +50,7 @@ class RunHistory:
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_fit_report(folder: Path, proven: ProvenVersion, course: RunHistory) -> dict[str, Any]:
+def write_fit_report(folder: Path, proven: CandidateVersion, course: RunHistory) -> dict[str, Any]:
     """Measures robustness and speed and writes the report.
 
     The answers to the validation and test pictures are written beside it, `predictions.csv`.
@@ -135,7 +135,7 @@ def _plain(measured: ReportData) -> dict[str, Any]:
     }
 
 
-def _subject(proven: ProvenVersion) -> ReportSubject:
+def _subject(proven: CandidateVersion) -> ReportSubject:
     manifest = proven.manifest
     return ReportSubject(
         model=manifest.name,

@@ -1,1 +1,1 @@
-"""The process: distributed runs, signals, randomness, files."""
+"""Process and machine: distributed runs, signals, randomness, memory, files."""

@@ -1,4 +1,4 @@
-"""How the command shows its log: plain lines, or on a terminal rich's, above the live bar."""
+"""Prints the log: plain lines, or rich's above the progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _LOGGER = logging.getLogger("training")
 
 
 @contextmanager
-def shown_log() -> Iterator[None]:
-    """Shows on standard error what `training` logs, until the end of the context."""
+def log_to_stderr() -> Iterator[None]:
     handler = _handler()
     level, propagate = _LOGGER.level, _LOGGER.propagate
     _LOGGER.addHandler(handler)
-    # Other processes would repeat the first one's lines; what they warn of is their own.
+    # Under torchrun the other processes would repeat the lines of the first. Warnings may differ.
     _LOGGER.setLevel(logging.INFO if is_first_process() else logging.WARNING)
-    _LOGGER.propagate = False  # a library that configures the root logger would double each line
+    _LOGGER.propagate = False  # if a library configures the root logger, each line appears twice
     try:
         yield
     finally:
@@ -34,18 +33,18 @@ def shown_log() -> Iterator[None]:
 
 
 def terminal() -> Console | None:
-    """Returns the console that shows the log, for a live bar below it; None if it is no terminal."""
+    """Returns the console of the log, for a progress bar below it; None if it is not a terminal."""
     handlers = (one for one in _LOGGER.handlers if isinstance(one, RichHandler))
     return next((handler.console for handler in handlers), None)
 
 
 def _handler() -> logging.Handler:
     if not sys.stderr.isatty():
-        return logging.StreamHandler()  # as plain as "%(message)s"
+        return logging.StreamHandler()  # the default format is "%(message)s"
     return RichHandler(
         console=Console(stderr=True),
         show_time=False,
         show_level=False,
         show_path=False,
-        highlighter=NullHighlighter(),  # the 1 of "top-1" is no number
+        highlighter=NullHighlighter(),  # it would colour the 1 of "top-1" as a number
     )

@@ -1,11 +1,11 @@
-"""One run in several processes, as torchrun starts them, on one machine or more.
+"""Training in several processes under torchrun, on one or more machines.
 
-Every process holds the whole network and computes its part of each global batch; gradients are
-averaged over the processes, so a process scales its loss by `World.size` to make that average the
-sum. Only the first process writes files.
+Each process holds the whole network and computes its part of each global batch. DDP averages the
+gradients over the processes, so each one scales its loss by `World.size` to get their sum. Only the
+first process writes files.
 
-Batch norms: on CUDA devices they become `SyncBatchNorm` and see the whole global batch. On CPUs each
-process normalises by its own part, and the statistics kept are those of the first process.
+On CUDA, batch norms become `SyncBatchNorm` and see the whole global batch. On CPUs each process
+normalises its own part, and the run keeps the statistics of the first process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 class World:
-    """The processes of a run, seen from one of them; a single process needs no communication.
+    """The processes of a run, as one of them sees it. With a single process nothing is sent.
 
-    Args:
-        device: where this process computes.
-        rank: of this process, 0 upwards.
-        size: number of processes.
+    `rank` counts from 0, `size` is the number of processes.
     """
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
@@ -42,13 +39,12 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """This is the process that writes files and speaks."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Returns the sums of each value over all processes, in float64.
+        """Returns the sum of each value over all processes, in float64.
 
-        One round of messages a call: 1 ms with gloo between two processes of a busy machine.
+        One all-reduce per call: 1 ms with gloo between two processes on a busy machine.
         """
         if self.size == 1:
             return [float(value) for value in values]
@@ -57,9 +53,9 @@ class World:
         return [float(value) for value in sums.tolist()]
 
     def broadcast(self, thing: Thing) -> Thing:
-        """Returns the first process's small object in every process.
+        """Returns the first process's object in every process; meant for small objects.
 
-        It travels pickled, which is safe among processes of one run and nowhere else.
+        Uses pickle, which is safe only between the processes of one run.
         """
         if self.size == 1:
             return thing
@@ -69,10 +65,10 @@ class World:
         return received
 
     def first(self, action: Callable[[], Thing]) -> Thing:
-        """Returns in every process what the action gives in the first one, which alone runs it.
+        """Runs the action in the first process only and returns its result in all of them.
 
         Raises:
-            TrainingError: the action raised it, and every process does.
+            TrainingError: the action raised it; every process raises the same error.
         """
         outcome: Thing | TrainingError | None = None
         if self.is_first:
@@ -80,20 +76,20 @@ class World:
                 outcome = action()
             except TrainingError as error:
                 outcome = error
+        # Errors are broadcast too: otherwise the other processes would wait forever.
         outcome = self.broadcast(outcome)
         if isinstance(outcome, TrainingError):
             raise outcome
         return cast("Thing", outcome)
 
     def barrier(self) -> None:
-        """Waits for all processes."""
         if self.size > 1:
             distributed.barrier()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Returns a network whose backward pass averages gradients over the processes.
+        """Returns a network that averages gradients over the processes in its backward pass.
 
-        The parameters and buffers of the first process are copied to all.
+        Copies the parameters and buffers of the first process to all others.
         """
         if self.size == 1:
             return network
@@ -101,64 +97,56 @@ class World:
         return DistributedDataParallel(network, device_ids=devices)
 
     def without_exchange(self, wrapped: nn.Module, active: bool) -> AbstractContextManager[object]:
-        """Returns a context whose backward passes only add to this process's gradients.
-
-        Args:
-            wrapped: from `wrap`.
-            active: False makes the context do nothing.
-        """
+        """Returns a context in which backward passes do not exchange gradients, if `active`."""
         if active and isinstance(wrapped, DistributedDataParallel):
             return wrapped.no_sync()
         return nullcontext()
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Copies the first process's buffers, such as batch norm statistics, to all."""
+        # Such as batch norm statistics, which the optimizer does not keep equal.
         if self.size > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, src=0)
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device of a name; "auto" is CUDA where there is one.
-
-    Raises:
-        ConfigInvalid: torch does not know the device, or it is not there.
-    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
-        raise ConfigInvalid(f'the device {name!r} is unknown; take "auto", "cpu" or "cuda"')
+        raise ConfigInvalid(f'unknown device {name!r}; choose "auto", "cpu" or "cuda"')
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigInvalid("torch finds no CUDA device here")
+        raise ConfigInvalid("torch finds no CUDA device; use --device cpu")
     return torch.device(name)
 
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Joins the processes torchrun started, or is a world of one without it.
+    """Joins the processes that torchrun started; without torchrun, the world is one process.
 
     Args:
-        device: "auto", "cpu" or "cuda"; each process of a machine takes a CUDA device of its own.
+        device: "auto", "cpu" or "cuda"; each process of a machine uses its own CUDA device.
 
     Raises:
-        ConfigInvalid: there is no such device.
+        ConfigInvalid: the device is unknown or not available.
     """
     chosen = choose_device(device)
     if not all(name in os.environ for name in _TORCHRUN):
         yield World(chosen)
         return
+
     rank, size, local_rank = (int(os.environ[name]) for name in _TORCHRUN)
     if chosen.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise ConfigInvalid(
-                f"process {local_rank} of this machine finds {torch.cuda.device_count()} CUDA "
-                "devices; start torchrun with as many processes as there are devices"
+                f"process {local_rank} has no CUDA device: this machine has "
+                f"{torch.cuda.device_count()}; start no more processes per machine than that"
             )
         chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)
         distributed.init_process_group("nccl", device_id=chosen)
     else:
         distributed.init_process_group("gloo")
+
     try:
         yield World(chosen, rank, size)
     finally:

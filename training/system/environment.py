@@ -1,4 +1,4 @@
-"""Facts about the run for a manifest: package versions and the command line, without local paths."""
+"""Facts about the run for the manifest: package versions, and the command line without folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES: Final = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that shape a graph."""
+    # Only packages that can change the graph or the accuracy.
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -34,14 +34,10 @@ def installed_versions() -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Returns a command line with every path cut down to its last part.
-
-    Args:
-        arguments: the program first, as in `sys.argv`.
-    """
+    """Returns the command line of `sys.argv`, with every path reduced to its last part."""
     program, *rest = arguments
     name = Path(program).name
-    # `python -m training` runs a file of that name.
+    # `python -m training` sets argv[0] to .../__main__.py.
     shown = "convserve-train" if name == "__main__.py" else name
     return shlex.join([shown, *(_without_folder(argument) for argument in rest)])
 
@@ -50,11 +46,11 @@ def _without_folder(argument: str) -> str:
     option, equals, value = argument.partition("=")
     if equals and option.startswith("--"):
         return f"{option}={_without_folder(value)}"
-    # Text such as a dataset's description may hold a slash too, but it has spaces.
+    # A description such as --dataset's may contain a slash too, but it also has spaces.
     is_path = argument.startswith(os.sep) or (os.sep in argument and " " not in argument)
     return Path(argument).name if is_path else argument
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a run that writes files; without torchrun the only one."""
+    # torchrun sets RANK. The first process writes the files.
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a crash."""
+"""Atomic file writes: after a crash a file is complete or absent, never half written."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a hidden name, brings it to the disk and renames it into place.
-
-    Args:
-        path: of the file; its folder is made where it is missing.
-        data: the whole content.
-    """
+    """Writes a hidden file, flushes it to disk and renames it. Creates the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    with beside.open("wb") as file:
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+
+    temporary.replace(path)
     flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, so that a rename in it survives a power cut."""
+    """Flushes a folder's entries to disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

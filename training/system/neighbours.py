@@ -1,6 +1,7 @@
-"""Finds out whether `contract` is ours, as `convserve.neighbours` does, which is not imported here.
+"""Checks that `contract` is the package that belongs to this installation.
 
-Imports nothing but the standard library, so that it can speak before somebody else's package does.
+Imports only the standard library, so that it runs before another package named `contract` can fail.
+`convserve.neighbours` does the same for the service; training does not import it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ EXIT_FOREIGN_PACKAGE: Final = 3
 _HOME: Final = Path(__file__).resolve().parents[2]
 
 
-def complaint() -> str | None:
-    """Returns what is wrong with `contract`, which is looked up and not imported, or None."""
-    spec = find_spec("contract")
+def foreign_contract() -> str | None:
+    """Returns an error message if Python would import another `contract`, or None."""
+    spec = find_spec("contract")  # looks it up without importing it
     found = Path(spec.origin).resolve() if spec and spec.origin else None
     if found is not None and found.parent == _HOME / "contract":
         return None
     return (
-        f"convserve-train is {_HOME / 'training'}, but Python finds another package 'contract': "
-        f"{found or 'none at all'}; PYTHONPATH, the working directory and other installed "
-        "distributions may bring one"
+        f"convserve-train runs from {_HOME / 'training'}, but Python finds another package 'contract': "
+        f"{found or 'none at all'}; check PYTHONPATH, the working directory and the other installed "
+        "distributions"
     )

@@ -1,8 +1,8 @@
-"""Random numbers as pure functions of what they are for.
+"""Seeds derived from what the random numbers are for.
 
-Nothing in training keeps a random state between two steps: whoever needs random numbers derives a
-seed from the run's seed, the epoch or step and the picture. A resumed run therefore draws the same
-numbers as one that was never stopped, and so does a run with another number of processes.
+Training keeps no random state between steps. Each use derives its seed from the run's seed, the epoch
+or step, and the picture. So a resumed run draws the same numbers as an uninterrupted one, and so does
+a run with another number of processes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import torch
 
 
 def seed_of(purpose: str, *numbers: int) -> int:
-    """Returns a seed for one purpose.
+    """Returns a seed of 0 to 2**63 - 1, the same on every machine.
 
     Args:
-        purpose: keeps streams of the same numbers apart, such as "order" and "augment".
+        purpose: such as "order" or "augment"; different purposes get independent seeds.
         numbers: such as the run's seed, the epoch and the picture.
-
-    Returns:
-        0 to 2**63 - 1, the same on every machine.
     """
     text = ",".join([purpose, *map(str, numbers)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -32,11 +29,7 @@ def seed_of(purpose: str, *numbers: int) -> int:
 
 @contextmanager
 def torch_seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's global generator of the CPU for a while and puts its state back.
-
-    Args:
-        seed: from `seed_of`.
-    """
+    """Seeds torch's global CPU generator inside the context and restores its state after."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -44,13 +37,9 @@ def torch_seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def numpy_seeded(seed: int) -> Iterator[None]:
-    """Seeds numpy's global generator for a while and puts its state back.
-
-    Args:
-        seed: from `seed_of`; numpy's old generator takes its lower 32 bits.
-    """
+    """Seeds numpy's global generator inside the context and restores its state after."""
     before = np.random.get_state()
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # takes 32 bits only
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Lets a run end at the next step, with a checkpoint, when it is told to stop."""
+"""Stops a run on SIGTERM or SIGINT after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,36 +29,32 @@ class Terminated(Interrupted):
 
 
 class StopFlag:
-    """Remembers the signal that asked the run to stop; 0 while there was none."""
+    """The signal that asked the run to stop, or 0."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def counts(self) -> tuple[int, int]:
-        """(1, 0) after SIGTERM, (0, 1) after SIGINT, (0, 0) before; processes add theirs up."""
+        # (SIGTERM, SIGINT) as 0 or 1: processes add theirs, so that all of them stop together.
         return int(self.signal == signal.SIGTERM), int(self.signal == signal.SIGINT)
 
 
 def raise_for(counts: Sequence[float], message: str) -> NoReturn:
-    """Raises the error of a signal.
+    """Raises Terminated if a process received SIGTERM, otherwise Interrupted.
 
     Args:
-        counts: processes that received SIGTERM, and SIGINT.
-        message: where the checkpoint is and how to go on.
-
-    Raises:
-        Terminated: one received SIGTERM.
-        Interrupted: it was SIGINT.
+        counts: how many processes received SIGTERM, and SIGINT.
+        message: where the checkpoint is and how to resume.
     """
     raise (Terminated if counts[0] else Interrupted)(message)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Turns SIGTERM and the first SIGINT into a flag; a second SIGINT ends the process at once.
+    """Turns SIGTERM and the first SIGINT into a flag; a second SIGINT stops the process at once.
 
-    The former handlers come back at the end. Outside of the main thread, where Python cannot set
-    handlers, the flag is never raised.
+    Restores the previous handlers at the end. Does nothing outside the main thread, where Python
+    cannot set handlers.
     """
     flag = StopFlag()
 
@@ -70,9 +66,10 @@ def stop_on_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    former = {number: signal.signal(number, note) for number in STOPPING}
+
+    previous = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield flag
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,11 +1,10 @@
-"""Lets CPU builds of torch work with the CUDA build of torchvision that PyPI offers.
+"""Makes the CPU build of torch work with the torchvision on PyPI, which is built for CUDA.
 
-PyPI's torchvision is compiled against CUDA torch. Next to CPU torch its extension does not load, and
-its import fails because it registers Python helpers for two operators the extension would have
-defined. Declaring these two first makes the import succeed; `torchvision.transforms` and timm then
-work, while `torchvision.ops` and `torchvision.io` do not.
+Beside CPU torch, torchvision's extension does not load. The import then fails, because it registers
+Python helpers for two operators that the extension would define. With these two declared first, the
+import succeeds: `torchvision.transforms` and timm work, `torchvision.ops` and `torchvision.io` do not.
 
-timm imports torchvision, so this is also the one door to timm.
+timm imports torchvision, so import timm only through `timm()`.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ _OPERATORS: Final = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-# A library's operators vanish with the object, so it lives as long as the process.
-_kept_alive: list[object] = []
+# Operators disappear when their library object is freed, so keep it for the whole process.
+_libraries: list[object] = []
 
 
 def prepare_torchvision() -> None:
-    """Imports torchvision, with its operators declared where its own extension does not load."""
     try:
         importlib.import_module("torchvision")
     except RuntimeError:  # operator torchvision::nms does not exist
         if torch.version.cuda is not None:
-            raise
-        make: Any = torch.library.Library  # torch leaves it untyped
+            raise  # a CUDA build fails for another reason
+
+        make: Any = torch.library.Library  # untyped in torch
         library = make("torchvision", "FRAGMENT")
         for operator in _OPERATORS:
             library.define(operator)
-        _kept_alive.append(library)
+        _libraries.append(library)
         importlib.import_module("torchvision")
 
 
 def timm() -> Any:
-    """Returns the module timm, with the parts that it does not import by itself."""
+    """Imports timm, including the submodules that it does not import by itself."""
     prepare_torchvision()
     for part in ("optim", "scheduler"):
         importlib.import_module(f"timm.{part}")

@@ -23,7 +23,7 @@ def names(tmp_path):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
 
 
-def test_import_of_a_network_publishes_a_proven_version(run_import, tmp_path, monkeypatch):
+def test_import_of_a_network_publishes_a_verified_version(run_import, tmp_path, monkeypatch):
     monkeypatch.setattr(proving, "export", export)
 
     result = run_import()
@@ -88,7 +88,7 @@ def test_import_of_an_existing_version_is_refused(run_import, tmp_path):
     result = run_import(version=1)
 
     assert result.exit_code == 2
-    assert "version_exists: tiny/1 exists" in result.output
+    assert "version_exists: tiny/1 already exists" in result.output
     assert read_version(tmp_path / "models", "tiny", 1).manifest_sha256 == before
 
 
@@ -232,11 +232,11 @@ def test_import_below_the_asked_agreement_is_refused(run_import, tmp_path, monke
     assert names(tmp_path) == []
 
 
-def test_import_that_cannot_be_proven_leaves_nothing(run_import, tmp_path, monkeypatch):
+def test_import_that_fails_verification_leaves_nothing(run_import, tmp_path, monkeypatch):
     def refuse(*_):
         raise VersionUnproven("made up")
 
-    monkeypatch.setattr(publish, "prove", refuse)
+    monkeypatch.setattr(publish, "verify_version", refuse)
 
     result = run_import()
 
@@ -247,7 +247,7 @@ def test_import_that_cannot_be_proven_leaves_nothing(run_import, tmp_path, monke
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param({"weights": None}, "--weights is missing", id="no-weights"),
+        pytest.param({"weights": None}, "--weights is required", id="no-weights"),
         pytest.param({"weights": "missing.pth"}, "missing.pth: no such file", id="weights-missing"),
         pytest.param({"weights": "package:no-such-package"}, "is not installed", id="no-package"),
         pytest.param({"license": None}, "--license", id="no-licence"),
@@ -316,7 +316,7 @@ def test_evaluate_measures_a_published_version(run_import, tmp_path, colours_dir
     )
 
     assert result.exit_code == 0
-    assert result.output.startswith("tiny/1: top-1 100.00 % (standard error 0.00), top-5 100.00 %")
+    assert result.output.startswith("tiny/1: top-1 100.00% (standard error 0.00), top-5 100.00%")
     assert "classification error 0.0000" in result.output
     assert "red       100.0%  100.0%  100.0%         4" in result.output
 
@@ -337,7 +337,7 @@ def test_evaluate_writes_every_measure_as_json(run_import, tmp_path, colours_dir
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        pytest.param("tiny", "is not <name>/<version>", id="no-version"),
+        pytest.param("tiny", "must be <name>/<version>", id="no-version"),
         pytest.param("tiny/9", "manifest_invalid", id="missing-version"),
     ],
 )

@@ -25,7 +25,7 @@ from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
 from training.learning.folder import RunFolder
 from training.networks import build as transfer
-from training.release.publish import prove
+from training.release.publish import verify_version
 
 pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
 CONFIG = """
@@ -115,8 +115,8 @@ def root(tmp_path: Path) -> Path:
     return prepare(tmp_path)
 
 
-def test_fit_publishes_a_version_that_proves_itself(published):
-    manifest = prove(published.root / "models", "colours", 1).manifest
+def test_fit_publishes_a_version_that_passes_verification(published):
+    manifest = verify_version(published.root / "models", "colours", 1).manifest
 
     assert manifest.architecture == "convnet"
     assert [label.name for label in manifest.labels] == sorted(tinynet.NAMES)
@@ -281,7 +281,7 @@ def test_fit_to_float16_publishes_and_reports_a_float16_graph(root):
     ran = run(root, *arguments)
 
     assert ran.result.exit_code == 0, ran.result.output
-    manifest = prove(root / "models", "colours", 1).manifest
+    manifest = verify_version(root / "models", "colours", 1).manifest
     assert (manifest.precision, manifest.quantization) == ("fp16", None)
     assert manifest.half_precision
     assert manifest.half_precision.accuracy_drop_percent == 0.0
@@ -290,7 +290,7 @@ def test_fit_to_float16_publishes_and_reports_a_float16_graph(root):
     assert "float16" in (ran.folder / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_fit_without_publishing_proves_and_reports_only(root):
+def test_fit_without_publishing_runs_gates_and_reports_only(root):
     ran = run(root, "--data", "colours", "--config", "mine.toml", "--no-publish")
 
     assert ran.result.exit_code == 0, ran.result.output
@@ -301,14 +301,14 @@ def test_fit_without_publishing_proves_and_reports_only(root):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ((), "input_refused: --data is missing"),
+        ((), "input_refused: --data is required"),
         (("--data", "nowhere"), "data_refused"),
-        (("--data", "colours", "--config", "nothing"), "config_invalid: there is no config"),
+        (("--data", "colours", "--config", "nothing"), "config_invalid: no config"),
         (("--data", "colours", "--set", "loop.batch=3"), "config_invalid"),
-        (("--data", "colours", "--name", "a/b"), "input_refused: the name"),
+        (("--data", "colours", "--name", "a/b"), "input_refused: the model name"),
         (("--data", "colours", "--run", "colours"), "input_refused: colours is not empty"),
         (("--resume", "colours"), "checkpoint_refused"),
-        (("--resume", "colours", "--seed", "1"), "leave out --seed"),
+        (("--resume", "colours", "--seed", "1"), "remove --seed"),
     ],
     ids=["no_data", "no_folder", "no_config", "key", "name", "run_folder", "no_run", "resume_seed"],
 )

@@ -17,7 +17,7 @@ from training.data.samples import SamplePictures
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan
 from training.export.describe import describe_export
-from training.release.publish import prove
+from training.release.publish import verify_version
 
 ROOT = Path(__file__).parents[3]
 MODELS = ROOT / "models"
@@ -36,12 +36,12 @@ def version():
     return read_version(MODELS, NAME, VERSION)
 
 
-def test_committed_model_is_proven():
-    assert prove(MODELS, NAME, VERSION).manifest.architecture == "tf_efficientnet_lite0"
+def test_committed_model_passes_verification():
+    assert verify_version(MODELS, NAME, VERSION).manifest.architecture == "tf_efficientnet_lite0"
 
 
-def test_committed_digits_are_proven_and_tiny():
-    found = prove(MODELS, "digits", 1)
+def test_committed_digits_pass_verification_and_are_tiny():
+    found = verify_version(MODELS, "digits", 1)
 
     assert found.manifest.architecture == "convnet"
     assert [label.name for label in found.manifest.labels] == list("0123456789")

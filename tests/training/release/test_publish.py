@@ -14,8 +14,8 @@ from training.release.publish import (
     STAGING_PREFIX,
     check_free,
     next_version,
-    prove,
     publish,
+    verify_version,
 )
 
 PICTURE = Picture("red.png", tinynet.picture("red"))
@@ -58,7 +58,7 @@ def test_publish_never_overwrites(tmp_path, finished):
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("step", ["_write", "prove", "_swap_in"])
+@pytest.mark.parametrize("step", ["_write", "verify_version", "_swap_in"])
 def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatch, step):
     manifest, files = finished()
 
@@ -95,13 +95,13 @@ def test_replacing_that_fails_midway_keeps_the_old_version(tmp_path, finished, m
 def test_a_reader_during_publishing_sees_no_half_version(tmp_path, finished, monkeypatch):
     manifest, files = finished()
     seen = []
-    prove_really = module.prove
+    verify_really = module.verify_version
 
     def look(models_dir, name, version):
         seen.append(find_versions(tmp_path))
-        return prove_really(models_dir, name, version)
+        return verify_really(models_dir, name, version)
 
-    monkeypatch.setattr(module, "prove", look)
+    monkeypatch.setattr(module, "verify_version", look)
 
     publish(tmp_path, manifest, files)
 
@@ -126,7 +126,7 @@ def test_publish_flushes_every_file_before_the_rename(tmp_path, finished, monkey
     assert flushed[-1] == "tiny"
 
 
-def test_prove_refuses_a_version_with_wrong_golden_answers(tmp_path, finished):
+def test_verify_version_refuses_a_version_with_wrong_golden_answers(tmp_path, finished):
     manifest, files = finished()
     (example,) = manifest.golden
     first = example.top5[0].model_copy(update={"probability": 0.1})
@@ -139,13 +139,13 @@ def test_prove_refuses_a_version_with_wrong_golden_answers(tmp_path, finished):
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_prove_refuses_a_version_whose_file_was_changed(tmp_path, finished):
+def test_verify_version_refuses_a_version_whose_file_was_changed(tmp_path, finished):
     manifest, files = finished()
     publish(tmp_path, manifest, files)
     (tmp_path / "tiny" / "1" / "MODEL_CARD.md").write_text("changed")
 
     with pytest.raises(VersionUnproven, match="SHA-256"):
-        prove(tmp_path, "tiny", 1)
+        verify_version(tmp_path, "tiny", 1)
 
 
 def test_draft_that_contradicts_itself_is_refused(finished):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from training.system.console import shown_log, terminal
+from training.system.console import log_to_stderr, terminal
 
 log = logging.getLogger("training.some.module")
 
@@ -19,7 +19,7 @@ def isatty(monkeypatch):
 def test_log_is_plain_lines_on_standard_error(capsys, isatty):
     isatty(False)
 
-    with shown_log():
+    with log_to_stderr():
         log.info("head: %d passes", 3)
         bar = terminal()
 
@@ -31,7 +31,7 @@ def test_log_is_plain_lines_on_standard_error(capsys, isatty):
 def test_log_on_a_terminal_shares_its_console_with_the_bar(capsys, isatty):
     isatty(True)
 
-    with shown_log():
+    with log_to_stderr():
         bar = terminal()
         log.info("[head] validation top-1 93 %")
 
@@ -43,7 +43,7 @@ def test_log_on_a_terminal_shares_its_console_with_the_bar(capsys, isatty):
 def test_log_of_other_processes_of_a_run_is_their_warnings_only(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
 
-    with shown_log():
+    with log_to_stderr():
         log.info("said by the first process")
         log.warning("a.jpg is left out")
 
@@ -54,7 +54,7 @@ def test_log_is_left_as_it_was():
     logger = logging.getLogger("training")
     before = (list(logger.handlers), logger.level, logger.propagate)
 
-    with shown_log():
+    with log_to_stderr():
         pass
 
     assert (logger.handlers, logger.level, logger.propagate) == before

@@ -90,7 +90,7 @@ def test_joined_without_torchrun_is_a_world_of_one(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param("gpu", "'gpu' is unknown", id="unknown"),
+        pytest.param("gpu", "unknown device 'gpu'", id="unknown"),
         pytest.param("cuda", "no CUDA device", id="not-there"),
     ],
 )

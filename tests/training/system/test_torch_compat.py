@@ -34,7 +34,7 @@ class _Torchvision:
 )
 def test_operators_are_declared_where_they_are_missing(monkeypatch, before, after):
     made = _Torchvision(before)
-    monkeypatch.setattr(torch_compat, "_kept_alive", [])
+    monkeypatch.setattr(torch_compat, "_libraries", [])
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.library, "Library", lambda *_: made)
     monkeypatch.setattr(importlib, "import_module", made.load)
