@@ -1,7 +1,6 @@
-"""From panels, functions that draw on matplotlib axes, to SVG and PNG files.
+"""Draws panels (functions that draw on matplotlib axes) as SVG and PNG files.
 
-matplotlib is imported when the first panel is drawn; neither its settings on this machine nor any
-file of this machine but its fonts has a say in what comes out.
+matplotlib is imported with the first panel. Of the local machine, only its fonts affect the result.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ Size = tuple[float, float]
 """Width and height of one panel in inches."""
 
 _DPI: Final = 120
+# The first comes with matplotlib. The others, if installed, add scripts that it lacks.
 _FONTS: Final = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -35,7 +35,6 @@ _FONTS: Final = (
     "Noto Sans Arabic",
     "Noto Sans Devanagari",
 )
-"""The first comes with matplotlib; of the others, those that the machine has fill its gaps."""
 
 _STYLE: Final = {
     "font.size": 10,
@@ -56,21 +55,13 @@ _STYLE: Final = {
 
 
 def to_svg(panel: Panel, size: Size) -> bytes:
-    """Draws one panel as an SVG file, its letters as outlines."""
     return _render([panel], size, file_format="svg")
 
 
 def to_png(
     panels: Sequence[Panel], size: Size, columns: int = 1, *, with_axes: bool = True
 ) -> bytes:
-    """Draws panels, row by row, as a PNG file.
-
-    Args:
-        panels: at least one.
-        size: of each.
-        columns: panels in a row.
-        with_axes: whether room is made for titles and numbers around the panels.
-    """
+    """Draws panels of equal size, row by row; `with_axes` leaves room for titles and numbers."""
     return _render(panels, size, columns, with_axes=with_axes)
 
 
@@ -102,7 +93,6 @@ def _render(
 
 @contextmanager
 def _style() -> Iterator[Any]:
-    """Gives `matplotlib.figure` with our style, whatever style files this machine has."""
     matplotlib = _import_matplotlib()
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
@@ -115,7 +105,7 @@ def _style() -> Iterator[Any]:
 
 
 def _import_matplotlib() -> Any:
-    """Imports matplotlib, which would else write a list of fonts below the home folder."""
+    # Without a configuration folder, matplotlib writes a font cache below the home folder.
     usual = os.environ.get("MPLCONFIGDIR")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MPLCONFIGDIR"] = usual or folder

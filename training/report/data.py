@@ -1,4 +1,4 @@
-"""What a report is made of, as plain values."""
+"""The contents of a report, as plain values."""
 
 from __future__ import annotations
 
@@ -16,29 +16,17 @@ from training.report.plots import HeadScore, HistoryRow
 
 @dataclass(frozen=True, slots=True)
 class ReportSubject:
-    """Which version a report is about.
-
-    Attributes:
-        model: its name.
-        version: its number.
-        architecture: of the network.
-        graph: what was measured, "int8", "float16" or "float32".
-        dataset: what it was trained and measured on.
-        created_at: when, with a time zone.
-        config_sha256: of the effective config.
-        machine: what the times were measured on.
-        command: the command line, without local folders.
-    """
+    """The version that a report describes."""
 
     model: str
     version: int
     architecture: str
-    graph: str
+    graph: str  # "int8", "float16" or "float32"
     dataset: str
-    created_at: datetime
+    created_at: datetime  # with a time zone
     config_sha256: str
-    machine: str
-    command: str | None = None
+    machine: str  # the times were measured on
+    command: str | None = None  # without local folders
 
 
 @dataclass(frozen=True, slots=True, eq=False)

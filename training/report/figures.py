@@ -21,8 +21,7 @@ from training.report.plots import (
     reliability_panel,
 )
 
-SMALL_PX: Final = 64
-"""Thumbnails up to here are stored without loss and shown pixel by pixel."""
+SMALL_PX: Final = 64  # thumbnails up to this size are stored as PNG and shown with sharp pixels
 
 _CURVE: Final[Size] = (4.0, 3.4)
 _DIAGRAM: Final[Size] = (4.0, 4.0)
@@ -31,13 +30,7 @@ _JPEG_QUALITY: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """An embedded plot.
-
-    Attributes:
-        src: a data URI.
-        alt: what it shows, in words.
-        width_px, height_px: its natural size, 96 px to the inch.
-    """
+    """An embedded plot: `src` is a data URI, the size is in CSS pixels (96 per inch)."""
 
     src: str
     alt: str
@@ -50,8 +43,8 @@ def curve_plots(data: ReportData) -> list[Plot]:
     texts = (
         f"Loss by epoch: training from {first.train_loss:.3g} to {last.train_loss:.3g}, validation "
         f"from {first.validation_nll:.3g} to {last.validation_nll:.3g}",
-        f"Top-1 by epoch: validation from {100 * first.validation_top1:.1f} % to "
-        f"{100 * last.validation_top1:.1f} %",
+        f"Top-1 by epoch: validation from {100 * first.validation_top1:.1f}% to "
+        f"{100 * last.validation_top1:.1f}%",
         f"Learning rate by epoch: from {first.learning_rate:.3g} to {last.learning_rate:.3g}",
     )
     panels = curve_panels(data.history, data.kept_epoch, data.head)
@@ -60,14 +53,14 @@ def curve_plots(data: ReportData) -> list[Plot]:
 
 def confusion_plot(data: ReportData) -> Plot:
     panel, size = confusion_panel(data.test.confusion, data.labels)
-    text = "Confusion matrix of the test pictures; the tables beside it say the same in numbers"
+    text = "Confusion matrix of the test pictures; the tables beside it give the same numbers"
     return _plot(panel, size, text)
 
 
 def reliability_plots(data: ReportData) -> list[Plot]:
     before, after = _reliability_panels(data)
     return [
-        _plot(panel, _DIAGRAM, f"Reliability diagram {when}: ECE {measured.ece_percent:.1f} %")
+        _plot(panel, _DIAGRAM, f"Reliability diagram {when}: ECE {measured.ece_percent:.1f}%")
         for panel, when, measured in (
             (before, "at a temperature of 1", data.uncalibrated),
             (after, "at the fitted temperature", data.test.reliability),
@@ -76,7 +69,6 @@ def reliability_plots(data: ReportData) -> list[Plot]:
 
 
 def png_files(data: ReportData) -> dict[str, bytes]:
-    """Returns the plots of a report as PNG files by name, without those that would be empty."""
     confusion, size = confusion_panel(data.test.confusion, data.labels)
     files = {
         "confusion.png": to_png([confusion], size),

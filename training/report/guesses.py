@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and what the network guessed for them.
+"""Selects the pictures that a report shows, with the most probable classes of each.
 
 Shapes: N pictures, C classes.
 """
@@ -23,10 +23,9 @@ THUMBNAIL_PX: Final = 160
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guess:
-    """One picture with the most probable classes.
+    """One picture with its most probable classes.
 
     Attributes:
-        name: the sample's.
         index: the true class.
         guesses: (class index, probability 0..1) pairs, most probable first, TOP_K at most.
         thumbnail: mode RGB, longer side THUMBNAIL_PX at most.
@@ -41,12 +40,9 @@ class Guess:
 def pick_mistakes(
     probabilities: NDArray[np.float32], indexes: NDArray[np.int64], n: int = 18
 ) -> list[int]:
-    """Returns the rows answered wrongly, those with the most probable wrong class first.
+    """Returns at most n rows with a wrong first class, the most confident first.
 
-    Args:
-        probabilities: float32, shape (N, C).
-        indexes: int64, shape (N,): the true classes.
-        n: how many at most.
+    `probabilities` has shape (N, C), `indexes` holds the N true classes.
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != indexes)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
@@ -54,33 +50,19 @@ def pick_mistakes(
 
 
 def pick_drawn(n_pictures: int, n: int = 6, seed: int = 0) -> list[int]:
-    """Returns rows drawn at random."""
     return [int(row) for row in np.random.default_rng(seed).permutation(n_pictures)[:n]]
 
 
 def pick_unsure(
     probabilities: NDArray[np.float32], *, without: Sequence[int] = (), n: int = 6
 ) -> list[int]:
-    """Returns the rows whose first class is the least probable, least sure first.
-
-    Where a network is nearly always right, drawn pictures alone would show nothing but certainty.
-
-    Args:
-        probabilities: float32, shape (N, C).
-        without: rows that are shown already.
-        n: how many at most.
-    """
+    """Returns at most n rows, those with the lowest probability of the first class first."""
+    # A random sample of a very accurate network would only show confident predictions.
     order = np.argsort(probabilities.max(axis=1), kind="stable")
     return [int(row) for row in order if row not in without][:n]
 
 
 def show_guess(sample: Sample, probabilities: NDArray[np.float32]) -> Guess:
-    """Reads a picture and names its most probable classes.
-
-    Args:
-        sample: the picture.
-        probabilities: float32, shape (C,): its answer.
-    """
     thumbnail = decode(sample.read())
     thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))  # never enlarges
     return Guess(sample.name, sample.index, tuple(top_k(probabilities, TOP_K)), thumbnail)

@@ -1,4 +1,4 @@
-"""The report of a `fit`: what tells how good a version is, measured and put together."""
+"""Measures a version after `fit` and writes its report."""
 
 from __future__ import annotations
 
@@ -31,42 +31,28 @@ _GRAPHS: Final = {"int8": "int8", "fp16": "float16", "fp32": "float32"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunHistory:
-    """How a run went.
-
-    Attributes:
-        findings: of the data check, as text.
-        config: the effective config, as text.
-        history: its epochs; none where only the head was trained.
-        kept_epoch: whose weights were kept, or None.
-        head: what the head alone achieved on frozen features; None without that stage.
-        durations_s: what took how long, by name.
-    """
+    """The facts about a run that its report shows."""
 
     findings: str
     config: str
-    history: tuple[HistoryRow, ...] = ()
+    history: tuple[HistoryRow, ...] = ()  # empty if only the head was trained
     kept_epoch: int | None = None
     head: HeadScore | None = None
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_fit_report(folder: Path, proven: CandidateVersion, course: RunHistory) -> dict[str, Any]:
-    """Measures robustness and speed and writes the report.
-
-    The answers to the validation and test pictures are written beside it, `predictions.csv`.
-
-    Args:
-        folder: of the report.
-        proven: the version and its pictures.
-        course: how its run went.
+def write_fit_report(folder: Path, candidate: CandidateVersion, run: RunHistory) -> dict[str, Any]:
+    """Measures robustness and speed, then writes the report and `predictions.csv`.
 
     Returns:
-        Everything measured, as plain values for JSON.
+        The measurements, as plain values for JSON.
     """
-    manifest, data, test = proven.manifest, proven.data, proven.test
-    scorer = Scorer(proven.graph, manifest)
+    manifest, data, test = candidate.manifest, candidate.data, candidate.test
+    scorer = Scorer(candidate.graph, manifest)
     log.info("report: measuring robustness and speed")
+
     timed = list(SamplePictures(data.test[:N_TIMED]))
+
     drawn = pick_drawn(len(data.test))
     unsure = pick_unsure(test.probabilities, without=drawn)
     mistakes = pick_mistakes(test.probabilities, test.indexes)
@@ -74,41 +60,43 @@ def write_fit_report(folder: Path, proven: CandidateVersion, course: RunHistory)
         row: show_guess(data.test[row], test.probabilities[row])
         for row in {*drawn, *unsure, *mistakes}
     }
+
     measured = ReportData(
-        subject=_subject(proven),
+        subject=_subject(candidate),
         labels=tuple(label.name for label in data.labels),
         counts={split: _counts(data, split) for split in SPLITS},
-        findings=course.findings,
-        config=course.config,
-        history=course.history,
-        kept_epoch=course.kept_epoch,
-        head=course.head,
-        validation=_evaluate(proven.validation, "validation"),
+        findings=run.findings,
+        config=run.config,
+        history=run.history,
+        kept_epoch=run.kept_epoch,
+        head=run.head,
+        validation=_evaluate(candidate.validation, "validation"),
         test=_evaluate(test, "test"),
         uncalibrated=reliability(softmax(test.logits), test.indexes),
         calibration=manifest.calibration,
         thresholds=at_thresholds(test.probabilities, test.indexes),
         robustness=measure_robustness(scorer, stratified(data.test)),
-        speed=measure_speed(proven.graph, manifest, timed),
+        speed=measure_speed(candidate.graph, manifest, timed),
         drawn=tuple(shown[row] for row in drawn),
         unsure=tuple(shown[row] for row in unsure),
         mistakes=tuple(shown[row] for row in mistakes),
-        durations_s=course.durations_s,
+        durations_s=run.durations_s,
     )
+
     page = write_report(folder, measured)
-    answers = {"validation": proven.validation, "test": test}
+    answers = {"validation": candidate.validation, "test": test}
     write_predictions(folder / "predictions.csv", data, answers)
     log.info("report: %s", page)
     return _plain(measured)
 
 
 def write_predictions(path: Path, data: DataSet, answers: Mapping[str, SplitPredictions]) -> None:
-    """Writes a CSV with a line a picture: what was answered, and how probable its label was.
+    """Writes a CSV with one line per picture.
 
     Args:
         path: the file.
         data: the pictures.
-        answers: to all pictures of a split, in order, by its name.
+        answers: split name -> predictions for all of its pictures, in order.
     """
     names = [label.name for label in data.labels]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -135,14 +123,14 @@ def _plain(measured: ReportData) -> dict[str, Any]:
     }
 
 
-def _subject(proven: CandidateVersion) -> ReportSubject:
-    manifest = proven.manifest
+def _subject(candidate: CandidateVersion) -> ReportSubject:
+    manifest = candidate.manifest
     return ReportSubject(
         model=manifest.name,
         version=manifest.version,
         architecture=manifest.architecture,
         graph=_GRAPHS[manifest.precision],
-        dataset=proven.data.name,
+        dataset=candidate.data.name,
         created_at=manifest.created_at,
         config_sha256=manifest.provenance.config_sha256 or "",
         machine=describe_machine(),

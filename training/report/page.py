@@ -1,6 +1,6 @@
-"""One self-contained page about a version: no script, nothing fetched from anywhere.
+"""Renders the report of a version as one self-contained page: no scripts, no external resources.
 
-The page is `report.html`, its building blocks are `macros.html`, its looks are `report.css`.
+The template is `report.html`, with the macros of `macros.html` and the styles of `report.css`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ FILE: Final = "report.html"
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Writes the page and its plots as PNG files.
+    """Writes `report.html`, and each plot as a PNG file beside it. Returns the path of the page.
 
-    Args:
-        folder: made where it does not exist; files of the same names are replaced.
-        data: what to report.
-
-    Returns:
-        The page, `report.html`; beside it lie `curves.png`, `confusion.png`, `reliability.png`,
-        `drawn.png`, `unsure.png` and `mistakes.png`, without those that would be empty.
+    Replaces files of the same names. Plots that would be empty are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in figures.png_files(data).items():
@@ -38,7 +32,6 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 
 def render(data: ReportData) -> str:
-    """Returns the page as HTML."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,7 +1,7 @@
 """Plots of a report: learning curves, confusion matrix, reliability diagram, guess lists.
 
-Each is a panel, or several, for `training.report.canvas` to draw. Colours are of the palette of
-Okabe and Ito, which colour-blind people can tell apart; nothing is said by colour alone.
+Each is a panel, or several, for `training.report.canvas` to draw. The colours are those of Okabe and
+Ito, which colour-blind people can tell apart. No fact is shown by colour alone.
 
 Shapes: C classes.
 """
@@ -27,8 +27,8 @@ PALE_GREEN: Final = "#8FD6BF"  # the palette's green, light enough for dark lett
 GREY: Final = "#C3CAD3"
 MUTED: Final = "#6B7280"
 
+# With more classes, the confusion matrix shows colours only: labels and numbers would not fit.
 MAX_NUMBERED_CLASSES: Final = 40
-"""A confusion matrix of more classes shows colours only, without labels and numbers."""
 
 GUESS_SIZE: Final[Size] = (2.4, 3.1)
 GUESS_COLUMNS: Final = 4
@@ -51,7 +51,7 @@ class HistoryRow(Protocol):
 
     @property
     def train_top1(self) -> float:
-        """Share of them answered rightly."""
+        """Share of right first classes."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class HistoryRow(Protocol):
 
     @property
     def validation_top1(self) -> float:
-        """Share answered rightly."""
+        """Share of right first classes."""
         ...
 
     @property
@@ -80,7 +80,7 @@ class HeadScore(Protocol):
 
     @property
     def top1(self) -> float:
-        """Share answered rightly, 0..1."""
+        """Share of right first classes, 0..1."""
         ...
 
 
@@ -151,7 +151,7 @@ def reliability_panel(measured: Reliability, title: str) -> Panel:
         axes.bar(
             centres, [b.n / n for b in filled], 0.9 * width, color=GREY, label="share of pictures"
         )
-        axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="as claimed")
+        axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="perfectly calibrated")
         points = [(b.mean_probability or 0.0, b.accuracy or 0.0, _errors(b)) for b in filled]
         axes.errorbar(
             [x for x, _, _ in points],
@@ -164,16 +164,14 @@ def reliability_panel(measured: Reliability, title: str) -> Panel:
             clip_on=False,
         )
         axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-        _finish(axes, f"{title}: ECE {measured.ece_percent:.1f} %, n = {n}", "probability")
+        _finish(axes, f"{title}: ECE {measured.ece_percent:.1f}%, n = {n}", "probability")
         _legend_below(axes)
 
     return draw
 
 
 def confusion_panel(confusion: NDArray[np.int64], labels: Sequence[str]) -> tuple[Panel, Size]:
-    """Returns the panel of a confusion matrix and the size it wants.
-
-    Right answers are blue and mistakes orange, the stronger the larger their share of the row.
+    """Returns the panel of a confusion matrix and its size.
 
     Args:
         confusion: int64, shape (C, C), true classes in rows.
@@ -186,10 +184,10 @@ def confusion_panel(confusion: NDArray[np.int64], labels: Sequence[str]) -> tupl
 
     def draw(axes: Axes) -> None:
         axes.imshow(_colours(shares))
-        axes.set(xlabel="answered", ylabel="true")
+        axes.set(xlabel="predicted", ylabel="true")
         axes.spines[:].set_visible(False)
         if not numbered:
-            axes.set(xlabel="class index answered", ylabel="true class index")
+            axes.set(xlabel="predicted class index", ylabel="true class index")
             return
         names = [shorten(label) for label in labels]
         axes.set_xticks(range(n_classes), names, rotation=90)
@@ -211,15 +209,7 @@ def confusion_panel(confusion: NDArray[np.int64], labels: Sequence[str]) -> tupl
 
 
 def guess_panels(guesses: Sequence[Guess], labels: Sequence[str]) -> list[Panel]:
-    """Returns the panels of the guess-list figure, one a picture.
-
-    Below each picture stand its true label and bars of the most probable classes, the right one
-    green and ticked, the others grey.
-
-    Args:
-        guesses: pictures in order.
-        labels: C names.
-    """
+    """Returns one panel per picture, with its true label and bars of the most probable classes."""
     return [_guess_panel(guess, labels) for guess in guesses]
 
 
@@ -252,7 +242,7 @@ def shorten(label: str, length: int = _MAX_LABEL) -> str:
 
 
 def _errors(point: Bin) -> tuple[float, float]:
-    """Returns how far the Wilson interval reaches below and above the accuracy."""
+    # How far the Wilson interval reaches below and above the accuracy.
     accuracy = point.accuracy or 0.0
     low, high = wilson_interval(round(accuracy * point.n), point.n)
     return max(0.0, accuracy - low), max(0.0, high - accuracy)
@@ -261,7 +251,7 @@ def _errors(point: Bin) -> tuple[float, float]:
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns RGB, 0..1, shape (C, C, 3): white to blue on the diagonal, to orange elsewhere."""
     full = np.where(np.eye(len(shares), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
-    strength = np.sqrt(shares)[..., None]  # the root, so that a few mistakes are seen
+    strength = np.sqrt(shares)[..., None]  # the root makes a few mistakes visible
     colours: NDArray[np.float64] = 1.0 - strength * (1.0 - full)
     return colours
 
@@ -271,7 +261,6 @@ def _rgb(colour: str) -> NDArray[np.float64]:
 
 
 def _legend_below(axes: Axes) -> None:
-    """Puts the legend where it can cover nothing that is drawn."""
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.45, -0.17),

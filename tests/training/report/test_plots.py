@@ -89,7 +89,7 @@ def test_reliability_panel_shows_a_point_for_each_filled_bin():
     (points,) = [line for line in axes.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points.get_xdata(orig=False), [0.6, 0.9])
     np.testing.assert_allclose(points.get_ydata(orig=False), [1.0, 0.5])
-    assert axes.get_title(loc="left") == "After: ECE 40.0 %, n = 3"
+    assert axes.get_title(loc="left") == "After: ECE 40.0%, n = 3"
 
 
 def test_confusion_panel_writes_the_counts_that_are_not_zero():
