@@ -167,8 +167,8 @@ def main() -> None:
     "min_agreement_percent",
     type=click.FloatRange(0, 100),
     show_default="80 for int8, 99 for fp16",
-    help="Without --evaluate: lowest percentage of bundled photographs for which the float model "
-    "must predict the same first class.",
+    help="Without --evaluate: lowest percentage of scikit-image's photographs for which the int8 or "
+    "fp16 graph must predict the same first class as the float graph.",
 )
 @click.option(
     "--float-if-fails",

@@ -165,7 +165,7 @@ class Head(_Strict):
         default=1e-3, gt=0, description="peak learning rate of a cosine schedule"
     )
     weight_decay: float = Field(
-        default=1e-2, ge=0, description="weight decay, on standardised features"
+        default=1e-2, ge=0, description="weight decay, with standardised features"
     )
 
 

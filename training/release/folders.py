@@ -1,4 +1,4 @@
-"""Pictures for the gates of an import: the user's folders, or else bundled photographs."""
+"""Pictures for the gates of an import: the user's folders, or else scikit-image's photographs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class FolderEvidence:
     evaluate_dir: Path | None = None
     dataset: str | None = None  # None: the name of evaluate_dir
     max_batch: int = 32
-    calibration_dir: Path | None = None  # None: the bundled photographs
+    calibration_dir: Path | None = None  # None: scikit-image's photographs
     n_calibration: int = 512
-    seed: int = 0  # of the crops of the bundled photographs
+    seed: int = 0  # of the crops of scikit-image's photographs
 
     def precision_reference(self, draft: Draft) -> PrecisionReference:
         scorer = Scorer(draft.model, draft)

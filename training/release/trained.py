@@ -226,7 +226,7 @@ def _reference(
 ) -> gates.NetworkReference:
     every = math.ceil(len(samples) / _N_PARITY)  # spread over all classes: samples may be sorted
     found = without_transparency(list(SamplePictures(samples[::every])))
-    # Bundled photographs if every validation picture has transparency.
+    # scikit-image's photographs if every validation picture has transparency.
     pictures = found or list(picture_files(read_photographs(), 64, seed=0))
     return gates.NetworkReference(pictures, reference_probabilities(network, pictures, temperature))
 
