@@ -156,7 +156,7 @@ class Ways:
         """Resizes both sides in one call of the vector library, which takes the rows first."""
         picture, crop = arrays(data), self.spec.crop_size_px
         size = resized_size(picture.size, self.spec)
-        spans = [preprocessing._shown(picture, size, axis, crop) for axis in (0, 1)]
+        spans = [preprocessing._crop_span(picture, size, axis, crop) for axis in (0, 1)]
         (x, y), (right, bottom) = [s.start for s in spans], [s.stop for s in spans]
         width, height = picture.size
         kind = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)

@@ -1,21 +1,21 @@
-"""Errors of the contract, without any knowledge of HTTP.
+"""Errors of the contract. They know nothing about HTTP.
 
 ContractError
 ├── ImageError                     the picture a client sent
-│   ├── UnsupportedMediaType       the bytes are of no accepted format
+│   ├── UnsupportedMediaType       the bytes are not an accepted format
 │   ├── ImageUndecodable           the format is accepted, the content is broken
 │   ├── ImageTruncated             the file ends before the picture does
 │   ├── ImageTooManyPixels         more pixels than the budget
-│   ├── ImageTooComplex            cheap to send, dear to decode (JPEG scans)
+│   ├── ImageTooComplex            cheap to send, expensive to decode (JPEG scans)
 │   └── ImageBadDimensions         a side or the aspect ratio is out of range
 └── ModelError                     a version in the model repository
     ├── ManifestInvalid            manifest.json is missing, malformed or contradicts itself
-    ├── VersionCorrupt             a file is missing, extra, linked or has another digest
-    ├── GraphMismatch              the graph is not what the manifest says
-    └── GoldenMismatch             the served model does not answer what the trained one did
+    ├── VersionCorrupt             a file is missing, extra, linked or has the wrong digest
+    ├── GraphMismatch              the graph differs from the manifest
+    └── GoldenMismatch             the served model's answer differs from the trained one's
 
-Every class has a stable snake_case `code`; messages are built from facts (value, limit, unit) and
-never contain the input itself.
+Every class has a stable snake_case `code`. Messages state facts (value, limit, unit) and never
+contain the input itself.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class ContractError(Exception):
 
 
 class ImageError(ContractError):
-    """The picture cannot be accepted; only the request that carried it is concerned."""
+    """The picture cannot be accepted. Only the request that sent it is affected."""
 
 
 class UnsupportedMediaType(ImageError):
-    """The bytes are not of an accepted image format."""
+    """The bytes are not an accepted image format."""
 
     code = "unsupported_media_type"
 
@@ -58,7 +58,7 @@ class ImageTooManyPixels(ImageError):
 
 
 class ImageTooComplex(ImageError):
-    """The picture would cost far more to decode than its size suggests."""
+    """The picture would cost much more to decode than its size suggests."""
 
     code = "image_too_complex"
 
@@ -80,18 +80,18 @@ class ManifestInvalid(ModelError):
 
 
 class VersionCorrupt(ModelError):
-    """The files of a version are not the ones its manifest lists."""
+    """The files of a version are not those that its manifest lists."""
 
     code = "version_corrupt"
 
 
 class GraphMismatch(ModelError):
-    """The graph cannot be loaded or has other inputs, outputs or shapes than the manifest says."""
+    """The graph cannot be loaded, or its inputs, outputs or shapes differ from the manifest."""
 
     code = "graph_mismatch"
 
 
 class GoldenMismatch(ModelError):
-    """A golden example is not answered as it was when the version was published."""
+    """The answer to a golden example differs from the published one."""
 
     code = "golden_mismatch"

@@ -1,7 +1,7 @@
 """manifest.json: everything the service must know about a version, in one strict document.
 
-Field names follow timm's PretrainedCfg where one exists. Unknown fields, missing labels and
-contradictions are errors. The JSON schema is committed as `contract/manifest.schema.json`.
+Field names follow timm's PretrainedCfg where it has one. Unknown fields, missing labels and
+contradictions are errors. `contract/manifest.schema.json` is the JSON schema.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMA_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MANIFEST_FILE: Final = "manifest.json"
 SEAL_FILE: Final = "manifest.sha256"
-"""Digest of the manifest, in the format of sha256sum; through the manifest it covers every file."""
+"""The manifest's digest, in the format of sha256sum. The manifest holds every other digest."""
 
 
 def _relative_path(path: str) -> str:
@@ -48,18 +48,18 @@ class _Strict(BaseModel):
 
 
 class GraphInput(_Strict):
-    """The one input of the graph: a batch of pictures."""
+    """The graph's only input: a batch of pictures."""
 
     name: str
     dtype: Literal["uint8", "float32"]
     layout: Literal["NHWC", "NCHW"]
     shape: tuple[int | None, int, int, int] = Field(
-        description="null or 1 as the first entry: any batch size, or one picture a run only"
+        description="the first entry is null (any batch size) or 1 (one picture per run)"
     )
 
 
 class GraphOutput(_Strict):
-    """One output; exactly one of kind `probabilities` or, failing that, `logits` is required."""
+    """One output. A graph has one of kind `probabilities` or `logits`, or one of each."""
 
     name: str
     kind: Literal["probabilities", "logits", "embedding", "feature_map"]
@@ -76,13 +76,13 @@ class Graph(_Strict):
 
     @property
     def scores(self) -> GraphOutput:
-        """The output that predictions are made from: probabilities if there are any."""
+        """The output that predictions are made from: probabilities if there are any, else logits."""
         by_kind = {output.kind: output for output in self.outputs}
         return by_kind.get("probabilities") or by_kind["logits"]
 
     @property
     def fixed_batch_size(self) -> int | None:
-        """1 where the graph takes one picture a run, None where it takes any number."""
+        """1 if the graph takes one picture per run, None if it takes any number."""
         return self.input.shape[0]
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class Graph(_Strict):
 
 
 class Preprocessing(_Strict):
-    """From upright RGB pixels to the input tensor; see `contract.preprocessing`."""
+    """How `contract.preprocessing` turns upright RGB pixels into the input tensor."""
 
     resize_mode: Literal["shortest_side", "squash"] = "shortest_side"
     resize_size_px: int = Field(ge=1, le=8192)
@@ -106,7 +106,7 @@ class Preprocessing(_Strict):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: Rgb = Field(description="per channel, for values scaled to 0..1")
     std: Rgb = Field(description="per channel, for values scaled to 0..1")
-    in_graph: bool = Field(description="the graph takes uint8 pixels and normalises by itself")
+    in_graph: bool = Field(description="the graph takes uint8 pixels and normalises them itself")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -128,39 +128,39 @@ class Label(_Strict):
 class ConformalSet(_Strict):
     """Split-conformal prediction sets of one coverage (Sadinle et al. 2019, arXiv:1609.00451).
 
-    The set of a picture holds every class whose probability reaches the threshold, and always the
-    most probable one.
+    A picture's set holds the most probable class and every class whose probability reaches the
+    threshold.
     """
 
-    coverage_percent: Percent = Field(description="asked: how often the set holds the true class")
-    min_probability: Probability = Field(description="a class of this probability is in the set")
+    coverage_percent: Percent = Field(description="target: how often the set holds the true class")
+    min_probability: Probability = Field(description="a class with this probability is in the set")
     achieved_percent: Percent = Field(description="coverage measured on the test pictures")
-    mean_set_size: float = Field(ge=1.0, description="classes in a set, on the test pictures")
+    mean_set_size: float = Field(ge=1.0, description="classes per set, on the test pictures")
 
 
 class OutOfDistribution(_Strict):
-    """Tells a picture that is unlike anything seen in training.
+    """Detects a picture that is unlike the training pictures.
 
-    The score is T * logsumexp(logits / T) with T the calibration's temperature (the negative free
-    energy of Liu et al. 2020, arXiv:2010.03759).
+    The score is T * logsumexp(logits / T), where T is the calibration's temperature (the negative
+    free energy of Liu et al. 2020, arXiv:2010.03759).
     """
 
     score: Literal["energy"] = "energy"
-    threshold: float = Field(description="a picture that scores below it is unlike anything seen")
-    flagged_percent: Percent = Field(description="of the test pictures, wrongly")
+    threshold: float = Field(description="a picture with a lower score is flagged")
+    flagged_percent: Percent = Field(description="test pictures that are flagged wrongly")
 
 
 class Calibration(_Strict):
-    """How the probabilities were adjusted to what they claim.
+    """How the probabilities were adjusted to match the accuracy.
 
-    Everything is fitted on validation pictures and measured on test pictures, from image bytes,
-    with the published graph. The temperature is in the graph where that answers probabilities.
+    Fitted on validation pictures and measured on test pictures, from image bytes, with the
+    published graph. A graph that returns probabilities already contains the temperature.
     """
 
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it")
     ece_percent: Percent | None = Field(default=None, description="expected calibration error")
     ece_before_percent: Percent | None = Field(
-        default=None, description="the same at a temperature of 1"
+        default=None, description="ece_percent at a temperature of 1"
     )
     n_fitted: int | None = Field(default=None, ge=1, description="validation pictures")
     conformal: tuple[ConformalSet, ...] = ()
@@ -179,10 +179,10 @@ class Metrics(_Strict):
 
 
 class Parity(_Strict):
-    """Agreement of the published graph with the network it was exported from, from image bytes."""
+    """How closely the published graph matches the network it comes from, from image bytes."""
 
-    reference: str = Field(description="what it was compared with")
-    max_abs_difference: float = Field(ge=0, description="largest difference of a probability")
+    reference: str = Field(description="what the graph was compared with")
+    max_abs_difference: float = Field(ge=0, description="largest difference in a probability")
     top1_agreement_percent: Percent
     n_images: int = Field(ge=1)
     batch_sizes: tuple[int, ...]
@@ -199,11 +199,11 @@ class Quantization(_Strict):
     accuracy_drop_percent: float | None = Field(
         default=None, description="top-1 of the float graph minus top-1 of this one, in points"
     )
-    top1_agreement_percent: Percent = Field(description="with the float graph")
+    top1_agreement_percent: Percent = Field(description="agreement with the float graph")
 
 
 class HalfPrecision(_Strict):
-    """How a float16 graph was made and what it costs on a processor that computes in float16."""
+    """How a float16 graph was made and what it cost on a processor that computes in float16."""
 
     method: str
     accuracy_drop_percent: float | None = Field(
@@ -224,7 +224,7 @@ class GoldenPrediction(_Strict):
 
 
 class GoldenExample(_Strict):
-    """A picture and the answer that every loaded copy of this version must give."""
+    """A picture and the answer that this version must give for it, wherever it is loaded."""
 
     file: RelativePath
     sha256: Sha256
@@ -232,7 +232,7 @@ class GoldenExample(_Strict):
     tolerance: float = Field(
         gt=0,
         le=0.2,
-        description="a probability may differ by this much: processors sum in different orders",
+        description="allowed difference in a probability: processors sum in different orders",
     )
 
 
@@ -251,7 +251,7 @@ class Provenance(_Strict):
 class Interface(Protocol):
     """How a graph takes pictures and what its scores mean.
 
-    A `Manifest` says so, and so does a version in the making, which has no manifest yet.
+    `Manifest` implements it, and so does a version that is not published yet.
     """
 
     @property
@@ -260,15 +260,15 @@ class Interface(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From upright pixels to the graph's input."""
+        """The way from upright pixels to the graph's input."""
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The name of each class, by index."""
+        """The name of each class, by class index."""
 
     @property
     def calibration(self) -> Calibration:
-        """Its temperature divides logits where the graph does not."""
+        """Holds the temperature that divides the logits if the graph does not divide them."""
 
 
 class Manifest(_Strict):
@@ -289,18 +289,18 @@ class Manifest(_Strict):
     half_precision: HalfPrecision | None = None
     golden: tuple[GoldenExample, ...] = Field(min_length=1)
     files: dict[RelativePath, Sha256] = Field(
-        description="every file of the version's folder but manifest.json and its digest"
+        description="every file in the version's folder except manifest.json and its digest"
     )
     provenance: Provenance
 
     @property
     def n_classes(self) -> int:
-        """C, the length of a row of probabilities."""
+        """C, the number of probabilities for one picture."""
         return len(self.labels)
 
     @property
     def precision(self) -> Literal["int8", "fp16", "fp32"]:
-        """What the graph mostly computes in."""
+        """The number format of most of the graph's arithmetic."""
         if self.quantization is not None:
             return "int8"
         return "fp32" if self.half_precision is None else "fp16"
@@ -308,7 +308,7 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _check_precision(self) -> Self:
         if self.quantization is not None and self.half_precision is not None:
-            raise ValueError("quantization and half_precision exclude each other")
+            raise ValueError("quantization and half_precision cannot both be set")
         return self
 
     @model_validator(mode="after")
@@ -318,13 +318,13 @@ class Manifest(_Strict):
         if tensor.shape[1:] != expected:
             raise ValueError(f"graph.input.shape must be (null or 1, {expected}) for the crop size")
         if self.preprocessing.in_graph != (tensor.dtype == "uint8"):
-            raise ValueError("graph.input.dtype is uint8 exactly where preprocessing is in_graph")
+            raise ValueError("graph.input.dtype must be uint8 if and only if in_graph is true")
         return self
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
         if [label.index for label in self.labels] != list(range(len(self.labels))):
-            raise ValueError("labels: one for each class index, 0 upwards, in order")
+            raise ValueError("labels: the indices must be 0, 1, 2, ... in this order")
         # ImageNet has two cranes and two maillots; their synsets tell them apart.
         keys = Counter((label.name, label.synset) for label in self.labels)
         twice = [name for (name, _), count in keys.items() if count > 1]
@@ -338,15 +338,22 @@ class Manifest(_Strict):
         listed.update({example.file: example.sha256 for example in self.golden})
         for path, digest in listed.items():
             if self.files.get(path) != digest:
-                raise ValueError(f"files: {path} is missing or has another digest there")
+                raise ValueError(f"files: {path} is missing or its digest differs")
         if self.files.keys() & {MANIFEST_FILE, SEAL_FILE}:
-            raise ValueError("files: the manifest and its digest cannot be listed")
+            raise ValueError("files: the manifest and its digest must not be listed")
+
         for example in self.golden:
             for prediction in example.top5:
                 if prediction.index >= self.n_classes:
-                    raise ValueError(f"golden: {example.file} names class {prediction.index}")
+                    raise ValueError(
+                        f"golden: {example.file} has class {prediction.index}, "
+                        f"there are {self.n_classes} labels"
+                    )
                 if prediction.label != self.labels[prediction.index].name:
-                    raise ValueError(f"golden: {example.file} and labels disagree on a name")
+                    raise ValueError(
+                        f"golden: {example.file} names class {prediction.index} "
+                        f"{prediction.label!r}, which is not its label"
+                    )
         return self
 
 
@@ -354,7 +361,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
     """Parses and checks the text of a manifest.
 
     Raises:
-        ManifestInvalid: naming the first field that is wrong.
+        ManifestInvalid: a field is wrong; the message names the first one.
     """
     try:
         return Manifest.model_validate_json(text)

@@ -1,7 +1,6 @@
-"""From a graph's outputs to labelled predictions, and the golden comparison.
+"""From a graph's outputs to labelled predictions, and the comparison with golden examples.
 
-This is the last step of every answer, of every evaluation and of every golden example, so that all
-three mean the same by a prediction.
+Answers, evaluations and golden examples all end here, so a prediction means the same in each.
 
 Shapes: C classes.
 """
@@ -20,12 +19,12 @@ from contract.manifest import GoldenExample, Interface
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class a picture may show.
+    """One class that a picture may show.
 
     Attributes:
-        label: human name of the class.
-        index: position in the output vector.
-        synset: WordNet id, where the model's labels have one.
+        label: the name of the class.
+        index: its position in the output vector.
+        synset: its WordNet id, None if the model's labels have none.
         probability: 0..1.
     """
 
@@ -39,12 +38,12 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArra
     """Turns the graph's score output into probabilities.
 
     Args:
-        scores: float32, shape (..., C): the output `manifest.graph.scores`.
-        manifest: says whether these are probabilities already; a graph that answers logits gets
-            softmax with the calibration's temperature.
+        scores: float32, shape (..., C), from the output `manifest.graph.scores`.
+        manifest: says whether the scores are probabilities or logits. Logits get softmax with the
+            calibration's temperature.
 
     Returns:
-        float32, shape (..., C), each row summing to 1.
+        float32, shape (..., C); each row sums to 1.
     """
     if manifest.graph.scores.kind == "probabilities":
         return scores
@@ -54,17 +53,17 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArra
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
     """Returns f_j(z) = exp(z_j / T) / sum_k exp(z_k / T) over the last axis.
 
-    Shifted by the maximum, so that no finite input overflows.
+    Finite logits never overflow.
 
     Args:
         logits: float, shape (..., C), any finite values.
-        temperature: > 0; above 1 flattens, below 1 sharpens (Guo et al. 2017, arXiv:1706.04599).
+        temperature: > 0. Above 1 flattens, below 1 sharpens (Guo et al. 2017, arXiv:1706.04599).
 
     Returns:
-        Probabilities, float32, shape (..., C), each in [0, 1], summing to 1.
+        float32, shape (..., C), each in [0, 1]; each row sums to 1.
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))  # exponents are 0 at most
     probabilities: NDArray[np.float64] = scaled / scaled.sum(axis=-1, keepdims=True)
     return probabilities.astype(np.float32)
 
@@ -76,12 +75,12 @@ def to_predictions(
 
     Args:
         probabilities: float32, shape (C,).
-        manifest: whose labels name the classes.
-        k: how many at most.
+        manifest: its labels name the classes.
+        k: the largest number of predictions.
         min_probability: classes below it are left out.
 
     Returns:
-        Most probable first.
+        The predictions, most probable first.
     """
     return [
         Prediction(manifest.labels[index].name, index, manifest.labels[index].synset, probability)
@@ -96,18 +95,22 @@ def top_k(
 
     Args:
         probabilities: float32, shape (C,), finite.
-        k: how many at most; values above C mean C.
-        min_probability: classes below it are left out, so that the list may be shorter or empty.
+        k: the largest number of classes; values above C mean C.
+        min_probability: classes below it are left out, so the list can be shorter or empty.
 
     Returns:
-        (class index, probability) pairs; equal probabilities in order of their index.
+        (class index, probability) pairs. Equal probabilities are ordered by class index.
     """
     k = max(k, 0)
-    if k < len(probabilities) / 8:  # sorting all of them to use five costs more than the rest
+
+    # Most callers want 5 of 1,000 classes. Sorting all of them would cost more than the rest.
+    if k < len(probabilities) / 8:
         least = np.partition(probabilities, len(probabilities) - max(k, 1))[-max(k, 1)]
-        candidates = np.flatnonzero(probabilities >= least)  # more than k where some are equal
+        candidates = np.flatnonzero(probabilities >= least)  # more than k if some are equal
     else:
         candidates = np.arange(len(probabilities))
+
+    # A stable sort keeps equal probabilities in the order of their indices.
     order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:k]  # (k,)
     pairs = ((int(index), float(probabilities[index])) for index in order)
     return [(index, value) for index, value in pairs if value >= min_probability]
@@ -117,22 +120,23 @@ def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.fl
     """Compares an answer with a golden example.
 
     Args:
-        example: the expected predictions and how far a probability may be off.
-        answer: float32, shape (C,): the probabilities of the example's picture.
+        example: the expected predictions and the tolerance.
+        answer: float32, shape (C,): the probabilities for the example's picture.
 
     Returns:
-        The largest difference of an expected probability.
+        The largest difference in an expected probability.
 
     Raises:
-        GoldenMismatch: the answer has too few classes or a number that is not finite, a
-            probability is off by more than the tolerance, or another class is first and ahead of
-            the expected first one by more than the tolerance.
+        GoldenMismatch: the answer has too few classes or a value that is not finite, a probability
+            differs by more than the tolerance, or another class leads the expected first one by
+            more than the tolerance.
     """
     values = np.asarray(answer)
     if not np.isfinite(values).all():
-        raise GoldenMismatch(f"{example.file}: the answer is not finite")
+        raise GoldenMismatch(f"{example.file}: the answer has a value that is not finite")
     if max(p.index for p in example.top5) >= len(values):
-        raise GoldenMismatch(f"{example.file}: the answer has {len(values)} classes only")
+        raise GoldenMismatch(f"{example.file}: the answer has only {len(values)} classes")
+
     differences = {p.index: abs(float(values[p.index]) - p.probability) for p in example.top5}
     worst = max(differences.values())
     if worst > example.tolerance:
@@ -140,8 +144,11 @@ def check_golden(example: GoldenExample, answer: Sequence[float] | NDArray[np.fl
             f"{example.file}: a probability differs by {worst:.4f}, "
             f"the tolerance is {example.tolerance:g}"
         )
+
+    # Two classes that are nearly equal may change places on another processor.
     first = example.top5[0]
     best = int(values.argmax())
     if best != first.index and float(values[best]) - first.probability > example.tolerance:
-        raise GoldenMismatch(f"{example.file}: class {best} is first, {first.label!r} was expected")
+        raise GoldenMismatch(f"{example.file}: class {best} is first, expected {first.label!r}")
+
     return worst

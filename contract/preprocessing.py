@@ -1,11 +1,12 @@
 """From an image file to the input tensor of a graph, as timm's evaluation transform makes it.
 
 timm (`timm.data.create_transform`, is_training=False, crop_mode "center" or "squash") decodes with
-Pillow, resizes the whole picture and cuts out the middle. `reference_input` gives its very pixels,
-on every machine: golden examples and parity are judged by them. `read_input`, which answers
-requests, takes the short way: a JPEG is decoded at a reduced size where that is still twice what is
-needed (`contract.images.jpeg`), and only what the crop shows is resized (`contract.images.resampling`).
-docs/decisions/0022 has what that saves and what it changes.
+Pillow, resizes the whole picture and cuts out the middle. There are two ways to do the same here:
+
+- `reference_input` gives exactly timm's pixels on every machine. Golden examples and parity use it.
+- `read_input` answers requests and is faster. It decodes a JPEG at a reduced size if that leaves
+  twice the pixels needed (`contract.images.jpeg`), and resizes only the part inside the crop
+  (`contract.images.resampling`). docs/decisions/0022 says what this saves and what it changes.
 
 Shapes: S = crop_size_px, N = batch.
 """
@@ -35,85 +36,96 @@ INTERPOLATIONS: Final = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# Pillow resizes columns first, then rows, except that Pillow 13 may turn this round for pictures
-# twice as high as wide or more, and for distorting ones.
+# Pillow resizes columns first, then rows. Pillow 13 may do the rows first if a picture is at least
+# twice as high as wide, or if its sides are scaled differently.
 _MAX_COLUMNS_FIRST: Final = 1.75
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the shorter side keeps this many times
-# resize_size_px; less moves probabilities twice as far and saves little (docs/decisions/0022).
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the shorter side is still this many times
+# resize_size_px. With less, probabilities change twice as much for little gain (docs/decisions/0022).
 _REDUCED_MARGIN: Final = 2.0
 
 MAX_SHORTCUT_DIFFERENCE: Final = 8.0
-"""How far, of 255, `read_input` may be from the reference in the mean of a golden picture. Photographs
-differ by 0.004, reduced ones by 0.5; swapped channels or a shifted crop by 20 and more."""
+"""Largest mean difference, in steps of 255, between `read_input` and the reference for one picture.
+
+Photographs differ by 0.004, or by 0.5 if they are decoded at a reduced size. Swapped channels or a
+shifted crop differ by 20 or more.
+"""
 
 
 def read_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
-    """Prepares an image file as one row of the graph's input: every answer begins with this.
+    """Prepares an image file as one row of the graph's input, the fast way.
 
     Args:
         data: the whole file.
         manifest: its `preprocessing` and the dtype and layout of `graph.input` decide the result.
-        limits: how much the picture may cost.
+        limits: limits on the picture; the defaults of `ImageLimits` if not given.
 
     Returns:
-        As `to_input`.
+        One row, as from `to_input`.
 
     Raises:
-        ImageError: the file is not an acceptable picture; see `contract.images.decode`.
+        ImageError: the file cannot be accepted, for the reasons that `contract.images.decode` lists.
     """
     return to_row(read_pixels(data, manifest.preprocessing, limits), manifest)
 
 
 def reference_input(data: bytes, manifest: Interface, limits: ImageLimits | None = None) -> Tensor:
-    """Prepares an image file with timm's very pixels, by Pillow alone: `read_input` the long way."""
+    """Does what `read_input` does with Pillow alone and gives exactly timm's pixels."""
     return to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
 
 
 def golden_input(data: bytes, manifest: Interface) -> Tensor:
-    """Prepares a golden picture by the reference and compares the short way with it.
+    """Prepares a golden picture with the reference and checks that the fast way agrees.
+
+    Returns:
+        One row, as from `reference_input`.
 
     Raises:
-        ImageError: the file is not an acceptable picture.
-        GoldenMismatch: this machine prepares requests otherwise than the reference.
+        ImageError: the file cannot be accepted.
+        GoldenMismatch: on this machine the fast way differs from the reference by more than
+            `MAX_SHORTCUT_DIFFERENCE`.
     """
     spec = manifest.preprocessing
     pixels = reference_pixels(decode(data), spec)  # (S, S, 3)
-    shortcut = resize_and_crop(decode_file(inspect(data), spec), spec)
+    shortcut = resize_and_crop(decode_file(inspect(data), spec), spec)  # (S, S, 3)
     difference = float(np.abs(shortcut.astype(np.float32) - pixels).mean())
     if difference > MAX_SHORTCUT_DIFFERENCE:
-        raise GoldenMismatch(f"pixels are prepared {difference:.1f} of 255 off the reference")
+        raise GoldenMismatch(
+            f"prepared pixels differ from the reference by {difference:.1f} of 255, "
+            f"the limit is {MAX_SHORTCUT_DIFFERENCE:g}"
+        )
     return to_row(pixels, manifest)
 
 
 def read_pixels(
     data: bytes, spec: Preprocessing, limits: ImageLimits | None = None
 ) -> NDArray[np.uint8]:
-    """Decodes an image file and cuts out what a graph sees: `read_input` before `to_row`.
+    """Decodes an image file, resizes it and crops it: `read_input` without the last step, `to_row`.
 
     Returns:
         uint8, shape (S, S, 3), 0..255.
 
     Raises:
-        ImageError: the file is not an acceptable picture.
+        ImageError: the file cannot be accepted.
     """
     return resize_and_crop(decode_for(data, spec, limits), spec)
 
 
 def decode_for(data: bytes, spec: Preprocessing, limits: ImageLimits | None = None) -> Picture:
-    """Inspects an image file and decodes it as `decode_file` does."""
+    """Inspects an image file and decodes it with `decode_file`."""
     return decode_file(inspect(data, limits), spec)
 
 
 def decode_file(file: ImageFile, spec: Preprocessing) -> Picture:
-    """Decodes an image file no larger than `spec` needs it; then `to_input` makes the graph's input.
+    """Decodes an image file, at a reduced size if that is enough for `spec`.
 
     Args:
         file: from `contract.images.inspect`.
-        spec: its `resize_size_px` decides.
+        spec: its `resize_size_px` decides how much a JPEG is reduced.
 
     Raises:
-        ImageError: the file is not an acceptable picture; see `contract.images.decode_reduced`.
+        ImageError: the file cannot be accepted, for the reasons that
+            `contract.images.decode_reduced` lists.
     """
     return decode_reduced(file, math.ceil(_REDUCED_MARGIN * spec.resize_size_px))
 
@@ -126,14 +138,14 @@ def to_input(picture: Picture | Image.Image, manifest: Interface) -> Tensor:
         manifest: its `preprocessing` and the dtype and layout of `graph.input` decide the result.
 
     Returns:
-        uint8 (S, S, 3) or (3, S, S), 0..255, where the graph normalises by itself; otherwise
-        float32 of the same shapes, (value / 255 - mean) / std.
+        Shape (S, S, 3) for NHWC, (3, S, S) for NCHW. If the graph normalises, uint8, 0..255;
+        otherwise float32, (value / 255 - mean) / std.
     """
     return to_row(resize_and_crop(picture, manifest.preprocessing), manifest)
 
 
 def to_row(pixels: NDArray[np.uint8], manifest: Interface) -> Tensor:
-    """Returns pixels, uint8 (S, S, 3), in the dtype and layout of a graph's input; see `to_input`."""
+    """Converts pixels, uint8 (S, S, 3), to a row as from `to_input`."""
     spec, channels_first = manifest.preprocessing, manifest.graph.input.layout == "NCHW"
     if channels_first:
         pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, S, S)
@@ -148,23 +160,26 @@ def resize_and_crop(picture: Picture | Image.Image, spec: Preprocessing) -> NDAr
         spec: resize mode and size, crop size and interpolation.
 
     Returns:
-        uint8, shape (S, S, 3), 0..255: the pixels timm's evaluation transform gives, but for
-        rounding and for what a reduced decoding changed.
+        uint8, shape (S, S, 3), 0..255. Equal to timm's evaluation transform except for rounding and
+        the effect of decoding at a reduced size.
     """
     if isinstance(picture, Image.Image):
         picture = Picture(picture, picture.size)
     size, crop_px = resized_size(picture.size, spec), spec.crop_size_px
+
+    # `resize_part` works columns first and cannot do "nearest". Pillow does the rest.
     if not _columns_first(size_of(picture.pixels), spec) or spec.interpolation == "nearest":
         left, top = picture.corner
         width, height = (side / picture.reduction for side in picture.size)
         whole = (left, top, left + width, top + height)
         return _resize_whole(as_image(picture.pixels), size, spec, whole)
-    across, down = (_shown(picture, size, axis, crop_px) for axis in (0, 1))
+
+    across, down = (_crop_span(picture, size, axis, crop_px) for axis in (0, 1))
     return resize_part(picture.pixels, across, down, crop_px, spec.interpolation)
 
 
 def reference_pixels(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
-    """Resizes a picture and cuts out the middle, to the very pixels of timm's transform.
+    """Resizes a picture and cuts out the middle, with exactly the pixels of timm's transform.
 
     Args:
         image: mode RGB, any size.
@@ -176,9 +191,11 @@ def reference_pixels(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint
     width, height = resized_size(image.size, spec)
     if not _columns_first(image.size, spec):
         return _resize_whole(image, (width, height), spec)
+
+    # Pillow resizes in two passes, columns first. Cropping between them saves work in the second
+    # pass and changes no pixel.
     crop, method = spec.crop_size_px, INTERPOLATIONS[spec.interpolation]
     left, top = _crop_offset(width, crop), _crop_offset(height, crop)
-    # The columns outside of the crop are dropped between Pillow's two passes.
     columns = image.resize((width, image.height), method).crop((left, 0, left + crop, image.height))
     return np.asarray(columns.resize((crop, height), method).crop((0, top, crop, top + crop)))
 
@@ -200,18 +217,18 @@ def _resize_whole(
     return np.asarray(resized.crop((left, top, left + crop, top + crop)))  # (S, S, 3)
 
 
-def _shown(picture: Picture, resized: tuple[int, int], axis: int, crop_px: int) -> Span:
-    """Returns what the crop shows of one side of the decoded pixels."""
+def _crop_span(picture: Picture, resized: tuple[int, int], axis: int, crop_px: int) -> Span:
+    # The crop on one axis, in decoded pixels: a step is one pixel of the resized picture.
     step = picture.size[axis] / (resized[axis] * picture.reduction)
     start = picture.corner[axis] + _crop_offset(resized[axis], crop_px) * step
     return Span(start, min(start + crop_px * step, size_of(picture.pixels)[axis]))
 
 
 def resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
-    """Returns the whole-pixel (width, height) before the crop.
+    """Returns (width, height) in pixels after resizing, before the crop.
 
-    "shortest_side": the shorter side becomes resize_size_px and the longer one is scaled and
-    truncated (torchvision `Resize`); "squash": both sides become resize_size_px.
+    "shortest_side": the shorter side becomes resize_size_px; the longer one is scaled and truncated
+    to a whole number (torchvision's `Resize`). "squash": both sides become resize_size_px.
     """
     target = spec.resize_size_px
     if spec.resize_mode == "squash":
@@ -234,8 +251,9 @@ def _crop_offset(side: int, crop: int) -> int:
 def _normalise(
     pixels: NDArray[np.uint8], spec: Preprocessing, *, channels_first: bool
 ) -> NDArray[np.float32]:
-    # One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift. NumPy is thirteen
-    # times as fast where many values in a row have the same factor, or one each, as with three.
+    # One multiplication and one addition per value: (x / 255 - mean) / std = x * scale + shift.
+    # NumPy is 13 times as fast with a long run of equal factors, or with one factor for each value,
+    # as when it repeats three factors along the last axis.
     std = np.array(spec.std)
     scale = (1.0 / (255.0 * std)).astype(np.float32)  # (3,)
     shift = (-np.array(spec.mean) / std).astype(np.float32)  # (3,)

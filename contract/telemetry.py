@@ -1,9 +1,9 @@
 """Switches off the usage reporting of onnxruntime before it is imported.
 
-onnxruntime's Linux wheel reports to its maker unless ORT_DISABLE_TELEMETRY is in the environment at
-import time (see docs/decisions/0011-no-telemetry.md). convserve sends nothing, so every entry point
-calls this first. So do the two functions that import the runtime, once, for programs that enter
-elsewhere, such as `uvicorn service.app:create_app`.
+onnxruntime's Linux wheel sends usage data to its maker unless ORT_DISABLE_TELEMETRY is set when it
+is imported (docs/decisions/0011-no-telemetry.md). Every entry point calls this function first. So do
+the two functions that import onnxruntime, for programs without one of our entry points, such as
+`uvicorn service.app:create_app`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ _SWITCH: Final = "ORT_DISABLE_TELEMETRY"
 
 
 def disable_runtime_telemetry() -> None:
-    """Puts ORT_DISABLE_TELEMETRY=1 into this process's environment, whatever it held before.
-
-    Writes nothing where it is there already: native code of other threads may be reading the
-    environment, which is not safe beside a write.
-    """
+    """Sets ORT_DISABLE_TELEMETRY=1 in this process's environment, whatever its value was."""
+    # Do not write it twice: native code on another thread could be reading the environment, and
+    # that is not safe during a write.
     if os.environ.get(_SWITCH) != "1":
         os.environ[_SWITCH] = "1"

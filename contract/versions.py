@@ -1,9 +1,9 @@
 """The model repository on disk: `<models>/<name>/<version>/` with a manifest and the files it lists.
 
-A version is immutable. `manifest.sha256` holds the digest of `manifest.json`, which holds those of
-every other file. Reading a version checks them all and hands out the very bytes that were hashed, so
-that nothing can be swapped between check and use. Links, special files and anything the manifest
-does not list are refused.
+A version is immutable. `manifest.sha256` holds the digest of `manifest.json`, which holds the digests
+of all other files. Reading a version verifies every digest and returns the bytes that were hashed, so
+a file cannot be swapped between check and use. Links, special files and files that the manifest does
+not list are refused.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import Final
 from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.manifest import MANIFEST_FILE, SEAL_FILE, Manifest, dump_manifest, parse_manifest
 
-_NUMBER: Final = re.compile(r"[1-9][0-9]*")  # "01" would be read from the folder "1"
+_NUMBER: Final = re.compile(r"[1-9][0-9]*")  # not "01": version 1 is read from the folder "1"
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version whose files all match its manifest.
+    """A version whose files all match its manifest.
 
     Attributes:
         manifest: the parsed manifest.
-        manifest_sha256: digest of the manifest file, which through its `files` covers everything.
-        contents: the bytes of every listed file, by its path relative to the version's folder.
+        manifest_sha256: the digest of the manifest file, 64 hexadecimal digits. It identifies the
+            whole version, because the manifest holds the digests of all files.
+        contents: the bytes of each listed file, by its path relative to the version's folder.
     """
 
     manifest: Manifest
@@ -44,10 +45,9 @@ class Version:
 
 
 def find_versions(models_dir: Path) -> dict[str, list[int]]:
-    """Returns the version numbers of each model name, ascending, without reading any of them.
+    """Returns the version numbers of each model name, ascending. Reads no file.
 
-    Names that begin with a dot (publishing in progress) and folders without a manifest are not
-    versions.
+    Skips names that begin with a dot (publishing in progress) and folders without a manifest.
     """
     found: dict[str, list[int]] = {}
     for manifest in sorted(models_dir.glob(f"*/*/{MANIFEST_FILE}")):
@@ -58,20 +58,22 @@ def find_versions(models_dir: Path) -> dict[str, list[int]]:
 
 
 def read_version(models_dir: Path, name: str, version: int) -> Version:
-    """Reads one version completely and checks it against its manifest.
+    """Reads one version completely and verifies its files against its manifest.
 
     Raises:
         ManifestInvalid: the manifest is missing or wrong, or describes another name or version.
-        VersionCorrupt: a file is missing, extra, not a regular file, or has another digest.
+        VersionCorrupt: a file is missing, extra, not a regular file, or has the wrong digest.
     """
     folder = models_dir / name / str(version)
     where = f"{name}/{version}"
+
     if folder.is_symlink():
         raise VersionCorrupt(f"{where}: the folder is a link")
     present = _regular_files(folder, where)
     if MANIFEST_FILE not in present:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")
-    text = _read_sealed(folder, where)
+
+    text = _read_manifest(folder, where)
     try:
         manifest = parse_manifest(text)
     except ManifestInvalid as error:
@@ -79,17 +81,18 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     if (manifest.name, manifest.version) != (name, version):
         described = f"{manifest.name}/{manifest.version}"
         raise ManifestInvalid(f"{where}: the manifest describes {described}")
+
     extra = present - manifest.files.keys() - {MANIFEST_FILE, SEAL_FILE}
     if extra:
         raise VersionCorrupt(f"{where}: {min(extra)} is not listed in the manifest")
     contents = {
-        path: _read_checked(folder, path, digest, where) for path, digest in manifest.files.items()
+        path: _read_verified(folder, path, digest, where) for path, digest in manifest.files.items()
     }
     return Version(manifest, sha256(text), MappingProxyType(contents))
 
 
 def manifest_files(manifest: Manifest) -> dict[str, bytes]:
-    """Returns the manifest and its digest as the two files that a version's folder holds."""
+    """Returns the contents of manifest.json and manifest.sha256, by file name."""
     text = dump_manifest(manifest).encode()
     return {MANIFEST_FILE: text, SEAL_FILE: seal(text)}
 
@@ -104,27 +107,28 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read_sealed(folder: Path, where: str) -> bytes:
+def _read_manifest(folder: Path, where: str) -> bytes:
     try:
         text = (folder / MANIFEST_FILE).read_bytes()
     except OSError as error:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is unreadable") from error
+
     try:
         sealed = (folder / SEAL_FILE).read_bytes()
     except OSError as error:
         raise VersionCorrupt(f"{where}: {SEAL_FILE} is missing or unreadable") from error
     if sealed != seal(text):
         raise VersionCorrupt(
-            f"{where}: {MANIFEST_FILE} is not the file that was published ({SEAL_FILE})"
+            f"{where}: {MANIFEST_FILE} is not the file that was published ({SEAL_FILE} differs)"
         )
+
     return text
 
 
 def _regular_files(folder: Path, where: str) -> set[str]:
-    """Lists the folder's files, refusing links and anything that is neither file nor folder."""
     found: set[str] = set()
     for path in folder.rglob("*"):
-        mode = path.lstat().st_mode
+        mode = path.lstat().st_mode  # of a link itself, not of its target
         relative = path.relative_to(folder).as_posix()
         if stat.S_ISREG(mode):
             found.add(relative)
@@ -133,11 +137,13 @@ def _regular_files(folder: Path, where: str) -> set[str]:
     return found
 
 
-def _read_checked(folder: Path, path: str, digest: str, where: str) -> bytes:
+def _read_verified(folder: Path, path: str, digest: str, where: str) -> bytes:
     try:
         data = (folder / path).read_bytes()
     except OSError as error:
         raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
     if sha256(data) != digest:
-        raise VersionCorrupt(f"{where}: {path} is not the file that was published (SHA-256)")
+        raise VersionCorrupt(
+            f"{where}: {path} is not the file that was published (SHA-256 differs)"
+        )
     return data

@@ -1,7 +1,7 @@
-"""From the bytes of an upload to pixels, and what is refused on the way.
+"""From the bytes of an upload to pixels, with limits on what is accepted.
 
-`decode` gives the whole picture. What answers requests calls `inspect` first, which costs
-microseconds, and hands its result on to `decode_reduced`, so that a header is read once.
+`decode` gives the whole picture. Requests are answered in two steps: `inspect` reads the header in
+microseconds, and `decode_reduced` decodes its result without reading the header again.
 """
 
 from contract.images.decoding import (

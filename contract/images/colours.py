@@ -1,8 +1,8 @@
 """Turns a decoded image of any mode into RGB.
 
-- Grey and 1-bit: the value repeated in three channels; 16-bit: scaled by 1/257, not clipped.
+- Grey and 1-bit: the value is repeated in three channels. 16-bit is scaled by 1/257, not clipped.
 - Palette and alpha: composed over `BACKGROUND`.
-- CMYK: converted by Pillow, with Adobe's inversion where the file declares it.
+- CMYK: converted by Pillow, with Adobe's inversion if the file declares it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 
 BACKGROUND: Final = (255, 255, 255)
-"""Colour behind transparent pixels: white, as product photos and documents assume."""
+"""Colour behind transparent pixels. Product photos and documents assume white."""
 
-_STRIP_PIXELS: Final = 1 << 20  # converted at once, so that no second full-size copy exists
+_STRIP_PIXELS: Final = 1 << 20  # converted at a time, to avoid a second full-size copy
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a loaded image of any mode to RGB as the module docstring says.
+    """Converts a loaded image of any mode to RGB by the rules above.
 
     Returns:
-        Mode RGB, uint8, the same size; the image itself where it already is RGB.
+        Mode RGB, uint8, the same size. An image that is already RGB is returned unchanged.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -55,7 +55,7 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Scales 16-bit (or wider) grey to 8 bits; plain `convert` would clip everything above 255."""
+    # `Image.convert` would clip everything above 255.
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
     grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)

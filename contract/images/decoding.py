@@ -1,16 +1,11 @@
-"""Turns the bytes of an image file into upright RGB pixels, or into one of our errors.
+"""Turns the bytes of an image file into upright RGB pixels, or raises an `ImageError`.
 
-The magic bytes decide the format; names and media types are never trusted. `inspect` reads the header
-once and judges size and aspect; what else a picture would cost is judged when it is to be decoded,
-still before a decoder allocates anything. The decoder is given only what makes pixels
-(`contract.images.stripping`). Whatever it raises becomes an `ImageError`, and an
-image object that raised is never touched again: a second `load()` after a failed one can answer
-with black pixels and no error.
+The magic bytes decide the format; names and media types are never trusted. Size and aspect ratio are
+checked with the header, other costs just before decoding, when nothing is allocated yet. A decoder
+gets only the parts of the file that make pixels (`contract.images.stripping`).
 
-What every picture becomes, whatever it was stored as:
-
-- the first frame of an animation; EXIF orientation applied; ICC profiles ignored;
-- RGB as `contract.images.colours` says: grey repeated, palette and alpha composed over white.
+The result is the first frame, with the EXIF orientation applied and ICC profiles ignored, in RGB
+(`contract.images.colours`).
 """
 
 from __future__ import annotations
@@ -46,7 +41,7 @@ from contract.images.stripping import (
     strip_png,
 )
 
-# EXIF 2.32, 4.6.4: what undoes each stored orientation.
+# EXIF 2.32, 4.6.4: the operation that undoes each stored orientation.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,25 +51,27 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_TURNED: Final = frozenset({5, 6, 7, 8})  # these exchange width and height
-_MIRRORED_ACROSS: Final = frozenset({2, 3, 6, 7})  # these put what was stored last at the left
-_MIRRORED_DOWN: Final = frozenset({3, 4, 7, 8})  # and these at the top
+_TURNED: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
+_MIRRORED_ACROSS: Final = frozenset(
+    {2, 3, 6, 7}
+)  # these move the last stored column or row to the left
+_MIRRORED_DOWN: Final = frozenset({3, 4, 7, 8})  # these move it to the top
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """How much one picture may cost.
+    """Limits on one picture.
 
     Attributes:
-        max_pixels: width x height of the stored picture. 50 million admits 48-megapixel phones.
-        max_webp_pixels: the same for WebP, whose decoder needs 16 bytes a pixel (250 MB for 16
-            megapixels) and holds the interpreter lock for up to 5 ms a megapixel.
+        max_pixels: width x height of the stored picture. 50 million allows 48-megapixel phones.
+        max_webp_pixels: the same for WebP. Its decoder needs 16 bytes per pixel (250 MB for 16
+            megapixels) and holds the interpreter lock for up to 5 ms per megapixel.
         max_rle_pixels: the same for run-length encoded BMP, which Pillow decodes in Python.
-        min_side_px: the shorter side at least.
-        max_aspect: longer side / shorter side at most.
-        max_jpeg_scans: scans of a progressive JPEG at most; real ones have 10 to 20.
-        max_jpeg_scan_pixels: scans x width x height at most, which is what a JPEG costs (about 2 s
-            for a billion); 48 megapixels in 20 scans are just within.
+        min_side_px: smallest length of the shorter side, in pixels.
+        max_aspect: largest ratio of the longer side to the shorter one.
+        max_jpeg_scans: most scans of a progressive JPEG. Real ones have 10 to 20.
+        max_jpeg_scan_pixels: largest scans x width x height. Decoding time is proportional to it,
+            about 2 s for a billion. 48 megapixels in 20 scans are just allowed.
     """
 
     max_pixels: int = 50_000_000
@@ -94,15 +91,15 @@ class Decoder(Generic[H]):
     """One accepted format: how to recognise it, read its header and decode it.
 
     Attributes:
-        name: as in messages and metrics.
-        media_type: what a client calls it.
-        magic: says whether a file begins as this format does.
+        name: the format in messages and metrics, such as "jpeg".
+        media_type: the format in HTTP, such as "image/jpeg".
+        magic: whether a file starts with the magic bytes of this format.
         read: reads the header of a file; calls back as soon as it knows the size.
-        plugins: Pillow's names of the readers that may see the file.
-        check: refuses what would cost too much, before anything is decoded.
-        strip: leaves only what makes pixels; None where Pillow passes over the rest cheaply.
-        verify: refuses a decoded picture that lost rows without the decoder saying so; gets the
-            stripped file.
+        plugins: the Pillow plugins that may read the file.
+        check: raises if decoding would cost too much.
+        strip: keeps only the parts that make pixels; None if Pillow skips the rest cheaply.
+        verify: raises if the decoded picture misses rows although the decoder reported no error;
+            gets the stripped file.
     """
 
     name: str
@@ -117,16 +114,16 @@ class Decoder(Generic[H]):
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file of an accepted format whose header was read and whose declared size is acceptable.
+    """A file of an accepted format whose declared size is within the limits.
 
-    Comes from `inspect` and goes to `decode_reduced`. It holds the bytes and the limits, so that no
-    other bytes can be decoded by this header and none without having been judged.
+    `inspect` returns it and `decode_reduced` takes it. Bytes, header and limits stay together, so
+    nothing can be decoded with another file's header or without the checks.
 
     Attributes:
         data: the whole file.
-        limits: how much the picture may cost.
-        decoder: of its format.
-        header: what its header says.
+        limits: the limits it was checked against.
+        decoder: the decoder of its format.
+        header: the parsed header.
     """
 
     data: bytes = field(repr=False)
@@ -134,11 +131,11 @@ class ImageFile:
     decoder: Decoder[Any] = field(repr=False)
     header: Header
 
-    def essentials(self) -> StrippedFile:
-        """Returns what is left of the file for a decoder to see.
+    def stripped(self) -> StrippedFile:
+        """Returns the part of the file that a decoder gets.
 
         Raises:
-            ImageError: as the functions of `contract.images.stripping`.
+            ImageError: `contract.images.stripping` refuses the file.
         """
         if self.decoder.strip is None:
             return StrippedFile(self.data)
@@ -147,15 +144,15 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture, perhaps a reduced copy.
+    """A decoded picture, at full or reduced size.
 
     Attributes:
         pixels: upright RGB.
-        size: (width, height) of the whole picture, upright.
-        reduction: 1, 2, 4 or 8: how many pixels of the whole become one of `pixels`. A side that it
-            does not divide is rounded up.
-        corner: where in `pixels` the whole begins, (x, y): not at (0, 0) where orientation turned a
-            side that was rounded up to the front.
+        size: upright (width, height) at full size, in pixels.
+        reduction: 1, 2, 4 or 8: the full size divided by the size of `pixels`. Sides that are not
+            divisible are rounded up.
+        corner: (x, y) in `pixels` where the picture starts. Rounding up pads a side at its end, and
+            undoing the orientation can move that end to the left or to the top.
     """
 
     pixels: Pixels
@@ -164,9 +161,7 @@ class Picture:
     corner: tuple[float, float] = (0.0, 0.0)
 
 
-def _only_size(size_in: Callable[[bytes], Size | None]) -> Callable[[bytes, CheckSize], Header]:
-    """Makes a reader of headers whose size has a fixed place."""
-
+def _size_reader(size_in: Callable[[bytes], Size | None]) -> Callable[[bytes, CheckSize], Header]:
     def read(data: bytes, check_size: CheckSize) -> Header:
         size = size_in(data)
         if size is not None:
@@ -180,6 +175,7 @@ def _check_jpeg(data: bytes, header: JpegHeader, limits: ImageLimits) -> None:
     size = header.size
     if size is None and (size := headers.late_jpeg_size(data)) is not None:
         _check_size(size, limits)
+
     width, height = size or (1, 1)
     affordable = max(1, limits.max_jpeg_scan_pixels // (width * height))
     allowed = min(limits.max_jpeg_scans, affordable)
@@ -202,9 +198,9 @@ def _check_bmp(data: bytes, header: Header, limits: ImageLimits) -> None:
 
 
 def _verify_png(data: bytes, image: Image.Image) -> None:
+    # Pillow leaves missing rows at zero, so a last row with any bit set came from the file. With
+    # Adam7 other rows come later in the file. Counting all rows is too expensive to do it always.
     last_row = image.crop((0, image.height - 1, image.width, image.height))
-    # Memory is zeroed before decoding, so a last row with any bit set was in the file; with Adam7
-    # other rows come later in the file. Counting all rows costs too much to do it always.
     if (headers.png_is_interlaced(data) or not any(last_row.tobytes())) and not png_has_all_rows(
         data
     ):
@@ -217,7 +213,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         "image/jpeg",
         lambda data: data.startswith(b"\xff\xd8\xff"),
         headers.read_jpeg,
-        ("JPEG",),  # also phones' multi-picture files (MPO), whose index is stripped
+        ("JPEG",),  # also multi-picture files (MPO) of phones, because their index is stripped
         _check_jpeg,
         strip_jpeg,
     ),
@@ -225,7 +221,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         "png",
         "image/png",
         lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
-        _only_size(headers.png_size),
+        _size_reader(headers.png_size),
         ("PNG",),
         strip=lambda data, _: strip_png(data),
         verify=_verify_png,
@@ -234,7 +230,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         "webp",
         "image/webp",
         lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
-        _only_size(headers.webp_size),
+        _size_reader(headers.webp_size),
         ("WEBP",),
         _check_webp,
     ),
@@ -242,7 +238,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         "gif",
         "image/gif",
         lambda data: data.startswith((b"GIF87a", b"GIF89a")),
-        _only_size(headers.gif_size),
+        _size_reader(headers.gif_size),
         ("GIF",),
         strip=lambda data, _: strip_gif(data),
     ),
@@ -250,7 +246,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         "bmp",
         "image/bmp",
         lambda data: data.startswith(b"BM"),
-        _only_size(headers.bmp_size),
+        _size_reader(headers.bmp_size),
         ("BMP",),
         _check_bmp,
     ),
@@ -262,14 +258,15 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
 
     Args:
         data: the whole file.
-        limits: how much the picture may cost; the defaults of `ImageLimits` if not given.
+        limits: limits on the picture; the defaults of `ImageLimits` if not given.
 
     Returns:
-        A loaded image of mode RGB: uint8, 0..255, `size` = (width, height) after orientation.
+        A loaded image of mode RGB, uint8, 0..255; `size` is the upright (width, height).
 
     Raises:
-        UnsupportedMediaType: the magic bytes are of no format in `DECODERS`.
-        ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: judged before decoding.
+        UnsupportedMediaType: the magic bytes match no format in `DECODERS`.
+        ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: a limit is exceeded. Raised before
+            decoding.
         ImageTruncated, ImageUndecodable: the content is broken.
     """
     with _opened(inspect(data, limits)) as opened:
@@ -277,14 +274,16 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
 
 
 def decode_reduced(file: ImageFile, shorter_side_px: int) -> Picture:
-    """Decodes one image file, a JPEG no larger than is needed and by the shortest way.
+    """Decodes one image file, a JPEG at a reduced size if that is enough.
 
     Args:
         file: from `inspect`.
-        shorter_side_px: of the result at least, where the whole picture has as many.
+        shorter_side_px: smallest length of the shorter side of the result, in pixels. A picture
+            that is smaller is decoded at its full size.
 
     Raises:
-        ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: judged before decoding.
+        ImageTooManyPixels, ImageBadDimensions, ImageTooComplex: a limit is exceeded. Raised before
+            decoding.
         ImageTruncated, ImageUndecodable: the content is broken.
     """
     header = file.header
@@ -292,27 +291,30 @@ def decode_reduced(file: ImageFile, shorter_side_px: int) -> Picture:
         picture = _decode_jpeg(file, header, shorter_side_px)
         if picture is not None:
             return picture
+
     with _opened(file) as opened:
         whole = opened.image.size
         reduction = reduction_for(whole, shorter_side_px) if isinstance(header, JpegHeader) else 1
-        opened.image.draft(None, (shorter_side_px, shorter_side_px))
+        opened.image.draft(None, (shorter_side_px, shorter_side_px))  # only JPEG has drafts
         return _picture(opened.load(), whole, reduction, opened.orientation)
 
 
 def _decode_jpeg(file: ImageFile, header: JpegHeader, shorter_side_px: int) -> Picture | None:
-    """Decodes a JPEG without Pillow; None where Pillow must say what it is."""
+    # Without Pillow. None if Pillow must decode the file.
     size = header.size
     if size is None:
         return None
-    # Where one scan is all, the rest of the file need not be walked over to count more of them.
+
+    # If decoders read only the first scan, there is no need to walk the rest and count scans.
     if not headers.jpeg_is_one_scan(file.data, header):
         _check_jpeg(file.data, header, file.limits)
-    essentials = file.essentials()
+    stripped = file.stripped()
     reduction = reduction_for(size, shorter_side_px)
-    pixels = decode_jpeg(essentials.data, size, reduction)
+    pixels = decode_jpeg(stripped.data, size, reduction)
     if pixels is None:
         return None
-    orientation = headers.exif_orientation(essentials.exif)
+
+    orientation = headers.exif_orientation(stripped.exif)
     if orientation in _UPRIGHT:
         return _picture(
             _upright(Image.fromarray(pixels), orientation), size, reduction, orientation
@@ -330,20 +332,21 @@ def _picture(upright: Pixels, stored: Size, reduction: int, orientation: int | N
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A file that passed every check that comes before decoding."""
+    """A file that passed every check before decoding."""
 
     decoder: Decoder[Any]
-    essentials: StrippedFile
+    stripped: StrippedFile
     image: Image.Image
 
     @property
     def orientation(self) -> int | None:
-        return headers.exif_orientation(self.essentials.exif or self.image.info.get("exif", b""))
+        return headers.exif_orientation(self.stripped.exif or self.image.info.get("exif", b""))
 
     def load(self) -> Image.Image:
+        # Call it once: after a failure a second `load` can return black pixels and no error.
         self.image.load()
         if self.decoder.verify is not None:
-            self.decoder.verify(self.essentials.data, self.image)
+            self.decoder.verify(self.stripped.data, self.image)
         return to_rgb(_upright(self.image, self.orientation))
 
 
@@ -352,37 +355,34 @@ def _opened(file: ImageFile) -> Iterator[_Opened]:
     decoder = file.decoder
     if decoder.check is not None:
         decoder.check(file.data, file.header, file.limits)
-    essentials = file.essentials()
+    stripped = file.stripped()
     check_size = partial(_check_size, limits=file.limits)
-    if decoder.name == "gif":  # whose first frame may exceed its screen
-        decoder.read(essentials.data, check_size)
+    if decoder.name == "gif":  # the first frame can be larger than the screen
+        decoder.read(stripped.data, check_size)
+
     try:
-        with Image.open(io.BytesIO(essentials.data), formats=decoder.plugins) as image:
+        with Image.open(io.BytesIO(stripped.data), formats=decoder.plugins) as image:
             check_size(image.size)
-            yield _Opened(decoder, essentials, image)
-    except ImageError:
-        raise
-    except MemoryError:
+            yield _Opened(decoder, stripped, image)
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
-        # Pillow's decoders raise OSError, ValueError, SyntaxError, TypeError, struct.error and
-        # more for broken files; each of them means the same to the sender.
-        raise _classify(error) from error
+        # Pillow raises OSError, ValueError, SyntaxError, TypeError, struct.error and more for broken
+        # files. The sender needs no distinction.
+        raise _to_image_error(error) from error
 
 
 def inspect(data: bytes, limits: ImageLimits | None = None) -> ImageFile:
-    """Reads the header of an image file, once for all that follows; decodes and copies nothing.
-
-    Takes microseconds for what cameras and programs write.
+    """Reads the header of an image file. Decodes and copies nothing; takes microseconds.
 
     Args:
         data: the whole file.
-        limits: how much the picture may cost; the defaults of `ImageLimits` if not given.
+        limits: limits on the picture; the defaults of `ImageLimits` if not given.
 
     Raises:
-        UnsupportedMediaType: the magic bytes are of no format in `DECODERS`.
-        ImageTooManyPixels, ImageBadDimensions: of the size that the header declares.
-        ImageTooComplex: the header of a JPEG has no end.
+        UnsupportedMediaType: the magic bytes match no format in `DECODERS`.
+        ImageTooManyPixels, ImageBadDimensions: the declared size exceeds a limit.
+        ImageTooComplex: the header of a JPEG has too many markers or too much padding.
     """
     limits = limits or ImageLimits()
     decoder = sniff(data)
@@ -391,7 +391,7 @@ def inspect(data: bytes, limits: ImageLimits | None = None) -> ImageFile:
 
 
 def sniff(data: bytes) -> Decoder[Any]:
-    """Returns the decoder whose magic bytes the data starts with.
+    """Returns the decoder whose magic bytes match.
 
     Raises:
         UnsupportedMediaType: no accepted format matches.
@@ -401,7 +401,7 @@ def sniff(data: bytes) -> Decoder[Any]:
             return decoder
     accepted = ", ".join(decoder.name.upper() for decoder in DECODERS)
     what = "the body is empty" if not data else "the bytes are not an accepted image format"
-    raise UnsupportedMediaType(f"{what}; accepted are {accepted}")
+    raise UnsupportedMediaType(f"{what}; send one of {accepted}")
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
@@ -424,16 +424,16 @@ def _check_size(size: Size, limits: ImageLimits) -> None:
     if shorter < max(1, limits.min_side_px):
         raise ImageBadDimensions(
             f"the image is {size[0]} x {size[1]} pixels, "
-            f"the shorter side must have {max(1, limits.min_side_px)} at least"
+            f"the shorter side must have at least {max(1, limits.min_side_px)}"
         )
     if longer > limits.max_aspect * shorter:
         raise ImageBadDimensions(
             f"the image is {size[0]} x {size[1]} pixels, "
-            f"the longer side may be {limits.max_aspect:g} times the shorter one at most"
+            f"the longer side must be at most {limits.max_aspect:g} times the shorter one"
         )
 
 
-def _classify(error: Exception) -> ImageError:
+def _to_image_error(error: Exception) -> ImageError:
     if isinstance(error, Image.DecompressionBombError):
         return ImageTooManyPixels("the image has more pixels than the decoder accepts")
     if isinstance(error, EOFError) or "truncated" in str(error).lower():

@@ -1,9 +1,9 @@
-"""Reads the few header fields of an image file that must be known before any decoder runs.
+"""Reads the header fields of an image file that must be known before a decoder runs.
 
-Each `*_size` function takes the first bytes of a file of its format and returns (width, height) in
-pixels, or None where the header does not say. A JPEG has no fixed place for it: `read_jpeg` walks to
-the first scan once and returns everything that is needed from there. None of them allocates in
-proportion to what the header claims, and every walk has an end.
+Each `*_size` function takes the first bytes of a file and returns (width, height) in pixels, or None
+if the header does not say. A JPEG has no fixed place for its size, so `read_jpeg` walks to the first
+scan once and returns everything that is needed. The memory used does not depend on the declared size,
+and every walk is bounded.
 
 Layouts: PNG (W3C, 11.2.2 IHDR), GIF89a (section 18), BMP (BITMAPCOREHEADER, BITMAPINFOHEADER),
 WebP (RFC 9649, section 2), JPEG (ITU-T T.81, annex B), EXIF 2.32 (section 4.6).
@@ -22,16 +22,16 @@ from contract.errors import ImageTooComplex
 Size = tuple[int, int]
 
 CheckSize = Callable[[Size], None]
-"""Raises where a picture of this size is not accepted."""
+"""Raises an `ImageError` if a picture of this size is not accepted."""
 
 MAX_JPEG_MARKERS: Final = 10_000
-"""Markers walked at most; a progressive picture of 100 scans has about 500."""
+"""Most markers in a JPEG. A progressive picture with 100 scans has about 500."""
 
 MAX_PNG_CHUNKS: Final = 100_000
-"""Chunks walked at most; 20 MB in the 8 kB chunks that libpng writes are 2,500."""
+"""Most chunks in a PNG. 20 MB in the 8 kB chunks that libpng writes are 2,500."""
 
-# Inside entropy-coded data 0xFF is followed by 0x00 (stuffing) or a restart marker; anything else
-# but a fill byte starts the next segment (T.81, B.1.1.5).
+# Inside entropy-coded data 0xFF is followed by 0x00 (stuffing) or a restart marker. Anything else,
+# except a fill byte, starts the next segment (T.81, B.1.1.5).
 _NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -40,7 +40,7 @@ _START_OF_SCAN: Final = 0xDA
 _END_OF_IMAGE: Final = 0xD9
 _EXIF_SEGMENT: Final = 0xE1
 _COMMENT: Final = 0xFE
-# JFIF (E0) and Adobe (EE) tell a decoder which colours are stored; nothing else here makes pixels.
+# JFIF (E0) and Adobe (EE) say which colours are stored. The other APPn segments make no pixels.
 _JPEG_DROPPED: Final = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {0xE0, 0xEE}
 _MAX_JPEG_GAP_BYTES: Final = 1 << 16  # padding between two segments; Pillow reads it byte by byte
 _JPEG_FILL: Final = b"\xff" * 4096
@@ -59,37 +59,37 @@ _PNG_PASSES: Final = (
 )
 
 _ORIENTATION_TAG: Final = 0x0112
-_EXIF_FORMATS: Final = {3: "H", 4: "I"}  # SHORT, and LONG, which some programs write
+_EXIF_FORMATS: Final = {3: "H", 4: "I"}  # SHORT, or LONG as some programs write
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the header of a file says.
+    """The header of an image file.
 
     Attributes:
-        size: the declared (width, height); None where the header is cut or does not say.
+        size: the declared (width, height); None if the header is cut short or does not say.
     """
 
     size: Size | None
 
     @property
     def declared_pixels(self) -> int:
-        """Width x height, 0 where the header does not say."""
+        """Width x height, 0 if the size is unknown."""
         return 0 if self.size is None else self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader(Header):
-    """What a JPEG says in front of its first scan.
+    """A JPEG up to its first scan.
 
     Attributes:
-        n_frames: frame headers, of which a sound file has one; decoders might trust any of several.
-        parts: (start, stop) of what makes pixels, in order: the file's first two bytes, colour
-            markers, tables, frame headers and, last, everything from the first scan on.
-        exif: the first EXIF block, empty where there is none.
-        whole_scan: offset of the first scan's header, where the picture is sequential and this scan
-            has all of its components; None otherwise. Decoders then read that scan alone, in one
-            pass, whatever may follow it (T.81, B.2.3).
+        n_frames: number of frame headers. A valid file has one.
+        parts: (start, stop) of the parts that make pixels, in order: the file's first two bytes,
+            colour markers, tables, frame headers and, last, everything from the first scan on.
+        exif: the first EXIF block; empty if there is none.
+        whole_scan: offset of the first scan's header if the picture is sequential and this scan
+            has all components, otherwise None. Decoders then read only this scan, in one pass, and
+            ignore what follows (T.81, B.2.3).
     """
 
     n_frames: int
@@ -107,26 +107,27 @@ def png_size(data: bytes) -> Size | None:
 
 
 def png_is_interlaced(data: bytes) -> bool:
-    """Says whether the IHDR chunk announces Adam7."""
+    """Returns whether the IHDR chunk declares Adam7 interlacing."""
     return data[28:29] == b"\x01"
 
 
 def png_raw_bytes(data: bytes) -> int:
-    """Returns how long the inflated image data must be, 0 where IHDR is incomplete or unknown."""
+    """Returns the length of the inflated image data in bytes, 0 if IHDR is incomplete or unknown."""
     size = png_size(data)
     if size is None or len(data) < 29 or data[25] not in _PNG_CHANNELS:
         return 0
+
     (width, height), bits = size, data[24] * _PNG_CHANNELS[data[25]]
     total = 0
     for left, top, dx, dy in _PNG_PASSES if png_is_interlaced(data) else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // dx), -(-(height - top) // dy)
         if columns > 0 and rows > 0:
-            total += rows * (1 + (columns * bits + 7) // 8)  # each row begins with its filter
+            total += rows * (1 + (columns * bits + 7) // 8)  # a filter byte, then the pixels
     return total
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields (type, offset of the content, declared length) up to IEND or the first damage.
+    """Yields (type, offset of the content, declared length) up to IEND or the first damaged chunk.
 
     Raises:
         ImageTooComplex: there are more than `MAX_PNG_CHUNKS`.
@@ -145,7 +146,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def gif_blocks_start(data: bytes) -> int:
-    """Returns the offset of the first block, behind the global colour table.
+    """Returns the offset of the first block, after the global colour table.
 
     Raises:
         IndexError: the file is shorter than its header.
@@ -163,7 +164,7 @@ def gif_size(data: bytes) -> Size | None:
 
 
 def bmp_size(data: bytes) -> Size | None:
-    """Returns the size in the bitmap header; a negative height means rows stored top down."""
+    """Returns the size in the bitmap header."""
     if len(data) < 26:
         return None
     (header_bytes,) = struct.unpack_from("<I", data, 14)
@@ -171,19 +172,20 @@ def bmp_size(data: bytes) -> Size | None:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
-    return abs(width), abs(height)
+    return abs(width), abs(height)  # a negative height means that rows are stored top down
 
 
 def bmp_is_run_length_encoded(data: bytes) -> bool:
-    """Says whether the bitmap header announces RLE8 or RLE4."""
+    """Returns whether the bitmap header declares RLE8 or RLE4."""
     return data[14:18] != b"\x0c\0\0\0" and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
 
 
 def webp_size(data: bytes) -> Size | None:
-    """Returns the canvas of an extended file, or the size of the one lossy or lossless picture."""
+    """Returns the canvas size of an extended file, or the size of a simple file's picture."""
     if len(data) < 30:
-        # A lossless header is complete after 25 bytes; pad so that one code path reads them all.
+        # A lossless header is complete after 25 bytes. Padding avoids a second code path for it.
         data = data.ljust(30, b"\0")
+
     kind = data[12:16]
     if kind == b"VP8X":
         return (
@@ -205,17 +207,18 @@ def webp_declared_bytes(data: bytes) -> int:
 
 
 def read_jpeg(data: bytes, check_size: CheckSize) -> JpegHeader:
-    """Walks over a JPEG up to its first scan.
+    """Walks a JPEG up to its first scan.
 
     Args:
         data: the whole file.
-        check_size: is called as soon as the size is known, and raises to end the walk there.
+        check_size: called as soon as the size is known; it can raise to end the walk.
 
     Raises:
-        ImageTooComplex: as `jpeg_segments`.
+        ImageTooComplex: there are too many markers or too much padding, as in `jpeg_segments`.
     """
     size, components, n_frames, exif, whole_scan = None, b"", 0, b"", None
     parts = [(0, 2)]
+
     for marker, start, stop in jpeg_segments(data):
         if marker == _START_OF_SCAN:
             parts.append((start - 2, len(data)))
@@ -231,13 +234,14 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> JpegHeader:
             n_frames += 1
             if n_frames == 1 and (size := _frame_size(data, start)) is not None:
                 check_size(size)
-            usual = n_frames == 1 and marker in _SEQUENTIAL_HUFFMAN
-            components = data[start + 7 : start + 8] if usual else b""
+            sequential = n_frames == 1 and marker in _SEQUENTIAL_HUFFMAN
+            components = data[start + 7 : start + 8] if sequential else b""
+
     return JpegHeader(size, n_frames, tuple(parts), exif, whole_scan)
 
 
 def late_jpeg_size(data: bytes) -> Size | None:
-    """Returns the size in the first frame header wherever it stands, also behind a scan."""
+    """Returns the size in the first frame header, even if it comes after a scan."""
     frames = (start for marker, start, _ in jpeg_segments(data) if marker in _START_OF_FRAME)
     start = next(frames, None)
     return None if start is None else _frame_size(data, start)
@@ -251,18 +255,18 @@ def _frame_size(data: bytes, start: int) -> Size | None:
 
 
 def jpeg_is_one_scan(data: bytes, header: JpegHeader) -> bool:
-    """Says whether decoders read the first scan alone; searches the rest of the file.
+    """Returns whether decoders read only the first scan.
 
-    False where the rest is padded so that `jpeg_segments` would refuse it.
+    Searches the rest of the file and returns False if it has padding that `jpeg_segments` refuses.
     """
     return header.whole_scan is not None and data.find(_JPEG_FILL, header.whole_scan) < 0
 
 
 def count_jpeg_scans(data: bytes, stop_after: int) -> int:
-    """Returns the number of scans of the first picture, counting no further than `stop_after` + 1.
+    """Returns the number of scans of the first picture, counting up to `stop_after` + 1.
 
-    A progressive picture costs scans times blocks whatever the scans contain, so the count bounds
-    the work before a decoder starts, which could not be stopped.
+    Every scan of a progressive picture visits every block, and a running decoder cannot be stopped.
+    The count bounds its work beforehand.
     """
     scans = 0
     for marker, _, _ in jpeg_segments(data):
@@ -277,19 +281,20 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, offset of its length field, declared end) up to the end of the first picture.
 
     Raises:
-        ImageTooComplex: there are more than `MAX_JPEG_MARKERS` markers, or endless padding.
+        ImageTooComplex: there are more than `MAX_JPEG_MARKERS` markers, or 4,096 fill bytes in a row.
     """
     position, reach = 2, _MAX_JPEG_GAP_BYTES
     for _ in range(MAX_JPEG_MARKERS):
-        if _NEXT_MARKER.match(data, position):  # as everywhere but behind a scan or padding
+        if _NEXT_MARKER.match(data, position):  # except after a scan or padding
             after: int | None = position + 2
         else:
             after = _find_marker(data, position, position + reach)
-            # A decoder that is fed in pieces starts again at the first fill byte with every piece.
+            # A decoder that gets a file in pieces starts again at the first fill byte each time.
             if data.find(_JPEG_FILL, position, after) >= 0:
                 raise ImageTooComplex(f"the JPEG has {len(_JPEG_FILL)} fill bytes in a row")
         if after is None:
             return
+
         marker, position = data[after - 1], after
         if marker == _END_OF_IMAGE:
             return
@@ -297,6 +302,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             continue
         if marker == _START_OF_SCAN:
             reach = len(data)
+
         stop = position + int.from_bytes(data[position : position + 2], "big")
         yield marker, position, stop
         if position + 2 > len(data):
@@ -306,7 +312,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _find_marker(data: bytes, start: int, end: int) -> int | None:
-    """Returns the offset behind the next marker, searching in steps that let other threads run."""
+    # Returns the offset after the marker. A search holds the interpreter lock, so it goes in steps.
     for step in range(start, min(end, len(data)), _SEARCH_STEP_BYTES):
         found = _NEXT_MARKER.search(data, step, min(step + _SEARCH_STEP_BYTES, end) + 1)
         if found is not None:
@@ -321,13 +327,14 @@ def exif_orientation(exif: bytes) -> int | None:
         exif: the TIFF structure, with or without the "Exif" prefix.
 
     Returns:
-        The stored number, 1 to 8 if it means anything; None where there is none or the block is
-        malformed, since the pixels are fine without it.
+        The stored number; only 1 to 8 have a meaning. None if there is none or the block is
+        malformed: the pixels are usable without it.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return None
+
     try:
         (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
         (n_entries,) = struct.unpack_from(f"{order}H", tiff, directory)

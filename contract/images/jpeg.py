@@ -1,12 +1,12 @@
-"""The pixels of a JPEG straight from libjpeg-turbo, at a reduced size where that is enough.
+"""Decodes a JPEG directly with libjpeg-turbo, at a reduced size if that is enough.
 
-A JPEG stores blocks of 8 x 8 frequencies, from which a picture of 1/2, 1/4 or 1/8 of its size can
-be computed right away. simplejpeg decodes into an array, with the same transform and upsampling as
-Pillow and so to the same pixels; Pillow spreads them over four bytes each, which then have to be
-packed again.
+A JPEG stores blocks of 8 x 8 frequencies. A decoder can compute a picture of 1/2, 1/4 or 1/8 of the
+size from them directly. simplejpeg decodes into an array and gives the same pixels as Pillow, which
+uses the same transform and upsampling. Pillow takes longer because it stores four bytes per pixel
+and has to pack them afterwards.
 
-This is a short cut for files without a fault and never the judge of one: whatever libjpeg-turbo
-warns of, such as an early end, and every colour space but two is left to Pillow.
+This is a fast path for intact files. It decides nothing about the others: Pillow decodes every file
+that libjpeg-turbo warns about, for example because it ends early, and every colour space except two.
 """
 
 from __future__ import annotations
@@ -19,26 +19,33 @@ from numpy.typing import NDArray
 
 from contract.images.headers import Size
 
-_REDUCTIONS: Final = (8, 4, 2)  # others have no vector code and take longer than the whole picture
+_REDUCTIONS: Final = (
+    8,
+    4,
+    2,
+)  # libjpeg-turbo has no vector code for others; they take longer than full size
 _COLOUR_SPACES: Final = frozenset({"YCbCr", "Gray"})
 
 
 def reduction_for(size: Size, shorter_side_px: int) -> int:
-    """Returns 1, 2, 4 or 8: the strongest that leaves the shorter side `shorter_side_px` long."""
+    """Returns the largest of 1, 2, 4 and 8 that leaves the shorter side `shorter_side_px` or more.
+
+    Returns 1 if the picture is smaller than that.
+    """
     return next((by for by in _REDUCTIONS if min(size) >= by * shorter_side_px), 1)
 
 
 def decode_jpeg(data: bytes, size: Size, reduction: int) -> NDArray[np.uint8] | None:
-    """Decodes a JPEG of which everything that can be judged beforehand has been.
+    """Decodes a JPEG. The caller has checked its size and its number of scans.
 
     Args:
         data: the whole file.
-        size: (width, height) of the picture, as its header says.
+        size: (width, height) from its header.
         reduction: 1, 2, 4 or 8.
 
     Returns:
         uint8 RGB, shape (H, W, 3), 0..255, where H and W are the sides divided by `reduction` and
-        rounded up; None where Pillow must decide.
+        rounded up. None if Pillow must decode the file.
     """
     width, height = (-(-side // reduction) for side in size)
     try:
@@ -47,6 +54,6 @@ def decode_jpeg(data: bytes, size: Size, reduction: int) -> NDArray[np.uint8] | 
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, strict=True
         )
-    except ValueError:  # an error, or with `strict` a warning
+    except ValueError:  # an error or, because of `strict`, a warning
         return None
     return pixels if pixels.shape == (height, width, 3) else None

@@ -1,12 +1,11 @@
-"""Cuts an image file down to what makes pixels, before a decoder sees it.
+"""Removes everything from an image file that does not make pixels, before a decoder reads it.
 
-Decoders spend time and memory on comments, profiles and extensions that a classifier never looks
-at, and some of that grows with the square of their number: 2 MB of small EXIF segments held Pillow
-for 5 s, and 64 kB of compressed PNG text became 250 MB. Each function here takes a whole file and
-returns the same picture without them, together with the EXIF block, from which
-`contract.images.headers.exif_orientation` reads the one field that matters.
+Decoders spend time and memory on comments, profiles and extensions that a classifier never uses. Some
+of the cost grows with the square of their number: 2 MB of small EXIF segments kept Pillow busy for
+5 s, and 64 kB of compressed PNG text became 250 MB. Each function here takes a whole file and returns
+the same picture without them, and the EXIF block, which holds the orientation.
 
-Damage is left for the decoder to find, in the bytes that are kept.
+These functions do not look for damage. The decoder finds it in the bytes that are kept.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from contract.images import headers
 from contract.images.headers import JpegHeader
 
 MAX_GIF_BLOCKS: Final = 100_000
-"""Sub-blocks walked in front of a GIF's first frame at most; the largest real metadata has 10,000."""
+"""Most sub-blocks before a GIF's first frame. The largest real metadata has 10,000."""
 
 MAX_JPEG_TABLE_BYTES: Final = 256 * 1024
-"""Segments kept in front of a JPEG's first scan at most; real ones have about 1 kB."""
+"""Most bytes kept before a JPEG's first scan. Real files have about 1 kB."""
 
 
 @dataclass(frozen=True, slots=True)
 class StrippedFile:
-    """What is left of a file.
+    """A file without the parts that make no pixels.
 
     Attributes:
-        data: a file of the same format and with the same pixels.
-        exif: the EXIF block, empty where there is none or where the decoder hands it out.
+        data: a file of the same format with the same pixels.
+        exif: the EXIF block; empty if there is none or if the decoder returns it.
     """
 
     data: bytes
@@ -43,21 +42,22 @@ class StrippedFile:
 def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:
     """Keeps colour markers, tables, the frame header and everything from the first scan on.
 
-    A multi-picture file becomes its first picture, because the index goes with the other segments.
+    A multi-picture file becomes its first picture, because its index is removed.
 
     Args:
         data: the whole file.
-        header: of this file.
+        header: the header of this file.
 
     Raises:
-        ImageTooComplex: more tables than any camera or program writes.
-        ImageUndecodable: two frame headers, of which decoders might trust either.
+        ImageTooComplex: there are more tables than any camera or program writes.
+        ImageUndecodable: there are several frame headers, and decoders differ in which they use.
     """
     if header.n_frames > 1:
         raise ImageUndecodable("the JPEG has more than one frame header")
     *tables, rest = (stop - start for start, stop in header.parts)
     if sum(tables) > MAX_JPEG_TABLE_BYTES:
         raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_TABLE_BYTES >> 10} KiB of tables")
+
     if sum(tables) + rest == len(data):  # nothing to drop, so nothing to copy
         return StrippedFile(data, header.exif)
     view = memoryview(data)
@@ -65,12 +65,12 @@ def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:
 
 
 def strip_png(data: bytes) -> StrippedFile:
-    """Keeps the first IHDR, PLTE and tRNS chunk, the first run of IDAT chunks and the end.
+    """Keeps the first IHDR, PLTE and tRNS chunk, the first run of IDAT chunks and IEND.
 
-    An animated PNG becomes the still picture that it shows where animation is not supported.
+    An animated PNG becomes the still picture that programs without animation show.
 
     Raises:
-        ImageTooComplex: more chunks than any program writes.
+        ImageTooComplex: there are more chunks than any program writes.
     """
     view = memoryview(data)
     kept, exif, seen, last = [view[:8]], b"", set(), b""
@@ -85,14 +85,15 @@ def strip_png(data: bytes) -> StrippedFile:
             exif = data[start : start + length]
         seen.add(kind)
         last = kind
+
     return StrippedFile(b"".join(kept), exif)
 
 
 def png_has_all_rows(data: bytes) -> bool:
-    """Says whether a PNG's compressed data is as long as its header demands.
+    """Returns whether a PNG's compressed data holds all the rows that its header declares.
 
-    Decoders treat an early end of the zlib stream as the end of the picture and leave the rest
-    black. Costs as much as decoding, in memory only a buffer.
+    Decoders take an early end of the zlib stream as the end of the picture and leave the rest
+    black. Takes as long as decoding, but only a buffer's memory.
     """
     missing = headers.png_raw_bytes(data)
     inflater = zlib.decompressobj()
@@ -110,22 +111,24 @@ def png_has_all_rows(data: bytes) -> bool:
 def strip_gif(data: bytes) -> StrippedFile:
     """Keeps the colour table, the last graphic control (transparency) and the frames.
 
-    The screen is enlarged to hold the first frame, as decoders do.
+    Enlarges the screen to hold the first frame, as decoders do.
 
     Raises:
-        ImageTooComplex: more sub-blocks in front of the first frame than any program writes.
-        ImageUndecodable: no frame.
-        ImageBadDimensions: the first frame ends beyond the largest screen that can be declared.
+        ImageTooComplex: there are more sub-blocks before the first frame than any program writes.
+        ImageUndecodable: there is no frame.
+        ImageBadDimensions: the first frame ends beyond 65,535 pixels, GIF's largest screen.
     """
     try:
         frame, control = _first_gif_frame(data)
         left, top, width, height = struct.unpack_from("<HHHH", data, frame + 1)
     except (IndexError, struct.error):
         raise ImageUndecodable("the GIF ends before its first frame") from None
+
     screen = struct.unpack_from("<HH", data, 6)
     size = max(screen[0], left + width), max(screen[1], top + height)
     if max(size) > 0xFFFF:
         raise ImageBadDimensions(f"the first frame reaches {max(size)} pixels, GIF allows 65535")
+
     table = data[10 : headers.gif_blocks_start(data)]
     return StrippedFile(
         b"".join((data[:6], struct.pack("<HH", *size), table, control, data[frame:]))
@@ -133,19 +136,21 @@ def strip_gif(data: bytes) -> StrippedFile:
 
 
 def _first_gif_frame(data: bytes) -> tuple[int, bytes]:
-    """Returns the offset of the first image descriptor and the graphic control in front of it."""
+    # Returns the offset of the first image descriptor and the graphic control before it.
     position, control, blocks = headers.gif_blocks_start(data), b"", 0
     while data[position] != ord(","):
         if data[position] != ord("!"):
             raise ImageUndecodable("the GIF has no frame")
         if data[position + 1] == 0xF9 and data[position + 2] == 4:
             control = data[position : position + 7] + b"\0"
+
         position += 2
         while data[position]:
             position += 1 + data[position]
             blocks += 1
         position += 1
-        blocks += 1
+        blocks += 1  # an extension without sub-blocks counts too
         if blocks > MAX_GIF_BLOCKS:
             raise ImageTooComplex(f"the GIF has more than {MAX_GIF_BLOCKS} blocks before its frame")
+
     return position, control

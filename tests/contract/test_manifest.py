@@ -62,7 +62,7 @@ def test_manifest_tells_its_precision(members, precision):
 
 
 def test_manifest_of_two_precisions_is_refused():
-    with pytest.raises(ManifestInvalid, match="exclude each other"):
+    with pytest.raises(ManifestInvalid, match="cannot both be set"):
         parse(fields(quantization=INT8, half_precision=HALF))
 
 
@@ -92,7 +92,7 @@ def test_manifest_same_name_with_other_synset_is_accepted():
 
 
 def test_manifest_golden_label_that_is_not_the_classs_is_refused():
-    with pytest.raises(ManifestInvalid, match="disagree on a name"):
+    with pytest.raises(ManifestInvalid, match="which is not its label"):
         parse(changed("golden.0.top5.0.label", "somebody else"))
 
 
@@ -175,7 +175,7 @@ REFUSALS = {
     "digest-upper-case": ("graph.sha256", "A" * 64, "graph.sha256"),
     "opset": ("graph.opset", 6, "graph.opset"),
     "dtype": ("graph.input.dtype", "float16", "graph.input.dtype"),
-    "dtype-not-in-graph": ("graph.input.dtype", "float32", "uint8 exactly where"),
+    "dtype-not-in-graph": ("graph.input.dtype", "float32", "uint8 if and only if"),
     "batch-two": ("graph.input.shape", [2, 32, 32, 3], r"must be null .* or 1"),
     "shape-differs": ("graph.input.shape", [None, 31, 32, 3], "for the crop size"),
     "layout-differs": ("graph.input.layout", "NCHW", "for the crop size"),
@@ -200,22 +200,22 @@ REFUSALS = {
     "no-labels": ("labels", [], "labels"),
     "label-empty": ("labels.0.name", "", "labels.0.name"),
     "label-twice": ("labels", labels("red", "red", "blue"), "'red' occurs more than once"),
-    "label-order": ("labels.0.index", 1, "in order"),
-    "label-gap": ("labels.2.index", 3, "in order"),
+    "label-order": ("labels.0.index", 1, "in this order"),
+    "label-gap": ("labels.2.index", 3, "in this order"),
     "synset": ("labels.0.synset", "n123", "labels.0.synset"),
     "temperature-zero": ("calibration", {"temperature": 0}, "temperature"),
     "no-golden": ("golden", [], "golden"),
     "golden-tolerance-zero": ("golden.0.tolerance", 0, "tolerance"),
     "golden-tolerance-wide": ("golden.0.tolerance", 0.21, "tolerance"),
-    "golden-class": ("golden.0.top5.1.index", 3, "names class 3"),
+    "golden-class": ("golden.0.top5.1.index", 3, "has class 3, there are 3 labels"),
     "golden-probability": ("golden.0.top5.0.probability", 1.1, "probability"),
     "golden-no-predictions": ("golden.0.top5", [], "top5"),
-    "golden-digest-differs": ("golden.0.sha256", "0" * 64, "another digest"),
+    "golden-digest-differs": ("golden.0.sha256", "0" * 64, "its digest differs"),
     "graph-not-listed": ("files", {"golden/red.png": sha(b"")}, "model.onnx is missing"),
     "lists-itself": (
         "files",
         {**fields()["files"], "manifest.json": "0" * 64},
-        "cannot be listed",
+        "must not be listed",
     ),
 }
 

@@ -126,7 +126,7 @@ def test_check_golden_near_tie_may_change_places():
 
 
 def test_check_golden_other_class_far_ahead_is_refused():
-    with pytest.raises(GoldenMismatch, match="class 2 is first, 'class 0' was expected"):
+    with pytest.raises(GoldenMismatch, match="class 2 is first, expected 'class 0'"):
         check_golden(golden((0, 0.4)), [0.39, 0.1, 0.51])
 
 

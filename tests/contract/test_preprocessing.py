@@ -255,5 +255,5 @@ def test_golden_input_that_requests_would_not_get_is_refused(monkeypatch):
         "contract.preprocessing.resize_part", lambda *_: np.zeros((32, 32, 3), np.uint8)
     )
 
-    with pytest.raises(GoldenMismatch, match="off the reference"):
+    with pytest.raises(GoldenMismatch, match="differ from the reference"):
         golden_input(pictures.jpeg(photo()), manifest())

@@ -271,7 +271,7 @@ def test_decode_shorter_side_limit_is_inclusive():
     data = pictures.png(pictures.picture(RED, (20, 2)))
 
     assert decode(data, ImageLimits(min_side_px=2)).size == (20, 2)
-    with pytest.raises(ImageBadDimensions, match="must have 3 at least"):
+    with pytest.raises(ImageBadDimensions, match="must have at least 3"):
         decode(data, ImageLimits(min_side_px=3))
 
 

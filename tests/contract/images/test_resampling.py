@@ -84,20 +84,20 @@ def test_resize_part_in_strips_equals_the_whole(monkeypatch):
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 400), st.data())
-def test_span_with_rounded_ends_stays_inside(n_px, side_px, data):
+def test_clamp_span_with_rounded_ends_stays_inside(n_px, side_px, data):
     resized = data.draw(st.integers(side_px, side_px + 5000))
     step = n_px / resized
     start = (resized - side_px) * step
 
-    inside = resampling._within(Span(start, start + side_px * step), n_px)
+    inside = resampling._clamp(Span(start, start + side_px * step), n_px)
 
     assert inside.start + (inside.stop - inside.start) <= n_px
     assert inside.stop - inside.start == pytest.approx(side_px * step)
 
 
-def test_span_needed_is_what_the_filter_reaches():
-    assert Span(100, 148).needed(1000, 24, 2) == (95, 153)
-    assert Span(0, 1000).needed(1000, 24, 2) == (0, 1000)
+def test_source_range_covers_the_reach_of_the_filter():
+    assert Span(100, 148).source_range(1000, 24, 2) == (95, 153)
+    assert Span(0, 1000).source_range(1000, 24, 2) == (0, 1000)
 
 
 def test_size_and_image_of_an_array():

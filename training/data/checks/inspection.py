@@ -104,7 +104,7 @@ def thumbnails(facts: Sequence[PictureFacts]) -> NDArray[np.uint8]:
 def _stored_mode(data: bytes) -> str:
     """Reads the mode from the header of a picture that decodes, as `decode` opens it."""
     file = images.inspect(data)
-    with Image.open(io.BytesIO(file.essentials().data), formats=file.decoder.plugins) as image:
+    with Image.open(io.BytesIO(file.stripped().data), formats=file.decoder.plugins) as image:
         mode = image.mode
         if mode == "P" and "transparency" in image.info:
             mode = "P with transparency"
