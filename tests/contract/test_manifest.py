@@ -252,7 +252,7 @@ def test_parse_manifest_message_never_contains_the_input():
 
 
 def relabelled(labels):
-    """A valid manifest with these labels, in its golden examples too."""
+    """A valid manifest with these labels, also in its golden examples."""
     data = changed("labels", labels)
     for example in data["golden"]:
         for prediction in example["top5"]:

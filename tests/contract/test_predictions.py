@@ -167,7 +167,7 @@ def test_softmax_is_invariant_to_adding_a_constant(logits, constant):
 
 @pytest.mark.parametrize("logits", [[-100, 10], [-60, 30, 5], [1e4, -1e4], [-1e4, -1e4]])
 def test_softmax_large_negative_logits_stay_finite(logits):
-    """Shifting by the value of the largest size instead of the maximum gives NaN here."""
+    """Subtracting the value of the largest magnitude instead of the maximum gives NaN here."""
     probabilities = softmax(np.array(logits, np.float32))
 
     assert np.isfinite(probabilities).all()

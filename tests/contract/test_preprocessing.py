@@ -43,7 +43,7 @@ def spec(sizes=(36, 32), mode="shortest_side", interpolation="bicubic"):
 
 
 def two_steps(image, chosen):
-    """Resizes the whole picture, then cuts out the middle: the slow and obvious way."""
+    """Resizes the whole picture, then cuts out the middle: slow but obviously right."""
     width, height = resized_size(image.size, chosen)
     resized = image.resize((width, height), INTERPOLATIONS[chosen.interpolation])
     left, top = (round((side - chosen.crop_size_px) / 2) for side in (width, height))
@@ -110,7 +110,7 @@ def test_resize_and_crop_nearest_equals_resize_then_crop(size):
 
 @pytest.mark.parametrize("size", [(20, 2000), (20_000, 200), (1, 100), (65_500, 655)])
 def test_resize_and_crop_longest_accepted_aspect_stays_small(size, monkeypatch):
-    """A side of 1 px against 20,000 would mean gigabytes, which is why `decode` caps the aspect."""
+    """Sides of 1 and 20,000 px would need gigabytes. `decode` limits the aspect ratio for this reason."""
     asked, resize = [], Image.Image.resize
 
     def record(image, new_size, *args, **options):
@@ -222,7 +222,7 @@ def test_read_input_of_a_large_jpeg_is_close_to_the_reference(size, orientation)
 
 
 def test_resize_and_crop_of_a_reduced_picture_keeps_the_whole_pictures_geometry():
-    """A side that the reduction does not divide ends in a pixel that stands for less."""
+    """If the reduction does not divide a side, its last pixel covers less of the picture."""
     whole = photo((161, 121))
     odd = Picture(np.asarray(whole.reduce(8)), whole.size, 8)
 

@@ -143,7 +143,7 @@ def test_read_version_pipe_is_refused_without_waiting(models, folder, path):
 
 
 def test_read_version_hard_link_with_the_right_bytes_is_accepted(models, folder, tmp_path_factory):
-    """Stores that share equal files between versions are fine: the bytes are what was published."""
+    """Hard links between equal files of versions are allowed: the bytes are the published ones."""
     os.link(folder / "model.onnx", tmp_path_factory.mktemp("store") / "model.onnx")
 
     assert read_version(models, "colours", 1).graph == GRAPH
@@ -225,7 +225,7 @@ def test_read_version_unreadable_file_is_a_model_error(models, path, monkeypatch
 def test_read_version_link_put_in_place_after_the_listing_cannot_change_bytes(
     models, folder, monkeypatch, content
 ):
-    """Listing and reading are two steps; between them only the digest protects."""
+    """Files can change between listing and reading. Only the digest protects against that."""
     listing, outside = contract.versions._regular_files, models / "outside"
     outside.write_bytes(content)
 

@@ -24,7 +24,7 @@ CUTS = range(5, 100, 5)
 
 
 def outcome(data: bytes) -> str:
-    """Returns the code of the refusal, or `ACCEPTED` for a loaded RGB picture."""
+    """Returns the error code, or `ACCEPTED` for a loaded RGB picture."""
     try:
         image = decode(data)
     except ImageError as error:
@@ -36,7 +36,7 @@ def outcome(data: bytes) -> str:
 
 @pytest.fixture
 def no_decoder(monkeypatch):
-    """Makes the test fail where Pillow is asked to open anything."""
+    """Makes the test fail if Pillow opens anything."""
 
     def refuse(*_args, **_kwargs):
         pytest.fail("the file reached a decoder")
@@ -378,7 +378,7 @@ def test_decode_interlaced_png_is_accepted():
 
 @pytest.mark.parametrize("rows", [0, 1, 11, 15])
 def test_decode_png_whose_data_ends_early_is_truncated(rows):
-    """A zlib stream that ends properly but early leaves black rows, and Pillow says nothing."""
+    """A zlib stream that ends properly but early leaves black rows, and Pillow reports no error."""
     raw = (b"\0" + bytes(RED) * 16) * rows
     data = pictures.png_of(pictures.ihdr(16, 16), pictures.idat(raw), pictures.IEND)
 

@@ -53,7 +53,7 @@ def test_size_of_a_jpeg_cut_inside_the_frame_header_is_unknown():
 
 
 def test_read_jpeg_tells_the_size_before_it_walks_on():
-    """A file is refused for its size whatever comes behind the frame header."""
+    """A file is refused for its size whatever follows the frame header."""
 
     def refuse(size):
         raise ImageTooManyPixels(f"{size}")

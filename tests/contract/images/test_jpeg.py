@@ -1,4 +1,4 @@
-"""The short way to a JPEG's pixels: the same ones, and never a file that Pillow refuses."""
+"""The fast path gives the same pixels as Pillow and decodes no file that Pillow refuses."""
 
 import io
 from typing import Any
@@ -42,7 +42,7 @@ def array(picture):
 
 
 def outcome(read, data):
-    """Returns the code of the refusal, or `ACCEPTED`."""
+    """Returns the error code, or `ACCEPTED`."""
     try:
         read(data)
     except ImageError as error:
@@ -140,7 +140,7 @@ def test_decode_reduced_flipped_bits_end_as_in_decode(kind):
 
 @pytest.mark.parametrize("n_more", [1, 2, 200])
 def test_decode_reduced_scan_behind_a_complete_one_ends_as_in_decode(n_more):
-    """libjpeg expects none (JERR_EOI_EXPECTED), so nobody need count them beforehand."""
+    """libjpeg expects none (JERR_EOI_EXPECTED), so they need not be counted beforehand."""
     data = pictures.jpeg(noisy())
     scan = data[data.rfind(b"\xff\xda") : -2]
     file = data[:-2] + n_more * scan + b"\xff\xd9"

@@ -17,7 +17,7 @@ INTERPOLATIONS = {
 
 @pytest.fixture(params=["vectors", "pillow"])
 def engine(request, monkeypatch):
-    """Resizes with the vector instructions, where they are installed, and without."""
+    """Resizes with vector instructions, if they are installed, and without."""
     if request.param == "pillow":
         monkeypatch.setattr(resampling, "simd", None)
     else:
