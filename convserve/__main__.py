@@ -24,7 +24,7 @@ def main() -> None:
         return
 
     signals = SignalHandlers()
-    signals.take()
+    signals.install()
     status = 0
     try:
         _run(signals)
@@ -35,9 +35,9 @@ def main() -> None:
         status = 1
 
     # Native threads that still run while the interpreter is finalised would abort the process.
-    from service.system.process import leave_at_once
+    from service.system.process import exit_now
 
-    leave_at_once(status)
+    exit_now(status)
 
 
 def _run(signals: SignalHandlers | None) -> None:

@@ -57,7 +57,7 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         with process.within(settings.load_timeout_s, _give_up_loading):
             app = create_app(settings)
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
-        with process.bound_socket(settings.host, settings.port) as listener:
+        with process.bind_socket(settings.host, settings.port) as listener:
             DrainingServer(app, settings, signals).run(sockets=[listener])
     except (ModelError, ProviderUnavailable) as error:
         click.echo(f"convserve: not servable: {error}", err=True)
@@ -72,4 +72,4 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
 
 def _give_up_loading() -> None:
     click.echo("convserve: not servable: loading the models took too long", err=True)
-    process.leave_at_once(EXIT_NOT_SERVABLE)
+    process.exit_now(EXIT_NOT_SERVABLE)

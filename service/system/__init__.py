@@ -1,1 +1,1 @@
-"""The process: logs, metrics, threads, cores, version."""
+"""Process-wide parts: logs, metrics, threads, signals and CPU cores."""

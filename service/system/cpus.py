@@ -1,7 +1,7 @@
-"""How many cores this process may really use: affinity and the cgroup's quota, v2 and v1.
+"""Counts the CPU cores that this process can use: affinity and the cgroup quota, v1 and v2.
 
-A container limited to `cpus: 2` on a 64-core host sees 64 cores through `os.cpu_count`; threads for
-all of them would be throttled by the scheduler.
+`os.cpu_count` is wrong in a container. With `cpus: 2` on a 64-core host it returns 64, and the kernel
+would throttle 64 threads.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """Returns the cores this process may use, at least 1.
-
-    Args:
-        cgroup: where the cgroup file system is mounted, as seen by this process.
-    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _quota_v2(cgroup) or _quota_v1(cgroup) or math.inf
+    # Rounds down: a thread for a fraction of a core would be throttled.
     return max(1, math.floor(min(affinity or 1, max(1.0, quota))))
 
 
@@ -36,6 +32,7 @@ def _quota_v1(cgroup: Path) -> float | None:
 
 
 def _cores(quota: str, period: str) -> float | None:
+    # A quota can be "max" (v2) or -1 (v1): no limit.
     known = quota.isdecimal() and period.isdecimal() and int(period) > 0
     return int(quota) / int(period) if known else None
 

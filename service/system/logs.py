@@ -1,8 +1,7 @@
-"""Structured logs: one JSON object a line on standard output, written by a thread of their own.
+"""Structured logs: one JSON object per line on standard output, written by a separate thread.
 
-A reader that stops reading must not stop the service: records wait in a bounded queue, and what does
-not fit is counted and dropped. Control characters in any value are escaped by JSON, so a client
-cannot forge a line.
+A reader that stops reading must not stop the service. Records wait in a bounded queue; those that do
+not fit are dropped and counted. JSON escapes control characters, so a client cannot forge a line.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
 
 _QUEUE_RECORDS = 10_000
-_STANDARD_OUTPUT = 1
-_GATHER_S = 0.01
-_MAX_GATHERED = 256
-_MAX_MESSAGE = 2_000
+_STANDARD_OUTPUT = 1  # file descriptor
+_GATHER_S = 0.01  # records of this time are written together
+_MAX_GATHERED = 256  # lines
+_MAX_MESSAGE = 2_000  # characters
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON with the time it was made."""
+    """Formats a record as one line of JSON, with the time when the record was created."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the record's time, level, logger, message, extra fields and traceback."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage()[:_MAX_MESSAGE],
         }
-        line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
+        line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})  # `extra`
+
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         elif record.exc_text:
@@ -46,21 +45,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class DroppingQueueHandler(QueueHandler):
-    """Hands records to the writing thread, or drops them where it has fallen behind."""
+    """Passes records to the writing thread, or drops them if the queue is full. Never blocks."""
 
     def __init__(self, records: queue.Queue[Any], on_drop: Callable[[], None]) -> None:
         super().__init__(records)
         self._on_drop = on_drop
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Formats the traceback here, where the exception still lives, and keeps the rest."""
+        # The traceback must be formatted on this thread. The rest can wait for the writer.
         if record.exc_info:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
             record.exc_info = None
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Never blocks."""
         try:
             self.queue.put_nowait(record)
         except queue.Full:
@@ -68,14 +66,13 @@ class DroppingQueueHandler(QueueHandler):
 
 
 class _LineWriter(QueueListener):
-    """Writes one line for each record, those of a hundredth of a second together.
+    """Writes one line per record, gathering the records of 10 ms into one write."""
 
-    Under load, waking up for every record would cost more than writing it: the thread takes the
-    interpreter from the event loop each time.
-
-    Not through a `logging.Handler` or `sys.stdout`: both have a lock that the thread would hold while
-    nobody reads, and that the interpreter waits for when it exits.
-    """
+    # Waking up for every record would cost more under load than writing it, because each time the
+    # thread takes the interpreter lock from the event loop.
+    #
+    # It uses neither a `logging.Handler` nor `sys.stdout`. Both have a lock that the thread would hold
+    # while the reader does not read, and the interpreter waits for that lock when it exits.
 
     def __init__(self, records: queue.Queue[Any], write: Callable[[str], object]) -> None:
         super().__init__(records)
@@ -85,24 +82,25 @@ class _LineWriter(QueueListener):
         self._lines: list[str] = []
 
     def dequeue(self, block: bool) -> Any:
-        """Returns the next record, None at the end; writes what was gathered before it waits."""
+        # Returns the next record, None at the end. Writes the gathered lines before it waits.
         try:
             record: Any = self._records.get_nowait()
         except queue.Empty:
             self._flush()
             record = self._records.get(block)
             time.sleep(_GATHER_S)
+
         if record is None or len(self._lines) >= _MAX_GATHERED:
             self._flush()
         return record
 
     def handle(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(Exception):  # a bad record must not end the log
+        with contextlib.suppress(Exception):  # a bad record must not end logging
             self._lines.append(self._formatter.format(record) + "\n")
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
-        with contextlib.suppress(Exception):  # nor must a closed pipe
+        with contextlib.suppress(Exception):  # neither must a closed pipe
             if lines:
                 self._write("".join(lines))
 
@@ -110,23 +108,17 @@ class _LineWriter(QueueListener):
 def _write_to_standard_output(text: str) -> None:
     data = text.encode()
     while data:
-        data = data[os.write(_STANDARD_OUTPUT, data) :]
+        data = data[os.write(_STANDARD_OUTPUT, data) :]  # a write to a pipe can be partial
 
 
 class LogWriter:
-    """Routes all logging of the process through one writing thread while it is running.
+    """Sends all logging of the process through one writing thread, from `start` to `stop`.
 
     Attributes:
-        on_drop: called for each record that is dropped, if set.
+        on_drop: called for each dropped record, if set.
     """
 
     def __init__(self, level: str, stream: TextIO | None = None) -> None:
-        """Prepares; `start` begins.
-
-        Args:
-            level: debug, info, warning or error.
-            stream: where the lines go; standard output if not given.
-        """
         self.on_drop: Callable[[], None] | None = None
         self._level = level.upper()
         records: queue.Queue[Any] = queue.Queue(_QUEUE_RECORDS)
@@ -134,20 +126,22 @@ class LogWriter:
         self._listener = _LineWriter(records, stream.write if stream else _write_to_standard_output)
 
     def start(self) -> None:
-        """Takes over the root logger; uvicorn's own loggers are made to pass records up to it."""
+        """Takes over the root logger and makes uvicorn's loggers pass their records to it."""
         root = logging.getLogger()
         root.handlers[:] = [self._handler]
         root.setLevel(self._level)
+
         for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
             logger = logging.getLogger(name)
             logger.handlers.clear()
             logger.propagate = True
-            # Its start and stop messages repeat ours; warnings and errors do not.
+            # uvicorn's start and stop messages repeat ours. Its warnings and errors do not.
             logger.setLevel(logging.WARNING)
+
         self._listener.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Writes what is queued, for a limited time: the reader may have stopped reading."""
+        """Writes the queued records. Gives up after the timeout, in case the reader hangs."""
         thread = self._listener._thread
         try:
             self._listener.enqueue_sentinel()

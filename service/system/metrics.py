@@ -1,11 +1,7 @@
-"""Every Prometheus metric of the service, in one place.
+"""All Prometheus metrics of the service.
 
 Label values come from closed sets (route templates, status codes, served models, error codes), so
-that no client can create series.
-
-Metrics that every request touches are attributes that are called with label values and return the
-child to count with. `labels` takes a lock and costs more than counting does, so what it returned is
-kept; a series of theirs is never removed.
+clients cannot create series.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class MetricDescription:
-    """What one metric is: its name as scraped (a histogram adds suffixes), its type, its labels and its meaning."""
+    """One row of the metrics reference. `name` is as scraped, without a histogram's suffixes."""
 
     name: str
     kind: str
@@ -33,7 +29,7 @@ class MetricDescription:
 
 
 class Metrics:
-    """The metrics of one application, with a registry of its own."""
+    """The metrics of one application, in their own registry."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -47,20 +43,20 @@ class Metrics:
         )
         request_seconds = Histogram(
             "convserve_request_seconds",
-            "Seconds from the request head to the last byte of the answer.",
+            "Seconds from the request head to the last byte of the response.",
             ("route",),
             buckets=_SECONDS,
             registry=registry,
         )
         images = Counter(
             "convserve_images_total",
-            "Pictures by model and outcome: ok, or the code of the picture's error.",
+            "Pictures by model and outcome: ok, or the error code.",
             ("model", "outcome"),
             registry=registry,
         )
         stage_seconds = Histogram(
             "convserve_stage_seconds",
-            "Seconds that a request's slowest picture spent in each stage.",
+            "Seconds in each stage, for the slowest picture of a request.",
             ("model", "stage"),
             buckets=_SECONDS,
             registry=registry,
@@ -72,6 +68,9 @@ class Metrics:
             buckets=_SIZES,
             registry=registry,
         )
+
+        # Every request touches these. `labels` takes a lock and costs more than counting, so its
+        # results are cached. For this reason their series must never be removed.
         self.requests, self.images = cache(requests.labels), cache(images.labels)
         self.request_seconds = cache(request_seconds.labels)
         self.stage_seconds = cache(stage_seconds.labels)
@@ -79,27 +78,27 @@ class Metrics:
 
         self.refused = Counter(
             "convserve_refused_total",
-            "Requests refused with 503 or 504, by error code and by the bound that was met.",
+            "Requests refused with 503 or 504, by error code and by the limit that was reached.",
             ("code", "reason"),
             registry=registry,
         )
         self._in_flight = Gauge(
             "convserve_images_in_flight",
-            "Pictures accepted and not yet answered.",
+            "Pictures accepted but not answered yet.",
             registry=registry,
         )
         self._in_flight_bytes = Gauge(
-            "convserve_upload_bytes_in_flight", "Bytes of uploads being held.", registry=registry
+            "convserve_upload_bytes_in_flight", "Bytes of uploads in memory.", registry=registry
         )
         self.lane_busy = Counter(
             "convserve_lane_busy_seconds_total",
-            "Seconds that lanes have been at work; over time and lanes it is their utilisation.",
+            "Seconds that lanes were busy. Divided by time and number of lanes: their utilisation.",
             ("model",),
             registry=registry,
         )
         self._lanes = Gauge(
             "convserve_lanes",
-            "Lanes that work, or could: runs at the same time.",
+            "Lanes that are ready or busy: the number of possible runs at the same time.",
             registry=registry,
         )
         self._waiting = Gauge(
@@ -107,55 +106,52 @@ class Metrics:
         )
         self.model_info = Gauge(
             "convserve_model_info",
-            "1 for each loaded version; provider_fallback is none, not_installed or failed.",
+            "1 for each loaded version. provider_fallback is none, not_installed or failed.",
             ("model", "version", "provider", "provider_fallback"),
             registry=registry,
         )
         self.adoptions = Counter(
             "convserve_adoptions_total",
-            "Changes of the model repository while serving: adopted, or failed for a version.",
+            "Changes to the model repository while serving: adopted, or failed once per version.",
             ("outcome",),
             registry=registry,
         )
         self.lane_restarts = Counter(
             "convserve_lane_restarts_total",
-            "Lanes replaced, by reason: died or stuck (threads); not_started, exited, stopped, "
+            "Lanes replaced, by reason: died or stuck (threads), not_started, exited, stopped, "
             "overdue, memory or terminated (processes).",
             ("reason",),
             registry=registry,
         )
         self.log_records_dropped = Counter(
             "convserve_log_records_dropped_total",
-            "Log records dropped because the log's reader was too slow.",
+            "Log records dropped because the reader of the log was too slow.",
             registry=registry,
         )
 
     def watch_in_flight(self, images: Callable[[], float], n_bytes: Callable[[], float]) -> None:
-        """Reads the in-flight gauges from these functions whenever metrics are collected."""
+        # Gauges call these functions whenever metrics are collected.
         self._in_flight.set_function(images)
         self._in_flight_bytes.set_function(n_bytes)
 
     def watch_lanes(self, ready: Callable[[], float]) -> None:
-        """Reads the gauge of lanes from this function whenever metrics are collected."""
         self._lanes.set_function(ready)
 
     def watch_model(self, model: str, waiting: Callable[[], float]) -> None:
-        """Reads the gauge of a model from this function whenever metrics are collected."""
         self._waiting.labels(model).set_function(waiting)
 
     def forget_model(self, model: str) -> None:
-        """Drops the series of a model that is not served any more."""
+        """Removes the series of a model that is no longer served."""
         self._waiting.remove(model)
         self.lane_busy.remove(model)
 
     def show_models(self, served: Iterable[tuple[str, str, str, str]]) -> None:
-        """Lists these in the model gauge (model, version, provider, fall-back) and no others."""
+        """Replaces the series of the model gauge: (model, version, provider, fallback) each."""
         self.model_info.clear()
         for labels in served:
             self.model_info.labels(*labels).set(1)
 
     def describe(self) -> list[MetricDescription]:
-        """Describes every metric, for the reference page and the tests."""
         return [
             MetricDescription(
                 metric._name + ("_total" if metric._type == "counter" else ""),
@@ -168,5 +164,4 @@ class Metrics:
         ]
 
     def render(self) -> bytes:
-        """Returns all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

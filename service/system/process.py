@@ -1,4 +1,4 @@
-"""What concerns the process as a whole: its standard streams, its memory and how it ends."""
+"""Settings of the whole process: standard streams, memory, the listening socket and the exit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _EXIT_ORPHANED: Final = 3
-_M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
+_M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK_BYTES: Final = 1 << 20
-_KEPT_BYTES: Final = 4 << 20  # free at the end of each heap
+_KEPT_BYTES: Final = 4 << 20  # free space kept at the end of each heap
 
 
 class AddressUnusable(Exception):
-    """The service cannot listen where it was told to."""
+    """The service cannot listen on the configured address."""
 
 
 def open_missing_streams() -> None:
-    """Opens /dev/null for standard streams that were closed by whoever started the process.
-
-    Otherwise the next file or socket would take their number, and be written to as if it were them.
-    """
+    """Opens /dev/null for standard streams that the parent process closed."""
+    # Otherwise the next file or socket would get the number of a standard stream, and its output.
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -37,27 +35,26 @@ def open_missing_streams() -> None:
 
 
 def limit_freed_memory() -> None:
-    """Makes glibc return large blocks to the system when they are freed, and keep the rest.
-
-    By default it learns from the first large block to keep later ones, and several large pictures
-    at once leave the process hundreds of megabytes larger for good. Once told not to learn, it
-    would also return all but 128 kB of the space that every picture needs, and the system would
-    clear and map it again for the next one: 100 to 150 pages a request, 6 % of its CPU time. Other
-    C libraries are left alone.
-    """
+    """Makes glibc return large blocks to the system when they are freed, and keep small ones."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # another C library
         return
+
+    # By default glibc raises its threshold after the first large block and keeps later ones. A few
+    # large pictures at once would make the process hundreds of megabytes larger for good.
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+    # A fixed threshold also means that glibc keeps only 128 kB free. Each request would then map and
+    # clear 100 to 150 pages again, which takes 6% of its CPU time.
     mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Returns a socket that has the address but does not listen yet.
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound to the address but does not listen yet.
 
     Raises:
-        AddressUnusable: the address is taken, not this machine's, or not allowed.
+        AddressUnusable: the address is taken, belongs to another machine or is not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -73,7 +70,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def within(seconds: float, on_timeout: Callable[[], None]) -> Iterator[None]:
-    """Calls back, on another thread, if the block takes longer: native code cannot be interrupted."""
+    """Calls `on_timeout` on another thread if the block takes longer. The block is not interrupted."""
     timer = threading.Timer(seconds, on_timeout)
     timer.daemon = True
     timer.start()
@@ -84,21 +81,21 @@ def within(seconds: float, on_timeout: Callable[[], None]) -> Iterator[None]:
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the system end this process with its parent, even while it hangs; Linux only.
+    """Makes the kernel kill this process when its parent ends. Linux only.
 
     Args:
-        parent: the process that it should be; where it has ended already, so does this one.
+        parent: the process id of the parent. If it has ended already, this process exits.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it ended before the call above
         os._exit(_EXIT_ORPHANED)
 
 
-def leave_at_once(status: int) -> None:
-    """Ends the process without finalising it, since native runs may still be going on in it."""
+def exit_now(status: int) -> None:
+    # Skips the interpreter's shutdown, which would wait for native runs and could crash in them.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError):  # the reader is gone
                 stream.flush()
     os._exit(status)

@@ -1,13 +1,11 @@
-"""Takes the signals that end or nudge the process, on a thread that waits for nothing else.
+"""Handles SIGTERM, SIGINT and SIGHUP on a separate thread.
 
-The main thread may be inside native code for seconds, where a handler of Python's would have to wait.
-So the signals are blocked in every thread, and one waits for them. Nothing is lost: what comes before
-somebody waits stays pending, also where the process is PID 1 of a container, whose signals the system
-ignores while they have no handler.
+The main thread can be inside native code for seconds, and a Python signal handler would have to wait
+for it. So every thread blocks the signals, and one thread waits for them. Early signals stay pending,
+even for PID 1 of a container, where the kernel ignores signals without a handler.
 
-Child processes inherit the block. That keeps a signal to the whole group from ending them; a child
-that has a use for one unblocks it. Only the standard library is imported here, and little of it: this
-is the first thing that the entry point does.
+Child processes inherit the block, so a signal to the process group does not end them. Must import
+little, and only from the standard library: the entry point imports this module first.
 """
 
 from __future__ import annotations
@@ -21,18 +19,17 @@ from typing import Final, cast
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _TAKEN: Final = (*_STOPS, signal.SIGHUP)
-_NOW_S: Final = 1.0
-"""How long the event loop may take to end everything after the second signal."""
+_SECOND_STOP_S: Final = 1.0  # time for the event loop to exit after the second signal
 
 
 class SignalHandlers:
-    """What SIGTERM, SIGINT and SIGHUP do once they are taken.
+    """What SIGTERM, SIGINT and SIGHUP do after `install`.
 
-    Unless something else is `handled`, SIGTERM and SIGINT end the process at once, with 0, whatever
-    native code is going on in it, and SIGHUP is ignored.
+    Outside of `handled`, SIGTERM and SIGINT end the process immediately with status 0, even inside
+    native code, and SIGHUP is ignored.
 
     Attributes:
-        before_exit: called with the signal before the process is ended in that way, on the thread
+        before_exit: called with the signal before the process is ended that way, on the thread
             that waits for signals.
     """
 
@@ -42,13 +39,13 @@ class SignalHandlers:
         self._on_hangup: Callable[[], object] | None = None
         self._stops = 0
 
-    def take(self) -> None:
-        """Begins; on the main thread, before it starts others."""
+    def install(self) -> None:
+        """Blocks the signals and starts the thread. Call it before other threads start."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
         thread = threading.Thread(target=self._wait, name="signals", daemon=True)
         thread.start()
 
-        # For threads that were there before, such as a profiler's: they block nothing.
+        # Older threads, such as a profiler's, do not block the signals and pass them on.
         waiting = cast(int, thread.ident)
         for number in _TAKEN:
             signal.signal(number, lambda number, _: signal.pthread_kill(waiting, number))
@@ -57,13 +54,12 @@ class SignalHandlers:
     def handled(
         self, on_stop: Callable[[signal.Signals], object], on_hangup: Callable[[], object]
     ) -> Iterator[None]:
-        """Calls these, on the thread that waits for signals, until the block is left.
+        """Calls these functions on the thread that waits for signals, until the block ends.
 
         Args:
-            on_stop: told of SIGTERM and SIGINT. If it raises RuntimeError, as a closed event loop does,
-                or if the process is still there a second after the second of them, the process is
-                ended at once.
-            on_hangup: told of SIGHUP.
+            on_stop: called for SIGTERM and SIGINT. The process ends immediately if it raises
+                RuntimeError, as a closed event loop does, or 1 s after the second signal.
+            on_hangup: called for SIGHUP.
         """
         self._on_stop, self._on_hangup = on_stop, on_hangup
         try:
@@ -77,7 +73,7 @@ class SignalHandlers:
             if number in _STOPS:
                 self._stop(number)
             elif (on_hangup := self._on_hangup) is not None:
-                with suppress(RuntimeError):  # the event loop has just been closed
+                with suppress(RuntimeError):  # the event loop was just closed
                     on_hangup()
 
     def _stop(self, number: signal.Signals) -> None:
@@ -87,7 +83,8 @@ class SignalHandlers:
                 on_stop(number)
                 if self._stops == 1:
                     return
-                signal.sigtimedwait(_STOPS, _NOW_S)
+                # After the second signal the event loop gets a moment. A third one ends the wait.
+                signal.sigtimedwait(_STOPS, _SECOND_STOP_S)
         try:
             self.before_exit(number)
         finally:

@@ -1,7 +1,7 @@
-"""A thread that runs calls one after the other and never keeps the process from exiting.
+"""A thread that runs calls in order and never delays the exit of the process.
 
-`concurrent.futures` joins its threads at interpreter exit; a native run that hangs would then hang
-the exit too. Lanes run on this instead.
+`concurrent.futures` joins its threads when the interpreter exits, so a native run that hangs would
+also block the exit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class DaemonThread:
     """Runs submitted calls in order on one daemon thread.
 
     Attributes:
-        busy: a call is being run, whoever may have stopped waiting for it.
+        busy: a call is running, even if its caller has stopped waiting.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,17 +30,17 @@ class DaemonThread:
         self._thread.start()
 
     def post(self, call: Callable[[], None]) -> None:
-        """Queues a call that answers by itself and raises nothing."""
+        """Queues a call that must not raise."""
         self._calls.put(call)
 
     def submit(self, call: Callable[[], Result]) -> Future[Result]:
-        """Queues the call and returns the future of its result."""
+        """Queues a call and returns the future of its result."""
         future: Future[Result] = Future()
         self.post(partial(_fulfil, future, call))
         return future
 
     def close(self) -> None:
-        """Lets the thread end after what is queued; returns at once."""
+        """Ends the thread after the queued calls. Does not wait."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -57,5 +57,5 @@ def _fulfil(future: Future[Result], call: Callable[[], Result]) -> None:
         return
     try:
         future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+    except BaseException as error:  # noqa: BLE001 - passed to the caller
         future.set_exception(error)

@@ -6,8 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """Returns the version of the installed distribution, or a marker where it is not installed."""
     try:
         return version("convserve")
     except PackageNotFoundError:
-        return "0+source"
+        return "0+source"  # runs from a checkout without an installed package

@@ -170,7 +170,7 @@ def main() -> None:
     process.limit_freed_memory()
     disable_runtime_telemetry()
     _die_first()
-    process.leave_at_once(_run(socket.socket(fileno=number)))
+    process.exit_now(_run(socket.socket(fileno=number)))
 
 
 def _run(sock: socket.socket) -> int:

@@ -127,7 +127,7 @@ def test_writer_takes_over_uvicorns_warnings_only():
 
 
 class StalledStream(io.StringIO):
-    """A pipe that nobody reads."""
+    """A pipe whose reader never reads."""
 
     def __init__(self) -> None:
         super().__init__()

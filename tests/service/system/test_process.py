@@ -14,7 +14,7 @@ from service.system import process
 
 
 def in_child(code: str, *, close: int) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process that was started with one standard stream closed."""
+    """Runs Python code in a process that starts with one standard stream closed."""
     script = f'exec "$@" {close}>&-'
     return subprocess.run(  # noqa: S603
         ["sh", "-c", script, "sh", sys.executable, "-c", code],  # noqa: S607
@@ -83,7 +83,7 @@ def test_limit_freed_memory_without_glibc_does_nothing(monkeypatch):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_bound_socket_has_the_address_but_takes_no_connection(host):
-    with process.bound_socket(host, 0) as bound:
+    with process.bind_socket(host, 0) as bound:
         address = bound.getsockname()
 
         with pytest.raises(ConnectionRefusedError):
@@ -91,17 +91,17 @@ def test_bound_socket_has_the_address_but_takes_no_connection(host):
 
 
 def test_bound_socket_of_taken_address_says_which():
-    with process.bound_socket("127.0.0.1", 0) as first:
+    with process.bind_socket("127.0.0.1", 0) as first:
         first.listen()
         port = first.getsockname()[1]
 
         with pytest.raises(process.AddressUnusable, match=f"127.0.0.1:{port}: .* in use"):
-            process.bound_socket("127.0.0.1", port)
+            process.bind_socket("127.0.0.1", port)
 
 
 def test_bound_socket_of_no_address_says_which():
     with pytest.raises(process.AddressUnusable, match=r"203\.0\.113\.1:80"):
-        process.bound_socket("203.0.113.1", 80)
+        process.bind_socket("203.0.113.1", 80)
 
 
 def test_within_calls_back_once_the_time_is_over():
@@ -124,7 +124,7 @@ def test_within_calls_nobody_in_time():
 def test_leave_at_once_flushes_and_skips_the_rest():
     code = (
         "from service.system import process; import atexit, sys; atexit.register(print, 'too late');"
-        "sys.stdout.write('said'); process.leave_at_once(7)"
+        "sys.stdout.write('said'); process.exit_now(7)"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603

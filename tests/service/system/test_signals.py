@@ -1,4 +1,4 @@
-"""Each in a process of its own, since a test's own signals belong to pytest."""
+"""Each test uses a separate process, because pytest handles the signals of its own."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ def run(code: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_signals_taken_end_the_process_inside_native_code_with_zero(name):
-    assert run(f"signals.take(); send(signal.{name}); native()") == (0, "")
+    assert run(f"signals.install(); send(signal.{name}); native()") == (0, "")
 
 
 def test_signals_pending_while_they_are_taken_are_not_lost():
     code = """
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 send(signal.SIGTERM)
-signals.take()
+signals.install()
 native()
 """
     assert run(code) == (0, "")
 
 
 def test_signals_exit_is_announced():
-    code = "signals.before_exit = before_exit; signals.take(); send(signal.SIGINT); native()"
+    code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGINT); native()"
 
     assert run(code) == (0, "exits for SIGINT\n")
 
 
 def test_signals_hangup_that_is_not_handled_is_ignored():
-    code = "signals.before_exit = before_exit; signals.take(); send(signal.SIGHUP, signal.SIGTERM); native()"
+    code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGHUP, signal.SIGTERM); native()"
 
     assert run(code) == (0, "exits for SIGTERM\n")
 
@@ -81,7 +81,7 @@ def on_stop(number):
     told.set()
 
 signals.before_exit = before_exit
-signals.take()
+signals.install()
 with signals.handled(on_stop, lambda: say("hangup")):
     send(signal.SIGHUP, signal.SIGTERM)
     told.wait()
@@ -93,7 +93,7 @@ say("stopped")
 def test_signals_second_one_ends_the_process_where_the_handler_does_not():
     code = """
 signals.before_exit = before_exit
-signals.take()
+signals.install()
 with signals.handled(lambda number: say(number.name), lambda: None):
     send(signal.SIGTERM, signal.SIGINT)
     native()
@@ -111,7 +111,7 @@ def on_stop(number):
     raise RuntimeError("the event loop is closed")
 
 signals.before_exit = before_exit
-signals.take()
+signals.install()
 with signals.handled(on_stop, lambda: None):
     send(signal.SIGTERM)
     native()
@@ -122,7 +122,7 @@ with signals.handled(on_stop, lambda: None):
 def test_signals_no_longer_handled_end_the_process():
     code = """
 signals.before_exit = before_exit
-signals.take()
+signals.install()
 with signals.handled(lambda _: say("handled"), lambda: say("hangup")):
     pass
 send(signal.SIGHUP, signal.SIGTERM)
@@ -132,7 +132,7 @@ native()
 
 
 def test_signals_exit_that_cannot_be_announced_is_one():
-    code = "signals.before_exit = lambda _: sys.exit(4); signals.take(); send(signal.SIGTERM); native()"
+    code = "signals.before_exit = lambda _: sys.exit(4); signals.install(); send(signal.SIGTERM); native()"
 
     assert run(code) == (0, "")
 
@@ -141,7 +141,7 @@ def test_signals_thread_from_before_does_not_take_them_away():
     code = """
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 signals.before_exit = before_exit
-signals.take()
+signals.install()
 send(signal.SIGTERM)
 while True:
     threading.Event().wait(0.01)
@@ -151,7 +151,7 @@ while True:
 
 def test_signals_child_has_them_blocked_and_can_unblock_them():
     code = """
-signals.take()
+signals.install()
 child = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('lives', flush=True);"
 child += "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]); print('not reached')"
 done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
