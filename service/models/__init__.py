@@ -1,1 +1,1 @@
-"""What is served: versions found, proven, adopted and run."""
+"""Finds, verifies, loads and runs the versions that are served."""

@@ -1,6 +1,6 @@
-"""Runs a graph: the one thing that can be replaced by a fake, and the one user of a session.
+"""Runs a graph on batches of prepared pictures. `Engine` is the seam that tests replace with a fake.
 
-Shapes: N pictures, C classes; a batch is what `contract.preprocessing.to_input` rows stack to.
+Shapes: N pictures, C classes. A batch is a stack of rows from `contract.preprocessing.to_input`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Batch = NDArray[Any]
 
 
 class Run:
-    """How one run is made, and the means to end it early.
+    """One run of an engine: how it runs, and a way to interrupt it.
 
     Attributes:
-        wide: it may have all cores, since nothing else is being run.
-        interrupted: it was asked to end.
+        wide: the run may use all cores because it is alone.
+        interrupted: `interrupt` was called.
     """
 
     __slots__ = ("_terminate", "interrupted", "wide")
@@ -37,27 +37,27 @@ class Run:
         self._terminate: Callable[[], None] | None = None
 
     def on_interrupt(self, terminate: Callable[[], None]) -> None:
-        """Registers how the runtime is told to end this run; told at once if that was asked for."""
-        self._terminate = terminate
+        """Sets the callback that ends the run. Calls it now if the run was interrupted already."""
+        self._terminate = terminate  # before the check: `interrupt` comes from another thread
         if self.interrupted:
             terminate()
 
     def interrupt(self) -> None:
-        """Asks the run to end; from any thread, also before it began."""
+        """Ends the run early. Can be called from any thread, also before the run starts."""
         self.interrupted = True
         if self._terminate is not None:
             self._terminate()
 
 
 class Engine(Protocol):
-    """Answers a batch of prepared pictures with probabilities."""
+    """Turns a batch of prepared pictures into probabilities."""
 
     def run(self, batch: Batch, run: Run) -> NDArray[np.float32]:
-        """Runs the network once; blocks; safe to call from several threads.
+        """Runs the network once. Blocks; safe to call from several threads.
 
         Args:
-            batch: shape (N, ...), dtype and layout as the manifest's `graph.input`.
-            run: how, and how it is told to end early; it raises then.
+            batch: shape (N, ...), dtype and layout as in the manifest's `graph.input`.
+            run: how to run. An interrupted run raises.
 
         Returns:
             Probabilities, float32, shape (N, C), row i for picture i.
@@ -66,7 +66,7 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """An onnxruntime session, or two of one graph, that answers as its manifest says."""
+    """Runs a graph with one onnxruntime session, or with two that differ in their threads."""
 
     def __init__(
         self,
@@ -76,14 +76,13 @@ class OnnxEngine:
         *,
         largest_batch: int = 1,
     ) -> None:
-        """Checks the graph's signature against the manifest.
+        """Opens the engine and checks the graph's signature.
 
         Args:
-            opened: for runs beside others.
-            manifest: what the graph should be.
-            wide: the same graph with all cores, for runs that are alone; None where it would be no
-                faster.
-            largest_batch: pictures in one run at most; matters where a provider has few sizes.
+            opened: the session for runs at the same time as others.
+            manifest: the expected signature.
+            wide: a session with all cores, for runs that are alone; None if it would not be faster.
+            largest_batch: most pictures in one run, for providers with fixed batch sizes.
 
         Raises:
             GraphMismatch: the input, the outputs or the number of classes differ.
@@ -97,6 +96,7 @@ class OnnxEngine:
         self._input = manifest.graph.input.name
         _check_input(self._session, manifest)
         _check_outputs(self._session, manifest)
+
         provider = PROVIDERS[opened.provider]
         self._on_device: DeviceRuns | None = None
         if provider.device is not None:
@@ -107,21 +107,20 @@ class OnnxEngine:
             self._on_device = DeviceRuns(opened, provider.device, names, sizes)
 
     def warm_up(self) -> None:
-        """Runs every batch size once where there are few, so that no request is the first."""
         if self._on_device is not None:
             graph_input = self._manifest.graph.input
             self._on_device.warm_up(np.zeros(graph_input.shape[1:], graph_input.dtype))
 
     def run(self, batch: Batch, run: Run | None = None) -> NDArray[np.float32]:
-        """Runs the network once; see `Engine.run`."""
         run = run or Run()
         options = self._new_options()
         run.on_interrupt(partial(setattr, options, "terminate", True))
+
         if self._on_device is not None:
             scores = self._on_device.run(batch, options)
         else:
             session = self._wide if run.wide else self._session
-            (scores,) = session.run(self._outputs, {self._input: batch}, options)
+            (scores,) = session.run(self._outputs, {self._input: batch}, options)  # (N, C)
         return to_probabilities(scores, self._manifest) if self._answers_logits else scores
 
 
@@ -131,12 +130,14 @@ def _check_input(session: Any, manifest: Manifest) -> None:
     if [node.name for node in inputs] != [declared.name]:
         found = ", ".join(node.name for node in inputs)
         raise GraphMismatch(f"the graph's inputs are {found}, the manifest says {declared.name}")
+
     element = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}.get(inputs[0].type)
     if element != declared.dtype:
         raise GraphMismatch(f"the input is {inputs[0].type}, the manifest says {declared.dtype}")
+
     shape = inputs[0].shape
     agrees = len(shape) == len(declared.shape) and all(
-        # A symbolic side accepts any size; a symbolic batch must be declared as null.
+        # A symbolic side accepts any size. A symbolic batch axis must be null in the manifest.
         actual == expected if isinstance(actual, int) else position > 0 or expected is None
         for position, (actual, expected) in enumerate(zip(shape, declared.shape, strict=True))
     )
@@ -149,9 +150,10 @@ def _check_outputs(session: Any, manifest: Manifest) -> None:
     for declared in manifest.graph.outputs:
         if declared.name not in outputs:
             raise GraphMismatch(f"the graph has no output {declared.name!r}")
+
     scores = outputs[manifest.graph.scores.name]
     n_classes = scores.shape[-1] if scores.shape else None
     if isinstance(n_classes, int) and n_classes != manifest.n_classes:
         raise GraphMismatch(
-            f"the graph answers {n_classes} classes, the manifest has {manifest.n_classes} labels"
+            f"the graph returns {n_classes} classes, the manifest has {manifest.n_classes} labels"
         )

@@ -1,7 +1,7 @@
-"""Opens a graph on an execution provider; with `engine`, the only place that knows onnxruntime.
+"""Opens a graph on an execution provider. Only this folder knows onnxruntime.
 
-`auto` walks `PROVIDERS` in order and takes the first that really runs; what it passed over and why
-is kept and shown. A provider asked for by name is used or the service does not start.
+`auto` takes the first of `PROVIDERS` that works and keeps the reason why the others did not. A provider
+that is configured by name must work, or the service does not start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contract.errors import GraphMismatch
 from contract.telemetry import disable_runtime_telemetry
 from service.errors import ProviderNotInstalled, ProviderUnavailable
 
-Proven = TypeVar("Proven")
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Provider:
 
     Attributes:
         runtime_name: its name in onnxruntime.
-        options: what it is opened with.
-        default_lanes: runs at the same time; None for one on each usable core.
-        largest_batch: pictures in one run at most, where nothing else is configured.
-        preload: its libraries come in packages of their own and are loaded first.
-        device: onnxruntime's name of its memory; None where it shares the processor's.
-        batch_sizes: the only ones that are run, besides the largest; empty for any.
+        options: its options in onnxruntime.
+        default_lanes: number of runs at the same time; None for one on each usable core.
+        largest_batch: most pictures in one run, unless configured otherwise.
+        preload: its libraries come in separate packages and must be loaded first.
+        device: its memory's name in onnxruntime, such as "cuda"; None for main memory.
+        batch_sizes: the batch sizes to run besides the largest; empty for any.
     """
 
     runtime_name: str
@@ -43,12 +43,12 @@ class Provider:
 
     @property
     def runs_on_cores(self) -> bool:
-        """Whether its runs compete with decoding for the processor's cores."""
+        """Whether its runs compete with decoding for the CPU cores."""
         return self.default_lanes is None
 
 
 PROVIDERS: Final[dict[str, Provider]] = {
-    # Exhaustive search would make every new batch size slow; TF32 would change the answers.
+    # An exhaustive search would make every new batch size slow. TF32 would change the answers.
     "cuda": Provider(
         "CUDAExecutionProvider",
         {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
@@ -60,18 +60,18 @@ PROVIDERS: Final[dict[str, Provider]] = {
     ),
     "cpu": Provider("CPUExecutionProvider", {}),
 }
-"""Every provider, the preferred ones first; the last one runs everywhere."""
+"""All providers in order of preference. The last one works everywhere."""
 
 _LAST_RESORT: Final = next(reversed(PROVIDERS))
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderFallback:
-    """Why a preferred provider was passed over.
+    """Why a preferred provider is not used.
 
     Attributes:
-        kind: `not_installed` where this onnxruntime was built without it, which nobody needs to be
-            woken for; `failed` where it is installed and does not work.
+        kind: `not_installed` if this onnxruntime was built without it, which is no reason for an
+            alert; `failed` if it is installed but does not work.
         reason: one line for people.
     """
 
@@ -87,34 +87,35 @@ class ProviderSession:
     provider: str
 
 
-def on_chosen_provider(
-    choice: str, prove: Callable[[str], Proven]
-) -> tuple[Proven, ProviderFallback | None]:
-    """Tries providers as the choice says and returns what the first that works gives.
+def try_providers(
+    choice: str, open_on: Callable[[str], Opened]
+) -> tuple[Opened, ProviderFallback | None]:
+    """Opens a version on the chosen provider, or for `auto` on the first that works.
 
     Args:
         choice: `auto` or a key of `PROVIDERS`.
-        prove: opens and proves a version on the named provider.
+        open_on: opens and verifies the version on the named provider.
 
     Returns:
-        Its result, and why a preferred provider was passed over, if one was.
+        The result of `open_on`, and why a preferred provider is not used, if there is one.
 
     Raises:
-        ProviderUnavailable: the provider asked for by name does not work here.
+        ProviderUnavailable: the provider configured by name does not work here.
     """
     if choice != "auto":
-        return prove(choice), None
+        return open_on(choice), None
+
     fallback: ProviderFallback | None = None
     for name in PROVIDERS:
         if name == _LAST_RESORT:
             break
         try:
-            return prove(name), fallback
-        except ProviderNotInstalled as error:
+            return open_on(name), fallback
+        except ProviderNotInstalled as error:  # a failure is the more important reason to keep
             fallback = fallback or ProviderFallback("not_installed", str(error))
         except ProviderUnavailable as error:
             fallback = ProviderFallback("failed", str(error))
-    return prove(_LAST_RESORT), fallback
+    return open_on(_LAST_RESORT), fallback
 
 
 def open_session(
@@ -123,11 +124,11 @@ def open_session(
     """Opens a graph on one provider.
 
     Args:
-        graph: the ONNX file's bytes, whose digest has been checked.
+        graph: the bytes of the ONNX file, with a verified digest.
         name: a key of `PROVIDERS`.
         threads: threads inside one run.
-        spinning: they wait for each other without sleeping while a run lasts. A run that has the
-            cores to itself is a quarter faster so; beside others it would take their time.
+        spinning: threads wait for each other without sleeping during a run. This makes a run that is
+            alone 25% faster. Next to other runs it would take their time.
 
     Raises:
         ProviderUnavailable: the provider cannot be used here.
@@ -142,18 +143,20 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
     if provider.runtime_name not in ort.get_available_providers():
         raise ProviderNotInstalled(f"{name}: this onnxruntime has no {provider.runtime_name}")
     if provider.preload and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA libraries that PyPI packages carry
+        ort.preload_dlls()  # finds the CUDA libraries in PyPI packages
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # By default they go on spinning after a run, which burns a core while idle.
+    # By default threads keep spinning after a run, which keeps a core busy while idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Only the bytes that were checked may run: weights in other files are found nowhere.
+    # Only verified bytes may run, so weights in other files must not be found.
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull
     )
+
     try:
         session = ort.InferenceSession(
             graph, options, providers=[(provider.runtime_name, provider.options)]
@@ -162,27 +165,26 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
         if name == _LAST_RESORT:
             raise GraphMismatch("onnxruntime cannot load the graph") from error
         raise ProviderUnavailable(f"{name}: {_first_line(error)}") from error
+
     if session.get_providers()[0] != provider.runtime_name:
-        # onnxruntime warns and quietly goes on with the CPU when a provider's libraries are missing
+        # If a provider's libraries are missing, onnxruntime only warns and uses the CPU.
         raise ProviderUnavailable(f"{name}: its libraries or its device are missing")
     return session
 
 
 def run_options() -> Callable[[], Any]:
-    """Returns what makes onnxruntime's options of a run; setting `terminate` on them ends it."""
+    """Returns the factory of onnxruntime's RunOptions. Setting `terminate` on them ends the run."""
     made: Callable[[], Any] = runtime().RunOptions
     return made
 
 
 def new_device_value(shape: tuple[int, ...], dtype: Any, device: str) -> Any:
-    """Returns an onnxruntime value of a shape and NumPy dtype in a device's memory."""
     return runtime().OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
 
 
 @cache
 def runtime() -> Any:
-    """Returns onnxruntime, imported at the first call, when its usage reporting is off."""
-    disable_runtime_telemetry()  # an embedding program may not have come through our entry points
+    disable_runtime_telemetry()  # before the import, for programs without our entry points
     import onnxruntime
 
     return onnxruntime

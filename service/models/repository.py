@@ -1,7 +1,7 @@
-"""Loads published versions, proves each on the provider it will run on, and finds them by name.
+"""Loads published versions and finds them by name.
 
-A version is served only after its digests, its graph's signature and its golden examples have been
-checked; the golden run on one picture and on a full batch is the warm-up as well.
+A version is served only after its digests, its graph's signature and its golden examples are verified
+on the provider it will run on. The golden run is also the warm-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contract.preprocessing import Tensor, golden_input
 from contract.versions import Version, find_versions, read_version, sha256
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.models.engine import Batch, Engine, OnnxEngine, Run
-from service.models.providers import PROVIDERS, ProviderFallback, on_chosen_provider, open_session
+from service.models.providers import PROVIDERS, ProviderFallback, open_session, try_providers
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,13 @@ _SOURCE = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How versions are run: the provider choice and the shape of a run.
+    """How versions are run.
 
     Attributes:
         provider: `auto` or a provider's name.
-        threads: threads inside one run beside others.
-        wide_threads: threads inside a run that is alone; where there are no more than `threads`,
-            all runs are alike.
-        max_batch_size: pictures in one run at most; None for what the provider suggests.
+        threads: threads inside one run.
+        wide_threads: threads inside a run that is alone, if more than `threads`.
+        max_batch_size: most pictures in one run; None for the provider's default.
     """
 
     provider: str = "auto"
@@ -53,14 +52,11 @@ class LoadedVersion:
     """A version that has passed every check and is ready to run.
 
     Attributes:
-        manifest: what it is.
-        manifest_sha256: digest of the manifest, which covers every file.
-        engine: runs it.
-        provider: the execution provider it runs on.
-        fallback: why a preferred provider was passed over, None if none was.
-        golden_difference: largest difference of a golden probability in the replay.
-        max_batch_size: pictures in one run at most: 1 where the graph allows no more.
-        load_s: seconds that reading, opening and replaying took.
+        manifest_sha256: the manifest's digest, which identifies the whole version.
+        fallback: why a preferred provider is not used, None if there is none.
+        golden_difference: largest difference in a golden probability.
+        max_batch_size: most pictures in one run; 1 if the graph takes no more.
+        load_s: seconds for reading, opening and verifying.
     """
 
     manifest: Manifest
@@ -74,7 +70,6 @@ class LoadedVersion:
 
     @property
     def key(self) -> tuple[str, int]:
-        """The name and the version number."""
         return self.manifest.name, self.manifest.version
 
 
@@ -82,21 +77,20 @@ class Repository:
     """The loaded versions, by name and number; immutable."""
 
     def __init__(self, versions: list[LoadedVersion], default_model: str | None = None) -> None:
-        """Arranges the versions.
-
-        Raises:
-            ManifestInvalid: there is no version, or `default_model` is not among them.
-        """
+        """Raises ManifestInvalid if there is no version or `default_model` is not among them."""
         self._models: dict[str, dict[int, LoadedVersion]] = {}
         for version in sorted(versions, key=lambda version: version.key):
             name, number = version.key
             self._models.setdefault(name, {})[number] = version
         if not self._models:
             raise ManifestInvalid("there is no version to serve")
+
         preferred = PREFERRED_DEFAULT if PREFERRED_DEFAULT in self._models else min(self._models)
         self.default_name = default_model or preferred
         if self.default_name not in self._models:
-            raise ManifestInvalid(f"the default model {self.default_name!r} is not there")
+            raise ManifestInvalid(
+                f"the default model {self.default_name!r} is not in the model repository"
+            )
 
     @property
     def models(self) -> Mapping[str, Mapping[int, LoadedVersion]]:
@@ -104,11 +98,10 @@ class Repository:
         return self._models
 
     def versions(self) -> list[LoadedVersion]:
-        """Returns every loaded version."""
         return [version for versions in self._models.values() for version in versions.values()]
 
     def get(self, name: str | None = None, number: int | None = None) -> LoadedVersion:
-        """Returns a version: of the default model if no name, the newest if no number is given.
+        """Returns a version: the default model without a name, the newest without a number.
 
         Raises:
             ModelNotFound: it is not loaded.
@@ -119,15 +112,15 @@ class Repository:
         version = versions[max(versions)] if number is None else versions.get(number)
         if version is None:
             served = ", ".join(str(one) for one in versions)
-            raise ModelNotFound(f"this version is not served; served are: {served}")
+            raise ModelNotFound(f"this version is not served; the served versions are: {served}")
         return version
 
 
 def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
-    """Returns the model repository to use.
+    """Returns the configured folder or, without one, the first of these that holds a version.
 
-    The configured one; else `models` in the working directory if it holds a version; else the one
-    inside the installed package; else the one of the source tree.
+    `models` in the working directory, the folder inside the installed package, and the folder in
+    the source tree. If none does, returns the first.
     """
     if configured is not None:
         return configured
@@ -140,13 +133,11 @@ def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryConfig:
-    """Where versions are, which of them are served and how.
+    """Which versions are served, and how.
 
     Attributes:
-        models_dir: the model repository.
-        plan: how versions will run.
-        versions_per_model: how many of the newest of each; 0 for all.
-        default_model: the model that is used where a request names none.
+        versions_per_model: how many of the newest versions of each model; 0 for all.
+        default_model: the model for requests that name none.
     """
 
     models_dir: Path
@@ -155,7 +146,6 @@ class RepositoryConfig:
     default_model: str | None = None
 
     def chosen(self) -> list[tuple[str, int]]:
-        """Returns name and number of every version to serve."""
         return [
             (name, number)
             for name, numbers in find_versions(self.models_dir).items()
@@ -165,11 +155,6 @@ class RepositoryConfig:
         ]
 
     def chosen_or_raise(self) -> list[tuple[str, int]]:
-        """Returns as `chosen`.
-
-        Raises:
-            ManifestInvalid: there is nothing to serve.
-        """
         if chosen := self.chosen():
             return chosen
         raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
@@ -179,8 +164,8 @@ def load_repository(config: RepositoryConfig) -> Repository:
     """Loads every chosen version.
 
     Raises:
-        ModelError: any of them cannot be served, and why.
-        ProviderUnavailable: the provider asked for cannot be used here.
+        ModelError: a version cannot be served.
+        ProviderUnavailable: the configured provider does not work here.
     """
     loaded = [
         load_version(config.models_dir, *key, config.plan) for key in config.chosen_or_raise()
@@ -188,25 +173,24 @@ def load_repository(config: RepositoryConfig) -> Repository:
     return Repository(loaded, config.default_model)
 
 
-Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]
-"""Reads, opens and proves one version, as `load_version` does."""
+Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]  # has `load_version`'s contract
 
 
 def renew(
     config: RepositoryConfig, current: Repository, load: Load | None = None
 ) -> tuple[Repository, list[Exception]]:
-    """Loads what has changed since `current` was loaded.
+    """Loads the versions that changed since `current` was loaded.
 
-    A model of which a version fails keeps the versions it has, so that a broken new one takes
-    nothing away; so does the whole where nothing usable would be left.
+    If a version of a model fails, the model keeps its loaded versions, so a broken new version takes
+    nothing away. If no version would be left, `current` stays.
 
     Args:
-        config: where versions are.
-        current: what is being served.
-        load: in place of `load_version`, which opens them in this process.
+        config: which versions to serve.
+        current: the repository being served.
+        load: replaces `load_version`, for example to load in another process.
 
     Returns:
-        The renewed repository, with the very objects of unchanged versions, and the failures.
+        The new repository, which shares unchanged versions with `current`, and the failures.
     """
     kept: dict[tuple[str, int], LoadedVersion] = {}
     failures: list[Exception] = []
@@ -219,6 +203,7 @@ def renew(
         except (ModelError, ProviderUnavailable) as error:
             failures.append(error)
             kept.update((old, loaded[old]) for old in loaded if old[0] == key[0])
+
     try:
         return Repository(list(kept.values()), config.default_model), failures
     except ManifestInvalid as error:
@@ -226,9 +211,10 @@ def renew(
 
 
 def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion | None:
-    """Returns the loaded version if its manifest is still the one on the disk."""
+    # The version if its manifest on the disk is still the same. That holds all other digests.
     if version is None:
         return None
+
     name, number = version.key
     try:
         text = (models_dir / name / str(number) / MANIFEST_FILE).read_bytes()
@@ -238,11 +224,11 @@ def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion
 
 
 def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -> LoadedVersion:
-    """Reads, opens and proves one version.
+    """Reads, opens and verifies one version.
 
     Raises:
-        ModelError: its files, its graph or its answers are not what was published.
-        ProviderUnavailable: the provider asked for cannot be used here.
+        ModelError: its files, its graph or its answers differ from what was published.
+        ProviderUnavailable: the configured provider does not work here.
     """
     started_s = time.monotonic()
     version = read_version(models_dir, name, number)
@@ -252,7 +238,7 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
         chosen = plan.max_batch_size or PROVIDERS[provider].largest_batch
         return manifest.graph.fixed_batch_size or chosen
 
-    def prove(provider: str) -> tuple[str, OnnxEngine, float]:
+    def open_on(provider: str) -> tuple[str, OnnxEngine, float]:
         engine = _open_engine(version, provider, plan, largest_batch(provider))
         try:
             engine.warm_up()
@@ -260,12 +246,13 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
         except ModelError:
             raise
         except Exception as error:
-            raise ProviderUnavailable(f"{provider}: the graph fails when it is run") from error
+            raise ProviderUnavailable(f"{provider}: running the graph fails") from error
 
     try:
-        (provider, engine, difference), fallback = on_chosen_provider(plan.provider, prove)
+        (provider, engine, difference), fallback = try_providers(plan.provider, open_on)
     except (ModelError, ProviderUnavailable) as error:
         raise type(error)(f"{name}/{number}: {error}") from error
+
     loaded = LoadedVersion(
         manifest=manifest,
         manifest_sha256=version.manifest_sha256,
@@ -276,6 +263,7 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
         max_batch_size=largest_batch(provider),
         load_s=time.monotonic() - started_s,
     )
+
     failed = fallback is not None and fallback.kind == "failed"
     log.log(
         logging.WARNING if failed else logging.INFO,
@@ -307,19 +295,19 @@ def replay_golden(
     run: Callable[[Batch, Run], NDArray[np.float32]],
     max_batch_size: int,
 ) -> float:
-    """Replays the golden examples one by one, with all cores, and as a full batch, without.
+    """Runs the golden examples one by one with all cores, and as a full batch without.
 
     Args:
-        version: whose manifest and pictures are used.
-        run: batch (N, ...) to probabilities (N, C); see `Engine.run`.
-        max_batch_size: N of the full batch; the examples are repeated to fill it.
+        version: has the examples and their pictures.
+        run: turns a batch (N, ...) into probabilities (N, C), as `Engine.run`.
+        max_batch_size: N of the full batch. Examples are repeated to fill it.
 
     Returns:
-        The largest difference of an expected probability.
+        The largest difference in an expected probability.
 
     Raises:
-        GoldenMismatch: an example is not answered as published.
-        GraphMismatch: the graph answers with another number of rows or classes.
+        GoldenMismatch: the answer to an example differs from the published one.
+        GraphMismatch: the graph returns the wrong number of rows or classes.
     """
     manifest = version.manifest
     rows = []
@@ -338,8 +326,10 @@ def replay_golden(
             )
         return scores
 
+    # Both paths that requests take: a wide run of one picture, and a full batch.
     single = [answers([row])[0] for row in rows]
     full = answers([rows[i % len(rows)] for i in range(max_batch_size)])
+
     pairs = list(zip(manifest.golden, single, strict=True))
     pairs += [(manifest.golden[i % len(rows)], answer) for i, answer in enumerate(full)]
     return max(check_golden(example, answer) for example, answer in pairs)

@@ -1,9 +1,8 @@
-"""Adopts versions that are published while the service runs; no request is lost over it.
+"""Watches the model repository and adopts new versions while the service runs.
 
-A look compares the files of the repository with those of the last look. Where they differ, new
-versions are loaded and proven on a thread of their own while the old ones go on answering; then the
-whole set is swapped at once. A version that fails its checks is reported and not adopted, and what
-was served before goes on being served.
+Each poll compares the files with those of the last poll. If they differ, new versions are loaded and
+verified on a separate thread while the old ones keep answering. Then the whole set is swapped at once,
+and no request is lost. A version that fails its checks is reported, and the old ones stay.
 """
 
 from __future__ import annotations
@@ -30,25 +29,22 @@ Result = TypeVar("Result")
 
 
 def fingerprint(models_dir: Path) -> Fingerprint:
-    """Returns path, size in bytes and time of change in ns of every file of every version.
-
-    A version that is being copied in file by file changes it again and again, and so is tried again
-    until it is whole.
-    """
+    # Path, size in bytes and time of change in ns of every file. While a version is copied in file by
+    # file, the fingerprint keeps changing, so the version is tried again until it is complete.
     found = set()
     for name, numbers in find_versions(models_dir).items():
         for number in numbers:
             for path in (models_dir / name / str(number)).rglob("*"):
                 try:
                     facts = path.lstat()
-                except OSError:  # removed meanwhile
+                except OSError:  # removed since it was listed
                     continue
                 found.add((str(path.relative_to(models_dir)), facts.st_size, facts.st_mtime_ns))
     return frozenset(found)
 
 
 class RepositoryWatcher:
-    """Looks for new versions at intervals and hands the renewed repository on."""
+    """Polls for new versions and passes on the changed repository."""
 
     def __init__(
         self,
@@ -60,33 +56,32 @@ class RepositoryWatcher:
         seen: Fingerprint,
         load: Load | None = None,
     ) -> None:
-        """Connects the parts; `looking` does the work.
+        """`polling` starts it.
 
         Args:
-            config: where versions are and how they are loaded.
-            current: the repository being served.
-            adopt: puts a renewed one in its place; on the event loop. It may fail, and then leaves
-                things as they were.
+            config: which versions are served, and how.
+            current: returns the repository being served.
+            adopt: replaces it, on the event loop. If it raises, it must have changed nothing.
             metrics: counts adoptions and failures.
-            seen: fingerprint of the files from before the current repository was loaded.
-            load: how a version is proven, if not in this process.
+            seen: the fingerprint from before the current repository was loaded.
+            load: replaces `load_version`, for example to load in another process.
         """
-        self._shelf = config
+        self._config = config
         self._current = current
         self._adopt = adopt
         self._metrics = metrics
         self._seen = seen
         self._load = load
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._thread = DaemonThread("adopt")
 
     @asynccontextmanager
     async def polling(self, interval_s: float) -> AsyncIterator[None]:
-        """Looks every `interval_s` seconds, and when asked to, for as long as the context lasts.
+        """Polls every `interval_s` seconds and on request, until the context ends.
 
-        With an interval of 0 it looks only when it is asked to.
+        With an interval of 0 it polls only on request.
         """
-        task = asyncio.create_task(self._look_again(interval_s), name="adopt")
+        task = asyncio.create_task(self._poll_forever(interval_s), name="adopt")
         try:
             yield
         finally:
@@ -94,45 +89,47 @@ class RepositoryWatcher:
             self._thread.close()
 
     def poll_soon(self) -> None:
-        """Asks for a look before the interval is over; after the present one, if there is one."""
-        self._asked.set()
+        """Requests a poll now, or after the current one."""
+        self._requested.set()
 
-    async def look(self) -> None:
-        """Looks once, and adopts what is new and proves itself."""
-        seen = await self._apart(partial(fingerprint, self._shelf.models_dir))
+    async def poll(self) -> None:
+        """Compares the files once and adopts new versions that pass their checks."""
+        seen = await self._in_thread(partial(fingerprint, self._config.models_dir))
         if seen == self._seen:
             return
+
         self._seen = seen
         current = self._current()
-        renewed, failures = await self._apart(partial(renew, self._shelf, current, self._load))
+        renewed, failures = await self._in_thread(partial(renew, self._config, current, self._load))
         for failure in failures:
             log.error("not adopted", extra={"reason": str(failure)})
             self._metrics.adoptions.labels("failed").inc()
         if renewed.versions() != current.versions():
-            await self._hand_on(renewed)
+            await self._try_adopt(renewed)
 
-    async def _hand_on(self, renewed: Repository) -> None:
+    async def _try_adopt(self, renewed: Repository) -> None:
         try:
             await self._adopt(renewed)
         except (ModelError, ProviderUnavailable) as error:
             log.error("not adopted", extra={"reason": str(error)})
             self._metrics.adoptions.labels("failed").inc()
-            self._seen = frozenset()  # the versions are sound: try again at the next look
+            self._seen = frozenset()  # the versions are valid: try again at the next poll
             return
+
         self._metrics.adoptions.labels("adopted").inc()
         served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
         log.info("adopted", extra={"versions": served})
 
-    async def _look_again(self, interval_s: float) -> None:
+    async def _poll_forever(self, interval_s: float) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), interval_s or None)
-            self._asked.clear()
+                await asyncio.wait_for(self._requested.wait(), interval_s or None)
+            self._requested.clear()
             try:
-                await self.look()
+                await self.poll()
             except Exception:
-                # Whatever a file system or a graph can raise must not end the looking.
-                log.exception("looking for new versions failed")
+                # A file system or a graph can raise anything. Polling must go on.
+                log.exception("polling for new versions failed")
 
-    async def _apart(self, call: Callable[[], Result]) -> Result:
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))

@@ -1,4 +1,4 @@
-"""Device runs on the processor's own memory, which onnxruntime binds in the same way."""
+"""Device runs in main memory, which onnxruntime binds in the same way as a GPU's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = TensorNames("image", "probabilities")
 
 
 class Recorder:
-    """A session that notes the shape of every bound run."""
+    """A session that records the shape of every bound run."""
 
     def __init__(self, session: Any) -> None:
         self._session = session

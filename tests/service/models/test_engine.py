@@ -90,7 +90,7 @@ def test_engine_missing_output_refused(manifest):
 def test_engine_other_number_of_classes_refused(manifest):
     wrong = manifest.model_copy(update={"labels": manifest.labels[:2]})
 
-    with pytest.raises(GraphMismatch, match="answers 3 classes, the manifest has 2 labels"):
+    with pytest.raises(GraphMismatch, match="returns 3 classes, the manifest has 2 labels"):
         engine_of(wrong, tinymodel.graph())
 
 
@@ -136,7 +136,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def at_work(thread: threading.Thread) -> bool:
-    """Whether a thread has used more of the processor than getting into the runtime takes."""
+    """Returns whether a thread has used more CPU time than entering the runtime takes."""
     return thread.ident is not None and (
         time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) > 0.1
     )
@@ -223,7 +223,7 @@ def test_engine_wide_runs_answer_the_same(manifest, count):
 
 
 class Noting:
-    """A session that notes its runs."""
+    """A session that records its runs."""
 
     def __init__(self, name: str, runs: list[str]) -> None:
         self._session = open_session(tinymodel.graph(), "cpu", threads=1).session

@@ -15,8 +15,8 @@ from service.models.providers import (
     PROVIDERS,
     ProviderFallback,
     ProviderSession,
-    on_chosen_provider,
     open_session,
+    try_providers,
 )
 from tests import tinymodel
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class FakeRuntime:
-    """As much of onnxruntime as opens a session."""
+    """The part of onnxruntime that opens a session."""
 
     def __init__(self, available: list[str], lands_on: str, fails_on: str = "") -> None:
         self.available = available
@@ -71,7 +71,7 @@ def runtime(monkeypatch):
 
 
 def session_on(choice: str) -> tuple[ProviderSession, ProviderFallback | None]:
-    return on_chosen_provider(choice, lambda name: open_session(GRAPH, name, threads=1))
+    return try_providers(choice, lambda name: open_session(GRAPH, name, threads=1))
 
 
 def test_providers_cpu_opens_a_graph():
@@ -117,7 +117,7 @@ def test_providers_auto_passes_over_a_provider_that_does_not_prove_itself():
             raise ProviderUnavailable("cuda: wrong answers")
         return name
 
-    assert on_chosen_provider("auto", prove) == (
+    assert try_providers("auto", prove) == (
         "cpu",
         ProviderFallback("failed", "cuda: wrong answers"),
     )
@@ -136,11 +136,11 @@ def test_providers_auto_keeps_the_first_reason_unless_a_later_one_failed(monkeyp
             raise errors[name]
         return name
 
-    first = on_chosen_provider("auto", prove)
+    first = try_providers("auto", prove)
     errors["c"] = ProviderUnavailable("c")
 
     assert first == ("c", ProviderFallback("not_installed", "a"))
-    assert on_chosen_provider("auto", prove) == ("cpu", ProviderFallback("failed", "c"))
+    assert try_providers("auto", prove) == ("cpu", ProviderFallback("failed", "c"))
 
 
 def test_providers_cuda_by_name_without_it_refused(runtime):
@@ -211,7 +211,7 @@ finally:
 
 
 def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_is_off(models_dir):
-    """`uvicorn service.app:create_app` passes by our command."""
+    """`uvicorn service.app:create_app` does not use our command."""
     code = _WATCHED.format(
         enter="from service.app import create_app; from service.settings import Settings; "
         f"create_app(Settings(models_dir={str(models_dir)!r}, lanes=1))"
@@ -229,7 +229,7 @@ def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_
 
 
 def test_providers_run_leaves_the_environment_alone(monkeypatch):
-    """Native code of other threads may be reading it."""
+    """Native code on another thread could be reading it."""
     providers.runtime()
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
 

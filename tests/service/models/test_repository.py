@@ -38,7 +38,7 @@ PLAN = EngineConfig("cpu", max_batch_size=4)
 def published(
     models_dir: Path, *, name: str = "tiny", graph: bytes | None = None, **changes: Any
 ) -> None:
-    """Writes tiny/1 with another graph whose digests are right, or with other manifest members."""
+    """Writes tiny/1 with another graph and matching digests, or with other manifest fields."""
     manifest = tinymodel.write_version(models_dir, name)
     folder = models_dir / name / "1"
     document = manifest.model_dump(mode="json")
@@ -81,7 +81,7 @@ def test_repository_default_model_follows_the_rules(names, configured, expected)
 
 
 def test_repository_default_model_that_is_not_there_refused():
-    with pytest.raises(ManifestInvalid, match="'c' is not there"):
+    with pytest.raises(ManifestInvalid, match="'c' is not in the model repository"):
         Repository([fake_version("a", 1)], "c")
 
 
@@ -245,7 +245,7 @@ NODES = {
 
 
 def wrapped_graph(nodes: list[onnx.NodeProto], sides: list[int | str]) -> bytes:
-    """The tiny graph with more nodes behind its softmax."""
+    """The tiny graph with more nodes after its softmax."""
     model = onnx.load_from_string(tinymodel.graph())
     for node in model.graph.node:
         node.output[:] = ["before" if name == "probabilities" else name for name in node.output]

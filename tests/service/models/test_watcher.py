@@ -24,7 +24,7 @@ RED = tinymodel.picture("red")
 
 
 class Running:
-    """An application that runs, and an watcher that looks when it is told to."""
+    """An application that runs, and a watcher that polls when told to."""
 
     def __init__(self, models_dir: Path, **settings: Any) -> None:
         self.models_dir = models_dir
@@ -82,7 +82,7 @@ async def test_watcher_takes_a_newer_version_and_leaves_the_older(root):
         tinymodel.write_version(root, version=2)
         before = await running.classify()
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert (before, await running.classify()) == (1, 2)
         assert running.served == [("tiny", 2)]
@@ -94,7 +94,7 @@ async def test_watcher_keeps_unchanged_versions_as_they_are(root):
         first = running.service.repository.get("tiny", 1)
         tinymodel.write_version(root, version=2)
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert running.served == [("tiny", 1), ("tiny", 2)]
         assert running.service.repository.get("tiny", 1) is first
@@ -104,11 +104,11 @@ async def test_watcher_keeps_unchanged_versions_as_they_are(root):
 async def test_watcher_takes_new_models_and_drops_removed_ones(root):
     async with Running(root) as running:
         tinymodel.write_version(root, name="other")
-        await running.watcher.look()
+        await running.watcher.poll()
         both = running.served
         shutil.rmtree(root / "tiny")
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert both == [("other", 1), ("tiny", 1)]
         assert running.served == [("other", 1)]
@@ -123,7 +123,7 @@ async def test_watcher_takes_a_replaced_version_of_the_same_number(root):
         shutil.rmtree(root / "tiny")
         tinymodel.write_version(root, architecture="another")
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         version = running.service.repository.get("tiny")
         assert version.manifest.architecture == "another"
@@ -137,12 +137,12 @@ async def test_watcher_refuses_a_broken_version_and_goes_on_serving(root, caplog
         (root / "tiny" / "2" / "model.onnx").write_bytes(b"broken")
 
         with caplog.at_level(logging.ERROR):
-            await running.watcher.look()
-            await running.watcher.look()
+            await running.watcher.poll()
+            await running.watcher.poll()
 
         assert running.served == [("tiny", 1)]
         assert await running.classify() == 1
-        assert running.adoptions("failed") == 1, "once, not at every look"
+        assert running.adoptions("failed") == 1, "once, not at every poll"
         assert "model.onnx" in caplog.records[0].__dict__["reason"]
 
 
@@ -154,11 +154,11 @@ async def test_watcher_tries_a_version_again_once_it_was_copied_whole(root, tmp_
         graph = late.read_bytes()
         late.unlink()
         shutil.copytree(elsewhere / "tiny" / "2", root / "tiny" / "2")
-        await running.watcher.look()
+        await running.watcher.poll()
         half = running.served
         (root / "tiny" / "2" / "model.onnx").write_bytes(graph)
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert (half, running.served) == ([("tiny", 1)], [("tiny", 2)])
 
@@ -167,7 +167,7 @@ async def test_watcher_of_an_emptied_repository_goes_on_serving(root):
     async with Running(root) as running:
         shutil.rmtree(root / "tiny")
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert await running.classify() == 1
         assert running.adoptions("failed") == 1
@@ -181,14 +181,14 @@ async def test_watcher_without_a_change_loads_nothing(root, monkeypatch):
     async with Running(root) as running:
         before = running.service.repository
 
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert not renewed
         assert running.service.repository is before
 
 
 async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeypatch):
-    """The request has its version but not yet a place in the queue when that version is retired."""
+    """A version retires when a request has chosen it but is not in its queue yet."""
     async with Running(root) as running:
         gate, decoding = asyncio.Event(), asyncio.Event()
         batcher = running.batcher
@@ -203,7 +203,7 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
         under_way = asyncio.create_task(running.classify())
         await decoding.wait()
         tinymodel.write_version(root, version=2)
-        await running.watcher.look()
+        await running.watcher.poll()
         new = await running.classify()
         retiring = list(running.service._retiring)
 
@@ -215,57 +215,55 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
         assert not running.service._retiring
 
 
-async def test_looking_goes_on_after_a_look_that_raised(root, monkeypatch, caplog):
+async def test_polling_goes_on_after_a_poll_that_raised(root, monkeypatch, caplog):
     async with Running(root) as running:
-        looked = asyncio.Event()
-        looks = 0
+        polled = asyncio.Event()
+        polls = 0
 
-        async def look() -> None:
-            nonlocal looks
-            looks += 1
-            if looks == 1:
+        async def poll() -> None:
+            nonlocal polls
+            polls += 1
+            if polls == 1:
                 raise OSError("the disk is away")
-            looked.set()
+            polled.set()
 
-        monkeypatch.setattr(running.watcher, "look", look)
+        monkeypatch.setattr(running.watcher, "poll", poll)
 
         async with running.watcher.polling(1e-3):
-            await looked.wait()
+            await polled.wait()
 
-        assert "looking for new versions failed" in caplog.text
+        assert "polling for new versions failed" in caplog.text
 
 
 @pytest.mark.parametrize("interval_s", [0, 3600], ids=["never", "hourly"])
-async def test_looking_when_asked_to_looks_before_the_interval_is_over(
-    root, monkeypatch, interval_s
-):
-    looks: asyncio.Queue[int] = asyncio.Queue()
+async def test_polling_on_request_does_not_wait_for_the_interval(root, monkeypatch, interval_s):
+    polls: asyncio.Queue[int] = asyncio.Queue()
     count = itertools.count(1)
 
-    async def look() -> None:
-        looks.put_nowait(next(count))
+    async def poll() -> None:
+        polls.put_nowait(next(count))
 
     async with Running(root) as running:
-        monkeypatch.setattr(running.watcher, "look", look)
+        monkeypatch.setattr(running.watcher, "poll", poll)
 
         async with running.watcher.polling(interval_s):
             for number in (1, 2):
                 running.watcher.poll_soon()
-                assert await looks.get() == number
+                assert await polls.get() == number
 
-        assert looks.empty()
+        assert polls.empty()
 
 
-async def test_looking_when_asked_to_during_a_look_looks_once_more(root, monkeypatch):
+async def test_polling_request_during_a_poll_causes_one_more(root, monkeypatch):
     begun: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
-    async def look() -> None:
+    async def poll() -> None:
         done = asyncio.Event()
         begun.put_nowait(done)
         await done.wait()
 
     async with Running(root) as running:
-        monkeypatch.setattr(running.watcher, "look", look)
+        monkeypatch.setattr(running.watcher, "poll", poll)
 
         async with running.watcher.polling(0):
             running.watcher.poll_soon()
@@ -292,9 +290,9 @@ async def test_watcher_whose_workers_do_not_come_up_reports_it_and_tries_again(r
         tinymodel.write_version(root, version=2)
 
         with caplog.at_level(logging.ERROR):
-            await running.watcher.look()
+            await running.watcher.poll()
         before = running.served
-        await running.watcher.look()
+        await running.watcher.poll()
 
         assert (before, running.served) == ([("tiny", 1)], [("tiny", 2)])
         assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)

@@ -83,7 +83,7 @@ def test_models_unknown_version_refused_with_the_served_ones(client, suffix):
     response = client.get(f"/v1/models/tiny/versions/1{suffix}")
 
     assert_problem(response, 404, "model_not_found")
-    assert response.json()["detail"].endswith("served are: 2")
+    assert response.json()["detail"].endswith("the served versions are: 2")
 
 
 @pytest.mark.parametrize("version", [MARKER, "0"])
