@@ -71,16 +71,13 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 def to_predictions(
     probabilities: NDArray[np.float32], manifest: Interface, k: int, min_probability: float = 0.0
 ) -> list[Prediction]:
-    """Names the k most probable classes of one picture.
+    """Returns the classes that `top_k` selects, with the names from the manifest.
 
     Args:
         probabilities: float32, shape (C,).
         manifest: its labels name the classes.
         k: the largest number of predictions.
         min_probability: classes below it are left out.
-
-    Returns:
-        The predictions, most probable first.
     """
     return [
         Prediction(manifest.labels[index].name, index, manifest.labels[index].synset, probability)

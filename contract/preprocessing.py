@@ -179,15 +179,7 @@ def resize_and_crop(picture: Picture | Image.Image, spec: Preprocessing) -> NDAr
 
 
 def reference_pixels(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
-    """Resizes a picture and cuts out the middle, with exactly the pixels of timm's transform.
-
-    Args:
-        image: mode RGB, any size.
-        spec: resize mode and size, crop size and interpolation.
-
-    Returns:
-        uint8, shape (S, S, 3), 0..255.
-    """
+    """Does what `resize_and_crop` does, with exactly the pixels of timm's transform."""
     width, height = resized_size(image.size, spec)
     if not _columns_first(image.size, spec):
         return _resize_whole(image, (width, height), spec)

@@ -28,7 +28,6 @@ class Version:
     """A version whose files all match its manifest.
 
     Attributes:
-        manifest: the parsed manifest.
         manifest_sha256: the digest of the manifest file, 64 hexadecimal digits. It identifies the
             whole version, because the manifest holds the digests of all files.
         contents: the bytes of each listed file, by its path relative to the version's folder.

@@ -118,12 +118,6 @@ class ImageFile:
 
     `inspect` returns it and `decode_reduced` takes it. Bytes, header and limits stay together, so
     nothing can be decoded with another file's header or without the checks.
-
-    Attributes:
-        data: the whole file.
-        limits: the limits it was checked against.
-        decoder: the decoder of its format.
-        header: the parsed header.
     """
 
     data: bytes = field(repr=False)

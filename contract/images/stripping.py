@@ -44,10 +44,6 @@ def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:
 
     A multi-picture file becomes its first picture, because its index is removed.
 
-    Args:
-        data: the whole file.
-        header: the header of this file.
-
     Raises:
         ImageTooComplex: there are more tables than any camera or program writes.
         ImageUndecodable: there are several frame headers, and decoders differ in which they use.

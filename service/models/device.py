@@ -51,15 +51,7 @@ class DeviceRuns:
             self.run(np.stack([row] * size), None)
 
     def run(self, batch: NDArray[Any], options: Any) -> NDArray[np.float32]:
-        """Runs the network once.
-
-        Args:
-            batch: shape (N, ...), N at most the largest size.
-            options: onnxruntime's RunOptions, or None.
-
-        Returns:
-            The output, float32, shape (N, C).
-        """
+        """Returns the output, float32 (N, C), for a batch (N, ...) of at most the largest size."""
         size = next(size for size in self._sizes if size >= len(batch))
         value, binding = self._buffer((size, *batch.shape[1:]), batch.dtype)
 
@@ -70,7 +62,7 @@ class DeviceRuns:
             value.update_inplace(np.ascontiguousarray(batch))
 
         self._session.run_with_iobinding(binding, options)
-        scores: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+        scores: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]  # (size, C)
         return scores[: len(batch)]
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:

@@ -76,16 +76,9 @@ class OnnxEngine:
         *,
         largest_batch: int = 1,
     ) -> None:
-        """Opens the engine and checks the graph's signature.
+        """Checks the graph's signature; raises GraphMismatch if it differs from the manifest.
 
-        Args:
-            opened: the session for runs at the same time as others.
-            manifest: the expected signature.
-            wide: a session with all cores, for runs that are alone; None if it would not be faster.
-            largest_batch: most pictures in one run, for providers with fixed batch sizes.
-
-        Raises:
-            GraphMismatch: the input, the outputs or the number of classes differ.
+        `wide` is a second session with all cores, for runs that are alone.
         """
         self._session = opened.session
         self._wide = (wide or opened).session

@@ -121,14 +121,10 @@ def try_providers(
 def open_session(
     graph: bytes, name: str, *, threads: int, spinning: bool = False
 ) -> ProviderSession:
-    """Opens a graph on one provider.
+    """Opens a graph, whose digest is verified, on the provider `name`, with `threads` for each run.
 
-    Args:
-        graph: the bytes of the ONNX file, with a verified digest.
-        name: a key of `PROVIDERS`.
-        threads: threads inside one run.
-        spinning: threads wait for each other without sleeping during a run. This makes a run that is
-            alone 25% faster. Next to other runs it would take their time.
+    `spinning` threads wait for each other without sleeping. This makes a run that is alone a quarter
+    faster. Next to other runs it would take their time.
 
     Raises:
         ProviderUnavailable: the provider cannot be used here.

@@ -161,12 +161,7 @@ class RepositoryConfig:
 
 
 def load_repository(config: RepositoryConfig) -> Repository:
-    """Loads every chosen version.
-
-    Raises:
-        ModelError: a version cannot be served.
-        ProviderUnavailable: the configured provider does not work here.
-    """
+    # All or nothing: at the start a broken version is an error. `renew` is more forgiving.
     loaded = [
         load_version(config.models_dir, *key, config.plan) for key in config.chosen_or_raise()
     ]
@@ -179,18 +174,11 @@ Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]  # has `load_vers
 def renew(
     config: RepositoryConfig, current: Repository, load: Load | None = None
 ) -> tuple[Repository, list[Exception]]:
-    """Loads the versions that changed since `current` was loaded.
+    """Loads the versions that changed since `current` was loaded, with `load` or `load_version`.
 
     If a version of a model fails, the model keeps its loaded versions, so a broken new version takes
-    nothing away. If no version would be left, `current` stays.
-
-    Args:
-        config: which versions to serve.
-        current: the repository being served.
-        load: replaces `load_version`, for example to load in another process.
-
-    Returns:
-        The new repository, which shares unchanged versions with `current`, and the failures.
+    nothing away. If no version would be left, `current` stays. Unchanged versions are shared with
+    `current`. Returns the new repository and the failures.
     """
     kept: dict[tuple[str, int], LoadedVersion] = {}
     failures: list[Exception] = []
@@ -295,15 +283,7 @@ def replay_golden(
     run: Callable[[Batch, Run], NDArray[np.float32]],
     max_batch_size: int,
 ) -> float:
-    """Runs the golden examples one by one with all cores, and as a full batch without.
-
-    Args:
-        version: has the examples and their pictures.
-        run: turns a batch (N, ...) into probabilities (N, C), as `Engine.run`.
-        max_batch_size: N of the full batch. Examples are repeated to fill it.
-
-    Returns:
-        The largest difference in an expected probability.
+    """Runs the golden examples and returns the largest difference in an expected probability.
 
     Raises:
         GoldenMismatch: the answer to an example differs from the published one.
@@ -326,7 +306,8 @@ def replay_golden(
             )
         return scores
 
-    # Both paths that requests take: a wide run of one picture, and a full batch.
+    # Both kinds of run that requests get: one picture with all cores, and a full batch, which
+    # repeats the examples.
     single = [answers([row])[0] for row in rows]
     full = answers([rows[i % len(rows)] for i in range(max_batch_size)])
 

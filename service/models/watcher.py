@@ -58,13 +58,9 @@ class RepositoryWatcher:
     ) -> None:
         """`polling` starts it.
 
-        Args:
-            config: which versions are served, and how.
-            current: returns the repository being served.
-            adopt: replaces it, on the event loop. If it raises, it must have changed nothing.
-            metrics: counts adoptions and failures.
-            seen: the fingerprint from before the current repository was loaded.
-            load: replaces `load_version`, for example to load in another process.
+        `adopt` replaces the repository on the event loop. If it raises, it must have changed nothing.
+        `seen` is the fingerprint from before the current repository was loaded. `load` replaces
+        `load_version`, for example to load in another process.
         """
         self._config = config
         self._current = current

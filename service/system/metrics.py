@@ -118,7 +118,7 @@ class Metrics:
         )
         self.lane_restarts = Counter(
             "convserve_lane_restarts_total",
-            "Lanes replaced, by reason: died or stuck (threads), not_started, exited, stopped, "
+            "Lanes replaced, by reason: died or stuck (threads); not_started, exited, stopped, "
             "overdue, memory or terminated (processes).",
             ("reason",),
             registry=registry,
