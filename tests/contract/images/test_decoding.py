@@ -99,7 +99,7 @@ def test_jpeg_with_its_frame_behind_a_scan_is_judged_by_its_size(read):
     scan = pictures.jpeg_segment(0xDA, b"")
     data = b"\xff\xd8" + scan + pictures.jpeg_header(10_000, 10_000)[2:]
 
-    assert inspect(data).header.size is None  # which does not look behind the scan
+    assert inspect(data).header.size is None  # which stops at the scan
     with pytest.raises(ImageTooManyPixels):
         read(data)
 

@@ -112,12 +112,12 @@ def test_providers_auto_with_broken_cuda_falls_back_and_says_so(runtime, fails_o
 
 
 def test_providers_auto_passes_over_a_provider_that_does_not_prove_itself():
-    def prove(name: str) -> str:
+    def open_on(name: str) -> str:
         if name == "cuda":
             raise ProviderUnavailable("cuda: wrong answers")
         return name
 
-    assert try_providers("auto", prove) == (
+    assert try_providers("auto", open_on) == (
         "cpu",
         ProviderFallback("failed", "cuda: wrong answers"),
     )
@@ -131,16 +131,16 @@ def test_providers_auto_keeps_the_first_reason_unless_a_later_one_failed(monkeyp
         "b": ProviderNotInstalled("b"),
     }
 
-    def prove(name: str) -> str:
+    def open_on(name: str) -> str:
         if name in errors:
             raise errors[name]
         return name
 
-    first = try_providers("auto", prove)
+    first = try_providers("auto", open_on)
     errors["c"] = ProviderUnavailable("c")
 
     assert first == ("c", ProviderFallback("not_installed", "a"))
-    assert try_providers("auto", prove) == ("cpu", ProviderFallback("failed", "c"))
+    assert try_providers("auto", open_on) == ("cpu", ProviderFallback("failed", "c"))
 
 
 def test_providers_cuda_by_name_without_it_refused(runtime):
