@@ -167,13 +167,13 @@ def _size_reader(size_in: Callable[[bytes], Size | None]) -> Callable[[bytes, Ch
 
 def _check_jpeg(data: bytes, header: JpegHeader, limits: ImageLimits) -> None:
     size = header.size
-    if size is None and (size := headers.late_jpeg_size(data)) is not None:
+    if size is None and (size := headers.late_jpeg_size(data, header)) is not None:
         _check_size(size, limits)
 
     width, height = size or (1, 1)
     affordable = max(1, limits.max_jpeg_scan_pixels // (width * height))
     allowed = min(limits.max_jpeg_scans, affordable)
-    if headers.count_jpeg_scans(data, stop_after=allowed) > allowed:
+    if headers.count_jpeg_scans(data, header, stop_after=allowed) > allowed:
         raise ImageTooComplex(
             f"the JPEG has more than {allowed} scans, the limit for {width} x {height} pixels"
         )

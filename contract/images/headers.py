@@ -97,6 +97,11 @@ class JpegHeader(Header):
     exif: bytes
     whole_scan: int | None
 
+    @property
+    def last_part(self) -> int:
+        """Offset of the first scan's marker; of an earlier one if there is no scan."""
+        return max(2, self.parts[-1][0])
+
 
 def png_size(data: bytes) -> Size | None:
     """Returns the size in the IHDR chunk."""
@@ -240,9 +245,10 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> JpegHeader:
     return JpegHeader(size, n_frames, tuple(parts), exif, whole_scan)
 
 
-def late_jpeg_size(data: bytes) -> Size | None:
-    """Returns the size in the first frame header, even if it comes after a scan."""
-    frames = (start for marker, start, _ in jpeg_segments(data) if marker in _START_OF_FRAME)
+def late_jpeg_size(data: bytes, header: JpegHeader) -> Size | None:
+    """Returns the size in a frame header that comes after a scan."""
+    rest = jpeg_segments(data, header.last_part)
+    frames = (start for marker, start, _ in rest if marker in _START_OF_FRAME)
     start = next(frames, None)
     return None if start is None else _frame_size(data, start)
 
@@ -262,14 +268,16 @@ def jpeg_is_one_scan(data: bytes, header: JpegHeader) -> bool:
     return header.whole_scan is not None and data.find(_JPEG_FILL, header.whole_scan) < 0
 
 
-def count_jpeg_scans(data: bytes, stop_after: int) -> int:
+def count_jpeg_scans(data: bytes, header: JpegHeader, stop_after: int) -> int:
     """Returns the number of scans of the first picture, counting up to `stop_after` + 1.
+
+    Goes on where `read_jpeg` stopped.
 
     Every scan of a progressive picture visits every block, and a running decoder cannot be stopped.
     The count bounds its work beforehand.
     """
     scans = 0
-    for marker, _, _ in jpeg_segments(data):
+    for marker, _, _ in jpeg_segments(data, header.last_part):
         if marker == _START_OF_SCAN:
             scans += 1
             if scans > stop_after:
@@ -277,13 +285,17 @@ def count_jpeg_scans(data: bytes, stop_after: int) -> int:
     return scans
 
 
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, offset of its length field, declared end) up to the end of the first picture.
+
+    Args:
+        data: the whole file.
+        position: offset of the marker to begin with.
 
     Raises:
         ImageTooComplex: there are more than `MAX_JPEG_MARKERS` markers, or 4,096 fill bytes in a row.
     """
-    position, reach = 2, _MAX_JPEG_GAP_BYTES
+    reach = _MAX_JPEG_GAP_BYTES
     for _ in range(MAX_JPEG_MARKERS):
         if _NEXT_MARKER.match(data, position):  # except after a scan or padding
             after: int | None = position + 2

@@ -13,6 +13,14 @@ def read_jpeg(data):
     return headers.read_jpeg(data, lambda _: None)
 
 
+def count_jpeg_scans(data, stop_after):
+    return headers.count_jpeg_scans(data, read_jpeg(data), stop_after)
+
+
+def late_jpeg_size(data):
+    return headers.late_jpeg_size(data, read_jpeg(data))
+
+
 def jpeg_size(data):
     return read_jpeg(data).size
 
@@ -68,8 +76,8 @@ def test_late_jpeg_size_is_that_of_a_frame_behind_the_scan():
     data = b"\xff\xd8" + pictures.jpeg_segment(0xDA, b"") + pictures.jpeg_header(7, 9)[2:]
 
     assert read_jpeg(data) == headers.JpegHeader(None, 0, ((0, 2), (2, len(data))), b"", None)
-    assert headers.late_jpeg_size(data) == (7, 9)
-    assert headers.late_jpeg_size(data[:4]) is None
+    assert late_jpeg_size(data) == (7, 9)
+    assert late_jpeg_size(data[:4]) is None
 
 
 def test_read_jpeg_parts_are_the_file_but_for_what_makes_no_pixels():
@@ -113,35 +121,44 @@ def test_headers_any_bytes_are_walked_to_an_end(data):
     for size in (headers.png_size, headers.gif_size, headers.bmp_size, headers.webp_size):
         size(data)
 
-    assert headers.count_jpeg_scans(data, stop_after=10) <= 11
+    assert count_jpeg_scans(data, stop_after=10) <= 11
     assert len(list(headers.png_chunks(data))) <= 17
     assert headers.exif_orientation(b"II*\0" + data) is None or len(data) >= 12
 
 
 @pytest.mark.parametrize("count", [10, 30])
 def test_count_jpeg_scans_counts_all(count):
-    assert headers.count_jpeg_scans(pictures.many_scans(count), stop_after=100) == count
+    assert count_jpeg_scans(pictures.many_scans(count), stop_after=100) == count
+
+
+def test_count_jpeg_scans_goes_on_where_the_header_ends(monkeypatch):
+    data = pictures.many_scans(12)
+    header, starts, segments = read_jpeg(data), [], headers.jpeg_segments
+    monkeypatch.setattr(headers, "jpeg_segments", lambda *at: starts.append(at[1]) or segments(*at))
+
+    assert headers.count_jpeg_scans(data, header, stop_after=100) == 12
+    assert starts == [data.find(b"\xff\xda")]
 
 
 def test_count_jpeg_scans_stops_behind_the_limit():
-    assert headers.count_jpeg_scans(pictures.many_scans(30), stop_after=5) == 6
+    assert count_jpeg_scans(pictures.many_scans(30), stop_after=5) == 6
 
 
 def test_count_jpeg_scans_of_the_first_picture_only():
-    assert headers.count_jpeg_scans(pictures.jpeg() * 5, stop_after=100) == 1
+    assert count_jpeg_scans(pictures.jpeg() * 5, stop_after=100) == 1
 
 
 def test_count_jpeg_scans_does_not_look_into_segments():
     thumbnail = pictures.jpeg_with(pictures.jpeg_segment(0xE1, pictures.many_scans(20)))
 
-    assert headers.count_jpeg_scans(thumbnail, stop_after=100) == 1
+    assert count_jpeg_scans(thumbnail, stop_after=100) == 1
 
 
 def test_count_jpeg_scans_passes_restart_markers():
     data = pictures.jpeg(pictures.photo((200, 200)), restart_marker_blocks=1)
 
     assert data.count(b"\xff\xd0") > 10
-    assert headers.count_jpeg_scans(data, stop_after=100) == 1
+    assert count_jpeg_scans(data, stop_after=100) == 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -181,7 +198,7 @@ def test_jpeg_segments_finds_a_marker_across_two_search_steps(monkeypatch):
     monkeypatch.setattr(headers, "_SEARCH_STEP_BYTES", 3)
     data = pictures.many_scans(12)
 
-    assert headers.count_jpeg_scans(data, stop_after=100) == 12
+    assert count_jpeg_scans(data, stop_after=100) == 12
 
 
 def test_jpeg_segments_end_at_a_long_gap():
