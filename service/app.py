@@ -265,7 +265,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.add_exception_handler(kind, _leave_to_edge)
     behind = partial(FastAPI.__call__, app)
     front = Router(in_front(HOT_ROUTERS), redirect_slashes=False, default=behind)
-    app.edge = EdgeMiddleware(front, service.metrics, closing=lambda: service.draining)
+    app.edge = EdgeMiddleware(front, service.metrics, draining=lambda: service.draining)
     return app
 
 

@@ -1,1 +1,1 @@
-"""The wire: connections, request heads, deadlines, errors. Knows no route and no model."""
+"""HTTP itself: connections, request heads, deadlines and errors. Knows no route and no model."""

@@ -1,4 +1,4 @@
-"""One absolute deadline for each request, from its head to its answer."""
+"""Turns the X-Request-Timeout-Ms header into one absolute deadline for the whole request."""
 
 from __future__ import annotations
 
@@ -18,58 +18,46 @@ HEADER: Final = "x-request-timeout-ms"
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a request must be answered.
+    """A request's start and deadline, both in seconds on the monotonic `clock`."""
 
-    Attributes:
-        started_s: when its head was complete, on the clock.
-        at_s: the deadline, on the clock.
-        clock: monotonic seconds.
-    """
-
-    started_s: float
+    started_s: float  # the request head was complete
     at_s: float
     clock: Callable[[], float]
 
-    def left_s(self) -> float:
-        """Returns the seconds that are left, negative once it has passed."""
-        return self.at_s - self.clock()
+    def remaining_s(self) -> float:
+        return self.at_s - self.clock()  # negative once the deadline has passed
 
     def elapsed_s(self) -> float:
-        """Returns the seconds since the head was complete."""
         return self.clock() - self.started_s
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long requests may take.
+    """Creates deadlines; `clock` must be the batcher's clock."""
 
-    Attributes:
-        default_s: where the client does not say.
-        max_s: at most, whoever asks for more.
-        clock: monotonic seconds, the batchers' clock.
-    """
-
-    default_s: float
-    max_s: float
+    default_s: float  # if the client sends no header
+    max_s: float  # cuts longer timeouts, including the default
     clock: Callable[[], float] = time.monotonic
 
     def of(self, request: Request) -> Deadline:
-        """Returns a request's deadline.
+        """Returns the deadline of a request.
 
         Raises:
             InvalidParameter: X-Request-Timeout-Ms is not a positive number of milliseconds.
         """
-        asked = request.headers.get(HEADER)
-        seconds = min(self.default_s if asked is None else _seconds(asked), self.max_s)
+        header = request.headers.get(HEADER)
+        timeout_s = min(self.default_s if header is None else _parse_s(header), self.max_s)
+
+        # Time spent before the handler runs counts too. Without the edge, start now.
         started_s = started_s_of(request.scope) or self.clock()
-        return Deadline(started_s, started_s + seconds, self.clock)
+        return Deadline(started_s, started_s + timeout_s, self.clock)
 
 
-def _seconds(asked: str) -> float:
+def _parse_s(header: str) -> float:
     try:
-        milliseconds = float(asked)
+        milliseconds = float(header)
     except ValueError:
         milliseconds = math.nan
-    if not milliseconds > 0 or math.isinf(milliseconds):
+    if not milliseconds > 0 or math.isinf(milliseconds):  # `not >` also catches NaN
         raise InvalidParameter("X-Request-Timeout-Ms: must be a positive number of milliseconds")
     return milliseconds / 1e3

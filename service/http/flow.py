@@ -1,4 +1,4 @@
-"""What a connection's peer may do to the flow of bytes: wait its turn, but not refuse its answers."""
+"""Flow control of one connection: pauses reading, and bounds how slowly a peer may read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
-_MIN_TAKEN_BYTES_PER_S: Final = 1_000
+_MIN_READ_BYTES_PER_S: Final = 1_000
 
 
 class BoundedFlowControl(FlowControl):
-    """Flow control that can hold reading, and cuts off a peer that does not take its answers.
+    """uvicorn's flow control, which also aborts connections whose peer does not read.
 
-    The peer must take 1 KB/s, looked at every `timeout_s`, from the moment the transport has more to
-    write than it wants, or wants to close.
+    The peer must read 1 kB/s, checked every `timeout_s`. The check runs while the transport's write
+    buffer is over its limit, and while a closing transport still has data to send.
     """
 
     def __init__(self, transport: asyncio.Transport, timeout_s: float) -> None:
@@ -24,40 +24,36 @@ class BoundedFlowControl(FlowControl):
         self._held = False
 
     def hold(self) -> None:
-        """Pauses reading, for `release` alone to resume."""
+        """Pauses reading until `release`; `resume_reading` alone does not resume it."""
         self.pause_reading()
         self._held = True
 
     def release(self) -> None:
-        """Resumes reading where it was held."""
         if self._held:
             self._held = False
             self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Resumes unless it is held: a request asks for this whenever it waits for its body."""
+        # uvicorn calls this whenever the application waits for a body.
         if not self._held:
             super().resume_reading()
 
     def pause_writing(self) -> None:
-        """Starts the clock."""
         super().pause_writing()
         self._start_timer()
 
     def resume_writing(self) -> None:
-        """Stops the clock, unless it watches over the connection's end."""
         super().resume_writing()
-        if not self._transport.is_closing():
+        if not self._transport.is_closing():  # a closing transport is watched to its end
             self.stop()
 
     def close(self) -> None:
-        """Closes once the answers are out, for which the peer does not have forever."""
+        """Closes the transport after it has sent its buffer, if the peer reads fast enough."""
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._start_timer()
 
     def stop(self) -> None:
-        """Stops the clock."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -69,19 +65,19 @@ class BoundedFlowControl(FlowControl):
         )
 
     def _timed_out(self, before: int) -> None:
-        # A large answer on a slow line is no fault as long as it moves.
-        taken = before - self._transport.get_write_buffer_size()
-        if taken < _MIN_TAKEN_BYTES_PER_S * self._timeout_s:
+        # A large response on a slow line may take its time as long as it makes progress.
+        read = before - self._transport.get_write_buffer_size()
+        if read < _MIN_READ_BYTES_PER_S * self._timeout_s:
             self._transport.abort()
         else:
             self._start_timer()
 
 
 class CoalescingTransport:
-    """A transport that sends the head of an answer together with the body that follows at once.
+    """A transport that writes a response's head together with the first part of its body.
 
-    uvicorn writes them one after the other: two system calls, and two packets for the client to
-    wake up for. A head that no body follows in the same turn of the event loop goes out alone.
+    uvicorn writes them one after the other, which costs two system calls and two packets. A head
+    without a body in the same turn of the event loop is written alone at the end of that turn.
     """
 
     __slots__ = ("_head", "_loop", "_transport")
@@ -95,17 +91,16 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Writes, or keeps the head of a final answer for the rest of the turn."""
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            # A final response. 1xx responses such as 100 Continue are written at once.
             self._head = data
             self._loop.call_soon(self._flush)
             return
         self._transport.write(data)
 
     def close(self) -> None:
-        """Closes once everything is out."""
         self._flush()
         self._transport.close()
 

@@ -1,4 +1,4 @@
-"""What the protocol refuses before the application sees it: the rules for a head, and the answer."""
+"""Rules for request heads, and the raw response for requests that the application never sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("service.access")
 
 
 class RequestHeadRejected(Exception):
-    """A request head breaks a rule; stops the parser when raised in one of its callbacks."""
+    """A request head breaks a rule; raised in a parser callback, it stops the parser."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -25,26 +25,30 @@ class RequestHeadRejected(Exception):
 
 
 def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Checks what the parser lets pass: the version, Host and what frames the body.
+    """Checks what the parser accepts but RFC 9112 or this server does not.
 
     Raises:
-        HeadRefused: the head is one that RFC 9112 tells a server to refuse, or asks for a tunnel.
+        RequestHeadRejected: wrong HTTP version, Host field or transfer coding, or a CONNECT request.
     """
     if version not in ("1.0", "1.1"):
         raise RequestHeadRejected("malformed_request", "the request is not valid HTTP/1.1")
     if method == b"CONNECT":
-        raise RequestHeadRejected("malformed_request", "this server is no proxy")
+        raise RequestHeadRejected("malformed_request", "CONNECT: this server is not a proxy")
+
     hosts = sum(name == b"host" for name, _ in headers)
     if hosts > 1 or (not hosts and version == "1.1"):
-        raise RequestHeadRejected("malformed_request", "exactly one Host field is needed")
-    # No other coding is undone here, so the body would not be what the client meant.
+        raise RequestHeadRejected(
+            "malformed_request", f"the request must have one Host field, got {hosts}"
+        )
+
+    # Other codings are not decoded here, so the application would read a wrong body.
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
-        raise RequestHeadRejected("malformed_request", "the only transfer coding is chunked")
+        raise RequestHeadRejected("malformed_request", "Transfer-Encoding must be chunked")
 
 
 def refusal_bytes(code: str, detail: str, client: str) -> bytes:
-    """Returns a whole answer, and writes it down: no application and no middleware will see it."""
+    """Logs a refusal and returns the whole response: no middleware runs for it."""
     problem = PROBLEMS[code]
     request_id = secrets.token_hex(8)
     body = json.dumps(
@@ -63,6 +67,7 @@ def refusal_bytes(code: str, detail: str, client: str) -> bytes:
         f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
         "cache-control: no-store\r\nconnection: close\r\n\r\n"
     )
+
     log.info(
         "request refused",
         extra={"request_id": request_id, "status": problem.status, "code": code, "client": client},

@@ -1,7 +1,7 @@
-"""Drops work as soon as nobody is left to receive its answer.
+"""Cancels a request's work when its client disconnects.
 
-Our own protocol says so by calling back (`Peer`); under any other server a task waits for ASGI's
-disconnect message, which costs more than all the rest of the waiting.
+convserve's own protocol calls back through `Peer`. Under any other server, a task waits for ASGI's
+disconnect message, which costs more than everything else in the wait.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ T = TypeVar("T")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Waits for the work, or drops it once its client is gone.
+    """Awaits the work and returns its result; cancels it when the client disconnects.
 
     Raises:
-        ClientDisconnect: the client is gone.
+        ClientDisconnect: the client disconnected first.
     """
     peer = peer_of(request.scope)
     task = asyncio.current_task()
     if peer is None or task is None:
-        return await _racing_disconnect(request, work)
-    if _is_gone(peer):
+        return await _race_disconnect(request, work)
+    if _is_disconnected(peer):
         work.close()
         raise ClientDisconnect
 
-    peer.on_gone = task.cancel
+    peer.on_disconnect = task.cancel
     try:
         return await work
     except asyncio.CancelledError:
-        if not _is_gone(peer):  # the server gives up, not the client
+        if not _is_disconnected(peer):  # the server cancelled the request
             raise
-        task.uncancel()
+        task.uncancel()  # the caller goes on, for example to write its log line
         raise ClientDisconnect from None
     finally:
-        peer.on_gone = None
+        peer.on_disconnect = None
 
 
-def _is_gone(peer: Peer) -> bool:
-    return peer.gone  # which changes while its request waits
+def _is_disconnected(peer: Peer) -> bool:
+    # A function, because mypy would narrow the attribute and call the check after `await` dead code.
+    return peer.disconnected
 
 
-async def _racing_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+async def _race_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    result, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        await asyncio.wait((result, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
             raise ClientDisconnect
-        return answer.result()
+        return result.result()
     finally:
-        answer.cancel()
+        result.cancel()
         gone.cancel()
 
 

@@ -1,8 +1,7 @@
-"""From exceptions to answers: every error of the service leaves through `problem_response`.
+"""Maps exceptions to error responses: application/problem+json, RFC 9457.
 
-The shape is RFC 9457 (application/problem+json) with two members of ours: `code`, which is stable
-and what programs should look at, and `request_id`. A problem never contains the input, a path, a
-class name or a traceback.
+Two members are our own: `code`, which is stable and meant for programs, and `request_id`. A problem
+never contains the client's input, a path, a class name or a traceback.
 """
 
 from __future__ import annotations
@@ -24,58 +23,57 @@ from contract import errors as contract_errors
 from service import errors
 
 MEDIA_TYPE: Final = "application/problem+json"
-_MAX_DETAIL: Final = 500
+_MAX_DETAIL_CHARACTERS: Final = 500
 _LINGER_S: Final = 2.0
-_LINGER_BYTES: Final = 64_000_000
+_LINGER_BYTES: Final = 64_000_000  # three times the default max_body_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What an error looks like from outside."""
+    """The fixed part of an error response; one for each code."""
 
     status: int
-    title: str
-    close: bool = False  # the rest of the request is not read, so the connection cannot go on
+    title: str  # also the reason phrase when the protocol itself responds
+    close: bool = False  # the body is not read to its end, so the connection cannot be reused
 
 
+# Every code a client can get, in the order of docs/reference/errors.md.
 PROBLEMS: Final[dict[str, Problem]] = {
     "malformed_request": Problem(400, "The request cannot be parsed"),
-    "not_found": Problem(404, "There is nothing at this path"),
-    "model_not_found": Problem(404, "The model or version is not served"),
-    "method_not_allowed": Problem(405, "The method is not allowed here"),
+    "not_found": Problem(404, "No resource at this path"),
+    "model_not_found": Problem(404, "The model or version is not served here"),
+    "method_not_allowed": Problem(405, "The method is not allowed for this path"),
     "request_timeout": Problem(408, "The request did not arrive in time", close=True),
     "body_too_large": Problem(413, "The body is too large", close=True),
-    "unsupported_media_type": Problem(415, "The format is not accepted"),
+    "unsupported_media_type": Problem(415, "The format is not supported"),
     "image_undecodable": Problem(422, "The image cannot be decoded"),
     "image_truncated": Problem(422, "The image is truncated"),
     "image_too_many_pixels": Problem(422, "The image has too many pixels"),
     "image_too_complex": Problem(422, "The image is too complex"),
     "image_bad_dimensions": Problem(422, "The image has unusable dimensions"),
-    "invalid_parameter": Problem(422, "A parameter is not valid"),
+    "invalid_parameter": Problem(422, "A parameter is invalid"),
     "headers_too_large": Problem(431, "The request head is too large", close=True),
     "internal_error": Problem(500, "The service failed"),
     "overloaded": Problem(503, "The service is overloaded"),
     "draining": Problem(503, "The service is shutting down", close=True),
     "model_not_ready": Problem(503, "The model is not ready"),
-    "worker_lost": Problem(503, "The worker process was lost"),
-    "deadline_exceeded": Problem(504, "The deadline passed"),
+    "worker_lost": Problem(503, "The worker process ended"),
+    "deadline_exceeded": Problem(504, "The deadline has passed"),
 }
-"""Every code a client can meet. A code without a row here fails tests/service/api."""
 
-FORESEEN: Final = (
+# Everything else is a bug and is logged with its traceback.
+EXPECTED_ERRORS: Final = (
     errors.ServiceError,
     contract_errors.ContractError,
     HTTPException,
     RequestValidationError,
 )
-"""Exceptions that are an answer; any other is a fault of ours."""
 
-_INTERNAL = Problem(500, "The service failed")
 _BY_HTTP_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ProblemDocument(BaseModel):
-    """The error document, for the API's description."""
+    """The error document as OpenAPI describes it."""
 
     type: str = "about:blank"
     title: str
@@ -86,7 +84,7 @@ class ProblemDocument(BaseModel):
 
 
 def code_of(error: BaseException) -> str:
-    """Returns the stable code of an exception; anything unforeseen is `internal_error`."""
+    """Returns the code of an exception; unexpected ones are `internal_error`."""
     if isinstance(error, errors.ServiceError | contract_errors.ContractError):
         return error.code
     if isinstance(error, RequestValidationError):
@@ -99,35 +97,37 @@ def code_of(error: BaseException) -> str:
 
 
 def problem_document(error: BaseException, request_id: str) -> dict[str, Any]:
-    """Returns the members of the problem for an exception."""
     code = code_of(error)
-    problem = PROBLEMS.get(code, _INTERNAL)
+    if code not in PROBLEMS:  # errors of a model's files, which clients cannot do anything about
+        code = "internal_error"
+    problem = PROBLEMS[code]
     return {
         "type": "about:blank",
         "title": problem.title,
         "status": problem.status,
-        "code": code if code in PROBLEMS else "internal_error",
-        "detail": _detail(error, problem)[:_MAX_DETAIL],
+        "code": code,
+        "detail": _detail(error, problem)[:_MAX_DETAIL_CHARACTERS],
         "request_id": request_id,
     }
 
 
 class LingeringResponse(Response):
-    """Answers at once, then discards what the client is still sending, and only then closes.
+    """Sends its body at once, then discards the rest of the request before it completes.
 
-    Closing a connection with unread data resets it, and the reset can overtake the answer: the
+    Closing a connection with unread data resets it. The reset can overtake the response, and the
     client would see a broken pipe instead of the problem.
     """
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the whole answer, reads on within bounds, and completes."""
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
+
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 await _discard(receive)
+
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -141,14 +141,12 @@ async def _discard(receive: Receive) -> None:
 
 
 def problem_response(error: BaseException, request_id: str, *, linger: bool = True) -> Response:
-    """Returns the answer for an exception, with the headers its status calls for.
+    """Returns the response for an exception, with Retry-After, Allow and Connection where needed.
 
-    Args:
-        error: any.
-        request_id: goes into the answer.
-        linger: whether the rest of a request that is not read may be waited for.
+    `linger=False` skips the wait for the rest of the request, for a server that is stopping.
     """
     document = problem_document(error, request_id)
+
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
@@ -157,6 +155,7 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
     problem = PROBLEMS[document["code"]]
     if problem.close:
         headers["Connection"] = "close"
+
     response_class = LingeringResponse if problem.close and linger else Response
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
 
@@ -169,7 +168,7 @@ def _detail(error: BaseException, problem: Problem) -> str:
 
 
 def _validation_detail(error: RequestValidationError) -> str:
-    # Only the field and what is wrong with it: never the value that was sent.
+    # The field and what is wrong with it, never the value that was sent.
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -1,6 +1,6 @@
-"""What the service keeps in the ASGI scope of a request.
+"""What convserve stores in a request's ASGI scope.
 
-The protocol puts the peer there, the edge the rest; under another server there is no peer.
+The protocol stores the peer, the edge middleware stores the rest. Another server stores no peer.
 """
 
 from __future__ import annotations
@@ -12,34 +12,33 @@ _PEER: Final = "convserve.peer"
 _REQUEST_ID: Final = "convserve.request_id"
 _STARTED_S: Final = "convserve.started_s"
 
-UNMATCHED: Final = "unmatched"
+UNMATCHED: Final = "unmatched"  # the route of a request that no route matched
 
 
 class Peer:
-    """The other end of a connection, for the time of one request.
+    """The client's end of the connection, for one request.
 
     Attributes:
-        gone: it will not receive an answer any more.
-        on_gone: called once when that happens.
+        disconnected: the client cannot receive a response any more.
+        on_disconnect: called once when that happens.
     """
 
-    __slots__ = ("gone", "on_gone")
+    __slots__ = ("disconnected", "on_disconnect")
 
     def __init__(self) -> None:
-        self.gone = False
-        self.on_gone: Callable[[], object] | None = None
+        self.disconnected = False
+        self.on_disconnect: Callable[[], object] | None = None
 
-    def leave(self) -> None:
-        self.gone = True
-        if self.on_gone is not None:
-            self.on_gone()
+    def disconnect(self) -> None:
+        self.disconnected = True
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
 
-# `Any`, because uvicorn's scope is a TypedDict and Starlette's a mutable mapping.
+# The scopes are `Any` because uvicorn's is a TypedDict and Starlette's a mutable mapping.
 
 
 def add_peer(scope: Any) -> Peer:
-    """Puts a new peer there."""
     peer = scope[_PEER] = Peer()
     return peer
 
@@ -49,10 +48,9 @@ def peer_of(scope: Any) -> Peer | None:
     return peer
 
 
-def begin(scope: Any, request_id: str, started_s: float) -> None:
-    """Notes the request's id and when its head was complete, in monotonic seconds."""
+def set_request_info(scope: Any, request_id: str, started_s: float) -> None:
     scope[_REQUEST_ID] = request_id
-    scope[_STARTED_S] = started_s
+    scope[_STARTED_S] = started_s  # monotonic
 
 
 def request_id_of(scope: Any) -> str:
@@ -61,12 +59,11 @@ def request_id_of(scope: Any) -> str:
 
 
 def started_s_of(scope: Any) -> float | None:
-    """Returns when the request's head was complete, None if the edge did not see it."""
     started_s: float | None = scope.get(_STARTED_S)
     return started_s
 
 
 def route_of(scope: Any) -> str:
-    """Returns the path template that matched, so that clients cannot create metric series."""
+    # The template, not the path: otherwise clients could create any number of metric series.
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else UNMATCHED

@@ -1,9 +1,9 @@
-"""Runs an application in uvicorn and stops it in stages, so that nothing accepted is lost.
+"""Runs the application in uvicorn and stops it in stages, so that no accepted request is lost.
 
-SIGTERM: /readyz says no while connections are still accepted, for the drain time, in which load
-balancers look away; then the listening socket closes, requests in flight finish within the grace
-period, and the process exits with 0. SIGINT skips the drain time; a second signal ends at once.
-SIGHUP: the model repository is looked at now, not at the next interval.
+SIGTERM: /readyz fails for `drain_s` while requests are still accepted, so that load balancers stop
+sending them. Then the listening socket closes, requests in flight finish within `grace_s`, and the
+process exits with status 0. SIGINT skips the drain; a second signal exits at once. SIGHUP polls the
+model repository now instead of at the next interval.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ class DrainingServer(uvicorn.Server):
     """uvicorn's server with a drain phase before it stops accepting."""
 
     def __init__(self, app: FastAPI, settings: Settings, signals: SignalHandlers) -> None:
-        """Configures uvicorn for the application; `run` blocks until it has stopped."""
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                # A callable in place of the class, to pass what uvicorn has no setting for.
+                # uvicorn calls this like the class; it has no setting for the extra argument.
                 http=partial(  # type: ignore[arg-type]
                     BoundedHttpProtocol, header_timeout_s=settings.receive_timeout_s
                 ),
@@ -52,10 +51,9 @@ class DrainingServer(uvicorn.Server):
         self._service = app.state.service
         self._drain_s = settings.drain_s
         self._signals = signals
-        self._stops = 0
+        self._stop_signals = 0
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Starts listening and says where."""
         await super().startup(sockets)  # type: ignore[arg-type]
         for server in self.servers:
             for socket in server.sockets:
@@ -65,7 +63,7 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handles the process's signals on the event loop, in place of uvicorn's own handlers."""
+        # Replaces uvicorn's own handlers. Ours run on the signal thread, so they must hop to the loop.
         on_loop = asyncio.get_running_loop().call_soon_threadsafe
         with self._signals.handled(
             lambda number: on_loop(self.handle_exit, number, None),
@@ -74,11 +72,11 @@ class DrainingServer(uvicorn.Server):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Begins to stop; a second signal ends at once."""
-        self._stops += 1
+        self._stop_signals += 1
         log.info("stopping", extra={"signal": signal.Signals(sig).name, "drain_s": self._drain_s})
         self._service.begin_drain()
-        if self._stops > 1:
+
+        if self._stop_signals > 1:
             self.should_exit = self.force_exit = True
         elif sig == signal.SIGINT or not self._drain_s:
             self.should_exit = True
@@ -86,9 +84,8 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().call_later(self._drain_s, self._end_drain)
 
     def handle_hangup(self) -> None:
-        """Looks at the model repository; what is stopping adopts nothing any more."""
         if not self._service.draining:
-            log.info("looking at the repository", extra={"signal": "SIGHUP"})
+            log.info("polling the model repository", extra={"signal": "SIGHUP"})
             self._service.poll_repository()
 
     def _end_drain(self) -> None:

@@ -239,7 +239,7 @@ def test_signals_hangup_adopts_what_was_published_at_once(start_server, tmp_path
 
     server.send_signal(signal.SIGHUP)
 
-    assert server.wait_for_log("looking at the repository")["signal"] == "SIGHUP"
+    assert server.wait_for_log("polling the model repository")["signal"] == "SIGHUP"
     assert server.wait_for_log("adopted")["versions"] == ["tiny/2"]
     with server.client() as client:
         assert client.post("/v1/classify", content=RED).json()["version"] == "2"

@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from service.errors import InvalidParameter
 from service.http.deadlines import Deadlines
-from service.http.scope import begin
+from service.http.scope import set_request_info
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
@@ -63,7 +63,7 @@ def test_deadline_is_what_was_asked_for_up_to_the_longest(asked, expected_s):
 def test_deadline_of_any_positive_number_is_within_the_bound(milliseconds):
     deadline = deadlines().of(request(repr(milliseconds)))
 
-    assert 0 <= deadline.left_s() <= 300
+    assert 0 <= deadline.remaining_s() <= 300
 
 
 @pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())
@@ -75,34 +75,34 @@ def test_deadline_that_is_no_positive_number_refused(asked):
 def test_deadline_default_beyond_the_longest_is_cut():
     deadline = Deadlines(default_s=30, max_s=5, clock=FakeClock()).of(request())
 
-    assert deadline.left_s() == 5
+    assert deadline.remaining_s() == 5
 
 
 def test_deadline_counts_from_the_head():
-    clock, asking = FakeClock(), request("5000")
-    begin(asking.scope, "id", clock())
+    clock, asked_request = FakeClock(), request("5000")
+    set_request_info(asked_request.scope, "id", clock())
     clock.advance(2)
 
-    deadline = deadlines(clock).of(asking)
+    deadline = deadlines(clock).of(asked_request)
 
-    assert (deadline.left_s(), deadline.elapsed_s()) == (3, 2)
+    assert (deadline.remaining_s(), deadline.elapsed_s()) == (3, 2)
 
 
-def test_deadline_without_a_noted_head_counts_from_now():
+def test_deadline_without_the_edge_counts_from_now():
     clock = FakeClock()
 
     deadline = deadlines(clock).of(request("5000"))
 
-    assert (deadline.left_s(), deadline.elapsed_s()) == (5, 0)
+    assert (deadline.remaining_s(), deadline.elapsed_s()) == (5, 0)
 
 
-def test_deadline_that_has_passed_leaves_less_than_nothing():
+def test_deadline_that_has_passed_has_negative_time_left():
     clock = FakeClock()
     deadline = deadlines(clock).of(request("5000"))
 
     clock.advance(6)
 
-    assert (deadline.left_s(), deadline.elapsed_s()) == (-1, 6)
+    assert (deadline.remaining_s(), deadline.elapsed_s()) == (-1, 6)
 
 
 @pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())

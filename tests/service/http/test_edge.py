@@ -21,25 +21,25 @@ from tests.service.asgi import call
 RED = tinymodel.picture("red")
 
 
-def wrapped(app: Any, closing: bool = False) -> TestClient:
-    """A client of any application behind the edge."""
-    return TestClient(EdgeMiddleware(app, Metrics(), closing=lambda: closing))
+def wrapped(app: Any, draining: bool = False) -> TestClient:
+    """A client of an application behind the edge."""
+    return TestClient(EdgeMiddleware(app, Metrics(), draining=lambda: draining))
 
 
-@pytest.mark.parametrize("closing", [False, True])
-def test_edge_wraps_any_application(closing):
-    response = wrapped(PlainTextResponse("hello"), closing).get("/")
+@pytest.mark.parametrize("draining", [False, True])
+def test_edge_wraps_any_application(draining):
+    response = wrapped(PlainTextResponse("hello"), draining).get("/")
 
     assert (response.text, len(response.headers["x-request-id"])) == ("hello", 16)
     assert response.headers["server-timing"].startswith("total;dur=")
-    assert (response.headers.get("connection") == "close") == closing
+    assert (response.headers.get("connection") == "close") == draining
 
 
 @pytest.mark.parametrize("name", ["server-timing", "connection"])
-def test_edge_header_that_the_application_set_is_kept(name):
+def test_edge_keeps_headers_that_the_application_set(name):
     app = PlainTextResponse("hello", headers={name: "mine"})
 
-    assert wrapped(app, closing=True).get("/").headers.get_list(name) == ["mine"]
+    assert wrapped(app, draining=True).get("/").headers.get_list(name) == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_edge_header_that_the_application_set_is_kept(name):
         (HTTPException(404), 404, "not_found"),
         (KeyError(MARKER), 500, "internal_error"),
     ],
-    ids=["service", "contract", "framework", "unforeseen"],
+    ids=["service", "contract", "framework", "unexpected"],
 )
-def test_edge_answers_whatever_the_application_raises(caplog, error, status, code):
+def test_edge_turns_every_exception_into_a_problem(caplog, error, status, code):
     async def app(*_: object) -> None:
         raise error
 
@@ -72,7 +72,7 @@ def access_lines(caplog) -> list[Any]:
 
 
 @pytest.mark.parametrize("sent", ["a", "A.b_c-9", "x" * 64])
-def test_edge_harmless_request_id_echoed(client, sent):
+def test_edge_safe_request_id_echoed(client, sent):
     response = client.post("/v1/classify", content=RED, headers={"x-request-id": sent})
 
     assert (response.headers["x-request-id"], response.json()["request_id"]) == (sent, sent)
@@ -93,7 +93,7 @@ def test_edge_harmless_request_id_echoed(client, sent):
     ],
     ids=["empty", "long", "space", "crlf", "nul", "escape", "tab", "markup", "right_to_left"],
 )
-def test_edge_request_id_that_could_harm_replaced(client, sent):
+def test_edge_unsafe_request_id_replaced(client, sent):
     response = client.get("/livez", headers={"x-request-id": sent.encode()})
 
     assert re.fullmatch(r"[0-9a-f]{16}", response.headers["x-request-id"])
@@ -107,7 +107,7 @@ def test_edge_requests_without_id_get_different_ones(client):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/v1/models", "/metrics", "/docs", "/nothing"])
-def test_edge_every_answer_has_the_safe_headers(client, path):
+def test_edge_every_response_has_the_common_headers(client, path):
     headers = client.get(path).headers
 
     assert headers.get_list("x-content-type-options") == ["nosniff"]
@@ -119,13 +119,13 @@ def test_edge_every_answer_has_the_safe_headers(client, path):
     [("GET", "/livez"), ("GET", "/nowhere"), ("PUT", "/livez"), ("POST", "/v1/classify")],
     ids=["health", "not_found", "method_not_allowed", "refused"],
 )
-def test_edge_answers_that_classify_nothing_tell_their_time(client, method, path):
+def test_edge_responses_without_classification_have_a_total_time(client, method, path):
     response = client.request(method, path)
 
     assert re.fullmatch(r"total;dur=\d+\.\d\d", response.headers["server-timing"])
 
 
-def test_edge_one_line_a_request_without_anything_of_the_upload(fresh_client, caplog):
+def test_edge_logs_one_line_per_request_and_nothing_of_the_upload(fresh_client, caplog):
     with caplog.at_level(logging.DEBUG):
         response = fresh_client.post(
             f"/v1/classify?{MARKER}={MARKER}",
@@ -144,7 +144,7 @@ def test_edge_one_line_a_request_without_anything_of_the_upload(fresh_client, ca
 @pytest.mark.parametrize(
     ("path", "level"), [("/livez", "DEBUG"), ("/metrics", "DEBUG"), ("/v1/models", "INFO")]
 )
-def test_edge_probes_are_logged_quietly(fresh_client, caplog, path, level):
+def test_edge_probes_are_logged_at_debug_level(fresh_client, caplog, path, level):
     with caplog.at_level(logging.DEBUG):
         fresh_client.get(path)
 
@@ -182,7 +182,7 @@ def test_edge_random_paths_and_methods_create_no_series(fresh_client):
     assert MARKER not in page
 
 
-def test_edge_client_that_leaves_counted_and_not_an_error(fresh_client, caplog):
+def test_edge_disconnect_is_counted_and_is_not_an_error(fresh_client, caplog):
     with caplog.at_level(logging.DEBUG):
         sent = fresh_client.portal.call(
             call, fresh_client.app, [b"half"], "image/png", "/v1/classify"

@@ -12,22 +12,22 @@ from service.http.scope import Peer, add_peer
 
 pytestmark = pytest.mark.anyio
 
-ANSWER = object()
+RESULT = object()
 DISCONNECT = {"type": "http.disconnect"}
 
 
 class Work:
-    """Waits until it is let go on, and writes down how far it came."""
+    """Work that waits for `go_on` and records how far it got."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.go_on = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def __call__(self) -> object:
-        self.events.append("begun")
-        self.begun.set()
+        self.events.append("started")
+        self.started.set()
         try:
             await self.go_on.wait()
         except asyncio.CancelledError:
@@ -36,18 +36,18 @@ class Work:
         finally:
             self.ended.set()
         self.events.append("done")
-        return ANSWER
+        return RESULT
 
 
 def connected() -> tuple[Request, Peer]:
-    """A request whose protocol says when its peer is gone."""
+    """A request with a peer, as our own protocol makes it."""
     scope = {"type": "http"}
     peer = add_peer(scope)
     return Request(scope), peer
 
 
 def request_receiving(*messages: dict[str, Any], then: asyncio.Event | None = None) -> Request:
-    """A request without a peer, whose messages come when `then` is set."""
+    """A request without a peer; its messages arrive once `then` is set."""
     queue = list(messages)
 
     async def receive() -> dict[str, Any]:
@@ -64,73 +64,73 @@ async def failing() -> object:
     raise KeyError("x")
 
 
-def begin(request: Request, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[Any]:
+def start(request: Request, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[Any]:
     return asyncio.create_task(while_connected(request, work()))
 
 
-def test_peer_is_there_at_first():
+def test_peer_is_connected_at_first():
     peer = Peer()
 
-    assert (peer.gone, peer.on_gone) == (False, None)
+    assert (peer.disconnected, peer.on_disconnect) == (False, None)
 
 
-def test_peer_that_leaves_tells_whoever_asked():
-    peer, told = Peer(), []
-    peer.on_gone = lambda: told.append(peer.gone)
+def test_peer_that_disconnects_calls_back():
+    peer, calls = Peer(), []
+    peer.on_disconnect = lambda: calls.append(peer.disconnected)
 
-    peer.leave()
+    peer.disconnect()
 
-    assert told == [True]
+    assert calls == [True]
 
 
-def test_peer_that_leaves_unasked_is_gone():
+def test_peer_that_disconnects_without_a_callback_is_disconnected():
     peer = Peer()
 
-    peer.leave()
+    peer.disconnect()
 
-    assert peer.gone
+    assert peer.disconnected
 
 
-async def test_connected_work_answers():
+async def test_connected_work_returns_its_result():
     work, (request, _peer) = Work(), connected()
     work.go_on.set()
 
-    answer = await begin(request, work)
+    result = await start(request, work)
 
-    assert answer is ANSWER
+    assert result is RESULT
 
 
-@pytest.mark.parametrize("outcome", ["answer", "error"])
-async def test_connected_peer_that_leaves_after_the_work_disturbs_nobody(outcome):
+@pytest.mark.parametrize("outcome", ["result", "error"])
+async def test_connected_callback_is_removed_after_the_work(outcome):
     (request, peer), work = connected(), Work()
     work.go_on.set()
 
     await asyncio.gather(
-        begin(request, work if outcome == "answer" else failing), return_exceptions=True
+        start(request, work if outcome == "result" else failing), return_exceptions=True
     )
 
-    assert peer.on_gone is None
+    assert peer.on_disconnect is None
 
 
-async def test_connected_error_of_the_work_is_raised():
+async def test_connected_error_in_the_work_is_raised():
     with pytest.raises(KeyError):
-        await begin(connected()[0], failing)
+        await start(connected()[0], failing)
 
 
-async def test_connected_peer_that_leaves_cancels_the_work():
+async def test_connected_disconnect_cancels_the_work():
     (request, peer), work = connected(), Work()
-    task = begin(request, work)
-    await work.begun.wait()
+    task = start(request, work)
+    await work.started.wait()
 
-    peer.leave()
+    peer.disconnect()
 
     with pytest.raises(ClientDisconnect):
         await task
-    assert work.events == ["begun", "cancelled"]
+    assert work.events == ["started", "cancelled"]
 
 
-async def test_connected_task_whose_peer_left_is_not_cancelled_itself():
-    """Whoever answers for the request goes on awaiting, for example its log line."""
+async def test_connected_task_itself_is_not_cancelled():
+    """The task goes on after a disconnect, for example to write its log line."""
     (request, peer), work = connected(), Work()
 
     async def handle() -> tuple[str, int]:
@@ -143,79 +143,79 @@ async def test_connected_task_whose_peer_left_is_not_cancelled_itself():
         return "went on", task.cancelling()
 
     task = asyncio.create_task(handle())
-    await work.begun.wait()
-    peer.leave()
+    await work.started.wait()
+    peer.disconnect()
 
     assert await task == ("went on", 0)
 
 
-async def test_connected_peer_that_leaves_within_a_timeout_is_no_timeout():
+async def test_connected_disconnect_within_a_timeout_is_not_a_timeout():
     (request, peer), work = connected(), Work()
 
-    async def patient() -> object:
+    async def work_with_timeout() -> object:
         async with asyncio.timeout(60):
             return await work()
 
-    task = begin(request, patient)
-    await work.begun.wait()
-    peer.leave()
+    task = start(request, work_with_timeout)
+    await work.started.wait()
+    peer.disconnect()
 
     with pytest.raises(ClientDisconnect):
         await task
 
 
-async def test_connected_server_that_gives_up_is_no_disconnect():
+async def test_connected_cancellation_by_the_server_is_not_a_disconnect():
     (request, _peer), work = connected(), Work()
-    task = begin(request, work)
-    await work.begun.wait()
+    task = start(request, work)
+    await work.started.wait()
 
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert work.events == ["begun", "cancelled"]
+    assert work.events == ["started", "cancelled"]
 
 
-async def test_connected_peer_already_gone_never_begins_the_work():
+async def test_connected_peer_already_disconnected_never_starts_the_work():
     (request, peer), work = connected(), Work()
-    peer.leave()
+    peer.disconnect()
 
     with pytest.raises(ClientDisconnect):
-        await begin(request, work)
+        await start(request, work)
 
     assert work.events == []
 
 
-async def test_unknown_server_work_answers():
+async def test_unknown_server_work_returns_its_result():
     work = Work()
     work.go_on.set()
 
-    answer = await begin(request_receiving(), work)
+    result = await start(request_receiving(), work)
 
-    assert answer is ANSWER
+    assert result is RESULT
 
 
-async def test_unknown_server_error_of_the_work_is_raised():
+async def test_unknown_server_error_in_the_work_is_raised():
     with pytest.raises(KeyError):
-        await begin(request_receiving(), failing)
+        await start(request_receiving(), failing)
 
 
 async def test_unknown_server_disconnect_cancels_the_work():
     work = Work()
     rest = {"type": "http.request", "body": b"", "more_body": False}
-    task = begin(request_receiving(rest, DISCONNECT, then=work.begun), work)
+    task = start(request_receiving(rest, DISCONNECT, then=work.started), work)
 
     with pytest.raises(ClientDisconnect):
         await task
     await work.ended.wait()
 
-    assert work.events == ["begun", "cancelled"]
+    assert work.events == ["started", "cancelled"]
 
 
-async def test_unknown_server_that_gives_up_is_no_disconnect():
+async def test_unknown_server_cancellation_is_not_a_disconnect():
     work = Work()
-    task = begin(request_receiving(), work)
-    await work.begun.wait()
+    task = start(request_receiving(), work)
+    await work.started.wait()
 
     task.cancel()
 

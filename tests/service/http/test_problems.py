@@ -32,7 +32,7 @@ MODEL_ERRORS = with_code(contract_errors, contract_errors.ModelError)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_problems_every_error_a_request_can_meet_has_a_row(error):
+def test_problems_every_error_has_a_row(error):
     assert error.code in PROBLEMS
 
 
@@ -49,7 +49,7 @@ def test_problems_every_error_answered_with_its_message(fresh_client, error):
 
 
 @pytest.mark.parametrize("error", MODEL_ERRORS, ids=lambda error: error.__name__)
-def test_problems_model_error_at_run_time_is_internal_and_silent(error):
+def test_problems_model_error_at_run_time_is_internal_and_says_nothing(error):
     document = problem_document(error(MARKER), "id")
 
     assert (document["status"], document["code"]) == (500, "internal_error")
@@ -105,7 +105,7 @@ def test_problems_error_without_message_gets_the_title():
     assert document["detail"] == PROBLEMS["body_too_large"].title
 
 
-def test_problems_overload_says_when_to_come_back():
+def test_problems_overload_says_when_to_retry():
     response = problem_response(errors.Overloaded("full", retry_after_s=7), "id")
 
     assert response.headers["retry-after"] == "7"
@@ -126,7 +126,7 @@ def test_problems_unknown_path_is_not_found(client):
         (MARKER, "/v1/classify", "POST"),
     ],
 )
-def test_problems_wrong_method_told_the_right_one(client, method, path, allowed):
+def test_problems_wrong_method_gets_the_right_one(client, method, path, allowed):
     response = client.request(method, path)
 
     assert_problem(response, 405, "method_not_allowed")
@@ -134,7 +134,7 @@ def test_problems_wrong_method_told_the_right_one(client, method, path, allowed)
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/livez/", "//v1/models", "/v1/%2e%2e/metrics"])
-def test_problems_nearly_right_path_is_not_redirected(client, path):
+def test_problems_almost_right_path_is_not_redirected(client, path):
     assert_problem(client.get(path), 404, "not_found")
 
 
@@ -157,7 +157,7 @@ def test_problems_handler_that_raises_answers_internal_error(fresh_client, caplo
 
 
 def test_problems_handler_that_fails_half_way_cuts_the_connection(fresh_client):
-    """Too late for a problem: raising on makes the server close instead of ending the answer."""
+    """Too late for a problem: re-raising makes the server close instead of ending the response."""
 
     async def half(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

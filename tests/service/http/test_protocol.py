@@ -1,4 +1,4 @@
-"""The protocol against an application that tells what it was given; see also tests/e2e."""
+"""The protocol in front of an application that records its requests; see also tests/e2e."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ NEVER_S = 600
 
 
 class Recorder:
-    """Reads bodies under /read, waits under /wait, sends much under /big, writes down who asked."""
+    """Reads the body at /read, waits at /wait, sends 10 MB at /big, and records every request."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.headers: list[str] = []
         self.bodies: list[bytes] = []
-        self.left = 0
+        self.disconnects = 0
         self.go_on = asyncio.Event()
-        self.waits = asyncio.Event()
+        self.waiting = asyncio.Event()
         self.newest: list[bool] = []
         self.protocol: Watched
 
@@ -54,11 +54,11 @@ class Recorder:
             try:
                 self.bodies.append(await request.body())
             except ClientDisconnect:
-                self.left += 1
+                self.disconnects += 1
                 return
         if request.url.path == "/wait":
             await receive()
-            self.waits.set()
+            self.waiting.set()
             await self.go_on.wait()
         if request.url.path == "/big":
             await Response(b"x" * 10_000_000)(scope, receive, send)
@@ -67,7 +67,7 @@ class Recorder:
 
 
 class Watched(BoundedHttpProtocol):
-    """Tells when the connection has ended."""
+    """Sets an event when the connection is lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,7 +84,7 @@ class Peer:
         self.send = writer.write
 
     async def answers(self) -> list[int | str]:
-        """Reads to the end: the status of every answer, for a problem its code instead."""
+        """Reads to the end; returns the status of every response, or the code of a problem."""
         text = (await self._reader.read()).decode()
         found = re.findall(r"HTTP/1\.1 (\d+).*?\r\n\r\n(done|{.*?}|)", text, re.DOTALL)
         return [json.loads(b)["code"] if b.startswith("{") else int(s) for s, b in found]
@@ -164,17 +164,17 @@ async def test_protocol_trailers_are_limited():
         peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES)
         answers = await peer.answers()
 
-    assert (answers, app.bodies, app.left) == (["headers_too_large"], [], 1)
+    assert (answers, app.bodies, app.disconnects) == (["headers_too_large"], [], 1)
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"3\r\nabcd\r\n", b"3\nabc\n"])
-async def test_protocol_malformed_body_refused_and_its_reader_told(body):
+async def test_protocol_malformed_body_refused_and_its_reader_disconnected(body):
     app = Recorder()
     async with connected(app) as peer:
         peer.send(CHUNKED + body + GET)
         answers = await peer.answers()
 
-    assert (answers, app.paths, app.left) == (["malformed_request"], ["/read"], 1)
+    assert (answers, app.paths, app.disconnects) == (["malformed_request"], ["/read"], 1)
 
 
 async def test_protocol_malformed_body_behind_others_lets_them_finish():
@@ -255,19 +255,19 @@ async def test_protocol_peer_that_sends_only_empty_lines_is_closed():
         assert await peer.answers() == []
 
 
-async def test_protocol_half_head_never_cuts_an_answer_short():
-    """The clock of a head that waits behind another request begins with that one's answer."""
+async def test_protocol_half_head_never_cuts_off_a_response():
+    """The timer of a pipelined head starts after the response to the request before it."""
     app = Recorder()
     async with connected(app, header_timeout_s=0.05) as peer:
         peer.send(GET.replace(b"/get", b"/wait") + b"GET /ge")
-        await app.waits.wait()
+        await app.waiting.wait()
         assert app.protocol._head_timer is None
         app.go_on.set()
 
         assert await peer.answers() == [200, "request_timeout"]
 
 
-async def test_protocol_refused_peer_that_goes_on_sending_is_cut_off(monkeypatch):
+async def test_protocol_refused_peer_that_keeps_sending_is_disconnected(monkeypatch):
     monkeypatch.setattr(http_protocol, "_LINGER_S", 0.05)
     app = Recorder()
     async with connected(app) as peer:
@@ -277,7 +277,7 @@ async def test_protocol_refused_peer_that_goes_on_sending_is_cut_off(monkeypatch
         assert (await peer.answers(), app.paths) == (["malformed_request"], [])
 
 
-# Requests behind the one in hand
+# Pipelined requests
 
 
 def declared(path: bytes, body: bytes, *fields: bytes) -> bytes:
@@ -295,11 +295,11 @@ async def test_protocol_pipelined_requests_are_parsed_one_at_a_time():
     assert all(app.newest)
 
 
-async def test_protocol_request_in_hand_stops_the_reading():
+async def test_protocol_active_request_pauses_reading():
     app = Recorder()
     async with connected(app) as peer:
         peer.send(GET.replace(b"/get", b"/wait") + GET + CLOSE)
-        await app.waits.wait()
+        await app.waiting.wait()
         paused_meanwhile = app.protocol.flow.read_paused
         app.go_on.set()
 
@@ -320,7 +320,7 @@ async def test_protocol_bodies_and_heads_mixed_are_answered_in_order():
 
 
 async def test_protocol_requests_behind_a_chunked_one_are_answered():
-    """The one case in which a piece holds more than one request: uvicorn's pipeline takes them."""
+    """The only case of several requests in one piece: uvicorn's pipeline holds them."""
     app = Recorder()
     async with connected(app) as peer:
         peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 500 + CLOSE)
@@ -329,11 +329,11 @@ async def test_protocol_requests_behind_a_chunked_one_are_answered():
     assert (answers, app.bodies) == ([200] * 502, [b"abc"])
 
 
-async def test_protocol_client_that_leaves_with_a_pipeline_tells_the_request_in_hand():
+async def test_protocol_disconnect_with_a_pipeline_reaches_the_active_request():
     app = Recorder()
     async with connected(app) as peer:
         peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
-        await app.waits.wait()
+        await app.waiting.wait()
         protocol = app.protocol
         cycle = protocol._active
         protocol.connection_lost(ConnectionResetError())
@@ -353,42 +353,42 @@ async def test_protocol_requests_behind_the_last_one_are_ignored():
     assert (answers, app.paths) == ([200], ["/close"])
 
 
-# Clients that leave
+# Clients that disconnect
 
 
-class Peers(Recorder):
-    """Keeps each request's peer and how often it told that it is gone."""
+class PeerRecorder(Recorder):
+    """Records each request's peer and the calls of its callback."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peers: list[ConnectedPeer] = []
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         peer = peer_of(scope)
         assert peer is not None
         self.peers.append(peer)
-        peer.on_gone = lambda: self.told.append(scope["path"])
+        peer.on_disconnect = lambda: self.calls.append(scope["path"])
         try:
             await super().__call__(scope, receive, send)
         finally:
-            peer.on_gone = None
+            peer.on_disconnect = None
 
 
 async def test_protocol_connection_lost_during_a_request_calls_its_peer_once():
-    app = Peers()
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(GET.replace(b"/get", b"/wait"))
-        await app.waits.wait()
-        before = app.peers[0].gone
+        await app.waiting.wait()
+        before = app.peers[0].disconnected
         app.protocol.connection_lost(ConnectionResetError())
         app.go_on.set()
 
-    assert (before, app.peers[0].gone, app.told) == (False, True, ["/wait"])
+    assert (before, app.peers[0].disconnected, app.calls) == (False, True, ["/wait"])
 
 
 async def test_protocol_each_request_of_a_connection_has_its_own_peer():
-    app = Peers()
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(GET)
         await peer.until(b"done")
@@ -397,42 +397,42 @@ async def test_protocol_each_request_of_a_connection_has_its_own_peer():
 
     first, second = app.peers
     assert first is not second
-    assert app.told == []
+    assert app.calls == []
 
 
 async def test_protocol_pipelined_requests_have_their_own_peers():
-    app = Peers()
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 3 + CLOSE)
         await peer.answers()
 
     assert len({id(one) for one in app.peers}) == 5
-    assert app.told == []
+    assert app.calls == []
 
 
-async def test_protocol_connection_lost_with_a_pipeline_calls_the_peer_in_hand():
-    app = Peers()
+async def test_protocol_connection_lost_with_a_pipeline_calls_the_active_peer():
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
-        await app.waits.wait()
+        await app.waiting.wait()
         app.protocol.connection_lost(ConnectionResetError())
         app.go_on.set()
 
-    assert (len(app.peers), app.peers[0].gone, app.told) == (1, True, ["/wait"])
+    assert (len(app.peers), app.peers[0].disconnected, app.calls) == (1, True, ["/wait"])
 
 
-async def test_protocol_connection_lost_between_requests_disturbs_nobody():
-    app = Peers()
+async def test_protocol_connection_lost_between_requests_calls_no_peer():
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(GET)
         await peer.until(b"done")
         app.protocol.connection_lost(None)
 
-    assert app.told == []
+    assert app.calls == []
 
 
 async def test_protocol_connection_lost_before_any_request_is_no_error():
-    app = Peers()
+    app = PeerRecorder()
     async with connected(app) as peer:
         peer.send(b"GET /ge")
     await app.protocol.lost.wait()
@@ -440,11 +440,11 @@ async def test_protocol_connection_lost_before_any_request_is_no_error():
     assert app.peers == []
 
 
-async def test_protocol_client_that_leaves_cancels_the_work_for_it():
-    begun, ended = asyncio.Event(), asyncio.Event()
+async def test_protocol_disconnect_cancels_the_work():
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> Any:
-        begun.set()
+        started.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -455,18 +455,18 @@ async def test_protocol_client_that_leaves_cancels_the_work_for_it():
             try:
                 await while_connected(Request(scope, receive), work())
             except ClientDisconnect:
-                self.left += 1
+                self.disconnects += 1
 
     app = Working()
     async with connected(app) as peer:
         peer.send(GET)
-        await begun.wait()
+        await started.wait()
     await ended.wait()
 
-    assert app.left == 1
+    assert app.disconnects == 1
 
 
-# Peers that do nothing, slowly
+# Slow peers
 
 
 LONG_CHUNKED = CHUNKED.replace(b"/read", b"/get")
@@ -499,12 +499,12 @@ async def test_protocol_dripped_rest_of_an_answered_request_is_closed(sent, drop
             peer.send(drop)
             await asyncio.wait([end], timeout=0.001)
 
-        with suppress(ConnectionResetError):  # what was sent too late
+        with suppress(ConnectionResetError):  # for data sent after the close
             assert await end == []
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["open", "close"])
-async def test_protocol_peer_that_takes_no_answer_is_cut_off(last):
+async def test_protocol_peer_that_does_not_read_is_disconnected(last):
     app = Recorder()
     async with connected(app, header_timeout_s=0.05) as peer:
         peer.send(b"GET /big HTTP/1.1\r\nHost: t\r\n" + last + b"\r\n")
@@ -515,7 +515,7 @@ async def test_protocol_peer_that_takes_no_answer_is_cut_off(last):
 
 
 class SlowTransport(asyncio.Transport):
-    """A transport with the given numbers of unsent bytes, one each time somebody looks."""
+    """A transport that reports these buffer sizes, one per call."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -532,7 +532,7 @@ class SlowTransport(asyncio.Transport):
         self.aborted.set()
 
 
-async def test_flow_peer_that_takes_its_answer_slowly_is_left_alone():
+async def test_flow_slow_reader_is_kept_while_it_makes_progress():
     transport = SlowTransport([3000, 2000, 2000, 1000, 1000, 1000])
     flow = BoundedFlowControl(transport, timeout_s=0.01)
     flow.pause_writing()
@@ -541,7 +541,7 @@ async def test_flow_peer_that_takes_its_answer_slowly_is_left_alone():
     assert transport.sizes == [1000]
 
 
-async def test_flow_peer_that_took_its_answer_is_not_watched():
+async def test_flow_timer_stops_once_the_buffer_is_read():
     flow = BoundedFlowControl(SlowTransport([1000]), timeout_s=NEVER_S)
     flow.pause_writing()
     flow.resume_writing()
@@ -549,7 +549,7 @@ async def test_flow_peer_that_took_its_answer_is_not_watched():
     assert flow._timer is None
 
 
-# What asks for another protocol, or frames its body in another way
+# Upgrades, Host fields and transfer codings
 
 
 UPGRADES = {
@@ -565,7 +565,7 @@ TEMPTING = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 100
 
 @pytest.mark.parametrize("step", [1, 7, 10**6], ids=["bytes", "sevens", "at_once"])
 @pytest.mark.parametrize("fields", UPGRADES.values(), ids=UPGRADES.keys())
-async def test_protocol_upgrade_is_ignored_and_nothing_lost(fields, step, caplog):
+async def test_protocol_upgrade_is_ignored_without_losing_data(fields, step, caplog):
     app = Recorder()
     chunked = CHUNKED.replace(b"Host: t", b"\r\n".join((b"Host: t", *fields)))
     sent = declared(b"/read", TEMPTING, *fields) + chunked + b"3\r\nabc\r\n0\r\n\r\n" + GET + CLOSE
@@ -600,7 +600,7 @@ async def test_protocol_upgrade_of_the_last_request_still_closes():
     ],
     ids=["none", "two", "two_1.0", "none_1.0", "empty", "connect"],
 )
-async def test_protocol_host_is_given_once(head, expected):
+async def test_protocol_exactly_one_host_field(head, expected):
     async with connected(Recorder()) as peer:
         peer.send(head + b"\r\n\r\n")
 
@@ -619,7 +619,7 @@ async def test_protocol_host_is_given_once(head, expected):
     ],
     ids=["gzip", "gzip_line", "twice", "identity", "empty", "upper_case"],
 )
-async def test_protocol_only_transfer_coding_is_chunked(coding, expected):
+async def test_protocol_only_chunked_transfer_coding_accepted(coding, expected):
     async with connected(Recorder()) as peer:
         head = CHUNKED.replace(b"Encoding: chunked", b"Encoding: " + coding)
         peer.send(head + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)

@@ -8,19 +8,19 @@ import pytest
 from service.http.scope import (
     UNMATCHED,
     add_peer,
-    begin,
     peer_of,
     request_id_of,
     route_of,
+    set_request_info,
     started_s_of,
 )
 
 
-def test_scope_keeps_what_was_put_there():
+def test_scope_returns_what_was_stored():
     scope: dict[str, Any] = {}
 
     peer = add_peer(scope)
-    begin(scope, "id", 1.5)
+    set_request_info(scope, "id", 1.5)
 
     assert peer_of(scope) is peer
     assert (request_id_of(scope), started_s_of(scope)) == ("id", 1.5)

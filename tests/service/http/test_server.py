@@ -1,4 +1,4 @@
-"""The stages of stopping, with the server on the test's own loop; see also tests/e2e."""
+"""The stages of a shutdown, with the server on the test's event loop; see also tests/e2e."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.system.signals import SignalHandlers
 pytestmark = pytest.mark.anyio
 
 
-class Started:
-    """A server that serves, and the task that ends with it."""
+class RunningServer:
+    """A server and the task that runs it."""
 
     def __init__(self, models_dir, **settings) -> None:
         values = {"models_dir": models_dir, "lanes": 1, "port": 0, **settings}
@@ -25,7 +25,7 @@ class Started:
         self.server = DrainingServer(self.app, parsed, SignalHandlers())
         self.serving = asyncio.create_task(self.server.serve())
 
-    async def started(self) -> Started:
+    async def started(self) -> RunningServer:
         while not self.server.started:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0)
         return self
@@ -34,9 +34,9 @@ class Started:
         self.server.handle_exit(number, None)
 
 
-async def test_server_says_where_it_serves(models_dir, caplog):
+async def test_server_logs_its_address(models_dir, caplog):
     with caplog.at_level("INFO"):
-        running = await Started(models_dir).started()
+        running = await RunningServer(models_dir).started()
         running.signal(signal.SIGINT)
         await running.serving
 
@@ -49,8 +49,8 @@ async def test_server_says_where_it_serves(models_dir, caplog):
     [(signal.SIGINT, 600), (signal.SIGTERM, 0)],
     ids=["interrupt", "no_drain_time"],
 )
-async def test_server_told_to_stop_now_stops(models_dir, number, drain_s):
-    running = await Started(models_dir, drain_s=drain_s).started()
+async def test_server_without_drain_stops_at_once(models_dir, number, drain_s):
+    running = await RunningServer(models_dir, drain_s=drain_s).started()
 
     running.signal(number)
     await running.serving
@@ -60,7 +60,7 @@ async def test_server_told_to_stop_now_stops(models_dir, number, drain_s):
 
 
 async def test_server_terminated_drains_first(models_dir):
-    running = await Started(models_dir, drain_s=0.05).started()
+    running = await RunningServer(models_dir, drain_s=0.05).started()
 
     running.signal(signal.SIGTERM)
 
@@ -71,7 +71,7 @@ async def test_server_terminated_drains_first(models_dir):
 
 
 async def test_server_second_signal_ends_the_drain(models_dir):
-    running = await Started(models_dir, drain_s=600).started()
+    running = await RunningServer(models_dir, drain_s=600).started()
 
     running.signal(signal.SIGTERM)
     running.signal(signal.SIGTERM)
@@ -81,11 +81,11 @@ async def test_server_second_signal_ends_the_drain(models_dir):
 
 
 @pytest.mark.parametrize("draining", [False, True], ids=["serving", "draining"])
-async def test_server_hangup_looks_at_the_repository_unless_it_drains(
+async def test_server_hangup_polls_the_repository_unless_draining(
     models_dir, monkeypatch, draining
 ):
-    running, looks = await Started(models_dir).started(), []
-    monkeypatch.setattr(running.app.state.service.watcher, "poll_soon", lambda: looks.append(1))
+    running, polls = await RunningServer(models_dir).started(), []
+    monkeypatch.setattr(running.app.state.service.watcher, "poll_soon", lambda: polls.append(1))
     if draining:
         running.app.state.service.begin_drain()
 
@@ -93,4 +93,4 @@ async def test_server_hangup_looks_at_the_repository_unless_it_drains(
     running.signal(signal.SIGINT)
     await running.serving
 
-    assert looks == ([] if draining else [1])
+    assert polls == ([] if draining else [1])
