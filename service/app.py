@@ -1,7 +1,7 @@
-"""Wires the parts of the service together; the only place where that happens.
+"""Wires the parts of the service together; nothing else does.
 
-`create_app` loads, checks and warms up every model before it returns, so that an application that
-exists can answer. Start and stop of its threads and lanes follow ASGI's lifespan.
+`create_app` loads, verifies and warms up every model before it returns, so an application that exists
+can serve. Its lanes and threads start and stop with the ASGI lifespan.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
 from service.api.payload import BodyLimits
-from service.api.routes import in_front
+from service.api.routes import plain_routes
 from service.batching.batcher import BatchCallbacks
 from service.batching.sizing import engine_config
 from service.errors import Draining, ModelNotReady
@@ -44,54 +44,40 @@ from service.system.version import package_version
 
 log = logging.getLogger(package)
 
-_STOP_S: Final = 5.0
-"""How long a run that nobody waits for any more may take to end."""
+_STOP_S: Final = 5.0  # for a run that is still going on when its lane should stop
+_MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one would keep a place in the queue for no client
+_MIN_BODY_RATE_BYTES_PER_S: Final = 50_000  # a poor mobile network
 
-_MAX_REQUEST_TIMEOUT_S: Final = 300.0
-"""The longest deadline; who asks for more has a place in the queue until nobody is waiting."""
-
-_MIN_BODY_RATE_BYTES_PER_S: Final = 50_000
-"""The slowest upload that is accepted in the long run: a poor mobile network."""
-
-HOT_ROUTERS = (native.hot,)
-"""The endpoints that pictures come through, which are served ahead of FastAPI."""
-
+HOT_ROUTERS = (native.hot,)  # endpoints that receive pictures, served before FastAPI
 ROUTERS = (*HOT_ROUTERS, native.router, health.router)
-"""Every endpoint."""
 
 
 class Application(FastAPI):
-    """FastAPI behind the edge and behind the plain routes.
-
-    Attributes:
-        edge: what every request meets first.
-    """
+    """FastAPI behind the edge middleware and the plain routes."""
 
     edge: EdgeMiddleware
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)  # the lifespan
             return
         scope["app"] = self
         await self.edge(scope, receive, send)
 
 
 class Service:
-    """The running parts behind an application: what has to be started, watched and stopped."""
+    """The running parts behind an application: creates, starts, replaces and stops them."""
 
     def __init__(self, settings: Settings, config: RepositoryConfig) -> None:
-        """Loads the models, here or in child processes, and builds the parts; starts nothing yet.
-
-        Raises:
-            ModelError, ProviderUnavailable: as `create_app`.
-        """
         self.metrics = Metrics()
         self._started = False
         self.draining = False
-        self.watcher: RepositoryWatcher | None = None
+        self.watcher: RepositoryWatcher | None = None  # set when the lifespan starts
+
+        # This loads the models, here or in worker processes, but starts no lanes yet.
         self._backend = load_backend(settings, config, usable_cpus(), self._callbacks())
-        self._retiring: dict[asyncio.Task[None], LaneBackend] = {}
+        self._retiring: dict[asyncio.Task[None], LaneBackend] = {}  # replaced, but still in use
+
         self._admission = Admission(
             max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
         )
@@ -104,27 +90,25 @@ class Service:
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )
-        self._watch()
+        self._register_metrics()
 
     @property
     def repository(self) -> Repository:
-        """The versions being served."""
         return self._backend.repository
 
     async def adopt(self, repository: Repository) -> None:
-        """Serves these versions from now on; requests that are under way keep the ones they have.
+        """Serves these versions from now on; requests in progress keep the versions they started with.
 
-        Args:
-            repository: shares the objects of unchanged versions with the present one.
+        `repository` shares the objects of unchanged versions with the current one.
 
         Raises:
-            ModelError, ProviderUnavailable: no lanes for them come up; nothing has changed.
+            ModelError, ProviderUnavailable: the new lanes did not start; the old ones go on serving.
         """
         old, backend = self.dependencies.classifier.active, self._backend
         self._backend = await backend.renewed(repository)
         self._backend.start()
         self.dependencies.classifier.active = ActiveBackend(self._backend)
-        self._watch(backend.repository)
+        self._register_metrics(backend.repository)
 
         task = asyncio.create_task(_retire(old, backend), name="retire")
         self._retiring[task] = backend
@@ -132,38 +116,34 @@ class Service:
 
     @property
     def load(self) -> Load:
-        """How a version that is published meanwhile is loaded and proven."""
         return self._backend.load
 
     def start(self) -> None:
-        """Starts the lanes on the running event loop."""
         self._backend.start()
         self._started = True
 
     def poll_repository(self) -> None:
-        """Has new versions looked for now, not at the next interval; on the event loop."""
         if self.watcher is not None:
             self.watcher.poll_soon()
 
     def begin_drain(self) -> None:
-        """Makes /readyz say no; everything else goes on as before."""
-        self.draining = True
+        self.draining = True  # /readyz fails from now on, everything else goes on
 
     async def stop(self) -> None:
-        """Ends lanes and threads; by now the server has finished or given up its requests."""
+        # By now the server has finished or cancelled all requests.
         self.draining = True
         self._admission.closed = True
         backends = [self._backend, *self._retiring.values()]
         if not all(await asyncio.gather(*(one.stop(_STOP_S) for one in backends))):
-            log.error("a run did not end; it is abandoned")
+            log.error("a run did not end in time and was abandoned", extra={"timeout_s": _STOP_S})
         self._backend.close()
 
     def is_alive(self) -> bool:
-        """False where only a new process would help."""
+        """Returns False if only a restart of the process would help."""
         return self._backend.alive
 
     def not_ready(self) -> Exception | None:
-        """Returns why requests should not be sent here, or None."""
+        """Returns why the service should get no requests now, or None."""
         if self.draining:
             return Draining("the service is shutting down")
         if not self._started:
@@ -179,14 +159,16 @@ class Service:
             on_replaced=lambda reason: metrics.lane_restarts.labels(reason.value).inc(),
         )
 
-    def _watch(self, before: Repository | None = None) -> None:
+    def _register_metrics(self, replaced: Repository | None = None) -> None:
         admission, backend, repository = self._admission, self._backend, self.repository
         self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
         self.metrics.watch_lanes(lambda: backend.n_lanes)
-        for name in set(before.models if before else ()) - set(repository.models):
+
+        for name in set(replaced.models if replaced else ()) - set(repository.models):
             self.metrics.forget_model(name)
         for name in repository.models:
             self.metrics.watch_model(name, partial(backend.batcher.waiting_for, name))
+
         self.metrics.show_models(
             (
                 version.manifest.name,
@@ -199,24 +181,18 @@ class Service:
 
 
 async def _retire(active: ActiveBackend, backend: LaneBackend) -> None:
-    """Stops a backend once the last request that may use it is answered."""
-    await active.unused()
+    await active.unused()  # until the last request that may use it is answered
     await backend.stop(_STOP_S)
 
 
 def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
-    """Loads the models and returns the application that serves them.
+    """Loads the models and returns the ASGI application; `app.state.service` is its `Service`.
 
-    Args:
-        settings: all of them.
-        working_dir: where `models` is looked for if no repository is configured.
-
-    Returns:
-        An ASGI application; `app.state.service` is its `Service`.
+    `working_dir` is where `models` is searched if `models_dir` is not set.
 
     Raises:
-        ModelError: a version cannot be served, and why.
-        ProviderUnavailable: the provider asked for cannot be used here.
+        ModelError: a version cannot be served.
+        ProviderUnavailable: the configured execution provider does not work here.
     """
     config = RepositoryConfig(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
@@ -224,7 +200,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         settings.versions_per_model,
         settings.default_model,
     )
-    seen = fingerprint(config.models_dir)
+    seen = fingerprint(config.models_dir)  # before loading, so that later changes are not missed
     service = Service(settings, config)
 
     @asynccontextmanager
@@ -253,7 +229,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
-        redirect_slashes=False,  # the redirect's target would be built from the Host header
+        redirect_slashes=False,  # the redirect's target would come from the Host header
     )
     app.state.service = service
     app.state.dependencies = service.dependencies
@@ -261,20 +237,23 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         app.include_router(router)
     if settings.docs:
         app.include_router(docs.router)
+
+    # FastAPI's own error responses have another shape; the edge middleware answers instead.
     for kind in (HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _leave_to_edge)
-    behind = partial(FastAPI.__call__, app)
-    front = Router(in_front(HOT_ROUTERS), redirect_slashes=False, default=behind)
+        app.add_exception_handler(kind, _reraise)
+
+    fastapi = partial(FastAPI.__call__, app)
+    front = Router(plain_routes(HOT_ROUTERS), redirect_slashes=False, default=fastapi)
     app.edge = EdgeMiddleware(front, service.metrics, draining=lambda: service.draining)
     return app
 
 
-async def _leave_to_edge(_request: Request, error: Exception) -> Never:
+async def _reraise(_request: Request, error: Exception) -> Never:
     raise error
 
 
 def _body_limits(settings: Settings) -> BodyLimits:
-    # What one request brings must fit while nothing else is in flight, or it could never succeed.
+    # A request above the in-flight limits could never succeed, not even alone.
     return BodyLimits(
         max_bytes=min(settings.max_body_bytes, settings.max_in_flight_bytes),
         max_images=min(settings.max_images_per_request, settings.max_in_flight),

@@ -1,24 +1,7 @@
-"""Errors of the service, without any knowledge of HTTP; `http.problems` maps them to statuses.
+"""Errors of the service. They know no HTTP; `http.problems` maps them to statuses.
 
-ServiceError
-├── MalformedRequest        the request cannot be parsed (multipart, JSON, base64, length)
-├── InvalidParameter        a parameter is unknown or outside its range
-├── MediaTypeRefused        the declared type or encoding of the body is not one we read
-├── RequestTimeout          the body did not arrive in time
-├── BodyTooLarge            more bytes than the limit, declared or counted
-├── ModelNotFound           no such model or version is being served
-├── Unavailable
-│   ├── Overloaded          the bounds of admission are reached; come back later
-│   ├── Draining            the process is finishing and takes no new work
-│   ├── ModelNotReady       no model is able to answer
-│   └── WorkerLost          the worker process that had the picture ended before it answered
-├── DeadlineExceeded        queue and inference together took longer than allowed
-└── EngineFailure           the runtime raised or gave a row that cannot be used
-ProviderUnavailable         the chosen execution provider cannot run here (at start-up only)
-├── ProviderNotInstalled    because this onnxruntime was built without it
-└── WorkerNotStarted        because the process that should run it does not come up
-
-What a picture or a version can have wrong with it is in `contract.errors`.
+`ServiceError` is the base of what a request can get, `ProviderUnavailable` of what keeps the process
+from starting. Errors of pictures and of model files are in `contract.errors`.
 """
 
 from __future__ import annotations
@@ -27,25 +10,25 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of every error a request can meet in the service."""
+    """Base of the errors that a request can get."""
 
     code: ClassVar[str]
 
 
 class MalformedRequest(ServiceError):
-    """The request cannot be parsed."""
+    """The request cannot be parsed: multipart, JSON, base64 or length."""
 
     code = "malformed_request"
 
 
 class InvalidParameter(ServiceError):
-    """A parameter is unknown or outside its range."""
+    """A parameter is unknown or out of range."""
 
     code = "invalid_parameter"
 
 
 class MediaTypeRefused(ServiceError):
-    """The declared type or encoding of the body is not one this service reads."""
+    """The body's Content-Type or Content-Encoding is not supported."""
 
     code = "unsupported_media_type"
 
@@ -57,23 +40,23 @@ class RequestTimeout(ServiceError):
 
 
 class BodyTooLarge(ServiceError):
-    """The body has more bytes than the limit."""
+    """The body exceeds the limit, by its Content-Length or by the bytes received."""
 
     code = "body_too_large"
 
 
 class ModelNotFound(ServiceError):
-    """No such model or version is being served."""
+    """The model or version is not served."""
 
     code = "model_not_found"
 
 
 class Unavailable(ServiceError):
-    """The service cannot take this work now.
+    """The service cannot accept this request now.
 
     Attributes:
-        retry_after_s: whole seconds after which a retry has a chance.
-        reason: which bound was met, for the metrics.
+        retry_after_s: whole seconds until a retry may succeed.
+        reason: which limit was reached, for the metrics; by default the code.
     """
 
     def __init__(self, message: str, retry_after_s: int = 1, *, reason: str = "") -> None:
@@ -83,43 +66,46 @@ class Unavailable(ServiceError):
 
 
 class Overloaded(Unavailable):
-    """The bounds of admission are reached."""
+    """Too many pictures or bytes are in flight, or the wait would exceed the deadline."""
 
     code = "overloaded"
 
 
 class Draining(Unavailable):
-    """The process is finishing and takes no new work."""
+    """The process is shutting down."""
 
     code = "draining"
 
 
 class ModelNotReady(Unavailable):
-    """No model is able to answer: the process is starting, or a lane is dead or stuck."""
+    """The process is starting, or a lane is dead or stuck."""
 
     code = "model_not_ready"
 
 
 class WorkerLost(Unavailable):
-    """The worker process that had the picture ended before it answered."""
+    """The worker process ended before it returned the picture's result."""
 
     code = "worker_lost"
 
 
 class DeadlineExceeded(ServiceError):
-    """Queue and inference together took longer than the request's deadline."""
+    """The request's deadline passed before its result was ready."""
 
     code = "deadline_exceeded"
 
 
 class EngineFailure(ServiceError):
-    """The runtime raised, or gave a row that cannot be used."""
+    """The runtime raised, or returned an unusable row."""
 
-    code = "internal_error"
+    code = "internal_error"  # clients cannot do anything about it
+
+
+# Start-up errors
 
 
 class ProviderUnavailable(Exception):
-    """The chosen execution provider cannot run here; the process does not start."""
+    """The configured execution provider does not work on this machine."""
 
 
 class ProviderNotInstalled(ProviderUnavailable):
@@ -127,4 +113,4 @@ class ProviderNotInstalled(ProviderUnavailable):
 
 
 class WorkerNotStarted(ProviderUnavailable):
-    """A worker process ended, or was not ready in time, while it was starting."""
+    """A worker process ended during its start, or was not ready in time."""

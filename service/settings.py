@@ -1,7 +1,7 @@
-"""All settings of the service: one frozen object, built at the entry point and passed down.
+"""All settings of the service: one frozen object, created at the entry point and passed down.
 
-Nothing below `app.create_app` sees it whole, and no other module reads the environment. Every field
-is the variable CONVSERVE_<FIELD> and the flag --<field> of `convserve serve`.
+No other module reads the environment. Every field is the variable CONVSERVE_<FIELD> and the flag
+--<field> of `convserve serve`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ ENVIRONMENT_PREFIX: Final = "CONVSERVE_"
 
 
 class SettingsInvalid(Exception):
-    """A setting is unknown or outside its bounds; the message names it."""
+    """A setting is unknown or out of bounds; the message names it."""
 
 
 def _empty_is_unset(value: Any) -> Any:
-    # Compose passes VARIABLE="" for a variable that is not set on the host.
+    # Docker Compose passes VARIABLE="" for a variable that is not set on the host.
     return None if value == "" else value
 
 
@@ -30,161 +30,161 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
 
 
 class Settings(BaseModel):
-    """The service's settings; each has bounds, a unit in its name and its trade-off described."""
+    """The service's settings. Names end in their unit; descriptions are user documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
 
     models_dir: OptionalPath = Field(
         None,
-        description="The model repository. Unset: ./models if it holds a version, otherwise the "
-        "models that came with the package.",
+        description="Model repository. If unset: ./models if it has a version, otherwise the models "
+        "in the package.",
     )
     default_model: OptionalStr = Field(
         None,
-        description="The model /v1/classify uses. Unset: efficientnet_lite0 if it is there, "
-        "otherwise the first name in alphabetical order.",
+        description="Model that /v1/classify uses. If unset: efficientnet_lite0 if it is in the "
+        "repository, otherwise the first model in alphabetical order.",
     )
     versions_per_model: int = Field(
         1,
         ge=0,
         le=100,
-        description="How many of the newest versions of each model are loaded; 0 loads all. Each "
-        "costs the memory of its graph.",
+        description="Number of versions of each model to load, newest first; 0 loads all. Each "
+        "version takes the memory of its graph.",
     )
 
     models_poll_s: float = Field(
         5.0,
         ge=0,
         le=3600,
-        description="Seconds between looks for versions published meanwhile, which are proven and "
-        "then adopted without a restart; 0 looks at the start and on SIGHUP only.",
+        description="Seconds between polls of the model repository. New versions are verified, then "
+        "served without a restart. 0 polls only on SIGHUP.",
     )
 
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
-        description="Execution provider. auto takes CUDA where it works and says so in "
-        "/v1/models where it fell back to the CPU; cuda refuses to start without it.",
+        description="Execution provider. auto uses CUDA if it works and the CPU otherwise; "
+        "/v1/models gives the reason for a fallback. cuda does not start without CUDA.",
     )
     lanes: OptionalInt = Field(
         None,
         ge=1,
         le=64,
-        description="Threads that run the network at the same time. Unset: one per usable core on "
-        "the CPU, one on a GPU. A request that is alone gets all cores either way.",
+        description="Threads that run batches in parallel. If unset: one per usable core on a CPU, "
+        "one on a GPU. A single picture with no other work uses all cores in either case.",
     )
     max_batch_size: OptionalInt = Field(
         None,
         ge=1,
         le=256,
-        description="Pictures in one run at most. Unset: 8 on a CPU, 32 on a GPU. Larger makes "
-        "more of a GPU, smaller answers more evenly; `convserve tune` measures it.",
+        description="Most pictures in one batch. If unset: 8 on a CPU, 32 on a GPU. Larger batches "
+        "use a GPU better, smaller ones give more even latency. `convserve tune` measures both.",
     )
     max_wait_ms: float = Field(
         0.0,
         ge=0,
         le=1000,
-        description="How long a batch may wait for company, from its first entry. 0 takes what "
-        "queued while the engine was busy: no added latency when idle.",
+        description="How long the first picture of a batch may wait for others. 0 adds no latency: "
+        "a batch is whatever queued up while the engine was busy.",
     )
     workers: int = Field(
         0,
         ge=0,
         le=64,
-        description="Processes that decode and run the network, in place of the threads of lanes. "
-        "0: none. A crash in native code, a hang or a leak then costs only what one of them had in "
-        "hand; each costs the memory of every graph. One per core makes the most of a CPU.",
+        description="Worker processes that decode and run batches, instead of threads; 0 uses "
+        "threads. A crash, hang or leak in native code then affects only one worker's pictures. "
+        "Each worker takes the memory of all graphs. One per core uses a CPU fully.",
     )
     worker_max_memory_bytes: OptionalInt = Field(
         None,
         ge=100_000_000,
-        description="A worker that has grown beyond this resident memory is replaced when another "
-        "has been started, one at a time. Unset: never.",
+        description="Replace a worker whose resident memory exceeds this, one worker at a time, "
+        "after its successor has started. If unset: never.",
     )
 
     max_in_flight: int = Field(
         256,
         ge=1,
         le=100_000,
-        description="Pictures accepted and not yet answered; more are refused with 503. Larger "
-        "absorbs bursts, smaller keeps the wait short.",
+        description="Most pictures accepted but not yet answered; more are refused with 503. Larger "
+        "absorbs bursts, smaller keeps waits short.",
     )
     max_in_flight_bytes: int = Field(
         268_435_456,
         ge=1_000_000,
-        description="Bytes of all uploads held at the same time; more are refused with 503.",
+        description="Most bytes of all uploads in memory; more are refused with 503.",
     )
     max_body_bytes: int = Field(
-        20_971_520, ge=1_000, le=1_000_000_000, description="Size of one request body at most."
+        20_971_520, ge=1_000, le=1_000_000_000, description="Largest request body."
     )
     max_images_per_request: int = Field(
-        32, ge=1, le=1024, description="Pictures in one multipart or JSON request at most."
+        32, ge=1, le=1024, description="Most pictures in one multipart or JSON request."
     )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
         le=170_000_000,
-        description="Width x height of one picture at most; 50 million admits 48 MP phones.",
+        description="Largest width x height of a picture; 50 million accepts photos from 48 MP "
+        "phones.",
     )
 
     load_timeout_s: float = Field(
         120.0,
         gt=0,
         le=3600,
-        description="Loading and proving all models may take this time; then the process ends.",
+        description="Time to load and verify all models; after that the process exits.",
     )
     request_timeout_s: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="Deadline of one request, from its head to its answer, where the client sends "
-        "no X-Request-Timeout-Ms (300 s at most); then 504.",
+        description="Time from a request's head to its response; after that 504. Clients can set "
+        "their own with X-Request-Timeout-Ms, up to 300 s.",
     )
     receive_timeout_s: float = Field(
         10.0,
         gt=0,
         le=600,
-        description="A connection must deliver a request's head in this time, and its body in this "
-        "time plus one second for every 50 kB; then 408.",
+        description="Time for a request's head to arrive, and for its body plus one second for "
+        "every 50 kB; after that 408.",
     )
     keep_alive_s: int = Field(
-        60, ge=1, le=3600, description="An idle connection is closed after this time."
+        60, ge=1, le=3600, description="Time after which an idle connection is closed."
     )
     drain_s: float = Field(
         5.0,
         ge=0,
         le=600,
-        description="After SIGTERM: how long to go on serving while /readyz says no. At least "
-        "the interval at which the load balancer probes.",
+        description="After SIGTERM: time to keep serving while /readyz fails. Should be at least the "
+        "interval of the load balancer's probes.",
     )
     grace_s: int = Field(
-        30, ge=1, le=3600, description="After that: how long accepted requests may take to finish."
+        30, ge=1, le=3600, description="After drain_s: time for accepted requests to finish."
     )
 
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="info writes one line a request."
+        "info", description="Least severe messages to log; info logs one line per request."
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.max_wait_ms >= self.request_timeout_s * 1e3:
-            raise ValueError("max_wait_ms must be less than request_timeout_s")
+            raise ValueError(
+                f"max_wait_ms must be less than request_timeout_s, got {self.max_wait_ms:g} ms "
+                f"and {self.request_timeout_s:g} s"
+            )
         if self.lanes and self.workers:
-            raise ValueError("lanes are threads and workers are processes: set one of the two")
+            raise ValueError("lanes are threads and workers are processes: set only one of them")
         return self
 
 
 def from_environment(
     environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Builds the settings from CONVSERVE_* variables and, above them, explicit overrides.
-
-    Args:
-        environment: usually `os.environ`.
-        overrides: by field name, for example from the command line.
+    """Creates the settings from CONVSERVE_* variables and overrides, by field name, which win.
 
     Raises:
         SettingsInvalid: a variable is unknown or a value is out of bounds.
@@ -195,13 +195,17 @@ def from_environment(
         if name.startswith(ENVIRONMENT_PREFIX)
     }
     values.update(overrides or {})
+
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        if not name:  # two settings contradict each other; the message names both
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # from `_check`: the message names both settings
             raise SettingsInvalid(str(first["msg"]).removeprefix("Value error, ")) from error
+
+        variable = f"{ENVIRONMENT_PREFIX}{first['loc'][0]}".upper()
         if first["type"] == "extra_forbidden":
-            raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: no such setting") from error
-        raise SettingsInvalid(f"{ENVIRONMENT_PREFIX}{name.upper()}: {first['msg']}") from error
+            raise SettingsInvalid(
+                f"{variable}: no such setting; `convserve serve --help` lists them"
+            ) from error
+        raise SettingsInvalid(f"{variable}: {first['msg']}, got {first['input']!r}") from error

@@ -1,1 +1,1 @@
-"""What clients speak: endpoints, the bodies they take and the documents they answer with."""
+"""The HTTP API: endpoints, request bodies and response documents."""

@@ -1,4 +1,4 @@
-"""What the handlers share: one object, made in `app.create_app` and found through the request."""
+"""What the handlers share: one object, created in `app.create_app` and reached through the request."""
 
 from __future__ import annotations
 
@@ -17,24 +17,14 @@ from service.system.metrics import Metrics
 
 @dataclass(slots=True)
 class Dependencies:
-    """What the handlers of one application need.
-
-    Attributes:
-        classifier: the use case.
-        admission: the door.
-        metrics: what is counted.
-        body_limits: how large a body may be and how long it may take.
-        deadlines: how long requests may take.
-        not_ready: why the service is not ready, or None.
-        is_alive: whether every lane of every model runs.
-    """
+    """What the handlers of one application need."""
 
     classifier: Classifier
     admission: Admission
     metrics: Metrics
     body_limits: BodyLimits
     deadlines: Deadlines
-    not_ready: Callable[[], Exception | None]
+    not_ready: Callable[[], Exception | None]  # the reason, or None when ready
     is_alive: Callable[[], bool]
 
 
@@ -43,9 +33,8 @@ def dependencies_of(request: Request) -> Dependencies:
     return deps
 
 
-async def _dependencies(
-    request: Request,
-) -> Dependencies:  # a coroutine: FastAPI runs functions in a thread
+# A coroutine, because FastAPI would run a plain function in a thread.
+async def _dependencies(request: Request) -> Dependencies:
     return dependencies_of(request)
 
 

@@ -1,4 +1,4 @@
-"""/docs: the interactive description of the API, from files of this machine, without a CDN."""
+"""/docs: Swagger UI from installed files, so that it works without a CDN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ASSETS: Final = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
-# The page has one inline script, which FastAPI writes; everything else comes from this server.
+# FastAPI writes one inline script into the page. Everything else must come from this server.
 _POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; frame-ancestors 'none'"
@@ -26,7 +26,6 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs/assets/{name}")
 async def asset(name: str) -> Response:
-    """Answers one of Swagger UI's files out of the fastapi-offline package."""
     media_type = _ASSETS.get(name)
     if media_type is None:
         raise HTTPException(404)
@@ -36,7 +35,6 @@ async def asset(name: str) -> Response:
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    """Answers Swagger UI."""
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="convserve",
@@ -50,5 +48,4 @@ async def docs() -> HTMLResponse:
 
 @router.get("/")
 async def root() -> RedirectResponse:
-    """Sends a browser to the documentation."""
     return RedirectResponse("/docs")

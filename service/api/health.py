@@ -1,7 +1,7 @@
 """Health checks and metrics.
 
-Liveness says whether restarting would help; readiness says whether to send requests. They read the
-state of the lanes and run no inference, so they answer under any load.
+Liveness says whether a restart would help, readiness whether to send requests here. Both only read
+the state of the lanes, so they respond under any load.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ router = APIRouter(tags=["health"], responses={503: ERRORS[503]})
 
 @router.get("/livez", summary="Liveness")
 async def livez(deps: Deps) -> HealthDocument:
-    """Passes while no lane is dead or stuck for good."""
+    """Succeeds unless a lane is dead or stuck and only a restart would help."""
     if not deps.is_alive():
-        raise ModelNotReady("a lane is dead or stuck; the process should be restarted")
+        raise ModelNotReady("a lane is dead or stuck; restart the process")
     return HealthDocument(status="alive")
 
 
 @router.get("/readyz", summary="Readiness")
 async def readyz(deps: Deps) -> HealthDocument:
-    """Passes once every model is loaded, checked and warm, until the process is told to stop."""
+    """Succeeds once every model is loaded, verified and warm; fails from the start of shutdown on."""
     reason = deps.not_ready()
     if reason is not None:
         raise reason
@@ -35,5 +35,5 @@ async def readyz(deps: Deps) -> HealthDocument:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(deps: Deps) -> Response:
-    """Answers all metrics in the Prometheus text format."""
+    """Returns all metrics in the Prometheus text format."""
     return Response(deps.metrics.render(), media_type=deps.metrics.content_type)

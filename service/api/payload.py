@@ -1,7 +1,7 @@
-"""From an HTTP body to pictures: reads it under the limits and picks a reader by Content-Type.
+"""Reads a request body within its limits and finds the pictures in it.
 
-The raw body is the picture; multipart carries one or many files under any field name; JSON carries
-base64. The magic bytes decide what a picture is, the declared type only how the body is read.
+A raw body is one picture, multipart carries files under any field name, JSON carries base64. The
+Content-Type only selects the reader. A picture's own format is detected from its first bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 
 from service.api.multipart import parse_form
-from service.api.routes import read
+from service.api.routes import parse
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -31,69 +31,59 @@ from service.errors import (
 )
 from service.serving.admission import Slot
 
-Image = bytes | ServiceError
+Image = bytes | ServiceError  # a picture's file, or why it could not be read
 
-_MAX_OTHER_COMMAS: Final = 16
-_INLINE_JSON_BYTES: Final = 65_536  # handing more to a thread costs less than parsing it
+_MAX_OTHER_COMMAS: Final = 16  # in a JSON body, beside those between pictures
+_INLINE_JSON_BYTES: Final = 65_536  # a larger body blocks the event loop longer than a thread costs
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """How large a body may be and how long it may take.
-
-    Attributes:
-        max_bytes: of the whole body.
-        max_images: pictures in one body.
-        timeout_s: seconds a body may take, plus one for each `min_rate_bytes_per_s` bytes of it.
-        min_rate_bytes_per_s: slowest upload in the long run.
-    """
+    """Limits on a request body's size and upload time."""
 
     max_bytes: int
     max_images: int
-    timeout_s: float
+    timeout_s: float  # plus one second for each `min_rate_bytes_per_s` bytes received
     min_rate_bytes_per_s: int
 
 
 class ClassifyOptions(BaseModel):
-    """What a client may ask for beside the pictures, in the query, in form fields or in JSON."""
+    """Options of a classify request: query parameters, form fields or JSON members."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     top_k: int | None = Field(
-        None, ge=1, description="Predictions at most, 1 to the number of classes; 5 if not given."
+        None,
+        ge=1,
+        description="Number of predictions to return, 1 to the number of classes. Default: 5.",
     )
     min_probability: float = Field(
-        0.0, ge=0.0, le=1.0, description="Leaves out predictions that are less probable."
+        0.0, ge=0.0, le=1.0, description="Leave out predictions below this probability."
     )
 
 
 @dataclass(slots=True)
 class Upload:
-    """What a body held.
-
-    Attributes:
-        images: each picture's bytes, or the error that kept one from being read.
-        options: the options given inside the body.
-        many: the answer must be a list even for one picture, because a list was sent.
-    """
+    """The pictures and options found in a body."""
 
     images: list[Image]
     options: dict[str, Any] = field(default_factory=dict)
-    many: bool = False
+    as_list: bool = False  # the client sent a list, so it gets one, even for a single picture
 
 
 async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
-    """Reads the body while counting, so that no more than the limit is ever held.
+    """Reads the body and counts its bytes, so that no more than the limit is ever in memory.
 
     Raises:
-        BodyTooLarge: declared or counted; the rest is not read.
-        RequestTimeout: it did not arrive in time.
-        Overloaded: the bytes in flight of all requests exceed their bound.
-        MalformedRequest: it ended before its declared length.
+        BodyTooLarge: Content-Length or the bytes received exceed the limit; the rest is not read.
+        RequestTimeout: the body did not arrive in time.
+        Overloaded: too many bytes of all requests are in flight.
+        MalformedRequest: the body is shorter than its Content-Length.
+        ClientDisconnect: the client disconnected.
     """
     declared = request.headers.get("content-length", "")
     expected = int(declared) if declared.isascii() and declared.isdecimal() else None
-    too_large = f"the body exceeds the limit of {limits.max_bytes} bytes"
+    too_large = f"the body exceeds the limit of {limits.max_bytes:,} bytes"
     if expected is not None and expected > limits.max_bytes:
         raise BodyTooLarge(too_large)
 
@@ -106,6 +96,7 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
+
                 chunk, more = message.get("body", b""), message.get("more_body", False)
                 if len(body) + len(chunk) > limits.max_bytes:
                     raise BodyTooLarge(too_large)
@@ -113,20 +104,22 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
                 if body or more:
                     body += chunk
                 else:
-                    body = chunk  # all of it came at once and need not be copied
+                    body = chunk  # the whole body in one chunk needs no copy
                 if not more:
                     break
 
                 allowed_s = limits.timeout_s + len(body) / limits.min_rate_bytes_per_s
-                # A fast start earns time, but not for silence: that would hold the bytes in flight.
+                # Bytes received extend the timeout, but not for a client that has gone silent: its
+                # upload would block memory that others need.
                 silent_until_s = clock() + limits.timeout_s
                 timeout.reschedule(min(started_s + allowed_s, silent_until_s))
     except TimeoutError as error:
         raise RequestTimeout(
-            f"the body was incomplete after {clock() - started_s:.0f} s"
+            f"the body was still incomplete after {clock() - started_s:.0f} s"
         ) from error
+
     if expected is not None and len(body) != expected:
-        raise MalformedRequest("the body is shorter than its declared length")
+        raise MalformedRequest(f"Content-Length is {expected}, but the body has {len(body)} bytes")
     return bytes(body)
 
 
@@ -135,17 +128,17 @@ async def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Uplo
 
     Args:
         body: the whole body.
-        content_type: the header as sent, empty if none was.
-        limits: for the number of pictures.
+        content_type: the header as sent, empty without one.
+        limits: only `max_images` is checked here.
 
     Raises:
-        MediaTypeRefused: the declared type is neither an image nor a way to send one.
-        MalformedRequest, InvalidParameter: the body is not what its type says.
+        MediaTypeRefused: no reader for the Content-Type.
+        MalformedRequest, InvalidParameter: the body is not what its Content-Type says.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     upload = await _reader_for(media_type)(body, content_type, limits)
     if not upload.images:
-        raise InvalidParameter("the request holds no picture")
+        raise InvalidParameter("the request has no picture")
     _check_count(len(upload.images), limits)
     return upload
 
@@ -153,12 +146,12 @@ async def parse_body(body: bytes, content_type: str, limits: BodyLimits) -> Uplo
 def _check_count(n_images: int, limits: BodyLimits) -> None:
     if n_images > limits.max_images:
         raise InvalidParameter(
-            f"{n_images} pictures in one request, the limit is {limits.max_images}"
+            f"{n_images:,} pictures in one request, the limit is {limits.max_images}"
         )
 
 
 def check_headers(request: Request) -> None:
-    """Refuses what cannot be read before any of the body is.
+    """Checks the body's type before the body is read.
 
     Raises:
         MediaTypeRefused: an unknown media type, or a compressed body.
@@ -166,29 +159,22 @@ def check_headers(request: Request) -> None:
     if encodings := request.headers.getlist("content-encoding"):
         names = {name.strip().lower() for name in ",".join(encodings).split(",")}
         if names - {"", "identity"}:
-            raise MediaTypeRefused("compressed request bodies are not accepted")
+            raise MediaTypeRefused(
+                "compressed request bodies are not supported; send the body uncompressed"
+            )
     _reader_for(request.headers.get("content-type", "").partition(";")[0].strip().lower())
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=128)  # most clients send the same query every time
 def query_options(query: bytes) -> ClassifyOptions:
-    """Returns the options of a query string.
-
-    Raises:
-        InvalidParameter: one is unknown or out of its range.
-    """
-    return read(ClassifyOptions, QueryParams(query))
+    return parse(ClassifyOptions, QueryParams(query))
 
 
 def merge_options(query: ClassifyOptions, in_body: dict[str, Any]) -> ClassifyOptions:
-    """Returns the options of the query, overridden by those given inside the body.
-
-    Raises:
-        InvalidParameter: an option of the body is unknown or out of its range.
-    """
+    # Options in the body override those in the query.
     if not in_body:
         return query
-    return read(ClassifyOptions, {**query.model_dump(exclude_unset=True), **in_body})
+    return parse(ClassifyOptions, {**query.model_dump(exclude_unset=True), **in_body})
 
 
 async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
@@ -204,7 +190,7 @@ async def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) ->
             options[name] = content.decode("utf-8", "replace")
         else:
             images.append(content)
-    return Upload(images, options, many=len(images) > 1)
+    return Upload(images, options, as_list=len(images) > 1)
 
 
 async def _read_json(body: bytes, _content_type: str, limits: BodyLimits) -> Upload:
@@ -214,17 +200,21 @@ async def _read_json(body: bytes, _content_type: str, limits: BodyLimits) -> Upl
 
 
 def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
-    # Base64 has no comma, so more of them than this are no pictures; millions of small items would
-    # cost a hundred times the body's size to build.
+    # Base64 has no commas, so this many of them cannot all separate pictures. Millions of small items
+    # would take a hundred times the body's size in memory.
     if body.count(b",") > 2 * limits.max_images + _MAX_OTHER_COMMAS:
-        raise InvalidParameter(f"the JSON has too many items, the limit is {limits.max_images}")
+        raise InvalidParameter(
+            f"the JSON has too many items, the limit is {limits.max_images} pictures"
+        )
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest("the body is not valid JSON") from error
+
     if not isinstance(document, dict):
         raise InvalidParameter('the JSON must be an object such as {"image": "<base64>"}')
     options = {key: document.pop(key) for key in ClassifyOptions.model_fields if key in document}
+
     if document.keys() == {"image"}:
         image = _from_base64(document["image"])
         if isinstance(image, ServiceError):
@@ -232,17 +222,20 @@ def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
         return Upload([image], options)
     if document.keys() == {"images"} and isinstance(document["images"], list):
         _check_count(len(document["images"]), limits)
-        return Upload([_from_base64(text) for text in document["images"]], options, many=True)
-    known = ", ".join(ClassifyOptions.model_fields)
-    raise InvalidParameter(f"the JSON must have image or images (a list), and may have {known}")
+        return Upload([_from_base64(text) for text in document["images"]], options, as_list=True)
+
+    optional = ", ".join(ClassifyOptions.model_fields)
+    raise InvalidParameter(
+        f"the JSON must have either image or images (a list); optional members: {optional}"
+    )
 
 
 def _from_base64(text: object) -> Image:
     if not isinstance(text, str):
-        return InvalidParameter("an image must be a string of base64")
-    if text.startswith("data:"):
+        return InvalidParameter("an image must be a base64 string")
+    if text.startswith("data:"):  # a data URL, as browsers make them
         text = text.partition(",")[2]
-    if "\n" in text:  # as MIME wraps it
+    if "\n" in text:  # MIME wraps base64 into lines
         text = "".join(text.split())
     try:
         return base64.b64decode(text, validate=True)
@@ -252,23 +245,23 @@ def _from_base64(text: object) -> Image:
 
 Reader = Callable[[bytes, str, BodyLimits], Awaitable[Upload]]
 
+# One row for each way to send a picture.
 READERS: Final[dict[str, Reader]] = {
     "multipart/form-data": _read_multipart,
     "application/json": _read_json,
     "": _read_raw,
     "application/octet-stream": _read_raw,
     "binary/octet-stream": _read_raw,
-    # What curl --data-binary declares when it is told nothing.
+    # curl --data-binary sends this unless told otherwise.
     "application/x-www-form-urlencoded": _read_raw,
     "image/*": _read_raw,
 }
-"""How each media type is read; a new way to send a picture is a new row."""
 
 
 def _reader_for(media_type: str) -> Reader:
     key = "image/*" if media_type.startswith("image/") else media_type
     reader = READERS.get(key)
     if reader is None:
-        accepted = ", ".join(name for name in READERS if name)
-        raise MediaTypeRefused(f"the declared Content-Type is not accepted; accepted: {accepted}")
+        supported = ", ".join(name for name in READERS if name)
+        raise MediaTypeRefused(f"the Content-Type is not supported; supported: {supported}")
     return reader

@@ -1,10 +1,10 @@
-"""What the routes of every dialect share: plain ones for pictures, described by FastAPI.
+"""Plain routes: endpoints for pictures that skip FastAPI's routing and stay in its OpenAPI document.
 
-FastAPI resolves a route, its dependencies and its parameters anew for each request, which takes 48 us
-where Starlette's router takes 5. So a dialect has two routers. In `router` are ordinary FastAPI
-routes. In `hot` are the routes that pictures come through: each handler takes the request and nothing
-else, and reads what it needs with `read`. `in_front` serves these ahead of FastAPI, which has them too,
-for the API's description and for what is refused (404, 405).
+FastAPI takes 48 us to resolve a route with its dependencies and parameters, Starlette's router 5 us.
+So every dialect has two routers. `router` holds ordinary FastAPI routes. `hot` holds the routes that
+receive pictures: their handlers take only the request, and read what they need with `parse`.
+`plain_routes` serves these before FastAPI, which also has them, to describe them and to answer 404
+and 405.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# The OpenAPI description of every error status.
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {
         "description": ", ".join(
@@ -33,30 +34,30 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     }
     for status in (400, 404, 408, 413, 415, 422, 431, 500, 503, 504)
 }
-"""How each status that is an error is described."""
 
 
 class PlainRoute(Route):
-    """A route of Starlette's for a handler of FastAPI's that takes the request alone."""
+    """A Starlette route for a FastAPI route whose handler takes only the request."""
 
     def __init__(self, route: APIRoute) -> None:
         super().__init__(route.path, route.endpoint)
         self.methods = route.methods
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             response = await route.endpoint(Request(scope, receive))
             await response(scope, receive, send)
 
-        self.app = answer  # Starlette's would look for exception handlers; the edge has them all
+        self.app = (
+            respond  # Starlette's would look for exception handlers; the edge handles them all
+        )
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["method"] not in (self.methods or ()):  # FastAPI's to answer or to refuse
+        if scope["method"] not in (self.methods or ()):  # FastAPI has another route or answers 405
             return Match.NONE, {}
         return super().matches(scope)
 
 
-def in_front(routers: Iterable[APIRouter]) -> list[BaseRoute]:
-    """Returns the plain routes of these routers."""
+def plain_routes(routers: Iterable[APIRouter]) -> list[BaseRoute]:
     return [
         PlainRoute(route)
         for router in routers
@@ -65,8 +66,10 @@ def in_front(routers: Iterable[APIRouter]) -> list[BaseRoute]:
     ]
 
 
-def parameters(where: Literal["path", "query"], model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Describes the fields of a model as OpenAPI parameters; `read` is the other half."""
+def openapi_parameters(
+    where: Literal["path", "query"], model: type[BaseModel]
+) -> list[dict[str, Any]]:
+    """Describes the fields of a model as OpenAPI parameters; `parse` reads them."""
     schema = model.model_json_schema()
     return [
         {
@@ -80,18 +83,18 @@ def parameters(where: Literal["path", "query"], model: type[BaseModel]) -> list[
     ]
 
 
-def read(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Reads what a client gave.
+def parse(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Parses parameters that a client sent.
 
     Raises:
-        InvalidParameter: one is unknown or outside its range; says which, never what was sent.
+        InvalidParameter: one is unknown or out of range. The message names it, but not its value.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         if first["type"] == "extra_forbidden":
-            message = "an unknown query parameter was given; see /docs for the known ones"
+            message = "unknown query parameter; see /docs for the known ones"
         else:
             message = f"{first['loc'][0]}: {first['msg']}"
         raise InvalidParameter(message) from error

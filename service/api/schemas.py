@@ -1,7 +1,6 @@
-"""The documents that the native endpoints answer with.
+"""The response documents of the native dialect.
 
-Versions are strings on the wire, as in the Triton, KServe and TF Serving protocols, whose clients
-will meet these documents under the same paths.
+Versions are strings, as in the protocols of Triton, KServe and TF Serving.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from service.serving.classifier import Classification, Outcome
 
 
 class PredictionDocument(BaseModel):
-    """One class a picture may show."""
+    """One class and its probability."""
 
     label: str
-    index: int = Field(description="Position in the model's output.")
-    synset: str | None = Field(None, description="WordNet id, where the model has one.")
+    index: int = Field(description="Position in the model's output, from 0.")
+    synset: str | None = Field(None, description="WordNet id, if the model has one for this class.")
     probability: float
 
 
 class ErrorDocument(BaseModel):
-    """Why one picture of several was not classified."""
+    """Why one of several pictures was not classified."""
 
     status: int
     code: str
@@ -35,14 +34,14 @@ class ErrorDocument(BaseModel):
 
 
 class ResultDocument(BaseModel):
-    """One picture of several: its predictions or its own error."""
+    """The predictions for one of several pictures, or its error."""
 
     predictions: list[PredictionDocument] | None = None
     error: ErrorDocument | None = None
 
 
 class ClassifyDocument(BaseModel):
-    """The answer to a request: `predictions` for one picture, `results` for a list."""
+    """`predictions` if one picture was sent, `results` if a list was sent."""
 
     model: str
     version: str
@@ -52,36 +51,42 @@ class ClassifyDocument(BaseModel):
 
 
 class ModelDocument(BaseModel):
-    """One served version: what it is, what it takes, how good it is and where it runs."""
+    """One served version: its input, quality, origin and execution provider."""
 
     name: str
     version: str
     ready: bool
-    versions: list[str] = Field(description="Every version of this model that is served.")
+    versions: list[str] = Field(description="All served versions of this model.")
     architecture: str
     n_classes: int
     input: dict[str, Any]
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] | None
     parity: dict[str, Any] | None
-    quantization: dict[str, Any] | None = Field(description="Of an int8 graph.")
-    half_precision: dict[str, Any] | None = Field(description="Of a float16 graph.")
+    quantization: dict[str, Any] | None = Field(
+        description="How an int8 graph was quantized; null for others."
+    )
+    half_precision: dict[str, Any] | None = Field(
+        description="How a float16 graph was converted; null for others."
+    )
     calibration: dict[str, Any]
     provenance: dict[str, Any]
     created_at: str
-    sha256: str = Field(description="Of the manifest, which lists the digest of every file.")
+    sha256: str = Field(
+        description="SHA-256 of the manifest, which lists the digests of all files."
+    )
     graph_sha256: str
     provider: str
     provider_fallback: str | None = Field(
-        description="Why a preferred execution provider was passed over; null if none was."
+        description="Why a preferred execution provider is not used; null if it is."
     )
     golden_difference: float = Field(
-        description="Largest difference of a golden probability when this process started."
+        description="Largest difference from a golden probability when the version was loaded."
     )
 
 
 class ModelListDocument(BaseModel):
-    """Every served model."""
+    """All served models."""
 
     models: list[str]
     default: str = Field(description="The model that /v1/classify uses.")
@@ -89,7 +94,7 @@ class ModelListDocument(BaseModel):
 
 
 class LabelDocument(BaseModel):
-    """One class a model knows."""
+    """One class of a model."""
 
     index: int
     name: str
@@ -97,7 +102,7 @@ class LabelDocument(BaseModel):
 
 
 class LabelsDocument(BaseModel):
-    """The classes of a version, in the order of its output."""
+    """The classes of a version, in the order of the model's output."""
 
     model: str
     version: str
@@ -105,29 +110,33 @@ class LabelsDocument(BaseModel):
 
 
 class HealthDocument(BaseModel):
-    """The answer of a health check that passes."""
+    """The response of a successful health check."""
 
     status: str
 
 
 def prediction_fields(prediction: Prediction) -> dict[str, Any]:
-    """Returns one prediction's members; `synset` only where there is one."""
     members: dict[str, Any] = {"label": prediction.label, "index": prediction.index}
     if prediction.synset is not None:
         members["synset"] = prediction.synset
-    # Six decimals: finer than any tolerance here, and half the bytes.
+    # Six decimals are finer than any tolerance here and halve the bytes.
     members["probability"] = round(prediction.probability, 6)
     return members
 
 
-def classification_fields(answer: Classification, request_id: str, *, many: bool) -> dict[str, Any]:
-    """Returns the members of a `ClassifyDocument`; the only outcome of a single one must be good."""
+def classification_fields(
+    answer: Classification, request_id: str, *, as_list: bool
+) -> dict[str, Any]:
+    """Returns the members of a `ClassifyDocument`. A plain dict: no validation of our own output.
+
+    Without `as_list`, the only outcome must not be an error.
+    """
     members: dict[str, Any] = {
         "model": answer.manifest.name,
         "version": str(answer.manifest.version),
     }
     results = [_result_members(outcome, request_id) for outcome in answer.outcomes]
-    if many:
+    if as_list:
         members["results"] = results
     else:
         members.update(results[0])
@@ -143,9 +152,9 @@ def _result_members(outcome: Outcome, request_id: str) -> dict[str, Any]:
 
 
 def model_document(version: LoadedVersion, repository: Repository, *, ready: bool) -> ModelDocument:
-    """Describes one served version."""
     manifest = version.manifest
     plain = manifest.model_dump(mode="json", exclude_none=True)
+
     return ModelDocument(
         name=manifest.name,
         version=str(manifest.version),

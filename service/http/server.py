@@ -63,7 +63,7 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        # Replaces uvicorn's own handlers. Ours run on the signal thread, so they must hop to the loop.
+        # In place of uvicorn's handlers. Ours run on the signal thread, so they go through the loop.
         on_loop = asyncio.get_running_loop().call_soon_threadsafe
         with self._signals.handled(
             lambda number: on_loop(self.handle_exit, number, None),

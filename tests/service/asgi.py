@@ -1,4 +1,4 @@
-"""Drives an application message by message, where an HTTP client would smooth things over."""
+"""Drives an application message by message, which an HTTP client cannot do."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import Any
 async def call(app: Any, chunks: list[bytes], content_type: str, path: str) -> list[dict[str, Any]]:
     """Posts a body in these pieces; returns the messages that the application sent.
 
-    A client that leaves is a list without its last, empty piece: then comes a disconnect.
+    If the last piece is not empty, the client disconnects after it.
     """
     sent: list[dict[str, Any]] = []
     queue = list(chunks)
-    leaves = chunks[-1] != b""
+    disconnects = chunks[-1] != b""
 
     async def receive() -> dict[str, Any]:
         if not queue:
-            if not leaves:
+            if not disconnects:
                 await asyncio.Event().wait()
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": queue.pop(0), "more_body": leaves or bool(queue)}
+        return {
+            "type": "http.request",
+            "body": queue.pop(0),
+            "more_body": disconnects or bool(queue),
+        }
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -30,10 +34,10 @@ async def call(app: Any, chunks: list[bytes], content_type: str, path: str) -> l
     return sent
 
 
-async def call_and_leave(
+async def call_and_disconnect(
     app: Any, body: bytes, waiting: Callable[[], object]
 ) -> list[dict[str, Any]]:
-    """Posts a picture and leaves once `waiting` is true; returns what the application sent."""
+    """Posts a picture and disconnects once `waiting` is true; returns the messages sent."""
     sent: list[dict[str, Any]] = []
     queue = [{"type": "http.request", "body": body, "more_body": False}]
 

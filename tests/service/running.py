@@ -1,4 +1,4 @@
-"""Reaches into a running application, where a test must hold, watch or break what runs the network."""
+"""Access to the inside of a running application, to block, watch or break its lanes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tinymodel import SIDE_PX
 
 
 class PictureEngine(FakeEngine):
-    """A fake engine that takes pictures and finds nothing in them."""
+    """A fake engine for pictures that gives every class the same probability."""
 
     def run(self, batch: NDArray[Any], run: object = None) -> NDArray[np.float32]:
         return super().run(batch.reshape(len(batch), -1)[:, :1], run)
@@ -35,7 +35,7 @@ def batcher_of(client: Any) -> Batcher:
 
 
 def run_by(service: Service, engine: Engine) -> None:
-    """Has every version run by this engine, from the first picture on."""
+    """Runs every version with this engine from now on."""
     backend = service._backend
     backend.repository = Repository(
         [replace(version, engine=engine) for version in backend.repository.versions()]
@@ -43,7 +43,7 @@ def run_by(service: Service, engine: Engine) -> None:
 
 
 def occupy(client: Any, engine: FakeEngine) -> Future[RowResult]:
-    """Has a lane run one picture and stay in the engine."""
+    """Runs one picture in a lane, which stays in the engine until `engine.release()`."""
     service: Service = client.app.state.service
     run_by(service, engine)
     engine.hold()
@@ -57,7 +57,7 @@ def occupy(client: Any, engine: FakeEngine) -> Future[RowResult]:
 
 
 def lose_lanes(client: Any) -> None:
-    """Lets every lane be lost as if those before it had been too."""
+    """Loses every lane, with a long backoff before its replacement starts."""
 
     def lose() -> None:
         lanes = batcher_of(client)._lanes

@@ -23,7 +23,7 @@ from service.settings import Settings
 from tests import tinymodel
 from tests.fakes import FakeEngine
 from tests.problems import assert_problem
-from tests.service.asgi import call_and_leave
+from tests.service.asgi import call_and_disconnect
 from tests.service.running import PictureEngine, batcher_of, occupy, run_by
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ ALLOWED = {
     "anyio",
     "contract",
     "cykooz_resizer",
-    "cython_runtime",  # simplejpeg's
+    "cython_runtime",  # of simplejpeg
     "fastapi",
     "fastapi_offline",
     "idna",
@@ -93,7 +93,7 @@ def test_app_every_router_is_mounted(fresh_client):
     assert paths == {route.path for router in ROUTERS for route in router.routes}  # type: ignore[attr-defined]
 
 
-def test_app_of_models_that_cannot_be_served_is_not_made(tmp_path):
+def test_app_with_a_corrupt_model_is_not_created(tmp_path):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
@@ -101,12 +101,12 @@ def test_app_of_models_that_cannot_be_served_is_not_made(tmp_path):
         create_app(Settings(models_dir=tmp_path))
 
 
-def test_app_of_provider_that_is_missing_is_not_made(models_dir):
+def test_app_with_a_missing_provider_is_not_created(models_dir):
     with pytest.raises(ProviderUnavailable, match="cuda"):
         create_app(Settings(models_dir=models_dir, provider="cuda"))
 
 
-def test_app_looks_for_models_in_the_working_directory(tmp_path):
+def test_app_finds_models_in_the_working_directory(tmp_path):
     tinymodel.write_version(tmp_path / "models")
 
     app = create_app(Settings(), working_dir=tmp_path)
@@ -127,9 +127,7 @@ def test_app_settings_reach_the_batcher(models_dir):
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(8, 4), (1, 1)], ids=["many", "one"])
-def test_app_cores_are_shared_by_runs_and_what_is_prepared_apart(
-    models_dir, monkeypatch, cpus, threads
-):
+def test_app_lanes_and_prepare_pool_are_sized_by_the_cores(models_dir, monkeypatch, cpus, threads):
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
 
     backend = create_app(Settings(models_dir=models_dir, provider="cpu")).state.service._backend
@@ -148,18 +146,20 @@ def test_app_timeouts_reach_the_deadlines(models_dir):
 @pytest.mark.parametrize(
     ("cpus", "expected"), [(4, [(1, False), (4, True)]), (1, [(1, False)])], ids=["many", "one"]
 )
-def test_app_wide_sessions_are_opened_only_where_there_are_more_cores(
+def test_app_wide_sessions_are_opened_only_with_several_cores(
     tmp_path, monkeypatch, cpus, expected
 ):
     tinymodel.write_version(tmp_path)
     opened: list[tuple[int, bool]] = []
 
-    def noting(graph: bytes, name: str, *, threads: int, spinning: bool = False) -> ProviderSession:
+    def recording(
+        graph: bytes, name: str, *, threads: int, spinning: bool = False
+    ) -> ProviderSession:
         opened.append((threads, spinning))
         return open_session(graph, name, threads=threads, spinning=spinning)
 
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
-    monkeypatch.setattr(repository_module, "open_session", noting)
+    monkeypatch.setattr(repository_module, "open_session", recording)
     create_app(Settings(models_dir=tmp_path, provider="cpu"))
 
     assert opened == expected
@@ -177,14 +177,14 @@ def test_app_concurrent_requests_get_their_own_answers(make_client, tmp_path, ba
     client = make_client(models_dir=tmp_path, lanes=2)
     pictures = {"red": RED, "green": GREEN, "blue": BLUE}
 
-    def ask(colour: str) -> str:
+    def classify(colour: str) -> str:
         answer = client.post("/v1/classify?top_k=1", content=pictures[colour]).json()
         label: str = answer["predictions"][0]["label"]
         return label
 
     asked = [*pictures] * 20
     with ThreadPoolExecutor(8) as pool:
-        answered = list(pool.map(ask, asked))
+        answered = list(pool.map(classify, asked))
 
     assert answered == asked
 
@@ -211,12 +211,14 @@ def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
     assert len(errors) == 1
 
 
-def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
+def test_app_disconnect_removes_the_picture_from_the_queue(make_client):
     fresh_client = make_client(max_batch_size=8)
     engine, batcher = PictureEngine(), batcher_of(fresh_client)
     held = occupy(fresh_client, engine)
 
-    sent = fresh_client.portal.call(call_and_leave, fresh_client.app, RED, lambda: batcher.waiting)
+    sent = fresh_client.portal.call(
+        call_and_disconnect, fresh_client.app, RED, lambda: batcher.waiting
+    )
 
     engine.release()
     held.result(5)
@@ -224,7 +226,7 @@ def test_app_client_that_leaves_takes_its_picture_out_of_the_queue(make_client):
     assert fresh_client.app.state.dependencies.admission.images == 0
 
 
-def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, monkeypatch, caplog):
+def test_app_stop_with_a_blocked_engine_is_bounded_and_logged(models_dir, monkeypatch, caplog):
     monkeypatch.setattr(app_module, "_STOP_S", 0.01)
     app = create_app(Settings(models_dir=models_dir, lanes=1, grace_s=1))
     engine = FakeEngine()
@@ -247,7 +249,7 @@ def test_app_stop_with_held_engine_is_bounded_and_said(models_dir, monkeypatch, 
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
-def test_app_stopped_ends_its_threads(models_dir):
+def test_app_stop_ends_its_threads(models_dir):
     app = create_app(Settings(models_dir=models_dir, lanes=2))
     with TestClient(app) as client:
         client.post("/v1/classify", content=RED)
@@ -262,7 +264,7 @@ def test_app_stopped_ends_its_threads(models_dir):
 # With worker processes
 
 
-def test_app_with_workers_answers_describes_and_counts_them(make_client):
+def test_app_with_workers_classifies_and_reports_them(make_client):
     client = make_client(workers=2, provider="cpu", versions_per_model=0)
 
     answer = client.post("/v1/classify", content=RED)
@@ -286,7 +288,7 @@ def test_app_with_workers_opens_no_session_itself(models_dir, monkeypatch):
     assert answer.json()["predictions"][0]["label"] == "red"
 
 
-def test_app_with_workers_stopped_ends_them(models_dir):
+def test_app_stop_ends_its_workers(models_dir):
     app = create_app(Settings(models_dir=models_dir, workers=2, provider="cpu"))
     workers = [one.process for one in app.state.service._backend._kind.source._ready]
     with TestClient(app) as client:

@@ -19,7 +19,7 @@ OPTIONAL = [name for name, field in FIELDS.items() if field.default is None]
 
 
 def bound(field: FieldInfo, *names: str) -> Any:
-    """The value of the first of these bounds that the field has."""
+    """The first of these bounds that the field has."""
     found = [getattr(one, name) for name in names for one in field.metadata if hasattr(one, name)]
     return found[0] if found else None
 
@@ -104,7 +104,7 @@ def test_settings_value_out_of_bounds_refused_by_name(name, value):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "many", ""])
 @pytest.mark.parametrize("name", ["drain_s", "port"])
-def test_settings_number_that_is_none_refused(name, value):
+def test_settings_value_that_is_not_a_number_refused(name, value):
     with pytest.raises(SettingsInvalid, match=name.upper()):
         from_environment({f"CONVSERVE_{name.upper()}": value})
 
@@ -137,12 +137,12 @@ def test_settings_are_frozen():
         Settings().port = 1  # type: ignore[misc]
 
 
-def test_settings_waiting_longer_than_the_deadline_refused():
+def test_settings_wait_longer_than_the_timeout_refused():
     with pytest.raises(SettingsInvalid, match="max_wait_ms must be less"):
         from_environment({"CONVSERVE_MAX_WAIT_MS": "1000", "CONVSERVE_REQUEST_TIMEOUT_S": "1"})
 
 
-def test_settings_threads_and_processes_at_the_same_time_refused():
+def test_settings_lanes_and_workers_together_refused():
     with pytest.raises(SettingsInvalid, match="lanes are threads and workers are processes"):
         from_environment({"CONVSERVE_LANES": "2", "CONVSERVE_WORKERS": "2"})
 

@@ -1,4 +1,4 @@
-"""The service's own dialect: POST .../classify, and GET /v1/models... for what is served."""
+"""The native dialect: POST .../classify, and GET /v1/models... to describe what is served."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.api.payload import (
     query_options,
     read_body,
 )
-from service.api.routes import ERRORS, parameters, read
+from service.api.routes import ERRORS, openapi_parameters, parse
 from service.api.schemas import (
     ClassifyDocument,
     LabelDocument,
@@ -45,13 +45,13 @@ VersionNumber = Annotated[int, Path(**_VERSION)]
 
 
 class ModelPath(BaseModel):
-    """What a path with a model says."""
+    """Parameters of a path with a model."""
 
     name: str
 
 
 class VersionPath(ModelPath):
-    """What a path with a version says."""
+    """Parameters of a path with a version."""
 
     version: int = Field(**_VERSION)
 
@@ -90,12 +90,12 @@ _REQUEST_BODY: Final = {
 
 
 def _described(path: type[BaseModel] | None = None) -> dict[str, Any]:
-    in_path = parameters("path", path) if path else []
+    in_path = openapi_parameters("path", path) if path else []
     return {
         "response_model": ClassifyDocument,
         "responses": ERRORS,
         "openapi_extra": {
-            "parameters": in_path + parameters("query", ClassifyOptions),
+            "parameters": in_path + openapi_parameters("query", ClassifyOptions),
             "requestBody": _REQUEST_BODY,
         },
     }
@@ -103,13 +103,13 @@ def _described(path: type[BaseModel] | None = None) -> dict[str, Any]:
 
 @hot.post("/v1/classify", summary="Classify with the default model", **_described())
 async def classify(request: Request) -> Response:
-    """Answers one picture, or several, with the default model's top-k predictions."""
+    """Classifies one or several pictures with the default model; returns the top-k predictions."""
     return await _classify(request)
 
 
 @hot.post("/v1/models/{name}/classify", summary="Classify with a model", **_described(ModelPath))
 async def classify_with_model(request: Request) -> Response:
-    """As `/v1/classify`, with the newest served version of the named model."""
+    """Like `/v1/classify`, with the newest served version of the named model."""
     return await _classify(request, request.path_params["name"])
 
 
@@ -119,8 +119,8 @@ async def classify_with_model(request: Request) -> Response:
     **_described(VersionPath),
 )
 async def classify_with_version(request: Request) -> Response:
-    """As `/v1/classify`, with one particular version."""
-    path = read(VersionPath, request.path_params)
+    """Like `/v1/classify`, with one version of the named model."""
+    path = parse(VersionPath, request.path_params)
     return await _classify(request, path.name, path.version)
 
 
@@ -129,6 +129,8 @@ async def _classify(
 ) -> Response:
     deps = dependencies_of(request)
     options = query_options(request.scope["query_string"])
+
+    # Everything that can be refused without the body is refused before the body is read.
     with deps.classifier.active.find(name, number) as served:
         check_headers(request)
         deadline = deps.deadlines.of(request)
@@ -152,9 +154,9 @@ async def _classify(
             answer = await while_connected(request, work)
 
     _count(deps, answer, received_s)
-    if not upload.many and isinstance(answer.outcomes[0], Exception):
+    if not upload.as_list and isinstance(answer.outcomes[0], Exception):
         raise answer.outcomes[0]
-    members = classification_fields(answer, request_id_of(request.scope), many=upload.many)
+    members = classification_fields(answer, request_id_of(request.scope), as_list=upload.as_list)
     return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
 
 
@@ -163,7 +165,7 @@ def _count(deps: Dependencies, answer: Classification, received_s: float) -> Non
     for outcome in answer.outcomes:
         label = code_of(outcome) if isinstance(outcome, Exception) else "ok"
         metrics.images(name, label).inc()
-    if times.batch_size:
+    if times.batch_size:  # at least one picture reached the engine
         for stage, seconds in _stages(times, received_s):
             metrics.stage_seconds(name, stage).observe(seconds)
 
@@ -212,7 +214,7 @@ async def describe_version(name: str, version: VersionNumber, deps: Deps) -> Mod
     "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
 )
 async def list_labels(name: str, deps: Deps) -> LabelsDocument:
-    """Lists the classes of the newest served version, in the order of its output."""
+    """Lists the classes of the newest served version, in the order of the model's output."""
     return _labels(deps.classifier.active.repository.get(name))
 
 
@@ -222,7 +224,7 @@ async def list_labels(name: str, deps: Deps) -> LabelsDocument:
     response_model_exclude_none=True,
 )
 async def list_version_labels(name: str, version: VersionNumber, deps: Deps) -> LabelsDocument:
-    """Lists the classes of one served version, in the order of its output."""
+    """Lists the classes of one served version, in the order of the model's output."""
     return _labels(deps.classifier.active.repository.get(name, version))
 
 

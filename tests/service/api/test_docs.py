@@ -16,7 +16,7 @@ OPERATIONS = [
 ]
 
 
-def test_docs_page_loads_nothing_from_elsewhere(client):
+def test_docs_page_loads_only_from_this_server(client):
     page = client.get("/docs")
 
     assert page.status_code == 200
@@ -27,7 +27,7 @@ def test_docs_page_loads_nothing_from_elsewhere(client):
         assert client.get(link).status_code == 200, link
 
 
-def test_docs_root_leads_to_the_page(client):
+def test_docs_root_redirects_to_the_page(client):
     response = client.get("/")
 
     assert (response.status_code, response.headers["location"]) == (307, "/docs")

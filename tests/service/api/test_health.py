@@ -36,7 +36,7 @@ def test_classify_before_start_not_ready(models_dir):
     assert_problem(client.post("/v1/classify", content=RED), 503, "model_not_ready")
 
 
-def test_readyz_draining_says_no_while_classify_still_answers(fresh_client):
+def test_readyz_draining_fails_while_classify_still_works(fresh_client):
     fresh_client.app.state.service.begin_drain()
 
     ready, answer, live = (
@@ -51,7 +51,7 @@ def test_readyz_draining_says_no_while_classify_still_answers(fresh_client):
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/livez", "/v1/models", "/nothing"])
-def test_draining_every_answer_asks_to_close(fresh_client, path):
+def test_draining_every_response_closes_the_connection(fresh_client, path):
     before = fresh_client.get(path).headers
     fresh_client.app.state.service.begin_drain()
 
@@ -71,7 +71,7 @@ def test_readyz_draining_counted_with_its_status(fresh_client):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_health_stuck_lane_fails_until_it_comes_back(fresh_client, path):
+def test_health_stuck_lane_fails_until_it_recovers(fresh_client, path):
     engine = PictureEngine()
     running = occupy(fresh_client, engine)
     busy = fresh_client.get(path).status_code
@@ -80,7 +80,7 @@ def test_health_stuck_lane_fails_until_it_comes_back(fresh_client, path):
 
     stuck = fresh_client.get(path)
     engine.release()
-    running.exception(5)  # its answer, or that it was interrupted: the lane is on the move
+    running.exception(5)  # the result or an interruption: the lane is moving again
 
     assert busy == 200
     assert_problem(stuck, 503, "model_not_ready")

@@ -40,7 +40,7 @@ async def test_multipart_parts_keep_order_names_and_bytes():
 
 @pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "base64", "none"])
 @pytest.mark.parametrize("order", ["boundary=b; charset={}", "charset={}; boundary=b"])
-async def test_multipart_charset_of_the_client_changes_no_byte(charset, order):
+async def test_multipart_client_charset_changes_no_byte(charset, order):
     kind = f"multipart/form-data; {order.format(charset)}"
 
     parts = await parse_form(form(part(NAME, data=bytes(range(256)))), kind, 5)
@@ -72,7 +72,7 @@ async def test_multipart_large_files_are_whole_and_stay_in_memory(monkeypatch, s
     assert parts == [("a", data, True), ("a", data, False)]
 
 
-async def test_multipart_large_form_leaves_the_event_loop_to_others():
+async def test_multipart_large_form_lets_other_tasks_run():
     turns = 0
 
     async def count() -> None:
@@ -118,7 +118,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("body", "kind"), REFUSED.values(), ids=REFUSED.keys())
-async def test_multipart_body_that_is_not_well_formed_refused(body, kind):
+async def test_multipart_malformed_body_refused(body, kind):
     with pytest.raises(MalformedRequest, match="multipart"):
         await parse_form(body, kind, 5)
 

@@ -1,4 +1,4 @@
-"""What bodies may look like on the wire: limits to the byte, in every framing, and their time."""
+"""Request bodies: limits to the byte in every framing, timeouts, and the readers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIMITS = BodyLimits(max_bytes=100, max_images=3, timeout_s=5, min_rate_bytes_per
 
 
 def request_of(chunks: Iterable[bytes | None], length: str | None = None) -> Request:
-    """A request whose body arrives in these pieces; None waits for ever."""
+    """A request whose body arrives in these pieces; None waits forever."""
     queue = list(chunks)
 
     async def receive() -> dict[str, Any]:
@@ -50,7 +50,7 @@ def request_of(chunks: Iterable[bytes | None], length: str | None = None) -> Req
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
-def admission(max_bytes: int = 10_000) -> Admission:
+def make_admission(max_bytes: int = 10_000) -> Admission:
     return Admission(max_images=10, max_bytes=max_bytes)
 
 
@@ -60,7 +60,7 @@ def admission(max_bytes: int = 10_000) -> Admission:
 async def test_read_body_up_to_the_limit_is_whole(size, declare):
     body = bytes(range(size))
 
-    with admission().slot() as slot:
+    with make_admission().slot() as slot:
         read = await read_body(
             request_of([body[:30], body[30:], b""], str(size) if declare else None), slot, LIMITS
         )
@@ -71,17 +71,17 @@ async def test_read_body_up_to_the_limit_is_whole(size, declare):
 @pytest.mark.anyio
 @pytest.mark.parametrize("length", [None, "101", "99999999999999999999"])
 async def test_read_body_above_the_limit_refused(length):
-    door = admission()
+    admission = make_admission()
 
-    with pytest.raises(BodyTooLarge), door.slot() as slot:
+    with pytest.raises(BodyTooLarge), admission.slot() as slot:
         await read_body(request_of([b"x" * 60, b"x" * 41, None], length), slot, LIMITS)
 
-    assert door.n_bytes == 0
+    assert admission.n_bytes == 0
 
 
 @pytest.mark.anyio
 async def test_read_body_declared_too_large_refused_unread():
-    with pytest.raises(BodyTooLarge), admission().slot() as slot:
+    with pytest.raises(BodyTooLarge), make_admission().slot() as slot:
         await read_body(request_of([None], "101"), slot, LIMITS)
 
 
@@ -90,7 +90,7 @@ async def test_read_body_declared_too_large_refused_unread():
 async def test_read_body_of_odd_declared_length_never_crashes(length):
     chunks = [b"x" * 60, b"x" * 40]
 
-    with admission().slot() as slot:
+    with make_admission().slot() as slot:
         if length == "99":
             with pytest.raises(MalformedRequest):
                 await read_body(request_of(chunks, length), slot, LIMITS)
@@ -100,18 +100,18 @@ async def test_read_body_of_odd_declared_length_never_crashes(length):
 
 @pytest.mark.anyio
 async def test_read_body_holds_its_bytes_until_the_end():
-    door = admission()
+    admission = make_admission()
 
-    with door.slot() as slot:
+    with admission.slot() as slot:
         await read_body(request_of([b"x" * 60, b"x" * 40]), slot, LIMITS)
-        held = door.n_bytes
+        held = admission.n_bytes
 
-    assert (held, door.n_bytes) == (100, 0)
+    assert (held, admission.n_bytes) == (100, 0)
 
 
 @pytest.mark.anyio
-async def test_read_body_beyond_all_uploads_bound_refused():
-    with pytest.raises(Overloaded), admission(max_bytes=80).slot() as slot:
+async def test_read_body_beyond_the_limit_of_all_uploads_refused():
+    with pytest.raises(Overloaded), make_admission(max_bytes=80).slot() as slot:
         await read_body(request_of([b"x" * 60, b"x" * 40]), slot, LIMITS)
 
 
@@ -119,12 +119,12 @@ async def test_read_body_beyond_all_uploads_bound_refused():
 async def test_read_body_that_stalls_times_out():
     limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=10**9)
 
-    with pytest.raises(RequestTimeout), admission().slot() as slot:
+    with pytest.raises(RequestTimeout), make_admission().slot() as slot:
         await read_body(request_of([b"x", None]), slot, limits)
 
 
 @pytest.mark.anyio
-async def test_read_body_deadline_moves_with_the_bytes():
+async def test_read_body_timeout_grows_with_the_bytes():
     limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
 
     pieces = [b"x" * 99, b"x"]  # the first is worth 99 s
@@ -137,21 +137,21 @@ async def test_read_body_deadline_moves_with_the_bytes():
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
 
-    with admission().slot() as slot:
+    with make_admission().slot() as slot:
         assert len(await read_body(request, slot, limits)) == 100
 
 
 @pytest.mark.anyio
-async def test_read_body_that_came_at_once_is_not_copied():
+async def test_read_body_in_one_chunk_is_not_copied():
     body = b"x" * 100
 
-    with admission().slot() as slot:
+    with make_admission().slot() as slot:
         assert await read_body(request_of([body]), slot, LIMITS) is body
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("pieces", [[], [b"x"]])
-async def test_read_body_of_client_that_leaves_ends(pieces):
+async def test_read_body_of_a_client_that_disconnects_ends(pieces):
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     messages.append({"type": "http.disconnect"})
 
@@ -160,7 +160,7 @@ async def test_read_body_of_client_that_leaves_ends(pieces):
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
 
-    with pytest.raises(ClientDisconnect), admission().slot() as slot:
+    with pytest.raises(ClientDisconnect), make_admission().slot() as slot:
         await read_body(request, slot, LIMITS)
 
 
@@ -234,11 +234,11 @@ async def test_parse_body_every_media_type_found_in_any_case_with_parameters(med
 
     upload = await parse_body(body.get(media_type, lambda _: RED)(0), kind, LIMITS)
 
-    assert (upload.images, upload.many) == ([RED], False)
+    assert (upload.images, upload.as_list) == ([RED], False)
 
 
 @pytest.mark.anyio
-async def test_parse_body_unknown_type_names_the_accepted_ones():
+async def test_parse_body_unknown_type_names_the_supported_ones():
     with pytest.raises(MediaTypeRefused, match="multipart/form-data, application/json"):
         await parse_body(b"", "text/plain", LIMITS)
 
@@ -283,11 +283,11 @@ async def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(
 
 
 @pytest.mark.anyio
-async def test_read_body_silent_after_a_fast_start_is_not_waited_for():
-    """A large part sent at once earns time by its size, but silence after it ends the wait."""
+async def test_read_body_silent_after_a_fast_start_times_out():
+    """Bytes received extend the timeout, but not for a client that has gone silent."""
     limits = BodyLimits(max_bytes=10**6, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
 
-    with pytest.raises(RequestTimeout), admission(10**6).slot() as slot:
+    with pytest.raises(RequestTimeout), make_admission(10**6).slot() as slot:
         await read_body(request_of([b"x" * 10**5, None]), slot, limits)
 
 

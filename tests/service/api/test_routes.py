@@ -1,4 +1,4 @@
-"""The plain routes: in front of FastAPI, described by it, and as strict as it would be."""
+"""The plain routes: served before FastAPI, described by it, and as strict as FastAPI itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.testclient import TestClient
 
 from service.api.payload import ClassifyOptions, query_options
-from service.api.routes import in_front, parameters, read
+from service.api.routes import openapi_parameters, parse, plain_routes
 from service.app import HOT_ROUTERS
 from service.errors import InvalidParameter
 from tests import tinymodel
@@ -34,11 +34,11 @@ def described(client: Any) -> dict[str, Any]:
     return paths
 
 
-# One description
+# The description
 
 
 def plain_operations() -> set[tuple[str, str]]:
-    routes = [route for route in in_front(HOT_ROUTERS) if isinstance(route, Route)]
+    routes = [route for route in plain_routes(HOT_ROUTERS) if isinstance(route, Route)]
     return {(route.path, method) for route in routes for method in route.methods or ()}
 
 
@@ -51,7 +51,7 @@ def test_routes_every_plain_route_is_described(client):
         assert operation["responses"]["200"]["content"]["application/json"]["schema"]
 
 
-def test_routes_everything_that_takes_a_body_is_a_plain_route(client):
+def test_routes_every_route_with_a_body_is_plain(client):
     with_body = {
         (path, method.upper())
         for path, operations in described(client).items()
@@ -74,15 +74,15 @@ def test_routes_described_parameters_are_those_of_the_path_and_the_options(clien
     ]
 
 
-class Dish(BaseModel):
-    """What a made-up path takes."""
+class Item(BaseModel):
+    """Parameters of a made-up path."""
 
     name: str
-    spice: int | None = Field(None, ge=1, description="How hot.")
+    count: int | None = Field(None, ge=1, description="How many.")
 
 
 def test_routes_parameters_are_described_by_their_model():
-    name, spice = parameters("query", Dish)
+    name, count = openapi_parameters("query", Item)
 
     assert name == {
         "name": "name",
@@ -90,14 +90,14 @@ def test_routes_parameters_are_described_by_their_model():
         "required": True,
         "schema": {"title": "Name", "type": "string"},
     }
-    assert (spice["required"], spice["description"]) == (False, "How hot.")
-    assert "default" not in spice["schema"]
+    assert (count["required"], count["description"]) == (False, "How many.")
+    assert "default" not in count["schema"]
 
 
-# In front
+# Routing
 
 
-def test_routes_pictures_do_not_pass_through_fastapi(fresh_client, monkeypatch):
+def test_routes_pictures_bypass_fastapi(fresh_client, monkeypatch):
     async def refuse(*_: object) -> None:
         raise AssertionError
 
@@ -112,30 +112,30 @@ def test_routes_pictures_do_not_pass_through_fastapi(fresh_client, monkeypatch):
     assert [answer.status_code for answer in answers] == [200, 200, 404]
 
 
-def test_routes_another_method_on_the_path_of_a_plain_route_is_fastapis():
+def test_routes_fastapi_handles_other_methods_on_a_plain_path():
     router, other = APIRouter(), APIRouter()
 
-    @router.post("/dish")
-    async def cook(_request: Request) -> Response:
+    @router.post("/items")
+    async def create(_request: Request) -> Response:
         return PlainTextResponse("plain")
 
-    @other.get("/dish")
-    async def taste() -> str:
+    @other.get("/items")
+    async def fetch() -> str:
         return "fastapi"
 
     app = FastAPI()
     app.include_router(router)
     app.include_router(other)
-    client = TestClient(Router(in_front([router]), default=app))
+    client = TestClient(Router(plain_routes([router]), default=app))
 
-    assert client.post("/dish").text == "plain"
-    assert client.get("/dish").json() == "fastapi"
-    assert client.put("/dish").status_code == 405
+    assert client.post("/items").text == "plain"
+    assert client.get("/items").json() == "fastapi"
+    assert client.put("/items").status_code == 405
 
 
 @pytest.mark.parametrize("path", TEMPLATES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE", MARKER])
-def test_routes_another_method_is_refused_with_the_right_one(client, method, path):
+def test_routes_wrong_method_gets_the_right_one(client, method, path):
     response = client.request(method, path)
 
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
@@ -155,7 +155,7 @@ def test_routes_another_method_is_refused_with_the_right_one(client, method, pat
         "/v1/models/tiny/versions//classify",
     ],
 )
-def test_routes_nearly_right_path_is_not_found(client, path):
+def test_routes_almost_right_path_is_not_found(client, path):
     assert_problem(client.post(path, content=RED), 404, "not_found")
 
 
@@ -174,7 +174,7 @@ def test_routes_nearly_right_path_is_not_found(client, path):
         ("9" * 5000, 422),
     ],
 )
-def test_routes_version_is_read_as_fastapi_reads_it(client, version, status):
+def test_routes_version_is_parsed_as_fastapi_parses_it(client, version, status):
     plain = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
     fastapis = client.get(f"/v1/models/tiny/versions/{version}")
 
@@ -185,7 +185,7 @@ def test_routes_version_is_read_as_fastapi_reads_it(client, version, status):
 
 # The query
 
-UNKNOWN = "an unknown query parameter was given; see /docs for the known ones"
+UNKNOWN = "unknown query parameter; see /docs for the known ones"
 LEAST = "top_k: Input should be greater than or equal to 1"
 NO_INTEGER = "top_k: Input should be a valid integer, unable to parse string as an integer"
 QUERIES: dict[str, int | str] = {
@@ -224,7 +224,7 @@ QUERIES: dict[str, int | str] = {
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/models/tiny/classify"])
 @pytest.mark.parametrize("query", QUERIES)
-def test_routes_query_is_read_or_refused_with_the_reason(client, query, path):
+def test_routes_query_is_parsed_or_refused_with_the_reason(client, query, path):
     response = client.post(f"{path}?{query}", content=RED)
 
     expected = QUERIES[query]
@@ -239,14 +239,14 @@ def test_routes_equal_queries_share_their_options():
     assert query_options(b"top_k=3") is query_options(b"top_k=3")
 
 
-def test_read_names_the_field_and_never_the_value():
-    with pytest.raises(InvalidParameter, match="spice: ") as caught:
-        read(Dish, {"name": MARKER, "spice": MARKER})
+def test_parse_names_the_field_and_never_the_value():
+    with pytest.raises(InvalidParameter, match="count: ") as caught:
+        parse(Item, {"name": MARKER, "count": MARKER})
 
     assert MARKER not in str(caught.value)
 
 
-# What is left behind
+# Metrics and logs
 
 
 @pytest.mark.parametrize("path", TEMPLATES)
@@ -271,9 +271,7 @@ def test_routes_refusal_is_counted_once(fresh_client):
     assert registry.get_sample_value("convserve_refused_total", labels) == 1
 
 
-def test_routes_error_that_was_not_foreseen_is_answered_and_logged_once(
-    fresh_client, caplog, monkeypatch
-):
+def test_routes_unexpected_error_is_answered_and_logged_once(fresh_client, caplog, monkeypatch):
     async def fail(*_args: object, **_options: object) -> None:
         raise KeyError(MARKER)
 
