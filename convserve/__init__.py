@@ -1,4 +1,4 @@
-"""The front door: what people type and import."""
+"""The public package: the command line and the version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> str:
-        # Late, because nothing beside this package may be imported before `neighbours` has looked.
+        # Imported late: `neighbours` must check the other packages before anything imports them.
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from service.system.version import package_version

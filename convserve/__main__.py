@@ -1,4 +1,4 @@
-"""The command `convserve`: sees to the signals first, and imports afterwards."""
+"""The command `convserve`: installs signal handlers before the slow imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from convserve import neighbours
 
 if complaint := neighbours.complaint("contract", "service"):
-    # Here, because the imports below would fail first, deep inside of somebody else's package.
+    # Before the imports below, which would fail deep inside a foreign package.
     sys.stderr.write(f"convserve: {complaint}\n")
     sys.exit(neighbours.EXIT_FOREIGN_PACKAGE)
 
@@ -17,7 +17,7 @@ from service.system.signals import SignalHandlers
 
 def main() -> None:
     if sys.argv[1:2] != ["serve"]:
-        # Ctrl-C ends other commands as the system does, also while they are still importing.
+        # Ctrl-C ends other commands without a traceback, even while they are still importing.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         _run(None)
@@ -25,16 +25,17 @@ def main() -> None:
 
     signals = SignalHandlers()
     signals.install()
+
     status = 0
     try:
         _run(signals)
     except SystemExit as end:
         status = int(end.code or 0)
-    except Exception:  # noqa: BLE001 - shown as Python would, for the same reason as below
+    except Exception:  # noqa: BLE001 - printed as Python would, but the process must end as below
         sys.excepthook(*sys.exc_info())
         status = 1
 
-    # Native threads that still run while the interpreter is finalised would abort the process.
+    # Native threads that still run while the interpreter shuts down would abort the process.
     from service.system.process import exit_now
 
     exit_now(status)

@@ -1,6 +1,7 @@
-"""Finds out whether `service` and `contract` are ours: their names are anybody's (decisions/0027).
+"""Checks that `service` and `contract` are ours: other distributions may use these names, too.
 
-Imports nothing but the standard library, so that it can speak before somebody else's package does.
+See docs/decisions/0027. Imports only the standard library, so that it can report a foreign package
+before that package is imported.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ _HOME: Final = Path(__file__).resolve().parents[1]
 
 
 def complaint(*names: str) -> str | None:
-    """Returns what is wrong with the first package that is not beside this one, or None.
+    """Returns an error message for the first package that is not next to this one, or None.
 
-    Args:
-        names: of top-level packages; they are looked up, not imported.
+    The packages are looked up, not imported.
     """
     for name in names:
         spec = find_spec(name)
         found = Path(spec.origin).resolve() if spec and spec.origin else None
         if found is None or found.parent != _HOME / name:
             return (
-                f"convserve is {_HOME / 'convserve'}, but Python finds another package "
-                f"{name!r}: {found or 'none at all'}; PYTHONPATH, the working directory and other "
-                "installed distributions may bring one"
+                f"convserve is in {_HOME / 'convserve'}, but Python finds another package "
+                f"{name!r}: {found or 'none at all'}. Check PYTHONPATH, the working directory and the "
+                "installed distributions."
             )
     return None

@@ -1,4 +1,4 @@
-"""Image files that a command is given, and example pictures for those that are given none."""
+"""Finds the picture files that a command gets, and example pictures if it gets none."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from PIL import Image, ImageOps
 
 from contract.images import decode
 
+# What folders are searched for. A file named directly may have any suffix.
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
-"""Of the files that a folder is searched for; a file that is named itself may have any."""
 
 _HOME: Final = Path(__file__).parents[1]
-_PHOTO_PX: Final = (500, 375)  # what pictures on the web and in data sets often have
-_SHIFTS: Final = 4
+_PHOTO_PX: Final = (500, 375)  # a common size on the web and in data sets
+_SHIFTS: Final = 4  # crops per example; each is used mirrored as well
 
 
 def image_files(path: Path) -> Iterator[Path]:
-    """Yields a file as it is; of a folder, the image files below it in order."""
+    """Yields a file itself, and the image files below a folder in a stable order."""
     if not path.is_dir():
         yield path
         return
     for folder, below, names in os.walk(path):
-        below.sort()
+        below.sort()  # os.walk descends in this order
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES:
                 yield Path(folder, name)
 
 
 def example_folder() -> Path:
-    """Returns the source tree's pictures or the wheel's; it is missing where they were removed."""
+    # The source tree's folder or the wheel's. It does not exist if the user removed it.
     ours = _HOME / "examples"
     return ours if ours.is_dir() else _HOME / "training" / "example_pictures"
 
 
 def varied_examples() -> list[bytes]:
-    """Returns JPEG files of a photograph's usual size, several of each example picture."""
+    """Returns JPEG files of a usual photo size, several different ones per example picture."""
     folder = example_folder()
     photos = []
     for path in image_files(folder) if folder.is_dir() else ():

@@ -1,11 +1,11 @@
-"""Measures batches and lanes the way the service runs them, and says which settings follow.
+"""Measures batches and lanes as the service runs them, and chooses settings.
 
-A lane prepares pictures from their bytes and then runs them, in turns. That matters: preparing pushes
-the network's weights out of the cache, and a batch brings them back once for all of its pictures. A
-loop of bare runs, which is measured beside it, hides most of what batches save.
+A lane alternates between preparing pictures (decode and preprocess) and inference. This matters:
+preparing evicts the network's weights from the cache, and a batch loads them once for all of its
+pictures. Bare runs, which are inference only, are measured too, but hide most of what batches save.
 
-Configurations take turns in short slices, round after round: whatever else happens on the machine
-then happens to all of them, and a round compares them fairly even where rounds differ.
+All configurations are measured in every round, in short slices. Other load on the machine then
+affects all of them, and the comparison within a round stays fair even if rounds differ.
 """
 
 from __future__ import annotations
@@ -28,50 +28,40 @@ from service.models.engine import Batch, Engine, Run
 from service.system.threads import DaemonThread
 
 ROUNDS: Final = 9
-MIN_ROUNDS: Final = 5  # however slow runs are: with fewer, noise alone often looks like a gain
-_BARE_SHARE: Final = 0.25  # of a slice; bare runs are steadier
-_STEP: Final = 7  # pictures by which rounds begin further on
+MIN_ROUNDS: Final = 5  # even for slow networks: with fewer, noise alone often looks like a gain
+_BARE_SHARE: Final = 0.25  # of a slice; bare runs vary less
+_ROUND_OFFSET: Final = 7  # each round starts this many pictures later
 
-_LEAST_GAIN: Final = 0.03  # less is not worth a setting
-_ENOUGH: Final = 0.97  # of the best rate: a smaller batch is answered sooner
-QUIET_SHARE: Final = 0.75  # of a core, that a lane must have had for anything to be concluded
+_MIN_GAIN: Final = 0.03  # less is not worth a setting
+_NEARLY_BEST: Final = 0.97  # of the best rate; smaller batches have lower latency
+QUIET_SHARE: Final = 0.75  # with a smaller share of a core per lane, the results say nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Runs at the same time, threads inside each and pictures in each.
-
-    Only a picture that is alone has more than one thread; no setting gives them to others.
-    """
+    """How batches are run."""
 
     lanes: int
-    threads: int
+    threads: int  # of one run; more than one only for a single picture, without a setting for it
     batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one slice showed of one configuration, or the medians of several.
+    """The result of one slice of a configuration, or the medians of several."""
 
-    Attributes:
-        images_per_s: of all lanes together, prepared and run.
-        batch_ms: wall time from the first picture's bytes to the batch's answers; the median.
-        cpu_ms: CPU time of the process for one picture.
-        bare_images_per_s: of all lanes together, one prepared batch run over and over.
-    """
-
-    images_per_s: float
-    batch_ms: float
-    cpu_ms: float
-    bare_images_per_s: float
+    images_per_s: float  # of all lanes together, prepared and run
+    batch_ms: float  # from the first picture's bytes to the batch's results; the median
+    cpu_ms: float  # CPU time of the process per picture
+    bare_images_per_s: float  # of all lanes together, inference on the same batch again and again
 
 
+# One sample per round. After an interruption, some configurations have one less.
 Samples = dict[Configuration, list[Sample]]
-"""One sample a round; after an interruption the last ones may be missing."""
 
 
 def configurations(default: Configuration, cpus: int, *, on_cores: bool) -> list[Configuration]:
-    """Returns what to measure: the default's lanes first, a picture that is alone last."""
+    """Returns what to measure: the default's lanes first, a single picture on all cores last."""
     largest = default.batch_size
     sizes = sorted({largest} | {2**power for power in range(largest.bit_length())})
     rivals = {1, cpus if on_cores else 2} - {default.lanes}
@@ -82,13 +72,13 @@ def configurations(default: Configuration, cpus: int, *, on_cores: bool) -> list
 
 
 def schedule(batches_s: Sequence[float], seconds: float) -> tuple[int, float, float]:
-    """Returns how many rounds of slices of how many seconds, and the seconds that all take.
+    """Returns the number of rounds, the seconds of a slice, and the seconds of all rounds together.
 
-    A slice has one batch at least, so slow networks get fewer rounds, but never less than
-    `MIN_ROUNDS`. `batches_s` are the seconds of one batch of each configuration, prepared and run.
+    A slice has at least one batch, so slow networks get fewer rounds, but at least `MIN_ROUNDS`.
+    `batches_s` are the seconds of one batch of each configuration, prepared and run.
     """
     slice_s = seconds / (ROUNDS * len(batches_s))
-    # A batch that is longer than its slice is run once prepared and once, a little shorter, bare.
+    # A batch longer than its slice runs once with preparing and once, a little shorter, bare.
     round_s = sum(
         max((1 - _BARE_SHARE) * slice_s, batch_s) + max(_BARE_SHARE * slice_s, batch_s)
         for batch_s in batches_s
@@ -98,9 +88,10 @@ def schedule(batches_s: Sequence[float], seconds: float) -> tuple[int, float, fl
 
 
 class Bench:
-    """Lanes that prepare and run pictures without a server; for one thread.
+    """Lanes that prepare and run pictures without a server. Not thread-safe.
 
-    They prepare what they run, or threads apart from them do, as in the service for a GPU.
+    Lanes prepare their own pictures. With `prepare_threads` a thread pool does, as the service does
+    for a GPU.
     """
 
     def __init__(
@@ -116,27 +107,27 @@ class Bench:
         self._engine = engine
         self._prepare = prepare
         self._pictures = pictures
-        self._apart = ThreadPoolExecutor(prepare_threads) if prepare_threads else None
-        self._ahead = 2 * prepare_threads  # rows that are always being prepared
+        self._prepare_pool = ThreadPoolExecutor(prepare_threads) if prepare_threads else None
+        self._prefetched = 2 * prepare_threads  # rows being prepared at any time
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._stopped = threading.Event()
-        self._lanes: list[DaemonThread] = []  # kept: an engine may have buffers for each thread
+        self._lanes: list[DaemonThread] = []  # reused: an engine may have buffers per thread
 
     def close(self) -> None:
         for lane in self._lanes:
             lane.close()
-        if self._apart is not None:
-            self._apart.shutdown(cancel_futures=True)
+        if self._prepare_pool is not None:
+            self._prepare_pool.shutdown(cancel_futures=True)
 
     def warm_up(self, chosen: Sequence[Configuration]) -> list[float]:
-        """Runs one batch of each, since the first of a size may allocate; returns its seconds."""
+        """Runs one batch of each size, which may allocate; returns the seconds of a second one."""
         for one in chosen:
             self._slice(one, 0, 0.0)
         return [self._slice(one, 0, 0.0)[1] for one in chosen]
 
     def sample(self, configuration: Configuration, number: int, slice_s: float) -> Sample:
-        """Measures a configuration in one round; all of them have the same pictures in it."""
+        """Measures a configuration in round `number`; all get the same pictures in a round."""
         before_s = self._cpu_clock()
         rate, batch_s, n_images = self._slice(configuration, number, (1 - _BARE_SHARE) * slice_s)
         cpu_s = self._cpu_clock() - before_s
@@ -147,27 +138,30 @@ class Bench:
     def _slice(
         self, configuration: Configuration, number: int, slice_s: float, *, bare: bool = False
     ) -> tuple[float, float, int]:
-        """Returns images/s of all lanes, the median seconds of a batch, and the number of images."""
+        # Returns images/s of all lanes, the median seconds of a batch, and the number of images.
         n_lanes, size = configuration.lanes, configuration.batch_size
         while len(self._lanes) < n_lanes:
             self._lanes.append(DaemonThread(f"tune-{len(self._lanes)}"))
         runs = [Run(wide=configuration.threads > 1) for _ in range(n_lanes)]
 
         def lane(index: int) -> list[float]:
-            """Runs batches for the slice, to the nearest whole one; returns the seconds of each."""
-            batches = self._batches(number * _STEP + index * len(self._pictures) // n_lanes, size)
+            """Runs whole batches for about `slice_s`; returns the seconds of each."""
+            batches = self._batches(
+                number * _ROUND_OFFSET + index * len(self._pictures) // n_lanes, size
+            )
             if bare:
                 batches = cycle([next(batches)])
-            took: list[float] = []
-            began_s = before_s = self._clock()
+
+            times_s: list[float] = []
+            started_s = before_s = self._clock()
             while not self._stopped.is_set():
                 self._engine.run(next(batches), runs[index])
                 now_s = self._clock()
-                took.append(now_s - before_s)
-                if now_s - began_s + took[-1] / 2 >= slice_s:
+                times_s.append(now_s - before_s)
+                if now_s - started_s + times_s[-1] / 2 >= slice_s:  # to the nearest whole batch
                     break
                 before_s = now_s
-            return took
+            return times_s
 
         lanes = [self._lanes[index].submit(partial(lane, index)) for index in range(n_lanes)]
         try:
@@ -177,10 +171,10 @@ class Bench:
             self._stopped.set()
             for run in runs:
                 run.interrupt()
-            wait(lanes)  # a process that exits while a thread is in native code is aborted
+            wait(lanes)  # exiting while a thread is in native code would abort the process
             raise
 
-        # Each lane by its own time: the last one may have ended a batch later than the others.
+        # Each lane by its own time, because the last one may end a batch later than the others.
         rate = sum(size * len(batches_s) / sum(batches_s) for batches_s in times)
         every = [batch_s for batches_s in times for batch_s in batches_s]
         return rate, median(every), size * len(every)
@@ -193,45 +187,40 @@ class Bench:
 
     def _rows(self, start: int) -> Iterator[Tensor]:
         pictures = islice(cycle(self._pictures), start % len(self._pictures), None)
-        if self._apart is None:
+        if self._prepare_pool is None:
             yield from map(self._prepare, pictures)
             return
-        ahead: deque[Future[Tensor]] = deque()
+
+        pending: deque[Future[Tensor]] = deque()
         for picture in pictures:
-            ahead.append(self._apart.submit(self._prepare, picture))
-            if len(ahead) > self._ahead:
-                yield ahead.popleft().result()
+            pending.append(self._prepare_pool.submit(self._prepare, picture))
+            if len(pending) > self._prefetched:
+                yield pending.popleft().result()
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The configuration to use, and what it was compared by.
-
-    Attributes:
-        rival: the best of all but the default; None where nothing can be compared.
-        ratios: its images/s relative to the default's, for each round that both have.
-        core_share: of a core, that a lane with one thread had; 1 on a device.
-    """
+    """The configuration to use, and the comparison behind it."""
 
     configuration: Configuration
-    rival: Configuration | None = None
-    ratios: Sequence[float] = ()
-    core_share: float = 1.0
+    rival: Configuration | None = None  # the best except the default; None without a comparison
+    ratios: Sequence[float] = ()  # the rival's images/s relative to the default's, round by round
+    core_share: float = 1.0  # of a core per single-threaded lane; 1 on a device
 
 
 def choose(samples: Samples, default: Configuration, *, on_cores: bool = True) -> Choice:
-    """Returns the default, or what beats it by more than the spread over the rounds.
+    """Returns the default, unless another configuration is faster by more than the spread.
 
-    Of several, the one with the smallest batches that is nearly as fast as the best: batches make
-    pictures wait for each other. The default's lanes are preferred likewise. Where lanes had little
-    of the cores that their runs take, something else disturbed them, and the default stands.
+    Of those nearly as fast as the best, it prefers the default's number of lanes, then small batches,
+    because pictures in a batch wait for each other. If other work took the cores, it keeps the
+    default.
     """
     served = {one: rounds for one, rounds in samples.items() if one.threads == 1}
-    # Round by round, so that what slows a whole round down cancels out.
+    # Within each round, so that whatever slows down a whole round cancels out.
     ratios = {
         one: [
             sample.images_per_s / base.images_per_s
-            # An interrupted round has only some.
+            # After an interruption the last round is incomplete.
             for sample, base in zip(rounds, samples.get(default, []), strict=False)
         ]
         for one, rounds in served.items()
@@ -241,29 +230,30 @@ def choose(samples: Samples, default: Configuration, *, on_cores: bool = True) -
     if not gains:
         return Choice(default)
 
-    # A lane with one thread is at work all the time, so what it lacks was taken by something else.
+    # A single-threaded lane is always busy, so what it lacks of a core went to other work.
     shares = [
         sample.cpu_ms * sample.images_per_s / 1e3 / one.lanes
         for one, rounds in served.items()
         for sample in rounds
     ]
     core_share = median(shares) if on_cores else 1.0
-    clear = [one for one in gains if _is_clear(ratios[one])]
-    rival = max(clear or gains, key=lambda one: gains[one])
-    if not clear or core_share < QUIET_SHARE:
+
+    faster = [one for one in gains if _is_faster(ratios[one])]
+    rival = max(faster or gains, key=lambda one: gains[one])
+    if not faster or core_share < QUIET_SHARE:
         return Choice(default, rival, ratios[rival], core_share)
     best = min(
-        (one for one in clear if 1 + gains[one] >= _ENOUGH * (1 + gains[rival])),
+        (one for one in faster if 1 + gains[one] >= _NEARLY_BEST * (1 + gains[rival])),
         key=lambda one: (one.lanes != default.lanes, one.batch_size),
     )
     return Choice(best, best, ratios[best], core_share)
 
 
-def _is_clear(ratios: Sequence[float]) -> bool:
-    # Of a dozen rivals that are no better, one passes in 5 % of all measurements with 6 rounds and
-    # in 1 % with 9 (simulated, normal noise of 3 to 25 %); a gain of 20 % at 3 % of noise always
-    # does.
-    beyond_spread = median(ratios) - 1 > max(_LEAST_GAIN, half_range(ratios))
+def _is_faster(ratios: Sequence[float]) -> bool:
+    # False positives, simulated with twelve rivals as fast as the default and normal noise of 3% to
+    # 25%: one passes in 5% of all measurements with 6 rounds, in 1% with 9. A gain of 20% with 3%
+    # noise always passes.
+    beyond_spread = median(ratios) - 1 > max(_MIN_GAIN, half_range(ratios))
     return len(ratios) >= MIN_ROUNDS and beyond_spread and min(ratios) > 1
 
 
@@ -272,7 +262,7 @@ def half_range(values: Sequence[float]) -> float:
 
 
 def changed_settings(chosen: Configuration, default: Configuration) -> dict[str, int]:
-    """Returns the settings of `convserve serve` to set, by field name; empty for the default."""
+    """Returns the settings that differ from the default, by field name."""
     settings = {"max_batch_size": chosen.batch_size, "lanes": chosen.lanes}
     usual = {"max_batch_size": default.batch_size, "lanes": default.lanes}
     return {name: value for name, value in settings.items() if value != usual[name]}

@@ -79,7 +79,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=256,
-        description="Most pictures in one batch. If unset: 8 on a CPU, 32 on a GPU. Larger batches "
+        description="Maximum number of pictures in a batch. If unset: 8 on a CPU, 32 on a GPU. Larger batches "
         "use a GPU better, smaller ones give more even latency. `convserve tune` measures both.",
     )
     max_wait_ms: float = Field(
@@ -108,25 +108,25 @@ class Settings(BaseModel):
         256,
         ge=1,
         le=100_000,
-        description="Most pictures accepted but not yet answered; more are refused with 503. Larger "
+        description="Maximum number of pictures in flight; more are refused with 503. Larger "
         "absorbs bursts, smaller keeps waits short.",
     )
     max_in_flight_bytes: int = Field(
         268_435_456,
         ge=1_000_000,
-        description="Most bytes of all uploads in memory; more are refused with 503.",
+        description="Maximum bytes of all uploads in memory; more are refused with 503.",
     )
     max_body_bytes: int = Field(
-        20_971_520, ge=1_000, le=1_000_000_000, description="Largest request body."
+        20_971_520, ge=1_000, le=1_000_000_000, description="Maximum size of a request body."
     )
     max_images_per_request: int = Field(
-        32, ge=1, le=1024, description="Most pictures in one multipart or JSON request."
+        32, ge=1, le=1024, description="Maximum number of pictures in a multipart or JSON request."
     )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
         le=170_000_000,
-        description="Largest width x height of a picture; 50 million accepts photos from 48 MP "
+        description="Maximum width x height of a picture; 50 million accepts photos from 48 MP "
         "phones.",
     )
 

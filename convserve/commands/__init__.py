@@ -1,4 +1,4 @@
-"""One file for each command; a command is imported when it is asked for."""
+"""One module per command, imported only when that command runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from contract.telemetry import disable_runtime_telemetry
 from service.system import process
 from service.system.version import package_version
 
+# The texts for `--help`. Taking them from the commands would import all of them.
 COMMANDS: Final = {
     "serve": "Serve the model repository over HTTP.",
     "classify": "Classify picture files without a server.",
-    "tune": "Measure what batches, lanes and threads cost here.",
+    "tune": "Measure throughput on this machine and suggest settings.",
     "models": "List the versions in the model repository.",
-    "verify": "Check versions as the service does before it serves them.",
+    "verify": "Verify versions as the service does before it serves them.",
 }
-"""What `--help` says of each, since asking the commands themselves would import all of them."""
 
 
 class LazyGroup(click.Group):
-    """Finds a command in the module of its name."""
+    """Imports a command from the module of the same name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -47,5 +47,5 @@ def convserve() -> None:
     """Serve trained CNN image classifiers: a picture in, labelled probabilities out."""
     process.open_missing_streams()
     disable_runtime_telemetry()
-    # Without a handler, logging would print bare messages; commands say what matters themselves.
+    # Without a handler, Python prints warnings as bare messages. Commands print their own.
     logging.getLogger("service").addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""`convserve classify`: picture files without a server."""
+"""`convserve classify`: classifies picture files without a server."""
 
 from __future__ import annotations
 
@@ -54,10 +54,16 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=UserPath())
-@click.option("--model", help="NAME or NAME/VERSION [default: as /v1/classify].")
-@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--json", "output", flag_value="json", help="Print one JSON object for each file.")
-@click.option("--csv", "output", flag_value="csv", help="Print one line for each prediction.")
+@click.option("--model", help="NAME or NAME/VERSION [default: the model of /v1/classify].")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of predictions per picture.",
+)
+@click.option("--json", "output", flag_value="json", help="Print one JSON object per file.")
+@click.option("--csv", "output", flag_value="csv", help="Print one CSV row per prediction.")
 @models_option
 @provider_option
 def classify(
@@ -68,15 +74,17 @@ def classify(
     models_dir: Path,
     provider: str,
 ) -> None:
-    """Classify picture files without a server, through the very same code.
+    """Classify picture files without a server, with the same code as the service.
 
-    PATHS are files, or folders that are searched for .jpg, .png, .webp, .gif and .bmp files. The
-    exit status is 1 if any file cannot be classified; the others are classified all the same.
+    PATHS are files or folders. Folders are searched for .jpg, .jpeg, .png, .webp, .gif and .bmp files.
+    A file that cannot be classified is reported, the others are still classified, and the exit
+    status is 1.
     """
     with errors_as_messages():
-        plan = EngineConfig(provider, threads=usable_cpus(), max_batch_size=1)
-        version = load_version(models_dir, *choose_version(models_dir, model), plan)
-    show = _PRINTERS[output or "text"]
+        config = EngineConfig(provider, threads=usable_cpus(), max_batch_size=1)
+        version = load_version(models_dir, *choose_version(models_dir, model), config)
+
+    print_predictions = _PRINTERS[output or "text"]
     if output == "csv":
         click.echo("file,rank,label,index,synset,probability")
 
@@ -92,7 +100,8 @@ def classify(
                 failed = True
                 continue
             probabilities = version.engine.run(row[None], Run())[0]  # (C,)
-            show(file, to_predictions(probabilities, version.manifest, top_k))
+            print_predictions(file, to_predictions(probabilities, version.manifest, top_k))
+
         if not found:
             click.echo(f"{path}: no image files in this folder", err=True)
             failed = True

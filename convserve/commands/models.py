@@ -1,4 +1,4 @@
-"""`convserve models`: what the model repository holds."""
+"""`convserve models`: lists the model repository."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def models(models_dir: Path) -> None:
     for name, numbers in found.items():
         click.echo(f"{name}  {', '.join(str(number) for number in numbers)}")
     if not found:
-        click.echo("no versions found", err=True)
+        click.echo(f"{models_dir}: no versions found (<name>/<version>/)", err=True)
         sys.exit(1)

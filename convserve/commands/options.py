@@ -1,4 +1,4 @@
-"""Options that commands share, and errors as messages."""
+"""Options that several commands share, and their error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.settings import Settings, SettingsInvalid, from_environment
 
 
 class UserPath(click.Path):
-    """A path in which `~` is expanded: a shell leaves it alone in quotes and after `=`."""
+    """A path with `~` expanded, which shells do not do in quotes or after `=`."""
 
     def __init__(self, *, dir_okay: bool = True) -> None:
         super().__init__(dir_okay=dir_okay, path_type=Path)
@@ -33,11 +33,11 @@ class UserPath(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Any:
-        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - raises nothing
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - never raises
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command one option for every setting, described by the setting itself."""
+    """Adds one option per setting to a command, with the setting's own description."""
     for name, field in reversed(Settings.model_fields.items()):
         flag = "--" + name.replace("_", "-")
         kind = _option_type(field)
@@ -47,7 +47,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             declaration,
             name,
             type=None if kind is bool else kind,
-            default=None,
+            default=None,  # not given: the environment variable or the setting's default counts
             help=f"{field.description} [default: {default}]",
         )(command)
     return command
@@ -75,24 +75,26 @@ models_option = click.option(
     type=UserPath(),
     callback=lambda _context, _option, given: resolve_models_dir(given, Path.cwd()),
     envvar="CONVSERVE_MODELS_DIR",
-    help="The model repository [default: ./models, else the models that came with the package].",
+    help="Model repository [default: ./models if it has a version, otherwise the models in the "
+    "package].",
 )
 provider_option = click.option(
     "--provider",
     type=click.Choice(["auto", *PROVIDERS]),
     default="auto",
     show_default=True,
-    help="Execution provider.",
+    help="Execution provider; auto uses CUDA if it works and the CPU otherwise.",
 )
 
 
 def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
-    """Returns the name and number that NAME or NAME/VERSION means, as `serve` would choose them."""
+    """Resolves NAME, NAME/VERSION or None to a name and number, with the defaults of `serve`."""
     found = find_versions(models_dir)
     if not found:
-        raise click.ClickException(f"{models_dir}: holds no version (<name>/<version>/)")
+        raise click.ClickException(f"{models_dir}: no versions found (<name>/<version>/)")
     if model is None:
         model = PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else min(found)
+
     name, _, number = model.partition("/")
     if name not in found:
         raise click.ClickException(f"no model {name!r}; there are: {', '.join(found)}")
@@ -106,7 +108,7 @@ def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Turns errors that have a message for people into one line and an exit status."""
+    """Turns errors of models and providers into a one-line message and exit status 1."""
     try:
         yield
     except (ContractError, ProviderUnavailable) as error:
@@ -114,5 +116,5 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def reason(error: ImageError | OSError) -> str:
-    """Returns why a picture file cannot be classified, without its name."""
+    # str(OSError) would repeat the file's name.
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,10 +1,11 @@
-"""`convserve serve`: the model repository over HTTP."""
+"""`convserve serve`: serves the model repository over HTTP."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -18,18 +19,19 @@ from service.system.signals import SignalHandlers
 
 log = logging.getLogger(__name__)
 
-EXIT_NOT_SERVABLE = 3
-"""The exit status where a model or a provider cannot be used, as uvicorn's for a failed start."""
+EXIT_NOT_SERVABLE = 3  # as uvicorn's for a failed start
 
 
 @click.command()
-@click.option("--print-settings", is_flag=True, help="Print the effective settings and exit.")
+@click.option(
+    "--print-settings", is_flag=True, help="Print the settings in effect as JSON and exit."
+)
 @settings_options
 @click.pass_obj
 def serve(signals: SignalHandlers | None, /, print_settings: bool, **overrides: Any) -> None:
     """Serve the model repository over HTTP.
 
-    Every option is the environment variable CONVSERVE_<NAME> too; the option wins.
+    Every option can also be set as an environment variable, CONVSERVE_<NAME>; the option wins.
     """
     settings = settings_of(overrides)
     if print_settings:
@@ -39,7 +41,7 @@ def serve(signals: SignalHandlers | None, /, print_settings: bool, **overrides: 
 
 
 def _serve(settings: Settings, signals: SignalHandlers) -> int:
-    # Here, not above: the other commands start faster without the web framework.
+    # Late, because these take a second to import and --print-settings does not need them.
     from service.app import create_app
     from service.http.server import DrainingServer
     from service.system.logs import LogWriter
@@ -53,14 +55,16 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         logs.stop()
 
     signals.before_exit = before_exit
+    give_up = partial(_give_up_loading, settings.load_timeout_s)
+
     try:
-        with process.within(settings.load_timeout_s, _give_up_loading):
+        with process.within(settings.load_timeout_s, give_up):
             app = create_app(settings)
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with process.bind_socket(settings.host, settings.port) as listener:
             DrainingServer(app, settings, signals).run(sockets=[listener])
     except (ModelError, ProviderUnavailable) as error:
-        click.echo(f"convserve: not servable: {error}", err=True)
+        click.echo(f"convserve: cannot serve: {error}", err=True)
         return EXIT_NOT_SERVABLE
     except process.AddressUnusable as error:
         click.echo(f"convserve: {error}", err=True)
@@ -70,6 +74,10 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     return 0
 
 
-def _give_up_loading() -> None:
-    click.echo("convserve: not servable: loading the models took too long", err=True)
+def _give_up_loading(timeout_s: float) -> None:
+    click.echo(
+        f"convserve: cannot serve: the models did not load within {timeout_s:g} s; "
+        "see CONVSERVE_LOAD_TIMEOUT_S",
+        err=True,
+    )
     process.exit_now(EXIT_NOT_SERVABLE)

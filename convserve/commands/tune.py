@@ -1,4 +1,4 @@
-"""`convserve tune`: what batches and lanes cost on this machine."""
+"""`convserve tune`: measures batches and lanes on this machine and suggests settings."""
 
 from __future__ import annotations
 
@@ -30,9 +30,14 @@ from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.system import process
 from service.system.cpus import usable_cpus
 
-_MOST_PICTURES: Final = 100
+_MAX_PICTURES: Final = 100
 _BAR_CHARACTERS: Final = 44
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind too
+_COLOURS: Final = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+)  # of Okabe and Ito: distinct for colour-blind readers, too
 _OUTPUT: Final = options.UserPath(dir_okay=False)
 
 
@@ -46,10 +51,12 @@ _OUTPUT: Final = options.UserPath(dir_okay=False)
     type=click.FloatRange(min=0, min_open=True, max=3600),
     default=25.0,
     show_default=True,
-    help=f"Time to measure; slow networks take longer, for {tuning.MIN_ROUNDS} rounds at least.",
+    help=f"Time to measure. Slow networks take longer: at least {tuning.MIN_ROUNDS} rounds are run.",
 )
-@click.option("--json", "json_file", type=_OUTPUT, help="Write everything to it.")
-@click.option("--plot", "svg_file", type=_OUTPUT, help="Draw the curve as SVG.")
+@click.option("--json", "json_file", type=_OUTPUT, help="Write all results to this file as JSON.")
+@click.option(
+    "--plot", "svg_file", type=_OUTPUT, help="Draw the throughput curve into this SVG file."
+)
 def tune(
     model: str | None,
     photos: tuple[Path, ...],
@@ -58,16 +65,17 @@ def tune(
     seconds: float,
     **outputs: Path | None,
 ) -> None:
-    """Measure what batches and lanes cost here, and which settings follow.
+    """Measure throughput on this machine and suggest settings.
 
-    MODEL is NAME or NAME/VERSION, by default the one of /v1/classify. PHOTOS are files or folders
-    of pictures like those that will be sent; without any, example pictures stand in. Nothing is
-    served or changed. All cores are taken: stop other work first. Ctrl-C ends it with what has been
-    measured.
+    MODEL is NAME or NAME/VERSION, by default the model of /v1/classify. PHOTOS are files or folders
+    of pictures like those that clients will send; without any, variations of the example pictures
+    are used. Nothing is served or changed. The measurement uses all cores, so stop other work first.
+    Ctrl-C stops early and shows what was measured so far.
     """
     for output in outputs.values():
-        if output and not output.parent.is_dir():  # before the measurement, not after it
+        if output and not output.parent.is_dir():  # fail before the measurement, not after it
             raise click.BadParameter(f"{output.parent}: no such folder")
+
     process.limit_freed_memory()  # as `serve` does
     cpus = usable_cpus()
     with options.errors_as_messages():
@@ -79,9 +87,10 @@ def tune(
 
     title = f"{name}/{number} on {version.provider}, {cpus} core{'s' if cpus > 1 else ''}"
     kilobytes = sum(map(len, pictures)) / len(pictures) / 1e3
-    click.echo(f"{title}\npictures: {len(pictures)} of {kilobytes:.0f} kB on average ({source})")
+    click.echo(f"{title}\npictures: {len(pictures)}, {kilobytes:.0f} kB on average ({source})")
     if version.manifest.graph.fixed_batch_size:
-        click.echo("The graph takes one picture a run: there are no batches to measure.")
+        click.echo("The graph takes one picture per run, so there are no batches to measure.")
+
     bench = tuning.Bench(version.engine, prepare, pictures, prepare_threads=0 if on_cores else cpus)
     with closing(bench):
         chosen = tuning.configurations(default, cpus, on_cores=on_cores)
@@ -94,6 +103,7 @@ def tune(
     settings = tuning.changed_settings(choice.configuration, default)
     click.echo("\n".join(["", *_table(samples, default), "", *_bars(medians), ""]))
     click.echo(_conclusion(choice, default, settings))
+
     document = {
         "model": name,
         "version": number,
@@ -120,7 +130,7 @@ def tune(
 
 
 def default_configuration(version: LoadedVersion, cpus: int) -> Configuration:
-    """Returns how `convserve serve` runs a version without any settings."""
+    """Returns how `convserve serve` runs a version with default settings."""
     lanes = batch_limits(Repository([version]), Settings(), cpus).lanes
     return Configuration(lanes, threads=1, batch_size=version.max_batch_size)
 
@@ -128,27 +138,28 @@ def default_configuration(version: LoadedVersion, cpus: int) -> Configuration:
 def _read_pictures(
     photos: Sequence[Path], prepare: Callable[[bytes], Tensor]
 ) -> tuple[list[bytes], str]:
-    """Returns image files that can be prepared, in random order, and where they are from."""
-    order = random.Random(0)  # noqa: S311 - the same every time
+    """Returns readable image files in random order, and a description of their source."""
+    order = random.Random(0)  # noqa: S311 - the same order every time
     if not photos and (examples := varied_examples()):
-        source = "variations of the example pictures; name PHOTOS for your own"
+        source = "variations of the example pictures; pass PHOTOS to use your own"
         return order.sample(examples, len(examples)), source
 
     paths = [path for one in photos for path in image_files(one)]
     files: list[bytes] = []
     for path in order.sample(paths, len(paths)):
-        if len(files) == _MOST_PICTURES:
+        if len(files) == _MAX_PICTURES:
             break
         try:
             file = path.read_bytes()
             prepare(file)
             files.append(file)
         except (ImageError, OSError) as error:
-            click.echo(f"{path}: left out: {options.reason(error)}", err=True)
+            click.echo(f"{path}: skipped: {options.reason(error)}", err=True)
     if not files:
-        where = f" in {', '.join(map(str, photos))}" if photos else "; name PHOTOS"
-        raise click.ClickException(f"no picture that can be read{where}")
-    return files, f"{len(files)} of {len(paths)} files named"
+        if photos:
+            raise click.ClickException(f"no readable pictures in {', '.join(map(str, photos))}")
+        raise click.ClickException("the example pictures are not installed; pass PHOTOS")
+    return files, f"{len(files)} of {len(paths)} given files"
 
 
 def _measure(bench: tuning.Bench, chosen: Sequence[Configuration], seconds: float) -> Samples:
@@ -157,7 +168,8 @@ def _measure(bench: tuning.Bench, chosen: Sequence[Configuration], seconds: floa
         rounds, slice_s, expected_s = tuning.schedule(bench.warm_up(chosen), seconds)
         click.echo(
             f"{len(chosen)} configurations x {rounds} rounds, about {max(1, round(expected_s))} s\n"
-            "Other work on this machine disturbs the figures. Ctrl-C ends it with what it has."
+            "Other work on this machine distorts the results. "
+            "Ctrl-C stops early and shows what was measured so far."
         )
         turns = product(range(rounds), chosen)
         with click.progressbar(turns, length=rounds * len(chosen), file=sys.stderr) as shown:
@@ -175,19 +187,19 @@ def _medians(rounds: Sequence[Sample]) -> Sample:
 
 def _curve(one: Configuration) -> str:
     lanes = f"{one.lanes} lane{'s' if one.lanes > 1 else ''}"
-    return lanes if one.threads == 1 else f"a picture alone, {one.threads} threads"
+    return lanes if one.threads == 1 else f"single picture, {one.threads} threads"
 
 
 def _table(samples: Samples, default: Configuration) -> Iterator[str]:
     def spread(rates: Sequence[float]) -> str:
         return f"+-{100 * tuning.half_range(rates) / median(rates):.0f}%"
 
-    yield "                         as the service runs: prepare, run                   bare runs"
+    yield f"{'':24}{'as served (decode, preprocess, infer)':53}inference only"
     columns = "lanes  threads  batch   images/s  spread  ms/batch  ms/image  CPU ms/image"
     yield f"{columns}   images/s  spread"
     for one, rounds in samples.items():
         middle = _medians(rounds)
-        note = "  default" if one == default else "  alone" if one.threads > 1 else ""
+        note = "  default" if one == default else "  single" if one.threads > 1 else ""
         yield (
             f"{one.lanes:5}  {one.threads:7}  {one.batch_size:5}   {middle.images_per_s:8.1f}  "
             f"{spread([each.images_per_s for each in rounds]):>6}  {middle.batch_ms:8.1f}  "
@@ -199,7 +211,7 @@ def _table(samples: Samples, default: Configuration) -> Iterator[str]:
 
 def _bars(medians: Mapping[Configuration, Sample]) -> Iterator[str]:
     most = max(max(each.images_per_s, each.bare_images_per_s) for each in medians.values())
-    yield "images/s by batch size; | is where bare runs, without preparing, would be"
+    yield "images/s by batch size; | marks inference only"
     for name, curve in groupby(medians, _curve):
         yield f"{name}:"
         for one in curve:
@@ -212,34 +224,36 @@ def _bars(medians: Mapping[Configuration, Sample]) -> Iterator[str]:
 def _conclusion(choice: Choice, default: Configuration, settings: dict[str, int]) -> str:
     rival, ratios = choice.rival, choice.ratios
     if rival is None or len(ratios) < tuning.MIN_ROUNDS:
-        return f"Fewer than {tuning.MIN_ROUNDS} rounds: too few to prefer anything to the defaults."
-    said = (
-        f"{_curve(rival)}, batches of {rival.batch_size}: {100 * median(ratios) - 100:+.0f} % "
-        f"images/s (+-{100 * tuning.half_range(ratios):.0f} over {len(ratios)} rounds)"
+        return f"Fewer than {tuning.MIN_ROUNDS} rounds: not enough to recommend other settings."
+
+    result = (
+        f"{_curve(rival)}, batches of {rival.batch_size}: {100 * median(ratios) - 100:+.0f}% "
+        f"images/s (+-{100 * tuning.half_range(ratios):.0f}% over {len(ratios)} rounds)"
     )
     if choice.core_share < tuning.QUIET_SHARE:
         return (
-            f"Too busy to tell: lanes had {100 * choice.core_share:.0f} % of a core each, something "
-            "else took the rest.\nMeasure again when it is quiet, or go by CPU ms/image, which is "
-            f"steadier.\nBest beside the defaults: {said}."
+            f"The machine was too busy: each lane got only {100 * choice.core_share:.0f}% of a core.\n"
+            "Measure again without other work, or compare CPU ms/image, which is steadier.\n"
+            f"Best alternative to the defaults: {result}."
         )
     if not settings:
         return (
-            f"The defaults are right here ({_curve(default)}, batches of {default.batch_size}): "
-            f"nothing is better by more than the spread.\nNext best: {said}."
+            f"Keep the defaults ({_curve(default)}, batches of {default.batch_size}): "
+            f"nothing is faster by more than the spread.\nNext best: {result}."
         )
+
     flags = (f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     variables = (f"{ENVIRONMENT_PREFIX}{name.upper()}={value}" for name, value in settings.items())
     return (
-        f"Better than the defaults: {said}. Serve with\n  convserve serve {' '.join(flags)}\n"
-        f"or set {' '.join(variables)}; the settings hold for every model that is served."
+        f"Faster than the defaults: {result}.\nServe with\n  convserve serve {' '.join(flags)}\n"
+        f"or set {' '.join(variables)}. The settings apply to all served models."
     )
 
 
 def _svg(medians: Mapping[Configuration, Sample], title: str) -> Iterator[str]:
     most = max(max(each.images_per_s, each.bare_images_per_s) for each in medians.values())
     power = 10.0 ** math.floor(math.log10(most))
-    top = power * math.ceil(most / power)
+    top = power * math.ceil(most / power)  # the axis ends at a round number
     sizes = sorted({one.batch_size for one in medians})
     x = {size: 80 + 520 * index // max(1, len(sizes) - 1) for index, size in enumerate(sizes)}
 
@@ -249,7 +263,7 @@ def _svg(medians: Mapping[Configuration, Sample], title: str) -> Iterator[str]:
     yield '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 380" font-size="12">'
     yield f'<title>{html.escape(title)}</title><rect width="640" height="380" fill="#fff"/>'
     yield f'<text x="60" y="20">{html.escape(title)}: images/s by batch size</text>'
-    yield '<text x="60" y="38">dashed: bare runs, without preparing</text>'
+    yield '<text x="60" y="38">dashed: inference only</text>'
     for rate in (top * quarter / 4 for quarter in range(5)):
         yield f'<path d="M60 {y(rate)}H620" stroke="#ddd"/>'
         yield f'<text x="52" y="{y(rate) + 4}" text-anchor="end">{rate:g}</text>'

@@ -1,4 +1,4 @@
-"""`convserve verify`: checks versions as the service does before it serves them."""
+"""`convserve verify`: verifies versions as the service does before it serves them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from service.models.repository import EngineConfig, load_version
 @models_option
 @provider_option
 def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
-    """Check versions as the service does before it serves them.
+    """Verify versions as the service does before it serves them.
 
-    NAMES are model names or name/version; all versions if none is given. Digests, the graph's
-    signature and the golden examples are checked. The exit status is 1 if any version fails.
+    NAMES are model names or NAME/VERSION; without any, all versions are verified. This checks the
+    digests of all files, the graph's inputs and outputs, and the golden examples. The exit status is
+    1 if any version fails.
     """
     failed = False
     for name, number in _select(find_versions(models_dir), names):
@@ -42,10 +43,13 @@ def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
 
 def _select(found: dict[str, list[int]], names: tuple[str, ...]) -> list[tuple[str, int]]:
     if not found:
-        raise click.ClickException("the model repository holds no version")
+        raise click.ClickException("the model repository has no versions (<name>/<version>/)")
+
     every = [(name, number) for name, numbers in found.items() for number in numbers]
-    known = {key: {key[0], f"{key[0]}/{key[1]}"} for key in every}  # what each may be called
+    accepted = {key: {key[0], f"{key[0]}/{key[1]}"} for key in every}
     for name in names:
-        if not any(name in called for called in known.values()):
-            raise click.ClickException(f"no such model or version: {name}")
-    return [key for key in every if not names or known[key] & set(names)]
+        if not any(name in spellings for spellings in accepted.values()):
+            raise click.ClickException(
+                f"no model or version {name!r}; `convserve models` lists them"
+            )
+    return [key for key in every if not names or accepted[key] & set(names)]

@@ -32,14 +32,14 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 def corrupt(models_dir: Path) -> Path:
-    """Makes version 1 a corrupt one."""
+    """Corrupts version 1."""
     (models_dir / "tiny" / "1" / "model.onnx").write_bytes(b"corrupt")
     return models_dir
 
 
 @pytest.fixture
 def half_corrupt(tmp_path: Path) -> Path:
-    """A repository whose tiny/1 is corrupt and whose tiny/2 and other/1 are not."""
+    """A repository in which tiny/1 is corrupt, and tiny/2 and other/1 are fine."""
     models_dir = tmp_path / "models"
     for name, version in (("tiny", 1), ("tiny", 2), ("other", 1)):
         tinymodel.write_version(models_dir, name, version)
@@ -87,7 +87,7 @@ def test_main_classify_prints_predictions_most_probable_first(models_dir, pictur
     assert [line.split()[1] for line in predictions] == ["red", "green", "blue"]
 
 
-def test_main_classify_bad_files_fail_and_the_others_are_answered(models_dir, pictures):
+def test_main_classify_bad_files_fail_and_the_others_are_classified(models_dir, pictures):
     result = run("classify", *pictures, "--models-dir", models_dir, "--top-k", "1")
 
     assert result.exit_code == 1
@@ -108,7 +108,7 @@ def test_main_classify_picks_the_named_model(half_corrupt, pictures):
     assert (result.exit_code, "red" in result.stdout) == (0, True)
 
 
-def test_main_classify_takes_the_image_files_of_a_folder(models_dir, tmp_path):
+def test_main_classify_reads_the_image_files_of_a_folder(models_dir, tmp_path):
     below = tmp_path / "a folder" / "below"
     below.mkdir(parents=True)
     (below / "green.PNG").write_bytes(tinymodel.picture("green"))
@@ -136,7 +136,7 @@ def test_main_classify_expands_the_home_folder(models_dir, pictures):
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, str(pictures[0]))
 
 
-def test_main_classify_json_is_one_object_a_file(models_dir, pictures):
+def test_main_classify_json_is_one_object_per_file(models_dir, pictures):
     result = run("classify", *pictures, "--models-dir", models_dir, "--top-k", "2", "--json")
 
     red, blue = map(json.loads, result.stdout.splitlines())
@@ -151,7 +151,7 @@ def test_main_classify_json_is_one_object_a_file(models_dir, pictures):
     assert second["label"] == "green"
 
 
-def test_main_classify_csv_is_one_line_a_prediction(models_dir, pictures):
+def test_main_classify_csv_is_one_row_per_prediction(models_dir, pictures):
     result = run("classify", pictures[0], "--models-dir", models_dir, "--top-k", "2", "--csv")
 
     header, first, second = csv.reader(result.stdout.splitlines())
@@ -177,7 +177,7 @@ def test_main_classify_reads_the_models_dir_variable(models_dir, pictures):
     ],
     ids=["model", "version", "provider", "models_dir"],
 )
-def test_main_classify_that_cannot_begin_says_why(models_dir, pictures, arguments, message):
+def test_main_classify_that_cannot_start_says_why(models_dir, pictures, arguments, message):
     result = run("classify", pictures[0], "--models-dir", models_dir, *arguments)
 
     assert result.exit_code == 1
@@ -204,10 +204,13 @@ def test_main_models_lists_names_and_versions(half_corrupt):
 def test_main_models_of_empty_repository_fails(tmp_path):
     result = run("models", "--models-dir", tmp_path)
 
-    assert (result.exit_code, result.stderr) == (1, "no versions found\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"{tmp_path}: no versions found (<name>/<version>/)\n",
+    )
 
 
-def test_main_verify_tells_good_from_corrupt(half_corrupt):
+def test_main_verify_reports_good_and_corrupt_versions(half_corrupt):
     result = run("verify", "--models-dir", half_corrupt)
 
     assert result.exit_code == 1
@@ -229,7 +232,7 @@ def test_main_verify_tells_good_from_corrupt(half_corrupt):
     ],
     ids=["name", "version", "both"],
 )
-def test_main_verify_checks_only_what_is_named(half_corrupt, names, verified):
+def test_main_verify_only_the_named_versions(half_corrupt, names, verified):
     result = run("verify", *names, "--models-dir", half_corrupt)
 
     assert result.exit_code == 0
@@ -246,7 +249,7 @@ def test_main_verify_unknown_name_refused(half_corrupt, name):
 def test_main_verify_of_empty_repository_fails(tmp_path):
     result = run("verify", "--models-dir", tmp_path)
 
-    assert (result.exit_code, "holds no version" in result.stderr) == (1, True)
+    assert (result.exit_code, "has no versions" in result.stderr) == (1, True)
 
 
 def test_main_verify_on_missing_provider_fails(models_dir):
@@ -263,14 +266,14 @@ def test_main_verify_on_missing_provider_fails(models_dir):
     [([], "tiny/1: model.onnx"), (["--provider", "cuda", "--versions-per-model", "1"], "cuda")],
     ids=["corrupt", "provider"],
 )
-def test_main_serve_that_cannot_begin_exits_with_one_line(half_corrupt, arguments, reason):
+def test_main_serve_that_cannot_start_exits_with_one_line(half_corrupt, arguments, reason):
     every = ["--versions-per-model", "0", *arguments]
 
     result = run("serve", "--models-dir", half_corrupt, *every)
 
     assert result.exit_code == EXIT_NOT_SERVABLE == 3
     (line,) = result.stderr.splitlines()
-    assert line.startswith("convserve: not servable: ")
+    assert line.startswith("convserve: cannot serve: ")
     assert reason in line
 
 
@@ -316,7 +319,7 @@ def run_python(code: str) -> str:
     ).stdout
 
 
-def test_main_entry_point_imports_nothing_but_the_standard_library_at_first():
+def test_main_entry_point_imports_only_the_standard_library_at_first():
     code = "import sys, convserve.__main__; print(*{n.partition('.')[0] for n in sys.modules})"
 
     loaded = set(run_python(code).split()) - sys.stdlib_module_names
@@ -324,7 +327,7 @@ def test_main_entry_point_imports_nothing_but_the_standard_library_at_first():
     assert {name for name in loaded if not name.startswith("_")} == {"convserve", "service"}
 
 
-def test_main_help_is_printed_without_anything_heavy():
+def test_main_help_imports_nothing_heavy():
     code = (
         "import sys; from click.testing import CliRunner; from convserve.commands import convserve;"
         "CliRunner().invoke(convserve, ['--help']);"

@@ -1,4 +1,4 @@
-"""Private metaphors stay out of public names: a stranger should know the words."""
+"""Public names use words that a stranger knows: no private metaphors."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ PACKAGES = ("contract", "convserve", "service", "training")
 OUT = {
     "seat", "member", "crew", "recruiter", "vitals", "condemned", "excuse", "doubtful", "shelf", "width",
 }  # fmt: skip
-# Pictures and layers have a width; what was meant is the number of threads of a run.
+# Pictures and layers have a width. Elsewhere the word stood for the number of threads of a run.
 WIDTH_IS_THE_FIELDS_WORD = ("contract/images/", "training/networks/")
 
 

@@ -1,4 +1,4 @@
-"""A package of the same name from elsewhere (docs/decisions/0027)."""
+"""Foreign packages with our names (docs/decisions/0027)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_complaint_own_packages_are_fine():
     assert neighbours.complaint("contract", "service", "training") is None
 
 
-def test_complaint_names_a_package_that_is_nowhere():
+def test_complaint_names_a_missing_package():
     complaint = neighbours.complaint("contract", "no_such_package")
 
     assert complaint is not None
@@ -29,7 +29,7 @@ def test_complaint_names_a_package_that_is_nowhere():
     ("command", "package"),
     [("convserve", "service"), ("convserve", "contract"), ("training", "contract")],
 )
-def test_start_beside_a_foreign_package_refused_with_both_paths(tmp_path, command, package):
+def test_start_with_a_foreign_package_refused_with_both_paths(tmp_path, command, package):
     foreign = tmp_path / package
     foreign.mkdir()
     (foreign / "__init__.py").write_text("raise SystemExit('the foreign package was imported')\n")
@@ -49,8 +49,8 @@ def test_start_beside_a_foreign_package_refused_with_both_paths(tmp_path, comman
     assert str(foreign / "__init__.py") in line
 
 
-def test_start_beside_a_folder_of_the_name_is_fine(tmp_path):
-    (tmp_path / "service").mkdir()  # a user's own folder that is no package
+def test_start_next_to_a_folder_of_the_same_name_is_fine(tmp_path):
+    (tmp_path / "service").mkdir()  # a user's own folder, not a package
 
     done = subprocess.run(
         [sys.executable, "-m", "convserve", "--version"],

@@ -15,11 +15,11 @@ def test_image_files_of_a_folder_are_found_in_order_below_it(tmp_path):
     assert found == ["a.png", "c.JPEG", "b/a.webp"]
 
 
-def test_image_files_takes_a_named_file_whatever_its_name(tmp_path):
+def test_image_files_yields_a_file_with_any_suffix(tmp_path):
     assert list(image_files(tmp_path / "photo")) == [tmp_path / "photo"]
 
 
-def test_varied_examples_are_photographs_of_one_size_that_do_not_repeat():
+def test_varied_examples_are_different_photos_of_one_size():
     photos = varied_examples()
 
     assert len(set(photos)) == len(photos) == 40
@@ -27,6 +27,6 @@ def test_varied_examples_are_photographs_of_one_size_that_do_not_repeat():
     assert all(photo.startswith(b"\xff\xd8") for photo in photos)
 
 
-def test_pictures_are_those_that_training_finds():
+def test_pictures_are_the_same_that_training_finds():
     assert example_folder() == pictures.example_pictures()
     assert pictures.SUFFIXES == SUFFIXES

@@ -21,7 +21,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with three pictures, one of them below, and a text file."""
+    """A folder with three pictures, one of them in a subfolder, and a text file."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     for name, colour in (("red.png", "red"), ("blue.JPG", "blue"), ("below/green.png", "green")):
@@ -34,14 +34,14 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(convserve, ["tune", *map(str, arguments)])
 
 
-def show(
+def fake_rates(
     monkeypatch: pytest.MonkeyPatch,
     rates: dict[int, float],
     *,
     rounds: int | None = None,
     core_share: float = 1.0,
 ) -> None:
-    """Has batches of a size, on two lanes, make so many images/s; everything else makes 100."""
+    """Fakes the measurement: `rates` is images/s by batch size on two lanes, all else has 100."""
 
     def sample(_bench: Bench, one: Configuration, number: int, _slice_s: float) -> Sample:
         if number == rounds:
@@ -59,9 +59,7 @@ def test_tune_measures_and_writes_what_it_prints(models_dir, photos, tmp_path):
     result = run("tiny", photos, "--models-dir", models_dir, "--seconds", "0.05", *outputs)
 
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(
-        "tiny/2 on cpu, 2 cores\npictures: 3 of 0 kB on average (3 of 3"
-    )
+    assert result.stdout.startswith("tiny/2 on cpu, 2 cores\npictures: 3, 0 kB on average (3 of 3")
     document = json.loads(json_file.read_text(encoding="utf-8"))
     assert (document["model"], document["version"], document["cpus"]) == ("tiny", 2, 2)
     assert document["default"] == {"lanes": 2, "threads": 1, "batch_size": 8}
@@ -80,14 +78,14 @@ def test_tune_measures_and_writes_what_it_prints(models_dir, photos, tmp_path):
 
 
 def test_tune_table_and_bars_have_a_line_for_each_point(models_dir, photos, monkeypatch):
-    show(monkeypatch, {4: 150.0})
+    fake_rates(monkeypatch, {4: 150.0})
 
     lines = run("tiny", photos, "--models-dir", models_dir).stdout.splitlines()
 
-    table = [line.split() for line in lines if "+-0%" in line]
+    table = [line.split() for line in lines if line.count("+-0%") == 2]
     assert len(table) == 9
     assert table[2] == "2 1 4 150.0 +-0% 1.0 13.33 13.33 300.0 +-0%".split()  # noqa: SIM905 - as printed
-    assert (table[3][-1], table[8][-1]) == ("default", "alone")
+    assert (table[3][-1], table[8][-1]) == ("default", "single")
     bars = [line for line in lines if " =" in line]
     assert [bar.count("=") for bar in bars] == [15, 15, 22, 15, 15, 15, 15, 15, 15]  # of 44 for 300
     assert bars[2].index("|") == bars[2].index("=") + 44
@@ -96,7 +94,7 @@ def test_tune_table_and_bars_have_a_line_for_each_point(models_dir, photos, monk
 @pytest.mark.parametrize("batch", [None, 1], ids=["batches", "one_batch_size"])
 def test_tune_plot_stays_within_its_frame(tmp_path, photos, monkeypatch, batch):
     tinymodel.write_version(tmp_path / "models", batch=batch)
-    show(monkeypatch, {4: 1730.0})
+    fake_rates(monkeypatch, {4: 1730.0})
     svg_file = tmp_path / "curve.svg"
 
     result = run("tiny", photos, "--models-dir", tmp_path / "models", "--plot", svg_file)
@@ -109,38 +107,40 @@ def test_tune_plot_stays_within_its_frame(tmp_path, photos, monkeypatch, batch):
         assert 50 <= float(circle.attrib["cy"]) <= 310
 
 
-def test_tune_without_photos_takes_varied_examples(models_dir):
+def test_tune_without_photos_uses_varied_examples(models_dir):
     result = run("tiny/1", "--models-dir", models_dir, "--seconds", "0.001")
 
     assert result.exit_code == 0, result.output
     assert "tiny/1 on cpu" in result.stdout
-    assert "pictures: 40 of " in result.stdout
+    assert "pictures: 40, " in result.stdout
     assert "example pictures" in result.stdout
 
 
-def test_tune_says_what_to_type_where_something_is_better(models_dir, photos, monkeypatch):
-    show(monkeypatch, {4: 130.0})
+def test_tune_prints_the_flags_of_a_faster_configuration(models_dir, photos, monkeypatch):
+    fake_rates(monkeypatch, {4: 130.0})
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
     assert result.exit_code == 0
-    assert "batches of 4: +30 % images/s (+-0 over 9 rounds). Serve with" in result.stdout
+    assert "batches of 4: +30% images/s (+-0% over 9 rounds).\nServe with" in result.stdout
     assert "  convserve serve --max-batch-size 4\n" in result.stdout
-    assert "or set CONVSERVE_MAX_BATCH_SIZE=4; " in result.stdout
+    assert "or set CONVSERVE_MAX_BATCH_SIZE=4. " in result.stdout
 
 
-def test_tune_says_that_the_defaults_are_right(models_dir, photos, monkeypatch):
-    show(monkeypatch, {4: 101.0})
+def test_tune_recommends_the_defaults_if_nothing_is_faster(models_dir, photos, monkeypatch):
+    fake_rates(monkeypatch, {4: 101.0})
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
-    assert "The defaults are right here (2 lanes, batches of 8)" in result.stdout
-    assert "Next best: 2 lanes, batches of 4: +1 % images/s" in result.stdout
+    assert "Keep the defaults (2 lanes, batches of 8)" in result.stdout
+    assert "Next best: 2 lanes, batches of 4: +1% images/s" in result.stdout
     assert "convserve serve" not in result.stdout
 
 
-def test_tune_interrupted_prints_what_it_has_and_chooses_nothing(models_dir, photos, monkeypatch):
-    show(monkeypatch, {4: 130.0}, rounds=4)
+def test_tune_interrupted_prints_its_results_and_recommends_nothing(
+    models_dir, photos, monkeypatch
+):
+    fake_rates(monkeypatch, {4: 130.0}, rounds=4)
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
@@ -150,7 +150,7 @@ def test_tune_interrupted_prints_what_it_has_and_chooses_nothing(models_dir, pho
 
 
 def test_tune_interrupted_at_once_fails(models_dir, photos, monkeypatch):
-    show(monkeypatch, {}, rounds=0)
+    fake_rates(monkeypatch, {}, rounds=0)
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
@@ -158,12 +158,12 @@ def test_tune_interrupted_at_once_fails(models_dir, photos, monkeypatch):
     assert "before anything was measured" in result.stderr
 
 
-def test_tune_on_busy_cores_proposes_nothing(models_dir, photos, monkeypatch):
-    show(monkeypatch, {4: 130.0}, core_share=0.3)
+def test_tune_on_busy_cores_recommends_nothing(models_dir, photos, monkeypatch):
+    fake_rates(monkeypatch, {4: 130.0}, core_share=0.3)
 
     result = run("tiny", photos, "--models-dir", models_dir)
 
-    assert "Too busy to tell: lanes had 30 % of a core each" in result.stdout
+    assert "too busy: each lane got only 30% of a core" in result.stdout
     assert "convserve serve" not in result.stdout
 
 
@@ -174,7 +174,7 @@ def test_tune_graph_of_one_picture_has_no_batches(tmp_path, photos):
 
     assert result.exit_code == 0, result.output
     assert "3 configurations" in result.stdout
-    assert "takes one picture a run" in result.stdout
+    assert "takes one picture per run" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,14 @@ def test_tune_graph_of_one_picture_has_no_batches(tmp_path, photos):
         (["none"], "no model 'none'; there are: tiny"),
         (["tiny/9"], "no version '9' of tiny; there are: 1, 2"),
         (["tiny", "--provider", "cuda"], "cuda"),
-        (["tiny", "EMPTY"], "no picture that can be read in"),
-        (["tiny", "EMPTY/missing.jpg"], "no picture that can be read in"),
-        (["tiny", "PHOTOS/notes.txt"], "no picture that can be read in"),
-        (["--models-dir", "EMPTY"], "holds no version"),
+        (["tiny", "EMPTY"], "no readable pictures in"),
+        (["tiny", "EMPTY/missing.jpg"], "no readable pictures in"),
+        (["tiny", "PHOTOS/notes.txt"], "no readable pictures in"),
+        (["--models-dir", "EMPTY"], "no versions found"),
     ],
     ids=["model", "version", "provider", "no_pictures", "missing", "unreadable", "no_models"],
 )
-def test_tune_that_cannot_begin_says_why(models_dir, photos, tmp_path, arguments, message):
+def test_tune_that_cannot_start_says_why(models_dir, photos, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     names = {"EMPTY": str(tmp_path / "empty"), "PHOTOS": str(photos)}
     for name, path in names.items():
@@ -202,14 +202,14 @@ def test_tune_that_cannot_begin_says_why(models_dir, photos, tmp_path, arguments
     assert message in result.stderr.splitlines()[-1]
 
 
-def test_tune_leaves_out_unreadable_pictures(models_dir, photos):
+def test_tune_skips_unreadable_pictures(models_dir, photos):
     (photos / "corrupt.png").write_bytes(b"corrupt")
 
     result = run("tiny", photos, "--models-dir", models_dir, "--seconds", "0.001")
 
     assert result.exit_code == 0, result.output
-    assert "corrupt.png: left out: " in result.stderr
-    assert "(3 of 4 files named)" in result.stdout
+    assert "corrupt.png: skipped: " in result.stderr
+    assert "(3 of 4 given files)" in result.stdout
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
@@ -224,10 +224,10 @@ def test_tune_without_example_pictures_asks_for_photos(models_dir, monkeypatch):
 
     result = run("tiny", "--models-dir", models_dir)
 
-    assert (result.exit_code, "name PHOTOS" in result.stderr) == (1, True)
+    assert (result.exit_code, "pass PHOTOS" in result.stderr) == (1, True)
 
 
-def test_tune_default_is_what_the_service_does_without_settings(tmp_path, monkeypatch):
+def test_tune_default_is_the_services_default(tmp_path, monkeypatch):
     monkeypatch.undo()
     tinymodel.write_version(tmp_path)
     version = load_version(tmp_path, "tiny", 1, EngineConfig("cpu"))

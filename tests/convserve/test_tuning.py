@@ -26,7 +26,7 @@ TWO = Configuration(lanes=1, threads=1, batch_size=2)
 
 
 class TickingClock:
-    """Seconds that pass by 10 ms at each look."""
+    """A clock that advances by 10 ms with each call."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -38,8 +38,8 @@ class TickingClock:
             return self._now_s
 
 
-class Kitchen:
-    """Prepares pictures and notes which and on which thread."""
+class RecordingPrepare:
+    """Prepares pictures and records them and the threads."""
 
     def __init__(self) -> None:
         self.prepared: list[bytes] = []
@@ -51,10 +51,10 @@ class Kitchen:
         return np.array([float(image)], np.float32)
 
 
-def make_bench(engine: FakeEngine, kitchen: Kitchen, prepare_threads: int = 0) -> Bench:
+def make_bench(engine: FakeEngine, prepare: RecordingPrepare, prepare_threads: int = 0) -> Bench:
     return Bench(
         engine,
-        kitchen,
+        prepare,
         PICTURES,
         prepare_threads=prepare_threads,
         clock=TickingClock(),
@@ -72,7 +72,7 @@ def make_bench(engine: FakeEngine, kitchen: Kitchen, prepare_threads: int = 0) -
     ],
     ids=["powers_of_two", "odd_largest", "one_core_and_fixed_batch", "device"],
 )
-def test_configurations_begin_with_the_defaults_lanes(default, cpus, on_cores, expected):
+def test_configurations_start_with_the_defaults_lanes(default, cpus, on_cores, expected):
     curves: dict[str, str] = {}
     for one in configurations(Configuration(*default), cpus, on_cores=on_cores):
         pair = f"{one.lanes}.{one.threads}"
@@ -98,8 +98,8 @@ def test_schedule_of_slow_network_has_fewer_rounds(batch_s, rounds, expected_s):
 
 
 def test_bench_prepares_between_runs_and_not_between_bare_ones():
-    engine, kitchen = FakeEngine(), Kitchen()
-    bench = make_bench(engine, kitchen)
+    engine, prepare = FakeEngine(), RecordingPrepare()
+    bench = make_bench(engine, prepare)
 
     bench.sample(TWO, 0, 0.08)
     bench.close()
@@ -107,11 +107,11 @@ def test_bench_prepares_between_runs_and_not_between_bare_ones():
     served, bare = engine.batches[:6], engine.batches[6:]  # 60 ms and 20 ms at 10 ms each
     assert served == [[0, 1], [2, 0], [1, 2]] * 2
     assert bare == [[0, 1]] * 2
-    assert len(kitchen.prepared) == 12 + 2
+    assert len(prepare.prepared) == 12 + 2
 
 
 def test_bench_sample_is_of_the_slice():
-    bench = make_bench(FakeEngine(), Kitchen())
+    bench = make_bench(FakeEngine(), RecordingPrepare())
 
     sample = bench.sample(TWO, 0, 0.08)
     bench.close()
@@ -122,43 +122,43 @@ def test_bench_sample_is_of_the_slice():
     assert sample.cpu_ms == pytest.approx(10 / 12)
 
 
-def test_bench_slice_has_a_batch_at_least():
+def test_bench_slice_has_at_least_one_batch():
     engine = FakeEngine()
-    bench = make_bench(engine, Kitchen())
+    bench = make_bench(engine, RecordingPrepare())
 
-    took_s = bench.warm_up([ONE, TWO])
+    times_s = bench.warm_up([ONE, TWO])
     bench.close()
 
     assert [len(batch) for batch in engine.batches] == [1, 2, 1, 2]
-    assert took_s == pytest.approx([0.01, 0.01])
+    assert times_s == pytest.approx([0.01, 0.01])
 
 
 @pytest.mark.parametrize(("threads", "wide"), [(1, False), (2, True)])
-def test_bench_picture_alone_has_all_cores(threads, wide):
+def test_bench_single_picture_uses_all_cores(threads, wide):
     seen: list[bool] = []
 
-    class Noting(FakeEngine):
+    class RecordingEngine(FakeEngine):
         def run(self, batch, run=None):
             seen.append(run.wide)
             return super().run(batch)
 
-    bench = make_bench(Noting(), Kitchen())
+    bench = make_bench(RecordingEngine(), RecordingPrepare())
     bench.warm_up([Configuration(lanes=1, threads=threads, batch_size=1)])
     bench.close()
 
     assert seen == [wide, wide]
 
 
-def test_bench_runs_lanes_at_the_same_time():
+def test_bench_runs_lanes_in_parallel():
     engine = FakeEngine()
     meeting = threading.Barrier(2)
 
     def answer(batch):
-        meeting.wait(10)  # breaks where the other lane never comes
+        meeting.wait(10)  # fails unless the other lane arrives
         return np.zeros((len(batch), 2), np.float32)
 
     engine.answer = answer
-    bench = make_bench(engine, Kitchen())
+    bench = make_bench(engine, RecordingPrepare())
 
     bench.warm_up([Configuration(lanes=2, threads=1, batch_size=1)])
     bench.close()
@@ -166,15 +166,15 @@ def test_bench_runs_lanes_at_the_same_time():
     assert len(engine.batches) == 4
 
 
-def test_bench_prepares_apart_where_told():
-    engine, kitchen = FakeEngine(), Kitchen()
-    bench = make_bench(engine, kitchen, prepare_threads=1)
+def test_bench_prepares_in_a_pool_if_asked():
+    engine, prepare = FakeEngine(), RecordingPrepare()
+    bench = make_bench(engine, prepare, prepare_threads=1)
 
     bench.warm_up([TWO])
     bench.close()
 
     assert engine.batches == [[0, 1], [0, 1]]
-    assert not any(name.startswith("tune-") for name in kitchen.threads)
+    assert not any(name.startswith("tune-") for name in prepare.threads)
 
 
 def test_bench_failure_of_one_lane_interrupts_the_others_and_waits_for_them():
@@ -191,7 +191,7 @@ def test_bench_failure_of_one_lane_interrupts_the_others_and_waits_for_them():
             ended.set()
             raise RuntimeError("interrupted")
 
-    bench = make_bench(HalfBroken(), Kitchen())
+    bench = make_bench(HalfBroken(), RecordingPrepare())
 
     with pytest.raises(RuntimeError, match="broken"):
         bench.warm_up([Configuration(lanes=2, threads=1, batch_size=1)])
@@ -207,12 +207,12 @@ DEFAULT = Configuration(lanes=2, threads=1, batch_size=1)
 
 
 def rates(*images_per_s: float) -> list[Sample]:
-    """Samples of lanes that had the cores to themselves."""
+    """Samples from an otherwise idle machine."""
     return [Sample(rate, 1.0, 2e3 / rate, rate) for rate in images_per_s]
 
 
 def curve(**by_size: list[Sample]) -> Samples:
-    """The default's lanes; `b4` is batches of 4, `one` is one lane and `wide` one of two threads."""
+    """Samples by name: `b4` is batches of 4, `one` is one lane, `wide` one lane with two threads."""
     others = {"one": Configuration(1, 1, 1), "wide": Configuration(1, 2, 1)}
     return {
         others.get(name) or Configuration(2, 1, int(name[1:])): samples
@@ -273,7 +273,7 @@ BASE = rates(100, 101, 99, 100, 100)
         "nothing_measured",
     ],
 )
-def test_choose_prefers_the_default_unless_something_is_clearly_better(samples, settings):
+def test_choose_keeps_the_default_unless_something_is_clearly_faster(samples, settings):
     choice = choose(samples, DEFAULT)
 
     assert changed_settings(choice.configuration, DEFAULT) == settings
@@ -286,7 +286,7 @@ def test_choose_names_the_best_rival_of_the_default():
     assert choice.ratios == pytest.approx([1.01, 1, 102 / 99 - 1 / 99, 1.01, 1.01])
 
 
-def test_choose_keeps_a_default_that_is_large():
+def test_choose_keeps_a_large_default():
     large = Configuration(2, 1, 8)
 
     choice = choose(curve(b1=rates(*[90] * 5), b4=rates(*[101] * 5), b8=BASE), large)
@@ -299,7 +299,7 @@ def test_choose_keeps_a_default_that_is_large():
     [(0.9, True, 4), (0.5, True, 1), (0.5, False, 4)],
     ids=["quiet", "busy", "device"],
 )
-def test_choose_concludes_nothing_where_other_work_took_the_cores(share, on_cores, batch_size):
+def test_choose_keeps_the_default_if_other_work_took_the_cores(share, on_cores, batch_size):
     samples = {
         Configuration(2, 1, size): [Sample(rate, 1.0, share * 2e3 / rate, rate)] * 5
         for size, rate in ((1, 100.0), (4, 150.0))

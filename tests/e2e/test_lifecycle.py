@@ -82,7 +82,9 @@ def test_lifecycle_models_that_take_too_long_to_load_exit_with_three(launch):
     server = launch(models_dir=ROOT / "models", load_timeout_s=0.001)
 
     assert server.exit_code() == 3
-    assert server.stderr() == "convserve: not servable: loading the models took too long\n"
+    assert server.stderr() == (
+        "convserve: cannot serve: the models did not load within 0.001 s; see CONVSERVE_LOAD_TIMEOUT_S\n"
+    )
 
 
 def ask_until_told_to_leave(server: Server, told: threading.Event) -> list[int]:
@@ -168,7 +170,7 @@ def test_lifecycle_corrupt_model_exits_with_three_and_one_line(launch, tmp_path)
 
     assert server.exit_code() == 3
     (line,) = server.stderr().splitlines()
-    assert line.startswith("convserve: not servable: tiny/1: model.onnx")
+    assert line.startswith("convserve: cannot serve: tiny/1: model.onnx")
 
 
 def test_lifecycle_unknown_setting_exits_before_anything_is_loaded(launch):

@@ -1,4 +1,4 @@
-"""The table of hostile files, sent in every way: never a 5xx, never anything but the contract."""
+"""The table of hostile files, sent in every encoding: always the documented response, never a 5xx."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_classify_hostile_file_ends_as_allowed(client, name, way):
         assert_problem(response, PROBLEMS[code].status, code)
 
 
-def test_classify_hostile_file_never_harms_its_neighbours(client):
+def test_classify_hostile_file_does_not_affect_other_pictures(client):
     names = [*HOSTILE]
     for start in range(0, len(names), 15):
         files = [("image", HOSTILE[name].data) for name in names[start : start + 15]]

@@ -17,7 +17,7 @@ def test_models_list_names_default_and_details(make_client, tmp_path):
     assert [one["name"] for one in document["details"]] == ["alpha", "zebra"]
 
 
-def test_models_description_tells_what_it_is_and_where_it_runs(client, models_dir):
+def test_models_description_has_properties_and_provider(client, models_dir):
     document = client.get("/v1/models/tiny").json()
 
     manifest = (models_dir / "tiny" / "2" / "manifest.json").read_bytes()
@@ -39,7 +39,7 @@ def test_models_description_of_foreign_graph_is_complete(make_client, tmp_path):
     assert (document["input"]["dtype"], document["metrics"]) == ("float32", None)
 
 
-def test_models_description_of_float16_graph_tells_what_it_cost(make_client, tmp_path):
+def test_models_description_of_float16_graph_has_its_accuracy_loss(make_client, tmp_path):
     cost = {"method": "made up", "top1_agreement_percent": 99.9, "max_abs_difference": 0.01}
     tinymodel.write_version(tmp_path, half_precision=cost)
 
@@ -87,7 +87,7 @@ def test_models_unknown_version_refused_with_the_served_ones(client, suffix):
 
 
 @pytest.mark.parametrize("version", [MARKER, "0"])
-def test_models_version_that_is_no_number_refused(client, version):
+def test_models_version_that_is_not_a_number_refused(client, version):
     response = client.get(f"/v1/models/tiny/versions/{version}")
 
     assert_problem(response, 422, "invalid_parameter")

@@ -24,13 +24,13 @@ def encoded(data: bytes) -> str:
 
 
 def labels(response) -> list[str]:
-    """The labels of a single answer, most probable first."""
+    """The labels of a response to one picture, most probable first."""
     assert response.status_code == 200, response.text
     return [prediction["label"] for prediction in response.json()["predictions"]]
 
 
 def tops(response) -> list[str]:
-    """For each result its first label or the code of its error."""
+    """The first label of each result, or the code of its error."""
     assert response.status_code == 200, response.text
     return [
         result["predictions"][0]["label"] if "predictions" in result else result["error"]["code"]
@@ -39,7 +39,7 @@ def tops(response) -> list[str]:
 
 
 class Recorder(Engine):
-    """Keeps what it is given and answers that everything is red."""
+    """Records its batches and classifies everything as red."""
 
     def __init__(self) -> None:
         self.rows: list[Batch] = []
@@ -50,7 +50,7 @@ class Recorder(Engine):
 
 
 def red_left_of_blue(orientation: int) -> bytes:
-    """A square JPEG whose EXIF says how it was stored."""
+    """A square JPEG with an EXIF orientation."""
     image = Image.new("RGB", (16, 16), tinymodel.COLOURS["blue"])
     image.paste(tinymodel.COLOURS["red"], (0, 0, 8, 16))
     exif = Image.Exif()
@@ -143,7 +143,7 @@ def test_classify_rotated_photo_seen_upright(fresh_client, orientation, edges):
     ],
     ids=["empty", "text", "not_utf8"],
 )
-def test_classify_body_that_is_no_picture_refused(client, body, code):
+def test_classify_body_that_is_not_a_picture_refused(client, body, code):
     assert_problem(client.post(CLASSIFY, content=body), 415, code)
 
 
@@ -228,7 +228,7 @@ def test_classify_min_probability_of_one_may_leave_nothing(client):
     assert labels(client.post(f"{CLASSIFY}?min_probability=1", content=RED)) == []
 
 
-# Which model
+# The model
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_classify_with_unknown_model_refused(client, path):
 
 
 @pytest.mark.parametrize("version", [MARKER, "0", "-1", "1.5", "9" * 5000])
-def test_classify_version_that_is_no_number_refused(client, version):
+def test_classify_version_that_is_not_a_number_refused(client, version):
     response = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
 
     assert_problem(response, 422, "invalid_parameter")
@@ -436,7 +436,7 @@ def test_classify_bad_json_refused(client, body, status, code):
     assert_problem(client.post(CLASSIFY, content=body, headers=kind), status, code)
 
 
-# How many
+# The number of pictures
 
 
 @pytest.mark.parametrize(("count", "status"), [(31, 200), (32, 200), (33, 422)])
@@ -462,7 +462,7 @@ def test_classify_multipart_image_count_is_limited(client, count, status, code):
 # Under load
 
 
-def test_classify_with_door_shut_answers_draining(fresh_client):
+def test_classify_with_admission_closed_answers_draining(fresh_client):
     fresh_client.app.state.dependencies.admission.closed = True
 
     response = fresh_client.post(CLASSIFY, content=RED)
@@ -471,7 +471,7 @@ def test_classify_with_door_shut_answers_draining(fresh_client):
     assert (response.headers["retry-after"], response.headers["connection"]) == ("1", "close")
 
 
-def test_classify_while_pictures_are_at_their_bound_answers_overloaded(make_client):
+def test_classify_at_the_limit_of_pictures_in_flight_answers_overloaded(make_client):
     client = make_client(max_in_flight=1)
     client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
 
@@ -482,7 +482,7 @@ def test_classify_while_pictures_are_at_their_bound_answers_overloaded(make_clie
 
 
 def test_classify_more_pictures_than_can_ever_be_in_flight_is_invalid(make_client):
-    """503 would invite a retry that can never succeed."""
+    """A 503 would invite retries that can never succeed."""
     response = make_client(max_in_flight=1).post(CLASSIFY, files=[("image", RED)] * 2)
 
     assert_problem(response, 422, "invalid_parameter")
