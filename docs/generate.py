@@ -1,6 +1,6 @@
-"""Writes docs/reference and the manifest's JSON schema from the code; `--check` fails if they differ.
+"""Writes docs/reference and the manifest's JSON schema from the code.
 
-Run as `python docs/generate.py [--check]` from the root of the repository.
+Run it as `python docs/generate.py [--check]` from the root of the repository.
 """
 
 from __future__ import annotations
@@ -26,62 +26,67 @@ _HEADER = "<!-- Written by docs/generate.py from the code; do not edit. -->\n\n"
 
 
 def settings_page() -> str:
-    """Returns the table of all settings with default, bounds and description."""
     lines = [
         "# Settings",
         "",
-        "Each is an environment variable and a flag of `convserve serve`; the flag wins. An unknown",
-        f"`{ENVIRONMENT_PREFIX}*` variable is an error. `convserve serve --print-settings` shows what",
-        "is in force.",
+        "Every setting is an environment variable and a flag of `convserve serve`; the flag wins. An",
+        f"unknown `{ENVIRONMENT_PREFIX}*` variable is an error. `convserve serve --print-settings` prints",
+        "the settings in effect.",
         "",
-        "| variable | flag | default | bounds | what it does |",
+        "| variable | flag | default | allowed values | description |",
         "|---|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else f"`{field.default}`"
+        if isinstance(field.default, bool):
+            default = f"`{str(field.default).lower()}`"
         variable, flag = f"{ENVIRONMENT_PREFIX}{name.upper()}", "--" + name.replace("_", "-")
         lines.append(
-            f"| `{variable}` | `{flag}` | {default} | {_bounds(field)} | {field.description} |"
+            f"| `{variable}` | `{flag}` | {default} | {_allowed(field)} | {field.description} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _bounds(field: typing.Any) -> str:
+def _allowed(field: typing.Any) -> str:
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(typing.get_args(field.annotation))
-    signs = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< "}
-    bounds = [
-        f"{sign}{getattr(item, name):g}"
-        if isinstance(getattr(item, name), float)
-        else f"{sign}{getattr(item, name)}"
+    if field.annotation is bool:
+        return "true, false"
+
+    found = {
+        name: f"{getattr(item, name):,}"
         for item in field.metadata
-        for name, sign in signs.items()
+        for name in ("ge", "gt", "le")
         if getattr(item, name, None) is not None
-    ]
-    return ", ".join(bounds) or "-"
+    }
+    if "ge" in found and "le" in found:
+        return f"{found['ge']} to {found['le']}"
+    words = {"ge": "at least", "gt": "more than", "le": "at most"}
+    return ", ".join(f"{words[name]} {bound}" for name, bound in found.items()) or "any"
 
 
 def config_page() -> str:
-    """Returns the tables of all keys of a training config."""
     schema = RunConfig.model_json_schema()
     lines = [
         "# Training configs",
         "",
-        "Keys of the TOML files that `convserve-train fit --config` takes; an unknown key is an error.",
-        "[How to train](../how-to/train.md) says what they are for.",
+        "Keys of the TOML files for `convserve-train fit --config`. An unknown key is an error.",
+        "[How to train](../how-to/train.md) explains how to choose them.",
         "",
-        "| key | type | default | what it does |",
+        "| key | type | default | description |",
         "|---|---|---|---|",
         _config_row("seed", schema["properties"]["seed"]),
     ]
+
     for section, field in schema["properties"].items():
         reference = next((one for one in _choices(field) if "$ref" in one), None)
         if reference is None:
             continue
         table = schema["$defs"][reference["$ref"].rpartition("/")[2]]
         about = " ".join(filter(None, (table["description"], field.get("description", ""))))
+
         lines += ["", f"## `[{section}]`", "", about, ""]
-        lines += ["| key | type | default | what it does |", "|---|---|---|---|"]
+        lines += ["| key | type | default | description |", "|---|---|---|---|"]
         required = table.get("required", [])
         for name, key in table["properties"].items():
             lines.append(_config_row(name, key, required=name in required))
@@ -98,6 +103,7 @@ def _config_row(name: str, key: dict[str, typing.Any], *, required: bool = False
 
 
 def _choices(key: dict[str, typing.Any]) -> list[dict[str, typing.Any]]:
+    # anyOf: an optional field. allOf: a described reference, in older versions of pydantic.
     choices: list[dict[str, typing.Any]] = key.get("anyOf") or key.get("allOf") or [key]
     return choices
 
@@ -107,6 +113,7 @@ def _kind(key: dict[str, typing.Any]) -> str:
         return ", ".join(f"`{value}`" for value in key["enum"])
     if key.get("type") == "array":
         return "two numbers" if key.get("maxItems") == 2 else "list"
+
     signs = {
         "minimum": "≥ ",
         "exclusiveMinimum": "> ",
@@ -120,14 +127,14 @@ def _kind(key: dict[str, typing.Any]) -> str:
 
 
 def errors_page() -> str:
-    """Returns the table of all error codes."""
     lines = [
         "# Errors",
         "",
-        "Every answer that is not 2xx is `application/problem+json` (RFC 9457) with `type`, `title`,",
-        "`status`, `code`, `detail` and `request_id`. `code` is stable: programs should look at it.",
-        "503 carries `Retry-After`. In an answer to several pictures, `results[i].error` has the same",
-        "`status`, `code`, `title` and `detail`.",
+        "Every response outside 2xx is `application/problem+json` (RFC 9457) with `type`, `title`,",
+        "`status`, `code`, `detail` and `request_id`. `code` is stable, so programs should check it.",
+        "A 503 has a `Retry-After` header. In a response to several pictures, `results[i].error` has the",
+        "same `status`, `code`, `title` and `detail`. `closed` means that the server closes the",
+        "connection after the response.",
         "",
         "| status | code | title | connection |",
         "|---|---|---|---|",
@@ -139,8 +146,7 @@ def errors_page() -> str:
 
 
 def metrics_page() -> str:
-    """Returns the table of all Prometheus metrics."""
-    lines = ["# Metrics", "", "`GET /metrics`, Prometheus text format.", ""]
+    lines = ["# Metrics", "", "`GET /metrics` returns them in the Prometheus text format.", ""]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in Metrics().describe():
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
@@ -149,17 +155,19 @@ def metrics_page() -> str:
 
 
 def openapi() -> str:
-    """Returns the description of the API."""
+    # Without `create_app`, which would load models.
     app = FastAPI(title="convserve", summary="A picture in, labelled probabilities out.")
     for router in ROUTERS:
         app.include_router(router)
+
     document = app.openapi()
-    document["info"]["version"] = "v1"
+    document["info"]["version"] = (
+        "v1"  # the package's version would change the page with each release
+    )
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def manifest_schema() -> str:
-    """Returns the JSON schema of manifest.json."""
     return json.dumps(Manifest.model_json_schema(), indent=1) + "\n"
 
 
@@ -174,10 +182,12 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    """Writes the pages, or compares them with `--check`; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a page is out of date"
+    )
     check = parser.parse_args().check
+
     stale = []
     for path, page in PAGES.items():
         file, text = ROOT / path, page()
@@ -187,6 +197,7 @@ def main() -> int:
         if not check:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
+
     for path in stale:
         sys.stdout.write(f"{'out of date' if check else 'written'}: {path}\n")
     return int(check and bool(stale))

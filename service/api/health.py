@@ -26,7 +26,7 @@ async def livez(deps: Deps) -> HealthDocument:
 
 @router.get("/readyz", summary="Readiness")
 async def readyz(deps: Deps) -> HealthDocument:
-    """Succeeds once every model is loaded, verified and warm; fails from the start of shutdown on."""
+    """Succeeds once every model is loaded, verified and warm; fails once shutdown begins."""
     reason = deps.not_ready()
     if reason is not None:
         raise reason

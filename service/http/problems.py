@@ -73,7 +73,7 @@ _BY_HTTP_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ProblemDocument(BaseModel):
-    """The error document as OpenAPI describes it."""
+    """An error response (RFC 9457)."""
 
     type: str = "about:blank"
     title: str
