@@ -1,4 +1,4 @@
-"""Wires the parts of the service together; nothing else does.
+"""Wires the parts of the service together: the only module that knows all of them.
 
 `create_app` loads, verifies and warms up every model before it returns, so an application that exists
 can serve. Its lanes and threads start and stop with the ASGI lifespan.
@@ -45,7 +45,7 @@ from service.system.version import package_version
 log = logging.getLogger(package)
 
 _STOP_S: Final = 5.0  # for a run that is still going on when its lane should stop
-_MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one would keep a place in the queue for no client
+_MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one may outlive its client in the queue
 _MIN_BODY_RATE_BYTES_PER_S: Final = 50_000  # a poor mobile network
 
 HOT_ROUTERS = (native.hot,)  # endpoints that receive pictures, served before FastAPI

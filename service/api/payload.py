@@ -34,7 +34,7 @@ from service.serving.admission import Slot
 Image = bytes | ServiceError  # a picture's file, or why it could not be read
 
 _MAX_OTHER_COMMAS: Final = 16  # in a JSON body, beside those between pictures
-_INLINE_JSON_BYTES: Final = 65_536  # a larger body blocks the event loop longer than a thread costs
+_INLINE_JSON_BYTES: Final = 65_536  # above this, a thread costs less than a blocked event loop
 
 
 @dataclass(frozen=True, slots=True)

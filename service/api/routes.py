@@ -47,9 +47,8 @@ class PlainRoute(Route):
             response = await route.endpoint(Request(scope, receive))
             await response(scope, receive, send)
 
-        self.app = (
-            respond  # Starlette's would look for exception handlers; the edge handles them all
-        )
+        # In place of Starlette's wrapper, which looks for exception handlers: the edge has them all.
+        self.app = respond
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["method"] not in (self.methods or ()):  # FastAPI has another route or answers 405
