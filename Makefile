@@ -73,13 +73,13 @@ types: install  ## mypy, strict
 fix: install  ## format and repair what can be repaired
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 
 docs: install  ## fail if docs/reference or the manifest schema are out of date (make fix renews them)
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m docs.generate --check
 
 figures: install  ## draw the README's pictures again
-	$(BIN)/python docs/figures.py
+	$(BIN)/python -m docs.figures
 
 train: install  ## train on pictures: make train DATA=folder (CONFIG=name or file, NAME=model)
 	$(BIN)/convserve-train fit --data "$(DATA)" $(if $(CONFIG),--config "$(CONFIG)") \

@@ -1,6 +1,6 @@
 """Draws the README's two pictures: a photograph with its predictions, and the benchmark.
 
-Run as `python docs/figures.py` (`make figures`) from the root of the repository.
+Run as `python -m docs.figures` (`make figures`) from the root of the repository.
 """
 
 from __future__ import annotations

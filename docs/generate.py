@@ -1,6 +1,6 @@
 """Writes docs/reference and the manifest's JSON schema from the code.
 
-Run it as `python docs/generate.py [--check]` from the root of the repository.
+Run it as `python -m docs.generate [--check]` from the root of the repository.
 """
 
 from __future__ import annotations

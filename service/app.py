@@ -73,6 +73,7 @@ class Service:
         self._started = False
         self.draining = False
         self.watcher: RepositoryWatcher | None = None  # set when the lifespan starts
+        self._poll_wanted = False
 
         # This loads the models, here or in worker processes, but starts no lanes yet.
         self._backend = load_backend(settings, config, usable_cpus(), self._callbacks())
@@ -123,8 +124,15 @@ class Service:
         self._started = True
 
     def poll_repository(self) -> None:
+        """Polls for new versions now, or as soon as the watcher is there."""
+        self._poll_wanted = self.watcher is None
         if self.watcher is not None:
             self.watcher.poll_soon()
+
+    def watch(self, watcher: RepositoryWatcher) -> None:
+        self.watcher = watcher
+        if self._poll_wanted:
+            self.poll_repository()
 
     def begin_drain(self) -> None:
         self.draining = True  # /readyz fails from now on, everything else goes on
@@ -206,7 +214,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        service.watcher = RepositoryWatcher(
+        watcher = RepositoryWatcher(
             config,
             lambda: service.repository,
             service.adopt,
@@ -214,8 +222,9 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
             seen=seen,
             load=service.load,
         )
+        service.watch(watcher)
         try:
-            async with service.watcher.polling(settings.models_poll_s):
+            async with watcher.polling(settings.models_poll_s):
                 yield
         finally:
             await service.stop()

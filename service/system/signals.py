@@ -26,7 +26,7 @@ class SignalHandlers:
     """What SIGTERM, SIGINT and SIGHUP do after `install`.
 
     Outside of `handled`, SIGTERM and SIGINT end the process immediately with status 0, even inside
-    native code, and SIGHUP is ignored.
+    native code. A SIGHUP waits until `handled` begins.
 
     Attributes:
         before_exit: called with the signal before the process is ended that way, on the thread
@@ -37,6 +37,7 @@ class SignalHandlers:
         self.before_exit: Callable[[signal.Signals], object] = lambda _: None
         self._on_stop: Callable[[signal.Signals], object] | None = None
         self._on_hangup: Callable[[], object] | None = None
+        self._hangup_waits = False
         self._stops = 0
 
     def install(self) -> None:
@@ -62,6 +63,7 @@ class SignalHandlers:
             on_hangup: called for SIGHUP.
         """
         self._on_stop, self._on_hangup = on_stop, on_hangup
+        self._hang_up()
         try:
             yield
         finally:
@@ -72,9 +74,16 @@ class SignalHandlers:
             number = signal.Signals(signal.sigwait(_TAKEN))
             if number in _STOPS:
                 self._stop(number)
-            elif (on_hangup := self._on_hangup) is not None:
-                with suppress(RuntimeError):  # the event loop was just closed
-                    on_hangup()
+            else:
+                self._hangup_waits = True
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        # On two threads at once it calls the function twice at worst, never not at all.
+        if self._hangup_waits and (on_hangup := self._on_hangup) is not None:
+            self._hangup_waits = False
+            with suppress(RuntimeError):  # the event loop was just closed
+                on_hangup()
 
     def _stop(self, number: signal.Signals) -> None:
         self._stops += 1

@@ -98,7 +98,7 @@ def test_signals_while_a_version_is_proven_end_with_zero(launch, endless, number
         wait_until(lambda child=child: gone(child))  # type: ignore[misc]
 
 
-def test_signals_hangup_while_models_load_is_ignored(launch, endless):
+def test_signals_hangup_while_models_load_does_not_end_it(launch, endless):
     server = loading(launch, 0, endless)
 
     server.send_signal(signal.SIGHUP)

@@ -308,3 +308,17 @@ def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
 
     assert client.post("/v1/classify", content=RED).json()["version"] == "2"
     assert "convserve_lanes 1.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked-before-the-start", "not-asked"])
+def test_app_polls_once_started_if_it_was_asked_to_before(models_dir, monkeypatch, asked):
+    polls = []
+    monkeypatch.setattr(app_module.RepositoryWatcher, "poll_soon", lambda _: polls.append(1))
+    app = create_app(Settings(models_dir=models_dir, models_poll_s=0))
+    if asked:
+        app.state.service.poll_repository()
+
+    with TestClient(app):
+        pass
+
+    assert polls == [1] * asked

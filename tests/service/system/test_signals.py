@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 20
 START = """
-import ctypes, os, signal, subprocess, sys, threading
+import ctypes, os, signal, subprocess, sys, threading, time
 from service.system.signals import SignalHandlers
 
 signals = SignalHandlers()
@@ -70,6 +70,19 @@ def test_signals_hangup_that_is_not_handled_is_ignored():
     code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGHUP, signal.SIGTERM); native()"
 
     assert run(code) == (0, "exits for SIGTERM\n")
+
+
+def test_signals_hangup_from_before_is_handled_later():
+    code = """
+signals.install()
+send(signal.SIGHUP)
+while not signals._hangup_waits: time.sleep(0.001)
+with signals.handled(lambda _: None, lambda: say("hangup")):
+    pass
+with signals.handled(lambda _: None, lambda: say("hangup again")):
+    pass
+"""
+    assert run(code) == (0, "hangup\n")
 
 
 def test_signals_handled_call_their_functions_on_another_thread():
