@@ -99,3 +99,15 @@ def test_readme_benchmark_picture_is_the_records() -> None:
     svg = (ROOT / "docs" / "images" / "benchmark.svg").read_text(encoding="utf-8")
 
     assert svg == figures.benchmark_svg()
+
+
+def test_architecture_names_no_file_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"[\w/]+\.py", page))
+    tops = [ROOT, ROOT / "service", ROOT / "training"]
+    folders = [folder for top in tops[1:] for folder in top.rglob("*") if folder.is_dir()]
+
+    missing = [name for name in files if not any((top / name).exists() for top in tops + folders)]
+
+    assert len(files) > 30
+    assert missing == []
