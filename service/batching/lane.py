@@ -1,8 +1,7 @@
-"""What the batcher and its lanes pass to each other, and what a lane is.
+"""The seam between the batcher and its lanes.
 
-A lane works on one batch after the other. It is a thread of this process
-(`service.batching.thread_lane`) or a child process (`service.workers.lane`); the batcher does not know
-which.
+A lane runs one batch at a time. It is a thread of this process (`service.batching.thread_lane`) or a
+child process (`service.workers.lane`). The batcher does not know which.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,10 @@ from contract.manifest import Manifest
 from service.errors import DeadlineExceeded, EngineFailure
 from service.models.engine import Batch, Engine, Run
 
+CHECK_INTERVAL_S: Final = 0.25  # between health checks of lanes, and of a lane's child process
+
+# Prepares one picture: returns it without the batch axis.
 Recipe = Callable[[], Batch]
-"""Makes a prepared picture, without the batch axis."""
 
 
 class RunnableVersion(Protocol):
@@ -47,7 +48,7 @@ class RowResult:
 
     Attributes:
         probabilities: float32, shape (C,).
-        queue_s: seconds from submit to the start of the work on its batch.
+        queue_s: seconds from submit to the start of work on its batch.
         run_s: seconds of its run.
         batch_size: pictures in its run.
     """
@@ -60,45 +61,35 @@ class RowResult:
 
 @dataclass(slots=True, eq=False)
 class BatchItem:
-    """One picture of a batch.
+    """One picture of a batch. Times are monotonic seconds."""
 
-    Attributes:
-        item: the prepared picture, or the recipe for it.
-        deadline_s: after it the picture is not worth running.
-        submitted_s: when it came.
-    """
-
-    item: Batch | Recipe
-    deadline_s: float
+    item: Batch | Recipe  # prepared, or how to prepare it
+    deadline_s: float  # after this it is not worth running
     submitted_s: float
 
     @property
-    def wanted(self) -> bool:
-        """True while somebody waits for the answer."""
-        return True
+    def pending(self) -> bool:
+        return True  # a child process cannot see whether the client is still there
 
 
 @dataclass(slots=True, eq=False)
 class QueueEntry(BatchItem):
-    """A picture in the queue or in a batch, and the future of its answer.
-
-    Attributes:
-        future: done as soon as nobody waits for it any more.
-    """
+    """A picture in the queue or in a batch, with the future that its client awaits."""
 
     future: asyncio.Future[RowResult]
 
     @property
-    def wanted(self) -> bool:
+    def pending(self) -> bool:
+        # Safe to read on a lane's thread. False once it is answered or its client is gone.
         return not self.future.done()
 
     def fail(self, error: Exception) -> None:
-        """Answers with an error, unless somebody did already; on the event loop only."""
+        """Answers with an error if there is no answer yet; on the event loop only."""
         if not self.future.done():
             self.future.set_exception(error)
 
     def fail_late(self, now_s: float, error: Exception) -> None:
-        """Answers with an error, or that the deadline passed if it has."""
+        """Answers with DeadlineExceeded if the deadline has passed, else with `error`."""
         late = now_s >= self.deadline_s
         self.fail(DeadlineExceeded("the picture was not answered in time") if late else error)
 
@@ -109,44 +100,34 @@ AnyItem = TypeVar("AnyItem", bound=BatchItem)
 
 @dataclass(slots=True, eq=False)
 class BatchJob(Generic[AnyItem]):
-    """A batch that a lane was given, and what became of it.
-
-    Attributes:
-        version: what it is run with.
-        items: the batch.
-        run: how it is run, and how that is ended early.
-        since_s: when its present run began, or else the preparing.
-        large: the picture is dear to prepare; some of the lanes only work on such.
-        due_s: when it shows that its lane hangs.
-        outcomes: each picture's answer or error; those that nobody waited for have none.
-        runs: size and seconds of every run that succeeded.
-        work_s: seconds of the whole work, preparing included.
-        died: what ended the lane, if anything did.
-    """
+    """A batch given to a lane, and its results."""
 
     version: RunnableVersion
     items: list[AnyItem]
     run: Run
-    since_s: float
-    large: bool = False
-    due_s: float = math.inf
+    started_s: float  # of the current run; before it, of the preparation
+    large: bool = False  # a large picture; only some of the lanes may run these
+    due_s: float = math.inf  # a lane still at work on it after this hangs
+
+    # Filled in by the lane. Items that nobody waited for have no outcome.
     outcomes: list[tuple[AnyItem, Outcome]] = field(default_factory=list)
-    runs: list[tuple[int, float]] = field(default_factory=list)
-    work_s: float = 0.0
-    died: BaseException | None = None
+    runs: list[tuple[int, float]] = field(default_factory=list)  # size, seconds; successful runs
+    work_s: float = 0.0  # preparation and runs
+    died: BaseException | None = None  # what ended the lane, if anything did
+
     _unclaimed: deque[None] = field(default_factory=lambda: deque((None,)))
 
     def claim(self) -> bool:
-        """Returns True once: to the lane that begins it, or to whoever takes it back before."""
+        """Returns True once: to the lane that starts it, or to the caller that takes it back first."""
         try:
-            self._unclaimed.pop()  # one of two threads gets it, whatever their timing
+            self._unclaimed.pop()  # atomic: one of two threads gets it
         except IndexError:
             return False
         return True
 
 
 def deliver(job: BatchJob[QueueEntry]) -> None:
-    """Answers every entry that still waits; on the event loop only."""
+    """Answers every entry that is still pending; on the event loop only."""
     for entry, outcome in job.outcomes:
         if entry.future.done():
             continue
@@ -154,20 +135,21 @@ def deliver(job: BatchJob[QueueEntry]) -> None:
             entry.future.set_result(outcome)
         else:
             entry.future.set_exception(outcome)
+
     if job.died is not None:
         for entry in job.items:
             entry.fail(EngineFailure("the lane stopped during the run"))
 
 
 class Lane(Protocol):
-    """Works on one batch at a time; used on the event loop only.
+    """Runs one batch at a time; its methods are called on the event loop only.
 
     Attributes:
-        jobs: what it has in hand, and behind it what it will go on with; empty while it is idle.
-        depth: jobs it may have at the same time.
+        jobs: the batch it is running, then the batches queued behind it; empty while it is idle.
+        depth: batches it may hold at the same time.
         ready: it can be given work.
-        dead: it takes no more work, and has to be replaced.
-        busy: it is inside the runtime of this process, whoever may have stopped waiting for it.
+        dead: it takes no more work and has to be replaced.
+        busy: it is inside the runtime of this process, even if its batch has been given up.
     """
 
     jobs: deque[BatchJob[QueueEntry]]
@@ -179,31 +161,31 @@ class Lane(Protocol):
     def busy(self) -> bool: ...
 
     def work(self, job: BatchJob[QueueEntry]) -> None:
-        """Begins to work on a batch, or will as soon as it is done with what it has in hand."""
+        """Starts a batch, or queues it behind the running one."""
         ...
 
     def interrupt(self) -> None:
-        """Answers what it has in hand with errors and ends the work on it."""
+        """Answers the running batch with errors and ends its run."""
         ...
 
-    def take_back(self) -> list[BatchJob[QueueEntry]]:
-        """Returns what it has not begun and now never will; what it has in hand is forgotten."""
+    def take_unstarted(self) -> list[BatchJob[QueueEntry]]:
+        """Empties `jobs` and returns those that have not started and now never will."""
         ...
 
-    def pass_on(self) -> BatchJob[QueueEntry] | None:
-        """Returns what it has ahead, which it will not begin; None if it just has."""
+    def steal_next(self) -> BatchJob[QueueEntry] | None:
+        """Returns the last queued batch for another lane to run; None if it has just started."""
         ...
 
     def close(self) -> None:
-        """Lets it end after what it has in hand; returns at once."""
+        """Lets the lane end after its running batch; returns at once."""
         ...
 
 
 class RestartReason(enum.StrEnum):
     """Why a lane is replaced; the values of a metric's label."""
 
-    DIED = "died"  # a thread: what it ran raised what no run may raise
-    STUCK = "stuck"  # a thread that is abandoned in a run that cannot be interrupted
+    DIED = "died"  # a thread: the run raised SystemExit or the like
+    STUCK = "stuck"  # a thread: abandoned in a run that cannot be interrupted
     NOT_STARTED = "not_started"
     EXITED = "exited"
     STOPPED = "stopped"
@@ -214,31 +196,35 @@ class RestartReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaneCallbacks:
-    """What a lane calls, always on the event loop.
+    """Callbacks for a lane's events, always on the event loop.
 
     Attributes:
-        on_done: a job is done, and its entries have been answered.
-        on_ready: it can be given work from now on.
-        on_lost: it died outside of a job, or could not be started: why.
-        on_worn: it works, but should be replaced when another is ready: why.
+        on_done: a batch is done and its entries have been answered.
+        on_ready: the lane can be given work.
+        on_lost: the lane could not be started, or it died outside of a batch.
+        on_retiring: the lane works, but wants to be replaced once a successor is ready.
     """
 
     on_done: Callable[[Lane, BatchJob[QueueEntry]], None]
     on_ready: Callable[[Lane], None]
     on_lost: Callable[[Lane, RestartReason], None]
-    on_worn: Callable[[Lane, RestartReason], None]
+    on_retiring: Callable[[Lane, RestartReason], None]
 
 
 class LaneFactory(Protocol):
-    """Makes the lanes of one kind, for one set of versions."""
+    """Creates lanes of one kind for a set of versions.
+
+    Attributes:
+        restarts: a lost lane can be replaced any number of times. Otherwise a lane that is stuck for
+            good needs a new process.
+    """
 
     restarts: bool
-    """A lane that is lost can be made anew for ever; otherwise only a new process helps."""
 
     def open(self, callbacks: LaneCallbacks) -> Lane:
-        """Starts a lane, from the running event loop; it may become ready later."""
+        """Starts a lane from the running event loop; it may become ready later."""
         ...
 
-    async def closed(self) -> None:
-        """Returns when every lane that was closed has ended."""
+    async def wait_closed(self) -> None:
+        """Returns when every closed lane has ended."""
         ...

@@ -1,7 +1,7 @@
 """A lane that is a thread of this process.
 
-A batch is answered by one message to the event loop. On the thread nothing of the loop is touched;
-it only looks whether an entry's waiter is still there.
+The thread never touches the event loop, except for one message to it per batch. It only reads whether
+an entry is still pending.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from service.errors import EngineFailure
 
 
 class ThreadLane:
-    """Works on one batch at a time, on a thread of its own; a `Lane`."""
+    """Runs one batch at a time on a thread of its own; a `Lane`."""
 
+    # One running, one queued: the thread goes on at once, without a round trip to the event loop.
     depth = 2
-    """It goes on with the next batch at once, without waiting for its turn on the event loop."""
-
     ready = True
 
     def __init__(self, callbacks: LaneCallbacks, clock: Callable[[], float]) -> None:
-        """Starts the thread, from the running event loop."""
         self.jobs: deque[BatchJob[QueueEntry]] = deque()
         self.dead = False
         self.busy = False
@@ -51,12 +49,13 @@ class ThreadLane:
                 entry.fail_late(now_s, EngineFailure("the run of this picture took too long"))
             job.run.interrupt()
 
-    def take_back(self) -> list[BatchJob[QueueEntry]]:
-        ahead = [job for job in self.jobs if job.claim()]
+    def take_unstarted(self) -> list[BatchJob[QueueEntry]]:
+        unstarted = [job for job in self.jobs if job.claim()]
         self.jobs.clear()
-        return ahead
+        return unstarted
 
-    def pass_on(self) -> BatchJob[QueueEntry] | None:
+    def steal_next(self) -> BatchJob[QueueEntry] | None:
+        # It stays in the inbox: the thread cannot claim it any more and skips it.
         if len(self.jobs) < 2 or not self.jobs[-1].claim():
             return None
         return self.jobs.pop()
@@ -64,31 +63,35 @@ class ThreadLane:
     def close(self) -> None:
         self._inbox.put(None)
 
+    # On the thread
+
     def _serve(self) -> None:
         while (job := self._inbox.get()) is not None:
-            if not self.dead and job.claim():
-                self._work(job)
+            if self.dead or not job.claim():
+                continue
 
-    def _work(self, job: BatchJob[QueueEntry]) -> None:
-        self.busy = True
-        try:
-            work_on(job, self._clock)
-        except BaseException as error:  # noqa: BLE001 - must not reach the event loop as itself
-            job.died = error
-            self.dead = True
-        self.busy = False
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._done, job)
+            self.busy = True
+            try:
+                work_on(job, self._clock)
+            except BaseException as error:  # noqa: BLE001 - SystemExit must not reach the event loop
+                job.died = error
+                self.dead = True
+            self.busy = False
+
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the answer
+                self._loop.call_soon_threadsafe(self._done, job)
+
+    # On the event loop
 
     def _done(self, job: BatchJob[QueueEntry]) -> None:
-        if self.jobs and self.jobs[0] is job:
+        if self.jobs and self.jobs[0] is job:  # not if the lane has been given up meanwhile
             self.jobs.popleft()
         deliver(job)
         self._callbacks.on_done(self, job)
 
 
 class ThreadLaneFactory:
-    """Makes lanes that are threads; a `LaneFactory`."""
+    """Creates lanes that are threads; a `LaneFactory`."""
 
     restarts = False
 
@@ -98,5 +101,5 @@ class ThreadLaneFactory:
     def open(self, callbacks: LaneCallbacks) -> Lane:
         return ThreadLane(callbacks, self._clock)
 
-    async def closed(self) -> None:
-        """Returns at once: a thread ends by itself, and does not keep the process."""
+    async def wait_closed(self) -> None:
+        return  # a daemon thread needs no waiting for

@@ -1,7 +1,4 @@
-"""What happens to a picture: the recipe that prepares it, and the work on a batch of them.
-
-It is the same in a thread and in a child process: prepare, run, one outcome each.
-"""
+"""The work on a batch, the same in a thread and in a child process: prepare, run, one outcome each."""
 
 from __future__ import annotations
 
@@ -24,27 +21,19 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 AnyItem = TypeVar("AnyItem", bound=BatchItem)
 
-LARGE_PIXELS: Final = 4_000_000
-"""Pictures with more must not hold up usual ones."""
+LARGE_PIXELS: Final = 4_000_000  # larger pictures take several times as long to decode
 
 
 class Preparation:
-    """The recipe for one picture: from the file's bytes to one row of the graph's input.
+    """Prepares one picture: from the file's bytes to one row of the graph's input.
 
     Attributes:
-        file: the picture; its header has been read.
-        decode_s: seconds that decoding took; 0 before.
+        file: the picture, of which only the header has been read.
+        decode_s: seconds of decoding; 0 before.
         preprocess_s: seconds from pixels to the row; 0 before.
     """
 
-    __slots__ = (
-        "_clock",
-        "_deadline_s",
-        "_manifest",
-        "decode_s",
-        "file",
-        "preprocess_s",
-    )
+    __slots__ = ("_clock", "_deadline_s", "_manifest", "decode_s", "file", "preprocess_s")
 
     def __init__(
         self,
@@ -58,16 +47,17 @@ class Preparation:
         self.decode_s = self.preprocess_s = 0.0
 
     def __call__(self) -> Tensor:
-        """Prepares the picture; on any thread.
+        """Returns the row, without the batch axis; on any thread.
 
         Raises:
             ImageError: the picture is not acceptable.
-            DeadlineExceeded: its deadline has passed.
+            DeadlineExceeded: the deadline has passed.
             Overloaded: there is not enough memory.
         """
         started_s = self._clock()
         if started_s >= self._deadline_s:
             raise DeadlineExceeded("the deadline passed before the picture was decoded")
+
         try:
             picture = decode_file(self.file, self._manifest.preprocessing)
             decoded_s = self._clock()
@@ -76,22 +66,22 @@ class Preparation:
             raise Overloaded(
                 "not enough memory to decode this picture now", reason="memory"
             ) from error
+
         self.decode_s, self.preprocess_s = decoded_s - started_s, self._clock() - decoded_s
         return row
 
 
 def is_large(file: ImageFile) -> bool:
-    """Says whether a file declares so many pixels that it costs several times what a usual one does."""
     return file.header.declared_pixels > LARGE_PIXELS
 
 
 def work_on(job: BatchJob[AnyItem], clock: Clock) -> None:
-    """Prepares and runs a batch, and writes into the job what became of each picture.
+    """Prepares and runs a batch, and stores each picture's outcome in the job.
 
-    A picture that cannot be prepared costs its neighbours nothing. A run that fails is repeated
-    picture by picture, so that only the guilty one fails.
+    A picture that cannot be prepared does not affect the others. A run that fails is retried picture
+    by picture, so that only the one at fault fails.
     """
-    started_s = job.since_s = clock()
+    started_s = job.started_s = clock()
 
     prepared: list[tuple[AnyItem, Batch]] = []
     for item in job.items:
@@ -99,16 +89,18 @@ def work_on(job: BatchJob[AnyItem], clock: Clock) -> None:
             continue
         try:
             prepared.append((item, item.item() if callable(item.item) else item.item))
-        except Exception as error:  # noqa: BLE001 - is this picture's answer, whatever it is
-            job.outcomes.append((item, _transportable(error)))
+        except Exception as error:  # noqa: BLE001 - becomes this picture's answer
+            if isinstance(error, StopIteration):  # a future does not take one
+                error = RuntimeError("StopIteration")
+            job.outcomes.append((item, error))
 
     if prepared:
-        _answer(job, prepared, started_s, clock)
+        _run(job, prepared, started_s, clock)
     job.work_s = clock() - started_s
 
 
 def _is_live(item: AnyItem, job: BatchJob[AnyItem], clock: Clock) -> bool:
-    if not item.wanted or job.run.interrupted:
+    if not item.pending or job.run.interrupted:
         return False
     if clock() >= item.deadline_s:
         expired = DeadlineExceeded("the deadline passed before the picture was run")
@@ -117,20 +109,23 @@ def _is_live(item: AnyItem, job: BatchJob[AnyItem], clock: Clock) -> bool:
     return True
 
 
-def _answer(
+def _run(
     job: BatchJob[AnyItem], prepared: list[tuple[AnyItem, Batch]], started_s: float, clock: Clock
 ) -> None:
     try:
         _run_once(job, prepared, started_s, clock)
     except Exception as error:
         if job.run.interrupted:
-            return  # the batch has been answered by whoever interrupted it
+            return  # whoever interrupted the run has answered its pictures
 
         if len(prepared) > 1:
-            log.warning("a run of %d pictures failed; retrying one by one", len(prepared))
+            log.warning(
+                "a run failed; its pictures are retried one by one",
+                extra={"pictures": len(prepared)},
+            )
             for one in prepared:
                 if _is_live(one[0], job, clock):
-                    _answer(job, [one], started_s, clock)
+                    _run(job, [one], started_s, clock)
             return
 
         log.exception("the engine failed on one picture")
@@ -146,7 +141,7 @@ def _run_once(
     # One picture needs no copy to become a batch.
     batch = prepared[0][1][None] if size == 1 else np.stack([row for _, row in prepared])
 
-    began_s = job.since_s = clock()
+    began_s = job.started_s = clock()
     scores = job.version.engine.run(batch, job.run)  # (N, C)
     run_s = clock() - began_s
 
@@ -154,6 +149,7 @@ def _run_once(
         raise EngineFailure(f"{size} pictures gave scores of shape {scores.shape}")
     job.runs.append((size, run_s))
 
+    # A row that is not finite is the fault of its picture, not of the run.
     finite = np.atleast_1d(np.isfinite(scores).all(axis=1))
     for at, (item, _) in enumerate(prepared):
         outcome: Outcome
@@ -162,8 +158,3 @@ def _run_once(
         else:
             outcome = EngineFailure("the network gave a non-finite row for this picture")
         job.outcomes.append((item, outcome))
-
-
-def _transportable(error: Exception) -> Exception:
-    # A future does not take StopIteration.
-    return RuntimeError("StopIteration") if isinstance(error, StopIteration) else error

@@ -1,7 +1,7 @@
-"""Decides at the door what is taken on, so that nothing accepted has to be dropped later.
+"""Admission control: accepts or refuses each request before its body is read.
 
-Bounds are counted in pictures and in bytes of uploads. A refusal is immediate and says when to come
-back, computed from how fast pictures have been leaving.
+Accepted work is never dropped. There is a limit on pictures and one on upload bytes in flight. A refusal
+is immediate and says when to retry, from the rate at which pictures have been answered.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from service.errors import Draining, Overloaded
 
 _MAX_RETRY_AFTER_S = 60
-_CAUTION = 1.2  # an estimate is an average, and what comes late is worth nothing
-_RATE_WINDOW = 64  # departures that the drain rate is measured over
+_SAFETY_FACTOR = 1.2  # the expected wait is an average, and a late answer is worth nothing
+_RATE_WINDOW = 64  # finished requests over which the rate is measured
 
 
 class Slot:
-    """What one request holds of the bounds; it may grow, and is given back as a whole."""
+    """One request's share of the limits; it may grow, and is released as a whole."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -28,55 +28,52 @@ class Slot:
         self.n_bytes = 0
 
     def add_bytes(self, n_bytes: int) -> None:
-        """Takes on more bytes of the upload.
+        """Reserves more bytes for the upload.
 
         Raises:
-            Overloaded: the bytes of all uploads exceed the bound.
+            Draining: the process takes no new work.
+            Overloaded: all uploads together would exceed the limit.
         """
         self._admission.reserve(images=0, n_bytes=n_bytes)
         self.n_bytes += n_bytes
 
     def add_images(self, images: int) -> None:
-        """Takes on the pictures of the request.
+        """Reserves places for the pictures of the request.
 
         Raises:
-            Overloaded: the pictures in flight exceed the bound.
+            Draining: the process takes no new work.
+            Overloaded: the pictures in flight would exceed the limit.
         """
         self._admission.reserve(images=images, n_bytes=0)
         self.images += images
 
 
 class Admission:
-    """Counts what is in flight. Lives on the event loop; not for use from several threads."""
+    """Counts pictures and bytes in flight; used on the event loop only."""
 
     def __init__(
         self, *, max_images: int, max_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Starts empty and open.
-
-        Args:
-            max_images: pictures in flight at most.
-            max_bytes: bytes of uploads in flight at most.
-            clock: monotonic seconds.
-        """
         self._max_images = max_images
         self._max_bytes = max_bytes
         self._clock = clock
-        self._departures: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)  # when, pictures
         self.images = 0
         self.n_bytes = 0
         self.closed = False
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
-        """Opens a slot for one request and gives back what it holds in the end.
+        """Opens a slot for one request and releases it at the end.
 
         Raises:
             Draining: the process takes no new work.
-            Overloaded: a bound is reached already, so that reading the body would be in vain.
+            Overloaded: a limit is reached already, so the body need not be read.
         """
+        # Only a check: a client that has sent just the headers must not hold a picture's place.
         self.reserve(images=1, n_bytes=0)
-        self.images -= 1  # only probed: a sender of headers does not hold a picture's place yet
+        self.images -= 1
+
         slot = Slot(self)
         try:
             yield slot
@@ -84,19 +81,19 @@ class Admission:
             self.images -= slot.images
             self.n_bytes -= slot.n_bytes
             if slot.images:
-                self._departures.append((self._clock(), slot.images))
+                self._finished.append((self._clock(), slot.images))
 
-    def check_wait(self, expected_s: float, left_s: float) -> None:
-        """Refuses what would be answered too late: it would only take the place of others.
+    def check_wait(self, expected_s: float, remaining_s: float) -> None:
+        """Refuses a request that would be answered too late.
 
         Args:
-            expected_s: seconds until it would be answered; 0 if that is not known.
-            left_s: seconds until its deadline.
+            expected_s: seconds until it would be answered; 0 if not known.
+            remaining_s: seconds until its deadline.
 
         Raises:
-            Overloaded: it would be too late; says when the backlog will have shrunk enough.
+            Overloaded: too late; `retry_after_s` is when the backlog will be short enough.
         """
-        late_s = _CAUTION * expected_s - left_s
+        late_s = _SAFETY_FACTOR * expected_s - remaining_s
         if late_s > 0 and expected_s > 0:
             raise Overloaded(
                 f"the answer would take about {expected_s * 1e3:.0f} ms, longer than the deadline",
@@ -105,14 +102,15 @@ class Admission:
             )
 
     def reserve(self, *, images: int, n_bytes: int) -> None:
-        """Counts pictures and bytes as in flight, or refuses them.
+        """Counts pictures and bytes as in flight.
 
         Raises:
             Draining: the process takes no new work.
-            Overloaded: a bound would be exceeded.
+            Overloaded: a limit would be exceeded; nothing is counted.
         """
         if self.closed:
             raise Draining("the service is shutting down")
+
         if self.images + images > self._max_images:
             raise Overloaded(
                 f"{self.images} pictures are in flight, the limit is {self._max_images}",
@@ -125,15 +123,16 @@ class Admission:
                 self.retry_after_s(),
                 reason="bytes",
             )
+
         self.images += images
         self.n_bytes += n_bytes
 
     def retry_after_s(self) -> int:
-        """Returns in how many whole seconds, 1..60, what is in flight will have left."""
-        if len(self._departures) < 2:
+        """Returns the whole seconds, 1 to 60, until the pictures in flight will be answered."""
+        if len(self._finished) < 2:
             return 1
-        elapsed_s = self._clock() - self._departures[0][0]
-        left = sum(images for _, images in self._departures)
+        elapsed_s = self._clock() - self._finished[0][0]
         if elapsed_s <= 0:
             return 1
-        return max(1, min(_MAX_RETRY_AFTER_S, math.ceil(self.images * elapsed_s / left)))
+        n_finished = sum(images for _, images in self._finished)
+        return max(1, min(_MAX_RETRY_AFTER_S, math.ceil(self.images * elapsed_s / n_finished)))

@@ -1,7 +1,7 @@
-"""What answers pictures: one batcher over lanes of one kind, for one set of versions.
+"""Backends run pictures through networks: one batcher over lanes of one kind.
 
-A backend serves one repository. For another one it makes its successor; the two are there side by side
-until nobody uses the older.
+A backend serves one repository, and creates its successor when the repository changes. Both exist until
+the last request on the old one is answered.
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ from service.models.repository import (
     load_version,
 )
 from service.settings import Settings
-from service.workers.supervisor import ProcessLaneFactory, WorkerConfig, prove_apart, start_children
+from service.workers.supervisor import (
+    ProcessLaneFactory,
+    WorkerConfig,
+    load_in_child,
+    start_children,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """One picture's probabilities and where its time went.
+    """One picture's probabilities and the time of each stage.
 
     Attributes:
         probabilities: float32, shape (C,).
         decode_s: seconds from the file's bytes to pixels.
         preprocess_s: seconds from pixels to the graph's input.
-        queue_s: seconds of waiting for a lane.
+        queue_s: seconds of waiting for its lane.
         infer_s: seconds of its run.
         batch_size: pictures in its run.
     """
@@ -56,57 +61,54 @@ class InferenceResult:
 
 
 class Backend(Protocol):
-    """Answers image files with the versions of one repository."""
+    """Runs image files through the versions of one repository."""
 
     @property
-    def repository(self) -> Repository:
-        """The versions that it answers with."""
-        ...
+    def repository(self) -> Repository: ...
 
     async def answer(
         self, version: LoadedVersion, image: bytes, deadline_s: float
     ) -> InferenceResult:
-        """Answers one image file.
+        """Runs one image file.
 
         Args:
             version: one of the repository's.
             image: the whole file.
-            deadline_s: monotonic seconds; later the picture is not worth running.
+            deadline_s: monotonic seconds; after it the picture is not run.
 
         Raises:
             ImageError: the picture is not acceptable.
-            ServiceError: it was not answered, and why.
+            ServiceError: the picture could not be answered.
         """
         ...
 
     def expected_s(self, version: LoadedVersion) -> float:
-        """Returns in how many seconds a picture that came now would be answered, as far as known.
+        """Returns the seconds until a picture submitted now would be answered.
 
-        0 where nothing is ahead of it, so that an estimate that is too high is corrected.
+        0 if that is not known or no picture is ahead of it.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LaneKind:
-    """What differs between lanes that are threads and lanes that are processes.
+    """The differences between lanes that are threads and lanes that are processes.
 
     Attributes:
-        source: makes the lanes.
-        apart: threads of this process that prepare what lanes should not; None where no upload is
-            decoded in this process.
-        load: proves a version that was published meanwhile.
-        renew: returns the kind for another repository and so many lanes.
+        factory: creates the lanes.
+        prepare_pool: prepares pictures that lanes should not; None if this process decodes nothing.
+        load: loads and verifies a version published while the service runs.
+        renew: returns the same kind for another repository and number of lanes.
     """
 
-    source: LaneFactory
-    apart: Executor | None
+    factory: LaneFactory
+    prepare_pool: Executor | None
     load: Load
     renew: Callable[[Repository, int], Awaitable[LaneKind]]
 
 
 class LaneBackend:
-    """Answers with the versions of one repository; an `Backend`."""
+    """A `Backend` over lanes of one kind."""
 
     def __init__(
         self,
@@ -116,45 +118,35 @@ class LaneBackend:
         cpus: int,
         callbacks: BatchCallbacks | None = None,
     ) -> None:
-        """Makes the batcher; `start` starts it.
-
-        Args:
-            repository: the versions.
-            kind: how they are run.
-            settings: of the service.
-            cpus: cores that may be used.
-            callbacks: see `BatchCallbacks`.
-        """
+        """Call `start` on the event loop before the first `answer`; `cpus` is the cores to use."""
         self.repository = repository
         self.batcher = Batcher(
-            kind.source, batch_limits(repository, settings, cpus), callbacks=callbacks
+            kind.factory, batch_limits(repository, settings, cpus), callbacks=callbacks
         )
         self._kind = kind
         self._settings = settings
         self._cpus = cpus
         self._callbacks = callbacks
         self._limits = image_limits(settings)
-        # A GPU's lane should never wait for a decoder.
+        # By version: its lanes prepare pictures themselves. A GPU's lane must not wait for decoding.
         self._on_lanes = {one.key: runs_on_cores(one) for one in repository.versions()}
         self._started = False
 
     @property
     def load(self) -> Load:
-        """How a version that is published meanwhile is loaded and proven."""
         return self._kind.load
 
     @property
     def alive(self) -> bool:
-        """False where only a new process would help."""
+        """False if only a new process would help."""
         return not self._started or self.batcher.alive
 
     @property
     def n_lanes(self) -> int:
-        """Lanes that work, or could."""
         return self.batcher.n_ready
 
     def trouble(self) -> str | None:
-        """Returns why pictures should not be sent here now, or None."""
+        """Returns the reason why this backend is not ready, or None."""
         if not self.alive:
             return "a lane is dead or stuck"
         return None if self.batcher.n_ready else "no lane is ready"
@@ -162,18 +154,18 @@ class LaneBackend:
     async def answer(
         self, version: LoadedVersion, image: bytes, deadline_s: float
     ) -> InferenceResult:
-        """Answers one image file; see `Backend.answer`."""
         file = inspect(image, self._limits)
         recipe = Preparation(file, version.manifest, deadline_s)
         submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
         large = is_large(file)
-        if self._kind.apart is None:
+        pool = self._kind.prepare_pool
+        if pool is None:
             row = await submit(recipe, large=large)
         elif large or not self._on_lanes[version.key]:
-            loop = asyncio.get_running_loop()
-            row = await submit(await loop.run_in_executor(self._kind.apart, recipe))
+            row = await submit(await asyncio.get_running_loop().run_in_executor(pool, recipe))
         else:
             row = await submit(recipe)
+
         return InferenceResult(
             row.probabilities,
             recipe.decode_s,
@@ -184,56 +176,56 @@ class LaneBackend:
         )
 
     def expected_s(self, version: LoadedVersion) -> float:
-        """Returns how long a picture that came now would take; see `Backend.expected_s`."""
         return self.batcher.expected_s(version)
 
     def start(self) -> None:
-        """Starts the lanes on the running event loop."""
+        """Starts the lanes, on the running event loop."""
         self._started = True
         self.batcher.start()
 
     async def renewed(self, repository: Repository) -> LaneBackend:
-        """Returns the successor for another repository, ready to be started.
+        """Returns a successor for another repository, ready to be started.
 
         Args:
-            repository: shares the objects of unchanged versions with this one's.
+            repository: unchanged versions are the same objects as in this backend's.
 
         Raises:
-            ModelError, ProviderUnavailable: there is none, and this one goes on as before.
+            ModelError, ProviderUnavailable: no successor could be created; this one is unchanged.
         """
         count = batch_limits(repository, self._settings, self._cpus).lanes
         kind = await self._kind.renew(repository, count)
         return LaneBackend(repository, kind, self._settings, self._cpus, self._callbacks)
 
     async def stop(self, timeout_s: float) -> bool:
-        """Ends when everything accepted has been answered.
+        """Drains for a limited time, then fails the pictures that are left.
 
         Returns:
-            True if that was so within the time.
+            True if every accepted picture was answered in time.
         """
         return await self.batcher.stop(timeout_s)
 
     def close(self) -> None:
-        """Ends the threads that successors share; the last one of them is told."""
-        if self._kind.apart is not None:
-            self._kind.apart.shutdown(wait=False, cancel_futures=True)
+        """Ends the prepare pool, which successors share: call it on the last one only."""
+        if self._kind.prepare_pool is not None:
+            self._kind.prepare_pool.shutdown(wait=False, cancel_futures=True)
 
 
 def load_backend(
     settings: Settings, config: RepositoryConfig, cpus: int, callbacks: BatchCallbacks | None = None
 ) -> LaneBackend:
-    """Loads and proves what is on the config, in this process or in children; blocks.
+    """Loads and verifies the versions to serve, in this process or in children; blocks.
 
     Raises:
-        ModelError: a version cannot be served, and why.
-        ProviderUnavailable: the provider cannot be used, or a child does not come up.
+        ModelError: a version cannot be served.
+        ProviderUnavailable: the provider cannot be used, or a child does not start.
     """
     if settings.workers:
-        plan = WorkerConfig(
+        workers = WorkerConfig(
             config, image_limits(settings), settings.log_level, settings.load_timeout_s
         )
-        source = start_children(plan, settings.workers, settings.worker_max_memory_bytes)
-        return LaneBackend(source.repository, _processes(plan, source), settings, cpus, callbacks)
+        factory = start_children(workers, settings.workers, settings.worker_max_memory_bytes)
+        kind = _processes(workers, factory)
+        return LaneBackend(factory.repository, kind, settings, cpus, callbacks)
 
     repository = load_repository(config)
     pool = ThreadPoolExecutor(prepare_threads(repository, cpus), "prepare")
@@ -247,13 +239,12 @@ def _threads(pool: Executor) -> LaneKind:
     return LaneKind(ThreadLaneFactory(), pool, load_version, renew)
 
 
-def _processes(plan: WorkerConfig, source: ProcessLaneFactory) -> LaneKind:
+def _processes(workers: WorkerConfig, factory: ProcessLaneFactory) -> LaneKind:
     async def renew(repository: Repository, count: int) -> LaneKind:
-        return _processes(plan, await source.renewed(repository, count))
+        return _processes(workers, await factory.renewed(repository, count))
 
-    return LaneKind(source, None, partial(prove_apart, plan), renew)
+    return LaneKind(factory, None, partial(load_in_child, workers), renew)
 
 
 def image_limits(settings: Settings) -> ImageLimits:
-    """Returns what one picture may cost."""
     return ImageLimits(max_pixels=settings.max_image_pixels)

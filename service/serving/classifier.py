@@ -1,7 +1,7 @@
-"""The use case: pictures in, predictions or each picture's own error out. Knows nothing of HTTP.
+"""The use case: pictures in, predictions or one error per picture out. Knows nothing of HTTP.
 
-Every wire format is a thin adapter on `ActiveBackend.find` and `Classifier.classify`, so that all of them
-behave alike.
+Every wire format is a thin adapter over `ActiveBackend.find` and `Classifier.classify`, so they all behave
+alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ DEFAULT_TOP_K = 5
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds that a request spent in each stage; of several pictures the longest counts."""
+    """Seconds that a request spent in each stage.
+
+    Pictures run side by side, so the longest counts. They are ranked one after the other: a sum.
+    """
 
     decode_s: float = 0.0
     preprocess_s: float = 0.0
@@ -51,8 +54,8 @@ class Classification:
 
     Attributes:
         manifest: of the version that answered.
-        outcomes: for each picture, in order, its predictions or its own error.
-        times: how long the stages took.
+        outcomes: one per picture, in order: its predictions or its error.
+        times: of the whole request.
     """
 
     manifest: Manifest
@@ -62,44 +65,34 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """One version and what answers with it."""
+    """A version and the backend that runs it."""
 
     version: LoadedVersion
     backend: Backend
 
-    def expected_s(self) -> float:
-        """Returns how long a picture that came now would take; see `Backend.expected_s`."""
-        return self.backend.expected_s(self.version)
-
 
 @dataclass(slots=True, eq=False)
 class ActiveBackend:
-    """What answers with the versions being served; swapped as a whole.
-
-    Attributes:
-        answerer: answers with the versions of its repository.
-        n_users: requests that were given a version of this set and are not answered yet.
-    """
+    """The backend in use, and a count of its users: it is swapped while requests are running."""
 
     backend: Backend
-    n_users: int = 0
+    n_users: int = 0  # requests on this backend that are not answered yet
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def repository(self) -> Repository:
-        """The versions."""
         return self.backend.repository
 
     @contextmanager
     def find(self, name: str | None = None, number: int | None = None) -> Iterator[ServedVersion]:
-        """Finds a version and keeps its answerer open for the time of a request.
+        """Finds a version and keeps its backend running for the time of a request.
 
         Args:
-            name: of the model; None for the default one.
-            number: of the version; None for the newest that is loaded.
+            name: of the model; None for the default model.
+            number: of the version; None for the newest loaded one.
 
         Raises:
-            ModelNotFound: it is not served.
+            ModelNotFound: the model or the version is not served.
         """
         version = self.repository.get(name, number)
         self.n_users += 1
@@ -111,18 +104,14 @@ class ActiveBackend:
                 self._released.set()
 
     async def unused(self) -> None:
-        """Returns once nobody uses this set; it must have been swapped out before."""
+        """Returns once no request uses this backend; call it after the swap."""
         while self.n_users:
             self._released.clear()
             await self._released.wait()
 
 
 class Classifier:
-    """Has pictures answered and ranks what comes back.
-
-    Attributes:
-        serving: the versions and what answers for them.
-    """
+    """Classifies the pictures of requests with the active backend."""
 
     def __init__(
         self, active: ActiveBackend, *, clock: Callable[[], float] = time.monotonic
@@ -142,32 +131,33 @@ class Classifier:
         """Classifies the pictures of one request.
 
         Args:
-            served: as `ActiveBackend.find` gave it, and still held.
-            images: whole image files; an error in place of one that could not even be read becomes
-                that picture's outcome.
-            deadline_s: on the clock; pictures unanswered by then get DeadlineExceeded.
-            top_k: predictions at most, 1..C; None for `DEFAULT_TOP_K` or C if that is less.
+            served: from `ActiveBackend.find`, inside its `with` block.
+            images: whole image files; an error in place of a file becomes that picture's outcome.
+            deadline_s: monotonic seconds; pictures unanswered by then get DeadlineExceeded.
+            top_k: the most predictions per picture, 1..C; None for `DEFAULT_TOP_K`, or C if less.
             min_probability: less probable predictions are left out, 0..1.
 
         Raises:
-            InvalidParameter: `top_k` is out of its range.
+            InvalidParameter: `top_k` is out of range.
         """
         manifest = served.version.manifest
         if top_k is not None and not 1 <= top_k <= manifest.n_classes:
             raise InvalidParameter(f"top_k: must be 1 to {manifest.n_classes} for this model")
+
         answer = Classification(manifest, [])
 
         async def classify_one(image: bytes | ServiceError) -> Outcome:
             if isinstance(image, ServiceError):
                 return image
-            answered = await self._answered(served, image, deadline_s)
-            if not isinstance(answered, InferenceResult):
-                return answered
+            result = await self._infer(served, image, deadline_s)
+            if not isinstance(result, InferenceResult):
+                return result
+
             started_s = self._clock()
             predictions = to_predictions(
-                answered.probabilities, manifest, top_k or DEFAULT_TOP_K, min_probability
+                result.probabilities, manifest, top_k or DEFAULT_TOP_K, min_probability
             )
-            answer.times.include(answered, self._clock() - started_s)
+            answer.times.include(result, self._clock() - started_s)
             return predictions
 
         if len(images) == 1:  # a task would cost as much as ranking does
@@ -176,15 +166,16 @@ class Classifier:
             answer.outcomes.extend(await asyncio.gather(*map(classify_one, images)))
         return answer
 
-    async def _answered(
+    async def _infer(
         self, served: ServedVersion, image: bytes, deadline_s: float
     ) -> InferenceResult | ImageError | ServiceError:
         late = "the picture was not answered within the request's deadline"
-        left_s = deadline_s - self._clock()
-        if left_s <= 0:
+        remaining_s = deadline_s - self._clock()
+        if remaining_s <= 0:
             return DeadlineExceeded(late)
+
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(remaining_s):
                 return await served.backend.answer(served.version, image, deadline_s)
         except TimeoutError:
             return DeadlineExceeded(late)

@@ -1,4 +1,4 @@
-"""What a child process runs first: it ties its life to its parent's before it imports anything large."""
+"""The entry point of a child process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from service.system.process import die_with_parent
 
 
 def main() -> None:
+    # Before the large imports: the parent may end while they run.
     die_with_parent(int(sys.argv[2]))
 
     from service.workers.child import main as run

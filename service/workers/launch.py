@@ -1,7 +1,6 @@
 """Starts child processes: a fresh interpreter, a socket pair, and the first two messages.
 
-Not a fork: the front has threads and an event loop. The child gets this process's module search path,
-so that it runs the same code wherever that came from.
+It does not fork, because the front has threads and an event loop.
 """
 
 from __future__ import annotations
@@ -21,20 +20,18 @@ from contract.errors import ModelError
 from service.errors import ProviderUnavailable, WorkerNotStarted
 from service.system.threads import DaemonThread
 from service.workers import wire
-from service.workers.wire import Frame, FrameKind, WireError
+from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
 
 
 class ProcessHandle(Protocol):
-    """The operating system's side of a child; `subprocess.Popen` is one."""
+    """A child process as `subprocess.Popen` presents it."""
 
     @property
     def pid(self) -> int: ...
 
-    def poll(self) -> int | None:
-        """Returns the exit status (negative: the signal that ended it), or None while it runs."""
-        ...
+    def poll(self) -> int | None: ...
 
     def kill(self) -> None: ...
 
@@ -46,9 +43,9 @@ class LaunchedWorker:
     """A child process that is ready.
 
     Attributes:
-        process: its handle.
-        sock: the front's end of its connection, not yet used by an event loop.
-        facts: what it said of its versions, in the order it was given them.
+        process: to kill it and to wait for its exit.
+        sock: the front's end of the connection, not yet on an event loop.
+        facts: from READY, one entry per version, in the order of the START message.
     """
 
     process: ProcessHandle
@@ -56,7 +53,6 @@ class LaunchedWorker:
     facts: list[dict[str, Any]]
 
     def abort(self) -> None:
-        """Ends it, whatever it does."""
         self.process.kill()
         self.sock.close()
         self.process.wait()
@@ -69,30 +65,23 @@ class WorkerLauncher(Protocol):
         """Starts a child and returns it when it is ready.
 
         Raises:
-            ModelError, ProviderUnavailable: it cannot serve what it was told to.
+            ModelError, ProviderUnavailable: it cannot serve its versions, or does not start.
         """
         ...
 
 
 class ProcessLauncher:
-    """Starts real processes that serve given versions; a `WorkerLauncher`."""
+    """Starts real processes for a set of versions; a `WorkerLauncher`."""
 
-    def __init__(self, plan: dict[str, Any], timeout_s: float) -> None:
-        """Prepares.
-
-        Args:
-            plan: the START message; see `child`.
-            timeout_s: a child that is not ready by then is ended.
-        """
-        self._plan = plan
-        self._timeout_s = timeout_s
+    def __init__(self, start_message: dict[str, Any], timeout_s: float) -> None:
+        self._start_message = start_message
+        self._timeout_s = timeout_s  # a child that is not ready by then is killed
 
     async def launch(self) -> LaunchedWorker:
-        """Starts a child without holding up the event loop; see `WorkerLauncher.launch`."""
         starting = self._spawn()
-        thread = DaemonThread("launch")
+        thread = DaemonThread("launch")  # reading from the child blocks
         try:
-            return await asyncio.wrap_future(thread.submit(starting.ready))
+            return await asyncio.wrap_future(thread.submit(starting.wait_ready))
         except BaseException:
             starting.abort()
             raise
@@ -100,93 +89,94 @@ class ProcessLauncher:
             thread.close()
 
     def launch_now(self, count: int) -> list[LaunchedWorker]:
-        """Starts so many children at the same time and waits for all of them; blocks.
+        """Starts `count` children at the same time and waits for all of them; blocks.
 
-        The thread that calls this must outlive them: Linux ends them with it.
+        The calling thread must outlive them, because Linux kills them with it.
 
         Raises:
-            ModelError, ProviderUnavailable: one of them failed; the others have been ended.
+            ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
         starting = [self._spawn() for _ in range(count)]
         try:
             with ThreadPoolExecutor(count, "launch") as pool:
-                return list(pool.map(_Starting.ready, starting))
+                return list(pool.map(_StartingWorker.wait_ready, starting))
         except BaseException:
             for one in starting:
                 one.abort()
             raise
 
-    def _spawn(self) -> _Starting:
+    def _spawn(self) -> _StartingWorker:
         ours, theirs = socket.socketpair()
+        # The child runs the code of this process, wherever that was imported from.
+        search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
+                env={**os.environ, "PYTHONPATH": search_path},
             )
-        return _Starting(process, ours, self._plan, time.monotonic() + self._timeout_s)
+        until_s = time.monotonic() + self._timeout_s
+        return _StartingWorker(process, ours, self._start_message, until_s)
 
 
 @dataclass(frozen=True, slots=True)
-class _Starting:
-    """A child process that loads its versions."""
+class _StartingWorker:
+    """A child process that is loading its versions."""
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
-    plan: dict[str, Any]
+    start_message: dict[str, Any]
     until_s: float
 
-    def ready(self) -> LaunchedWorker:
-        """Waits until it is ready; blocks."""
+    def wait_ready(self) -> LaunchedWorker:
+        """Sends START and returns when READY has come; blocks."""
         try:
-            self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
-            self.sock.sendall(b"".join(wire.pack_json(FrameKind.START, self.plan)))
+            self.sock.settimeout(self._remaining_s())
+            self.sock.sendall(b"".join(wire.pack_json(FrameKind.START, self.start_message)))
             frame = wire.read_frame(self._receive)
         except TimeoutError as error:
             raise WorkerNotStarted("a worker process was not ready in time") from error
         except (OSError, WireError) as error:
-            raise WorkerNotStarted(f"a worker process {self._ending()}") from error
-        if frame is None:
-            raise WorkerNotStarted(f"a worker process {self._ending()}")
-        return self._launched(frame)
+            raise WorkerNotStarted(f"a worker process {self._how_it_failed()}") from error
 
-    def _launched(self, frame: Frame) -> LaunchedWorker:
+        if frame is None:
+            raise WorkerNotStarted(f"a worker process {self._how_it_failed()}")
         if frame.kind is FrameKind.FAILED:
-            said = wire.unpack_failed(frame.payload)
-            known = isinstance(said, ModelError | ProviderUnavailable)
-            bug = "a worker process failed while it was starting; its log says how"
-            raise said if known else WorkerNotStarted(bug)
+            failure = wire.unpack_failed(frame.payload)
+            if isinstance(failure, ModelError | ProviderUnavailable):
+                raise failure
+            raise WorkerNotStarted("a worker process failed to start; its log says why")
         if frame.kind is not FrameKind.READY:
-            raise WorkerNotStarted("a worker process said something else than that it is ready")
+            raise WorkerNotStarted(f"a worker process sent {frame.kind.name} instead of READY")
+
         self.sock.setblocking(False)
         return LaunchedWorker(self.process, self.sock, wire.unpack_json(frame.payload)["versions"])
+
+    def abort(self) -> None:
+        # Also while `wait_ready` blocks on another thread: its read then ends.
+        self.process.kill()
+        self.process.wait()
+        self.sock.close()
 
     def _receive(self, size: int) -> bytes | None:
         # Not a byte more than the frame: what follows belongs to the event loop.
         data = b""
         while len(data) < size:
-            self.sock.settimeout(max(0.01, self.until_s - time.monotonic()))
+            self.sock.settimeout(self._remaining_s())
             piece = self.sock.recv(size - len(data))
             if not piece:
                 return None
             data += piece
         return data
 
-    def abort(self) -> None:
-        """Ends it, also while `ready` waits on another thread."""
-        self.process.kill()
-        self.process.wait()
-        self.sock.close()
+    def _remaining_s(self) -> float:
+        return max(0.01, self.until_s - time.monotonic())  # 0 would mean non-blocking
 
-    def _ending(self) -> str:
+    def _how_it_failed(self) -> str:
         try:
             status = self.process.wait(1.0)
         except subprocess.TimeoutExpired:
             return "broke the protocol"
-        how = f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         return f"{how} while it was starting"
-
-
-def _search_path() -> list[str]:
-    return [entry or str(Path.cwd()) for entry in sys.path]

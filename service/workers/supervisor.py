@@ -1,8 +1,8 @@
-"""Lanes that are child processes, for one set of versions: started, proven apart, and replaced.
+"""Starts the child processes for a set of versions, and makes lanes of them.
 
-The front opens no session: it reads manifests and digests, and believes what its children say they
-found. A version that is published while the service runs is proven in a child of its own first, so that
-a graph that takes its process down takes nothing else with it.
+The front never runs a network: it reads manifests and digests, and takes the rest from the READY message
+of its children. A version published while the service runs is loaded in a child of its own first, so
+that a graph that crashes its process does no other harm.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from service.models.repository import EngineConfig, LoadedVersion, Repository, R
 from service.workers.lane import ProcessLane
 from service.workers.launch import LaunchedWorker, ProcessLauncher
 
-Told = tuple[str, int, str]
-"""Name, number and manifest digest of a version that a child is told to serve."""
+# Name, number and manifest digest of a version, as in the START message.
+VersionId = tuple[str, int, str]
 
 
 class RemoteEngine:
-    """Stands where a version's engine would be: the children have it."""
+    """Takes the place of a version's engine in the front; the children have the real one."""
 
     def run(self, batch: Batch, *_: object) -> NDArray[np.float32]:  # noqa: ARG002
         raise EngineFailure("this version is run by worker processes")
@@ -41,68 +41,60 @@ class RemoteEngine:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What every child is told, whatever versions it serves.
+    """The configuration of a child, except its versions."""
 
-    Attributes:
-        config: where versions are, and how they are run.
-        limits: what one picture may cost.
-        log_level: of its log.
-        timeout_s: a child that is not ready by then is ended.
-    """
-
-    config: RepositoryConfig
+    repository: RepositoryConfig
     limits: ImageLimits
     log_level: str
-    timeout_s: float
+    timeout_s: float  # a child that is not ready by then is killed
 
-    def launcher(self, versions: list[Told]) -> ProcessLauncher:
-        """Returns what starts children for these versions."""
-        plan = {
-            "models_dir": str(self.config.models_dir),
-            "run": asdict(self.config.plan),
+    def launcher(self, versions: list[VersionId]) -> ProcessLauncher:
+        start_message = {
+            "models_dir": str(self.repository.models_dir),
+            "run": asdict(self.repository.plan),
             "versions": versions,
             "limits": asdict(self.limits),
             "log_level": self.log_level,
         }
-        return ProcessLauncher(plan, self.timeout_s)
+        return ProcessLauncher(start_message, self.timeout_s)
 
 
 class ProcessLaneFactory:
-    """Makes lanes that are child processes, for one repository; a `LaneFactory`."""
+    """Creates lanes that are child processes, for one repository; a `LaneFactory`."""
 
     restarts = True
 
     def __init__(
         self,
-        plan: WorkerConfig,
+        config: WorkerConfig,
         repository: Repository,
         ready: list[LaunchedWorker],
         *,
         max_memory_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes children over that are ready; each becomes a lane before others are started.
+        """Takes over children that are ready; they become the first lanes.
 
         Args:
-            plan: see `WorkerConfig`.
-            repository: what the children serve.
-            ready: were started with the launcher for this repository.
-            max_memory_bytes: a child that has grown beyond this is replaced; None for never.
+            config: for children that are started later.
+            repository: the versions the children serve.
+            ready: children started for this repository.
+            max_memory_bytes: a child larger than this is replaced; None for no limit.
             clock: monotonic seconds.
         """
         self.repository = repository
-        self._plan = plan
-        self._launcher = plan.launcher(_told(repository))
+        self._config = config
+        self._launcher = config.launcher(_version_ids(repository))
         self._ready = ready
         self._max_memory_bytes = max_memory_bytes
         self._clock = clock
-        self._places = {one.key: place for place, one in enumerate(repository.versions())}
+        self._version_index = {one.key: at for at, one in enumerate(repository.versions())}
         self._lanes: set[ProcessLane] = set()
 
     def open(self, callbacks: LaneCallbacks) -> Lane:
         lane = ProcessLane(
             self._ready.pop() if self._ready else self._launcher,
-            self._places,
+            self._version_index,
             callbacks,
             max_memory_bytes=self._max_memory_bytes,
             clock=self._clock,
@@ -112,34 +104,35 @@ class ProcessLaneFactory:
         return lane
 
     def abort(self) -> None:
-        """Ends the children that never became lanes."""
+        """Kills the children that have not become lanes."""
         for launched in self._ready:
             launched.abort()
         self._ready.clear()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         self.abort()
         await asyncio.gather(*(lane.ended for lane in self._lanes), return_exceptions=True)
 
     async def renewed(self, repository: Repository, count: int) -> ProcessLaneFactory:
-        """Starts so many children for another repository, beside those there are.
+        """Starts `count` children for another repository, beside the present ones.
 
         Raises:
-            ModelError, ProviderUnavailable: one did not come up; the others have been ended.
+            ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
-        launcher = self._plan.launcher(_told(repository))
-        jobs = [asyncio.create_task(launcher.launch()) for _ in range(count)]
+        launcher = self._config.launcher(_version_ids(repository))
+        starts = [asyncio.create_task(launcher.launch()) for _ in range(count)]
         try:
-            ready = await asyncio.gather(*jobs)
+            ready = await asyncio.gather(*starts)
         except BaseException:
-            for job in jobs:
-                job.cancel()
-            for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+            for start in starts:
+                start.cancel()
+            for outcome in await asyncio.gather(*starts, return_exceptions=True):
                 if isinstance(outcome, LaunchedWorker):
                     outcome.abort()
             raise
+
         return ProcessLaneFactory(
-            self._plan,
+            self._config,
             repository,
             list(ready),
             max_memory_bytes=self._max_memory_bytes,
@@ -148,45 +141,46 @@ class ProcessLaneFactory:
 
 
 def start_children(
-    plan: WorkerConfig, count: int, max_memory_bytes: int | None = None
+    config: WorkerConfig, count: int, max_memory_bytes: int | None = None
 ) -> ProcessLaneFactory:
-    """Starts so many children for what is on the config now; blocks until every one is ready.
+    """Starts `count` children for the versions in the model repository; blocks until all are ready.
 
-    The thread that calls this must outlive them; see `ProcessLauncher.launch_now`.
+    The calling thread must outlive them; see `ProcessLauncher.launch_now`.
 
     Raises:
-        ModelError: a version cannot be served, and why.
-        ProviderUnavailable: the provider cannot be used, or a child does not come up.
+        ModelError: a version cannot be served.
+        ProviderUnavailable: the provider cannot be used, or a child does not start.
     """
-    config = plan.config
-    # In the repository's order: children know versions by their place in the plan.
-    read = [read_version(config.models_dir, *key) for key in sorted(config.chosen_or_raise())]
-    told = [(one.manifest.name, one.manifest.version, one.manifest_sha256) for one in read]
-    ready = plan.launcher(told).launch_now(count)
+    models_dir = config.repository.models_dir
+    # In the order of `Repository.versions`: children know a version by its position.
+    keys = sorted(config.repository.chosen_or_raise())
+    found = [read_version(models_dir, *key) for key in keys]
+    ids = [(one.manifest.name, one.manifest.version, one.manifest_sha256) for one in found]
+    ready = config.launcher(ids).launch_now(count)
     try:
         versions = [
             _loaded(one.manifest, one.manifest_sha256, facts)
-            for one, facts in zip(read, ready[0].facts, strict=True)
+            for one, facts in zip(found, ready[0].facts, strict=True)
         ]
-        repository = Repository(versions, config.default_model)
-        return ProcessLaneFactory(plan, repository, ready, max_memory_bytes=max_memory_bytes)
+        repository = Repository(versions, config.repository.default_model)
+        return ProcessLaneFactory(config, repository, ready, max_memory_bytes=max_memory_bytes)
     except BaseException:
         for launched in ready:
             launched.abort()
         raise
 
 
-def prove_apart(
-    plan: WorkerConfig, models_dir: Path, name: str, number: int, _run: EngineConfig
+def load_in_child(
+    config: WorkerConfig, models_dir: Path, name: str, number: int, _run: EngineConfig
 ) -> LoadedVersion:
-    """Proves one version in a child of its own; in place of `repository.load_version`."""
+    """Loads and verifies one version in a child of its own; in place of `repository.load_version`."""
     version = read_version(models_dir, name, number)
-    (launched,) = plan.launcher([(name, number, version.manifest_sha256)]).launch_now(1)
+    (launched,) = config.launcher([(name, number, version.manifest_sha256)]).launch_now(1)
     launched.abort()
     return _loaded(version.manifest, version.manifest_sha256, launched.facts[0])
 
 
-def _told(repository: Repository) -> list[Told]:
+def _version_ids(repository: Repository) -> list[VersionId]:
     return [(*one.key, one.manifest_sha256) for one in repository.versions()]
 
 

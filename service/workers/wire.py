@@ -1,11 +1,11 @@
 """The frames between the front and a child process, over one socket pair.
 
-A frame is a head (payload length and kind; big endian) and a payload. There is no pickle: pictures and
-probabilities are raw bytes, numbers are packed, and the two messages of the start, which are rare and
-have structure, are JSON. Errors travel by class name and are rebuilt from `ERRORS` only.
+A frame is a head (payload length and kind, big endian) and a payload. There is no pickle: pictures and
+probabilities are raw bytes, numbers are packed, START and READY are JSON. Errors travel by class name and
+are rebuilt from `ERRORS` only.
 
-Both ends run the same code from the same installation, so there is no version negotiation; anything
-malformed is a `WireError`, which ends the connection and with it the child.
+Both ends run the same code from the same installation, so there is no version negotiation. A malformed
+frame raises `WireError`, which ends the connection and with it the child.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service import errors
 from service.batching.lane import RowResult
 
 _HEAD: Final = struct.Struct("!QB")  # payload bytes, kind
-_WORK: Final = struct.Struct("!HBH")  # place of the version in the plan, wide, pictures
+_WORK: Final = struct.Struct("!HBH")  # index of the version in START, wide, pictures
 _PICTURE: Final = struct.Struct("!dQ")  # remaining seconds, bytes
 _DONE: Final = struct.Struct("!dHH")  # seconds of work, runs, pictures
 _RUN: Final = struct.Struct("!Id")  # pictures, seconds
@@ -38,24 +38,26 @@ _UNANSWERED, _ANSWERED, _REFUSED = range(3)
 
 
 class WireError(Exception):
-    """The peer sent what no peer of ours sends."""
+    """The peer broke the protocol."""
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame says; the first group goes to the child, the second comes from it."""
+    """The kinds of message."""
 
+    # From the front to a child
     START = 0
     WORK = 1
 
+    # From a child to the front
     READY = 16
     FAILED = 17
     DONE = 18
-    RETIRE = 19
+    RETIRE = 19  # it got SIGTERM and wants to be replaced
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message: what it says, and the payload as the functions below pack it."""
+    """One message; the functions below pack and unpack its payload."""
 
     kind: FrameKind
     payload: bytes
@@ -63,35 +65,24 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class WirePicture:
-    """A picture to answer.
-
-    Attributes:
-        image: the whole file.
-        remaining_s: seconds until its deadline.
-    """
+    """A picture of a batch: the whole file."""
 
     image: bytes
-    remaining_s: float
+    remaining_s: float  # until its deadline; the clocks of two processes need not agree
 
 
 @dataclass(frozen=True, slots=True)
 class WireBatch:
-    """A batch to run.
+    """A batch to run."""
 
-    Attributes:
-        version: its place in the plan that the child was started with.
-        wide: the run may have all cores.
-        pictures: the batch.
-    """
-
-    version: int
-    wide: bool
+    version: int  # its index in the START message
+    wide: bool  # the run may have all cores
     pictures: list[WirePicture]
 
 
 @dataclass(frozen=True, slots=True)
 class WireRow:
-    """A picture's answer, and the seconds its preparing took."""
+    """A picture's answer, with the times of its preparation."""
 
     row: RowResult
     decode_s: float
@@ -100,31 +91,24 @@ class WireRow:
 
 @dataclass(frozen=True, slots=True)
 class WireBatchDone:
-    """What became of a batch.
+    """The results of a batch."""
 
-    Attributes:
-        outcomes: for each picture, in order: its answer, its error, or None for neither.
-        runs: pictures and seconds of every run that succeeded.
-        work_s: seconds of the whole work.
-    """
-
-    outcomes: list[WireRow | Exception | None]
-    runs: list[tuple[int, float]]
-    work_s: float
+    outcomes: list[WireRow | Exception | None]  # one per picture, in order; None: not answered
+    runs: list[tuple[int, float]]  # pictures, seconds; successful runs
+    work_s: float  # preparation and runs
 
 
 class FrameReader:
     """Cuts a stream of bytes into frames, however the bytes arrive."""
 
     def __init__(self) -> None:
-        """Starts at a frame's first byte."""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Takes what arrived and yields the frames that are complete.
+        """Adds bytes and yields the frames that are complete.
 
         Raises:
-            WireBroken: a head is not one of ours.
+            WireError: a head is malformed.
         """
         self._buffer += data
         while len(self._buffer) >= _HEAD.size:
@@ -139,13 +123,13 @@ class FrameReader:
 
 
 def read_frame(read: Callable[[int], bytes | None]) -> Frame | None:
-    """Reads one frame from a source that gives exactly as many bytes as it is asked for.
+    """Reads one frame, or None at the end of the stream.
 
     Args:
-        read: returns so many bytes, or None at the end of the stream.
+        read: returns exactly the number of bytes asked for, or None if the stream ends first.
 
     Raises:
-        WireBroken: the head is not one of ours, or the stream ends within the frame.
+        WireError: the head is malformed, or the stream ends within the frame.
     """
     head = read(_HEAD.size)
     if head is None:
@@ -158,7 +142,7 @@ def read_frame(read: Callable[[int], bytes | None]) -> Frame | None:
 
 
 def pack(kind: FrameKind, *payload: bytes) -> list[bytes]:
-    """Returns a whole frame, in pieces: large ones are not copied."""
+    """Returns a whole frame in pieces, so that large ones are not copied."""
     return [_HEAD.pack(sum(map(len, payload)), kind), *payload]
 
 
@@ -167,22 +151,16 @@ def _read_head(buffer: bytes | bytearray) -> tuple[int, FrameKind]:
     try:
         return size, FrameKind(kind)
     except ValueError as error:
-        raise WireError(f"no kind of frame has the number {kind}") from error
+        raise WireError(f"unknown kind of frame: {kind}") from error
 
 
 def pack_work(work: WireBatch) -> list[bytes]:
-    """Returns the frame of a batch to run."""
     head = _WORK.pack(work.version, work.wide, len(work.pictures))
     sizes = (_PICTURE.pack(one.remaining_s, len(one.image)) for one in work.pictures)
     return pack(FrameKind.WORK, head + b"".join(sizes), *(one.image for one in work.pictures))
 
 
 def unpack_work(payload: bytes) -> WireBatch:
-    """Returns the batch to run.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_work`.
-    """
     version, wide, n_pictures = _unpack(_WORK, payload)
     start = _WORK.size
     end = start + n_pictures * _PICTURE.size
@@ -196,7 +174,6 @@ def unpack_work(payload: bytes) -> WireBatch:
 
 
 def pack_done(done: WireBatchDone) -> list[bytes]:
-    """Returns the frame of what became of a batch."""
     head = _DONE.pack(done.work_s, len(done.runs), len(done.outcomes))
     pieces = [head, *(_RUN.pack(*run) for run in done.runs)]
     for outcome in done.outcomes:
@@ -217,17 +194,14 @@ def _pack_outcome(outcome: WireRow | Exception | None) -> tuple[int, bytes]:
 
 
 def unpack_done(payload: bytes) -> WireBatchDone:
-    """Returns what became of a batch.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_done`.
-    """
     work_s, n_runs, n_outcomes = _unpack(_DONE, payload)
     at = _DONE.size
+
     runs = []
     for _ in range(n_runs):
         runs.append(_unpack(_RUN, payload, at))
         at += _RUN.size
+
     outcomes: list[WireRow | Exception | None] = []
     for _ in range(n_outcomes):
         kind, size = _unpack(_OUTCOME, payload, at)
@@ -243,33 +217,27 @@ def _unpack_outcome(kind: int, data: bytes) -> WireRow | Exception | None:
     if kind == _REFUSED:
         return _unpack_error(data)
     if kind != _ANSWERED:
-        raise WireError(f"no kind of outcome has the number {kind}")
+        raise WireError(f"unknown kind of outcome: {kind}")
     decode_s, preprocess_s, queue_s, run_s, batch_size = _unpack(_ROW, data)
     if (len(data) - _ROW.size) % 4:
-        raise WireError("a row that does not consist of float32")
+        raise WireError("a row is not a whole number of float32")
     scores: NDArray[np.float32] = np.frombuffer(data, "<f4", offset=_ROW.size)
     scores = scores.astype(np.float32, copy=False)
     return WireRow(RowResult(scores, queue_s, run_s, batch_size), decode_s, preprocess_s)
 
 
 def pack_failed(error: Exception) -> list[bytes]:
-    """Returns the frame that says why a child cannot start."""
     return pack(FrameKind.FAILED, _pack_error(error))
 
 
 def unpack_failed(payload: bytes) -> Exception:
-    """Returns why a child cannot start.
-
-    Raises:
-        WireBroken: the payload is not one of `pack_failed`.
-    """
     return _unpack_error(payload)
 
 
 def _pack_error(error: Exception) -> bytes:
-    """Packs an error; one that is not in `ERRORS` travels as EngineFailure, without its message."""
     name = type(error).__name__
     detail = str(error)
+    # An unexpected error travels as EngineFailure, and without its message: that is not for clients.
     if ERRORS.get(name) is not type(error):
         name, detail = errors.EngineFailure.__name__, "the worker failed on this picture"
     retry_after_s = min(_MAX_U16, max(0, int(getattr(error, "retry_after_s", 0))))
@@ -279,12 +247,11 @@ def _pack_error(error: Exception) -> bytes:
 
 
 def _unpack_error(payload: bytes) -> Exception:
-    """Returns the error, of the class it had in the child."""
     retry_after_s, name_bytes, reason_bytes = _unpack(_REFUSAL, payload)
     end = _REFUSAL.size + name_bytes
     error_class = ERRORS.get(_text(payload, _REFUSAL.size, end))
     if error_class is None:
-        raise WireError("an error of no known class")
+        raise WireError("unknown error class")
     reason = _text(payload, end, end + reason_bytes)
     detail = _text(payload, end + reason_bytes, len(payload))
     if issubclass(error_class, errors.Unavailable):
@@ -293,22 +260,16 @@ def _unpack_error(payload: bytes) -> Exception:
 
 
 def pack_json(kind: FrameKind, document: dict[str, Any]) -> list[bytes]:
-    """Returns the frame of a message of the start."""
     return pack(kind, json.dumps(document).encode())
 
 
 def unpack_json(payload: bytes) -> dict[str, Any]:
-    """Returns the message.
-
-    Raises:
-        WireBroken: the payload is not a JSON object.
-    """
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise WireError("a message that is not JSON") from error
+        raise WireError("a message is not JSON") from error
     if not isinstance(document, dict):
-        raise WireError("a message that is not an object")
+        raise WireError("a message is not a JSON object")
     return document
 
 
@@ -316,12 +277,12 @@ def _unpack(layout: struct.Struct, payload: bytes, at: int = 0) -> tuple[Any, ..
     try:
         return layout.unpack_from(payload, at)
     except struct.error as error:
-        raise WireError(f"a payload of {len(payload)} bytes, {layout.size} are fixed") from error
+        raise WireError(f"a payload of {len(payload)} bytes is too short") from error
 
 
 def _bytes(payload: bytes, start: int, end: int) -> bytes:
     if end > len(payload):
-        raise WireError("a part that is longer than its payload")
+        raise WireError("a part is longer than its payload")
     return payload[start:end]
 
 
@@ -329,7 +290,7 @@ def _text(payload: bytes, start: int, end: int) -> str:
     try:
         return _bytes(payload, start, end).decode()
     except UnicodeDecodeError as error:
-        raise WireError("a text that is not UTF-8") from error
+        raise WireError("a text is not UTF-8") from error
 
 
 def _error_classes() -> dict[str, type[Exception]]:
@@ -343,9 +304,9 @@ def _error_classes() -> dict[str, type[Exception]]:
     ]
     by_name: dict[str, type[Exception]] = {one.__name__: one for one in found}
     if len(by_name) != len(found):
-        raise TypeError("two errors have one name")
+        raise TypeError("two error classes have the same name")
     return by_name
 
 
+# Every error that a worker may send, by class name. Base classes, which have no code, are left out.
 ERRORS: Final = _error_classes()
-"""Every error that may come out of a worker, by class name; base classes are none."""

@@ -61,9 +61,9 @@ def lose_lanes(client: Any) -> None:
 
     def lose() -> None:
         lanes = batcher_of(client)._lanes
-        for place in lanes._places:
-            assert place.lane is not None
-            place.delay_s = 60.0
-            lanes._replace(place.lane, RestartReason.DIED)
+        for slot in lanes._slots:
+            assert slot.lane is not None
+            slot.backoff_s = 60.0
+            lanes._replace(slot.lane, RestartReason.DIED)
 
     client.portal.call(lose)

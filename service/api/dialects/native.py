@@ -136,7 +136,9 @@ async def _classify(
         deadline = deps.deadlines.of(request)
 
         with deps.admission.slot() as slot:
-            deps.admission.check_wait(served.expected_s(), deadline.remaining_s())
+            deps.admission.check_wait(
+                served.backend.expected_s(served.version), deadline.remaining_s()
+            )
             body = await read_body(request, slot, deps.body_limits)
             received_s = deadline.elapsed_s()
             kind = request.headers.get("content-type", "")

@@ -14,6 +14,7 @@ import numpy as np
 
 from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
 from service.batching.lane import (
+    CHECK_INTERVAL_S,
     BatchJob,
     LaneCallbacks,
     QueueEntry,
@@ -21,7 +22,6 @@ from service.batching.lane import (
     RowResult,
     deliver,
 )
-from service.batching.lanes import LOOK_S
 from service.errors import WorkerLost
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.batching.harness import settle, value_of
@@ -66,11 +66,11 @@ class FakeLane:
                 entry.fail(WorkerLost("lost"))
         self._callbacks.on_lost(self, reason)
 
-    def wear(self, reason: RestartReason = RestartReason.TERMINATED) -> None:
-        self._callbacks.on_worn(self, reason)
+    def retire(self, reason: RestartReason = RestartReason.TERMINATED) -> None:
+        self._callbacks.on_retiring(self, reason)
 
     @property
-    def in_hand(self) -> list[float]:
+    def values(self) -> list[float]:
         return [number_of(entry) for job in self.jobs for entry in job.items]
 
     # As a lane
@@ -83,11 +83,11 @@ class FakeLane:
         if self.jobs:
             self.lose(RestartReason.OVERDUE)
 
-    def take_back(self) -> list[BatchJob[QueueEntry]]:
+    def take_unstarted(self) -> list[BatchJob[QueueEntry]]:
         self.jobs.clear()
         return []
 
-    def pass_on(self) -> BatchJob[QueueEntry] | None:
+    def steal_next(self) -> BatchJob[QueueEntry] | None:
         return self.jobs.pop() if len(self.jobs) > 1 else None
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class FakeSource:
             asyncio.get_running_loop().call_soon(callbacks.on_ready, lane)
         return lane
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         assert all(lane.closed for lane in self.lanes)
 
 
@@ -157,7 +157,7 @@ class Rig:
         asyncio.get_running_loop().call_later = self._call_later  # type: ignore[assignment,method-assign]
 
     def _call_later(self, delay_s: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
-        looks = callback == self.batcher._lanes._look
+        looks = callback == self.batcher._lanes._check
         self._timers.append(Timer(delay_s, lambda: callback(*arguments), looks))
         return self._timers[-1]
 
@@ -183,8 +183,8 @@ class Rig:
 
     async def pass_time(self, seconds: float) -> None:
         """Lets time pass while lanes at work are looked at as often as they are."""
-        for _ in range(round(seconds / LOOK_S)):
-            self.clock.advance(LOOK_S)
+        for _ in range(round(seconds / CHECK_INTERVAL_S)):
+            self.clock.advance(CHECK_INTERVAL_S)
             looks = [one for one in self._running() if one.looks]
             for look in looks:
                 self._timers.remove(look)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.batcher import BatchCallbacks, Batcher, BatchLimits
-from service.batching.lane import RowResult
-from service.batching.lanes import LOOK_S
+from service.batching.lane import CHECK_INTERVAL_S, RowResult
 from service.batching.thread_lane import ThreadLaneFactory
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 
@@ -69,9 +68,9 @@ async def settle() -> None:
 
 def pass_time(batcher: OneVersion, clock: FakeClock, seconds: float) -> None:
     """Lets time pass as the lanes see it: in steps, with a look after each."""
-    for _ in range(round(seconds / LOOK_S)):
-        clock.advance(LOOK_S)
-        batcher._lanes._look()
+    for _ in range(round(seconds / CHECK_INTERVAL_S)):
+        clock.advance(CHECK_INTERVAL_S)
+        batcher._lanes._check()
 
 
 async def entered(engine: FakeEngine) -> None:

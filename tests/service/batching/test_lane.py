@@ -243,7 +243,7 @@ async def test_lane_run_counts_from_its_beginning_not_from_the_preparing():
 
     job = await bench.work(bench.entry(0.5, first=lambda: bench.clock.advance(2)))
 
-    assert job.since_s == begun_s + 2
+    assert job.started_s == begun_s + 2
 
 
 @pytest.mark.anyio
@@ -383,7 +383,7 @@ async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
     bench.begin(ahead)
     await asyncio.to_thread(bench.engine.entered.acquire)
 
-    passed_on = [bench.lane.pass_on(), bench.lane.pass_on()]
+    passed_on = [bench.lane.steal_next(), bench.lane.steal_next()]
     bench.engine.release()
     await bench.done()
     bench.lane.close()

@@ -47,7 +47,7 @@ async def test_lane_that_dies_fails_its_item_and_is_replaced(error):
 
 
 async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever(monkeypatch):
-    monkeypatch.setattr("service.batching.lanes.FIRST_DELAY_S", 2.0)
+    monkeypatch.setattr("service.batching.lanes.FIRST_BACKOFF_S", 2.0)
     engine = FakeEngine()
     engine.answer = raising(SystemExit(2))
     async with running(engine, max_batch_size=1) as batcher:
@@ -199,7 +199,7 @@ async def test_lanes_event_loop_that_was_held_up_blames_nobody():
         await entered(engine)
         for _ in range(2):
             clock.advance(60)
-            batcher._lanes._look()
+            batcher._lanes._check()
         engine.release()
         values = await values_of([task])
 

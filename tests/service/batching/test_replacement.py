@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from service.batching.lane import RestartReason
-from service.batching.lanes import LONGEST_DELAY_S, OVERDUE_S
+from service.batching.lanes import MAX_BACKOFF_S, OVERDUE_S
 from tests.fakes import FakeEngine, FakeVersion
 from tests.service.batching.fakelanes import Rig, outcome_of, outcomes_of, rig
 from tests.service.batching.harness import settle
@@ -69,7 +69,7 @@ async def test_lanes_lost_before_they_did_anything_are_replaced_ever_more_slowly
         delays = await lose_all(made, 13)
 
         assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
-        assert (delays[-1], len(made.lanes)) == (LONGEST_DELAY_S, 14)
+        assert (delays[-1], len(made.lanes)) == (MAX_BACKOFF_S, 14)
         assert made.replaced == [RestartReason.EXITED] * 13
 
 
@@ -110,18 +110,18 @@ async def test_lanes_without_hope_refuse_at_once_and_recover():
         await lose_all(made, 5)
         (held,) = await made.ask(1)
         (waits,) = await made.ask(2)
-        hopeful = made.batcher.hopeless
+        hopeful = made.batcher.unavailable
         made.lanes[-1].lose()
         (refused,) = await made.ask(3)
         outcomes = await outcomes_of([held, waits, refused])
-        hopeless = (made.batcher.hopeless, made.batcher.alive)
+        hopeless = (made.batcher.unavailable, made.batcher.alive)
         await made.fire()
         (answered,) = await made.ask(4)
         made.lanes[-1].answer()
 
         assert outcomes == ["WorkerLost", "ModelNotReady", "ModelNotReady"]
         assert (hopeful, hopeless) == (False, (True, True)), "a new process would not help"
-        assert (await outcome_of(answered), made.batcher.hopeless) == (4.0, False)
+        assert (await outcome_of(answered), made.batcher.unavailable) == (4.0, False)
 
 
 async def test_lanes_are_not_without_hope_while_one_works():
@@ -142,10 +142,10 @@ async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
         old = made.lanes[0]
         old.become_ready()
         (first,) = await made.ask(1)
-        old.wear()
+        old.retire()
         old.answer()
         (second,) = await made.ask(2)
-        in_both = ([lane.in_hand for lane in made.lanes], made.replaced)
+        in_both = ([lane.values for lane in made.lanes], made.replaced)
         made.lanes[1].become_ready()
         (third,) = await made.ask(3)
         open_while_busy = not old.closed
@@ -160,7 +160,7 @@ async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
 async def test_worn_lane_without_work_is_closed_when_its_successor_is_ready():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
-        made.lanes[0].wear(RestartReason.MEMORY)
+        made.lanes[0].retire(RestartReason.MEMORY)
         before = made.lanes[0].closed
         made.lanes[1].become_ready()
 
@@ -178,10 +178,10 @@ async def test_worn_lanes_are_replaced_one_at_a_time():
             lane.become_ready()
         first, second, _ = made.lanes
         for lane in (first, second, first):
-            lane.wear()
+            lane.retire()
         at_once = len(made.lanes) - 3
         made.lanes[3].become_ready()
-        second.wear()
+        second.retire()
 
         assert (at_once, len(made.lanes), made.batcher.n_ready) == (1, 5, 3)
         assert (first.closed, second.closed) == (True, False)
@@ -193,7 +193,7 @@ async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
         counts = []
         for seconds in (0, 1, 58, 1):
             made.clock.advance(seconds)
-            made.lanes[-1].wear(RestartReason.MEMORY)
+            made.lanes[-1].retire(RestartReason.MEMORY)
             await settle()
             counts.append(len(made.lanes) - 1)
 
@@ -203,7 +203,7 @@ async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
 async def test_worn_lanes_of_other_places_need_not_wait_for_that_minute():
     async with rig(2) as made:
         for lane in list(made.lanes):
-            lane.wear(RestartReason.MEMORY)
+            lane.retire(RestartReason.MEMORY)
             await settle()
 
         assert (len(made.lanes), made.replaced) == (4, [RestartReason.MEMORY] * 2)
@@ -212,13 +212,13 @@ async def test_worn_lanes_of_other_places_need_not_wait_for_that_minute():
 async def test_worn_lane_whose_successor_is_lost_works_on_and_gets_another():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
-        made.lanes[0].wear()
+        made.lanes[0].retire()
         made.lanes[1].lose(RestartReason.NOT_STARTED)
         (task,) = await made.ask(1)
         made.lanes[0].answer()
         alone = len(made.lanes)
         made.clock.advance(5)
-        made.lanes[0].wear()
+        made.lanes[0].retire()
         made.lanes[2].become_ready()
 
         assert (await outcome_of(task), alone, made.delays) == (1.0, 2, [])
@@ -229,7 +229,7 @@ async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_paus
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         for _ in range(60 * 4):
-            made.lanes[0].wear()  # at every look
+            made.lanes[0].retire()  # at every look
             if not made.lanes[-1].ready and not made.lanes[-1].dead:
                 made.lanes[-1].lose(RestartReason.NOT_STARTED)
             made.clock.advance(0.25)
@@ -240,7 +240,7 @@ async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_paus
 async def test_worn_lane_that_is_lost_meanwhile_leaves_its_place_to_its_successor():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
-        made.lanes[0].wear()
+        made.lanes[0].retire()
         made.lanes[0].lose()
         (task,) = await made.ask(1)
         made.lanes[1].become_ready()
@@ -252,11 +252,11 @@ async def test_worn_lane_that_is_lost_meanwhile_leaves_its_place_to_its_successo
 async def test_worn_lane_and_its_successor_lost_both_are_replaced():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
-        made.lanes[0].wear()
+        made.lanes[0].retire()
         made.lanes[0].lose()
         made.lanes[1].lose(RestartReason.NOT_STARTED)
 
-        assert (len(made.lanes), made.batcher.hopeless) == (3, False)
+        assert (len(made.lanes), made.batcher.unavailable) == (3, False)
 
 
 @pytest.mark.parametrize("ends", ["lost", "hangs"])
@@ -264,7 +264,7 @@ async def test_worn_lane_that_ends_while_it_finishes_is_not_replaced_twice(ends)
     async with rig() as made:
         (task,) = await made.ask(1, deadline_s=made.clock() + 2)
         old = made.lanes[0]
-        old.wear()
+        old.retire()
         await settle()
         if ends == "lost":
             old.lose()
@@ -308,7 +308,7 @@ async def test_overdue_lane_gets_nothing_new_and_others_do():
         await made.ask(2)
         await made.ask(3)
 
-        assert [lane.in_hand for lane in made.lanes] == [[1.0], [2.0]]
+        assert [lane.values for lane in made.lanes] == [[1.0], [2.0]]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ async def test_stop_during_starts_leaves_nothing_behind():
     async with rig(4, slow=True) as made:
         for lane in made.lanes[:3]:
             lane.become_ready()
-        made.lanes[0].wear()  # its successor is being started
+        made.lanes[0].retire()  # its successor is being started
         for _ in range(2):
             made.lanes[-1 if len(made.lanes) > 5 else 1].lose()  # waits for its next start
         assert (len(made.lanes), made.delays) == (6, [0.1])
@@ -360,10 +360,10 @@ async def test_stop_answers_what_is_in_hand_and_what_waits_and_ends_every_lane()
         for lane in made.lanes:
             lane.become_ready()
         tasks = await made.ask(1)
-        made.lanes[0].wear()  # whoever is lost in the stop must not be followed by its successor
+        made.lanes[0].retire()  # whoever is lost in the stop must not be followed by its successor
         made.lanes[2].become_ready()
         tasks += await made.ask(2)
-        made.lanes[2].wear()
+        made.lanes[2].retire()
         tasks += await made.ask(3, 4)
 
         assert not await made.batcher.stop(0)
@@ -377,7 +377,7 @@ async def test_drain_finishes_what_was_accepted_without_new_lanes():
         tasks = [*await made.ask(1), *await made.ask(2), *await made.ask(3)]
         draining = asyncio.create_task(made.batcher.drain())
         await settle()
-        made.lanes[0].wear()
+        made.lanes[0].retire()
         made.lanes[0].lose()
         made.lanes[1].answer()
         await settle()
@@ -403,7 +403,7 @@ async def test_two_thousand_pictures_with_dying_lanes_are_never_mixed_up(caplog)
                 if (turns + place) % 7 == 0:
                     lane.lose()
                 elif (turns + place) % 11 == 0:
-                    lane.wear()
+                    lane.retire()
                 else:
                     lane.answer()
             await made.fire()

@@ -220,7 +220,7 @@ async def test_large_pictures_of_two_versions_share_their_half():
         await made.ask(1, 2, version=version("one"), large=True)
         await made.ask(3, 4, version=version("other"), large=True)
 
-        assert [lane.in_hand for lane in made.lanes] == [[1], [2], [], []]
+        assert [lane.values for lane in made.lanes] == [[1], [2], [], []]
 
 
 async def test_large_pictures_do_not_wait_for_company():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.batching.sizing import STUCK_AFTER_S, batch_limits, engine_config, prepare_threads
+from service.batching.batcher import STUCK_AFTER_S
+from service.batching.sizing import batch_limits, engine_config, prepare_threads
 from service.models.repository import (
     EngineConfig,
     LoadedVersion,

@@ -177,12 +177,12 @@ def close(client):
 
 
 def slow_down(client):
-    queue_of(client).n_wanted = 1
+    queue_of(client).n_pending = 1
     queue_of(client).times.item_s = 100.0
 
 
 def fill_queue(client):
-    queue_of(client).n_wanted = 256
+    queue_of(client).n_pending = 256
 
 
 def queue_of(client):

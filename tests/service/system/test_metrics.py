@@ -113,7 +113,7 @@ def test_metrics_model_info_names_every_version(make_client):
 def test_metrics_waiting_is_the_sum_over_versions(make_client):
     client = make_client(versions_per_model=0)
     for version in client.app.state.service.repository.versions():
-        batcher_of(client)._queue_of(version).n_wanted = 2
+        batcher_of(client)._queue_of(version).n_pending = 2
 
     text = client.get("/metrics").text
 

@@ -216,8 +216,8 @@ def test_child_serves_until_the_connection_ends(pair, versions):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\xff" * 9, "no kind"),
-        (b"".join(wire.pack(FrameKind.DONE)), "does not send DONE"),
+        (b"\xff" * 9, "unknown kind"),
+        (b"".join(wire.pack(FrameKind.DONE)), "unexpected DONE"),
         (b"".join(wire.pack_work(work_of(RED)))[:-1], "within a frame"),
         (b"".join(wire.pack(FrameKind.WORK, b"cut")), "payload"),
     ],

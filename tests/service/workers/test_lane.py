@@ -35,9 +35,9 @@ KEY = ("tiny", 1)
 @pytest.fixture(autouse=True)
 def only_time_that_tests_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane looks at its process when a test says so, and waits for exits in no time."""
-    monkeypatch.setattr(module, "LOOK_S", 3600.0)
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 3600.0)
     monkeypatch.setattr(module, "_EXIT_S", 0.002)
-    monkeypatch.setattr(module, "_PAUSE_S", 0.0001)
+    monkeypatch.setattr(module, "_POLL_S", 0.0001)
 
 
 class Machine:
@@ -64,24 +64,24 @@ class Bench:
         self.ready: list[ProcessLane] = []
         self.done: list[BatchJob[QueueEntry]] = []
         self.lost: list[RestartReason] = []
-        self.worn: list[RestartReason] = []
+        self.retiring: list[RestartReason] = []
         self.callbacks = LaneCallbacks(
             lambda _, job: self.done.append(job),
             lambda lane: self.ready.append(cast(ProcessLane, lane)),
             self._on_lost,
-            lambda _, reason: self.worn.append(reason),
+            lambda _, reason: self.retiring.append(reason),
         )
 
     def _on_lost(self, lane: Any, reason: RestartReason) -> None:
         """Does what the owner of a lane does with one that is lost."""
         self.lost.append(reason)
-        assert lane.take_back() == []
+        assert lane.take_unstarted() == []
         lane.close()
 
     def open(self, child: Any = None, **options: Any) -> ProcessLane:
-        places = {("other", 3): 0, KEY: 1}
+        version_index = {("other", 3): 0, KEY: 1}
         self.lane = ProcessLane(
-            child or self.launcher, places, self.callbacks, clock=self.clock, **options
+            child or self.launcher, version_index, self.callbacks, clock=self.clock, **options
         )
         return self.lane
 
@@ -323,9 +323,9 @@ async def test_process_lane_worker_stopped_at_two_looks_is_ended(machine):
         entry = bench.entry(b"1")
         await bench.begin(entry)
         machine.stopped = True
-        bench.lane._look()
+        bench.lane._check()
         before = (bench.lane.ready, outcome(entry))
-        bench.lane._look()
+        bench.lane._check()
         await bench.lane.ended
 
         assert (before, outcome(entry)) == ((True, "waits"), "WorkerLost")
@@ -337,7 +337,7 @@ async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
     async with running() as bench:
         for stopped in (True, False, True, False):
             machine.stopped = stopped
-            bench.lane._look()
+            bench.lane._check()
 
         assert (bench.lost, bench.lane.ready) == ([], True)
 
@@ -351,9 +351,9 @@ async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
 async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(limit, worn):
     async with running(max_memory_bytes=limit) as bench:
         for _ in range(2):
-            bench.lane._look()
+            bench.lane._check()
 
-        assert (bench.worn, bench.lane.ready, bench.lane.dead) == (worn, True, False)
+        assert (bench.retiring, bench.lane.ready, bench.lane.dead) == (worn, True, False)
 
 
 @pytest.mark.usefixtures("machine")
@@ -362,12 +362,12 @@ async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_i
         entry = bench.entry(b"1")
         await bench.begin(entry)
         bench.peer.send(wire.pack(FrameKind.RETIRE))
-        await until(lambda: bool(bench.worn))
-        bench.lane._look()
+        await until(lambda: bool(bench.retiring))
+        bench.lane._check()
         bench.peer.answer()
         await until(entry.future.done)
 
-        assert (bench.worn, outcome(entry)) == ([RestartReason.TERMINATED] * 2, 1.0)
+        assert (bench.retiring, outcome(entry)) == ([RestartReason.TERMINATED] * 2, 1.0)
         assert (bench.lost, bench.lane.ready) == ([], True)
 
 

@@ -116,8 +116,8 @@ def saying(pieces: list[bytes]) -> str:
     ("pieces", "words"),
     [
         ([b"x" * 9], "broke the protocol"),
-        (wire.pack(FrameKind.DONE), "something else"),
-        (wire.pack_failed(ZeroDivisionError("secret")), "its log says how"),
+        (wire.pack(FrameKind.DONE), "sent DONE instead of READY"),
+        (wire.pack_failed(ZeroDivisionError("secret")), "its log says why"),
     ],
     ids=["noise", "not_ready", "bug"],
 )

@@ -24,7 +24,7 @@ from service.workers.supervisor import (
     ProcessLaneFactory,
     RemoteEngine,
     WorkerConfig,
-    prove_apart,
+    load_in_child,
     start_children,
 )
 from tests import tinymodel
@@ -35,14 +35,14 @@ RED = tinymodel.picture("red")
 NO_CALLBACKS = LaneCallbacks(*[lambda *_: None] * 4)
 
 
-def plan_of(models_dir: Path, **run: Any) -> WorkerConfig:
+def config_of(models_dir: Path, **run: Any) -> WorkerConfig:
     config = RepositoryConfig(models_dir, EngineConfig("cpu", **run), versions_per_model=0)
     return WorkerConfig(config, ImageLimits(), "info", 60.0)
 
 
 def here(models_dir: Path) -> Repository:
     """The same versions, loaded in this process."""
-    return load_repository(plan_of(models_dir).config)
+    return load_repository(config_of(models_dir).repository)
 
 
 async def ask(batcher: Batcher, source: ProcessLaneFactory, number: int) -> RowResult:
@@ -70,7 +70,7 @@ def statuses(launched: list[LaunchedWorker]) -> list[int | None]:
 
 
 async def test_children_serve_every_version_on_the_shelf(models_dir):
-    source = start_children(plan_of(models_dir), 2)
+    source = start_children(config_of(models_dir), 2)
     ready = list(source._ready)
     before = statuses(ready)
 
@@ -81,7 +81,7 @@ async def test_children_serve_every_version_on_the_shelf(models_dir):
 
 
 async def test_children_that_are_not_needed_are_ended(models_dir):
-    source = start_children(plan_of(models_dir), 1)
+    source = start_children(config_of(models_dir), 1)
     (launched,) = source._ready
 
     source.abort()
@@ -90,10 +90,10 @@ async def test_children_that_are_not_needed_are_ended(models_dir):
 
 
 async def test_children_repository_is_described_as_one_of_this_process(models_dir):
-    source = start_children(plan_of(models_dir, max_batch_size=3), 1)
+    source = start_children(config_of(models_dir, max_batch_size=3), 1)
     source.abort()
 
-    ours = load_repository(plan_of(models_dir, max_batch_size=3).config)
+    ours = load_repository(config_of(models_dir, max_batch_size=3).repository)
     for one, apart in zip(ours.versions(), source.repository.versions(), strict=True):
         assert isinstance(apart.engine, RemoteEngine)
         for name in (
@@ -150,9 +150,9 @@ def test_engine_of_the_front_runs_nothing():
 
 
 async def test_children_for_a_renewed_repository_are_ready_when_it_is_there(models_dir):
-    plan = plan_of(models_dir)
-    first = start_children(plan, 1)
-    version = prove_apart(plan, models_dir, "tiny", 2, EngineConfig("cpu"))
+    config = config_of(models_dir)
+    first = start_children(config, 1)
+    version = load_in_child(config, models_dir, "tiny", 2, EngineConfig("cpu"))
 
     source = await first.renewed(Repository([version]), 2)
 
@@ -174,7 +174,7 @@ async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monk
         return made[-1]
 
     monkeypatch.setattr(ProcessLauncher, "launch", fail_once)
-    source = ProcessLaneFactory(plan_of(models_dir), here(models_dir), [])
+    source = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
 
     with pytest.raises(WorkerNotStarted):
         await source.renewed(here(models_dir), 2)
@@ -202,7 +202,7 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
 
     monkeypatch.setattr(subprocess, "Popen", Seen)
     monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
-    source = ProcessLaneFactory(plan_of(models_dir), here(models_dir), [])
+    source = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
     task = asyncio.create_task(source.renewed(here(models_dir), 2))
     if one_is_ready:
         await ready.wait()
@@ -215,7 +215,7 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
 
 
 async def test_source_of_processes_makes_new_ones_when_those_that_were_ready_are_used(models_dir):
-    source = start_children(plan_of(models_dir), 1)
+    source = start_children(config_of(models_dir), 1)
     (launched,) = source._ready
     batcher = Batcher(source, BatchLimits(lanes=1))
     batcher.start()
@@ -232,13 +232,13 @@ async def test_source_of_processes_makes_new_ones_when_those_that_were_ready_are
 
 
 async def test_source_of_processes_is_closed_once_they_have_ended(models_dir):
-    source = start_children(plan_of(models_dir), 2)
+    source = start_children(config_of(models_dir), 2)
     ready = list(source._ready)
     lanes = [source.open(NO_CALLBACKS) for _ in range(2)]
     for lane in lanes:
         lane.close()
 
-    await source.closed()
+    await source.wait_closed()
 
     assert None not in statuses(ready)
 
@@ -247,7 +247,7 @@ async def test_source_of_processes_is_closed_once_they_have_ended(models_dir):
 
 
 def test_version_is_proven_in_a_process_of_its_own(models_dir):
-    version = prove_apart(plan_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
+    version = load_in_child(config_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
 
     assert (version.key, version.provider) == (("tiny", 2), "cpu")
     assert isinstance(version.engine, RemoteEngine)
@@ -262,9 +262,9 @@ def test_version_that_is_broken_is_not_proven(tmp_path):
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
     with pytest.raises(VersionCorrupt, match="tiny/1"):
-        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
+        load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
 
 
 def test_version_that_is_not_there_is_not_proven(tmp_path):
     with pytest.raises(ManifestInvalid, match="tiny/1"):
-        prove_apart(plan_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
+        load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.batching.wide import LoadMonitor, RunTimes
+from service.batching.timing import LoadMonitor, RunTimes
 from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
     occupy,
@@ -20,30 +20,30 @@ pytestmark = pytest.mark.anyio
 
 def test_solitude_ends_with_company_and_comes_back():
     clock = FakeClock()
-    solitude = LoadMonitor(clock)
+    load = LoadMonitor(clock)
     clock.advance(1)
-    alone = solitude.lasts()
-    solitude.crowded()
-    crowded = solitude.lasts()
+    alone = load.one_at_a_time()
+    load.mark_overlap()
+    crowded = load.one_at_a_time()
     clock.advance(0.1)
 
-    assert (alone, crowded, solitude.lasts()) == (True, False, True)
+    assert (alone, crowded, load.one_at_a_time()) == (True, False, True)
 
 
 def test_run_times_without_narrow_runs_there_is_no_doubt():
     clock = FakeClock()
     times = RunTimes(clock)
     for _ in range(20):
-        times.learn_alone(9.0, wide=True)
+        times.record_lone_run(9.0, wide=True)
 
-    assert times.may_be_wide()
+    assert times.all_cores_help()
 
 
 def test_run_times_cost_follows_what_pictures_have_been_taking():
     times = RunTimes(FakeClock())
     costs = []
     for item_s in (1.0, 2.0):
-        times.learn_cost(item_s)
+        times.record_item(item_s)
         costs.append(times.item_s)
 
     assert costs == [1.0, pytest.approx(1.1)]
