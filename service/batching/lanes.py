@@ -358,6 +358,7 @@ class Lanes:
                 self._abandoned.append(lane)
                 self._replace(lane, RestartReason.STUCK)
 
-        if self.at_work:
+        # A replaced lane's work may have gone to another lane, which started the timer again.
+        if self.at_work and self._check_timer is None:
             self._check_later()
         self._on_change([])

@@ -1,4 +1,4 @@
-"""A batcher over lanes of which every step is in the test's hands."""
+"""A batcher over fake lanes that take each step when the test says so."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEVER = math.inf
 
 
 class FakeLane:
-    """A lane that may be lost, as processes are; it works when the test says so."""
+    """A lane that can be lost, as a process can; it answers when the test says so."""
 
     busy = False
 
@@ -48,7 +48,7 @@ class FakeLane:
         self._callbacks.on_ready(self)
 
     def answer(self, *, runs: bool = True) -> None:
-        """Answers the batch in hand: each picture with its own value."""
+        """Answers the running batch, each picture with its own value."""
         job = self.jobs.popleft()
         n_pictures = len(job.items)
         for entry in job.items:
@@ -98,11 +98,11 @@ def number_of(entry: QueueEntry) -> float:
     return float(entry.item[0])  # type: ignore[index]
 
 
-class FakeSource:
-    """Makes such lanes; a `LaneFactory`.
+class FakeFactory:
+    """Creates fake lanes; a `LaneFactory`.
 
     Attributes:
-        lanes: every one that was made, in order.
+        lanes: every lane created, in order.
         slow: lanes become ready only when the test says so.
     """
 
@@ -127,11 +127,11 @@ class FakeSource:
 
 @dataclass(eq=False)
 class Timer:
-    """A call that a test has happen."""
+    """A delayed call that the test triggers."""
 
     delay_s: float
     call: Callable[[], None]
-    looks: bool
+    is_check: bool  # of the lanes' health
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -139,15 +139,15 @@ class Timer:
 
 
 class Rig:
-    """A batcher over such lanes, on a clock and with timers that stand still."""
+    """A batcher over fake lanes, with a clock and timers that stand still."""
 
-    def __init__(self, source: FakeSource, limits: BatchLimits) -> None:
+    def __init__(self, factory: FakeFactory, limits: BatchLimits) -> None:
         self.clock = FakeClock()
-        self.source = source
+        self.factory = factory
         self.replaced: list[RestartReason] = []
         self.tasks: list[asyncio.Task[RowResult]] = []
         self.batcher = Batcher(
-            source,
+            factory,
             limits,
             clock=self.clock,
             callbacks=BatchCallbacks(on_replaced=self.replaced.append),
@@ -157,38 +157,42 @@ class Rig:
         asyncio.get_running_loop().call_later = self._call_later  # type: ignore[assignment,method-assign]
 
     def _call_later(self, delay_s: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
-        looks = callback == self.batcher._lanes._check
-        self._timers.append(Timer(delay_s, lambda: callback(*arguments), looks))
+        is_check = callback == self.batcher._lanes._check
+        self._timers.append(Timer(delay_s, lambda: callback(*arguments), is_check))
         return self._timers[-1]
 
     @property
     def lanes(self) -> list[FakeLane]:
-        return self.source.lanes
+        return self.factory.lanes
 
     @property
     def delays(self) -> list[float]:
-        """Of the timers that run, but for those of looks."""
-        return [one.delay_s for one in self._running() if not one.looks]
+        """Of the running timers, except those of checks."""
+        return [one.delay_s for one in self._running() if not one.is_check]
+
+    @property
+    def n_checks(self) -> int:
+        return sum(one.is_check for one in self._running())
 
     def _running(self) -> list[Timer]:
         return [one for one in self._timers if not one.cancelled]
 
     async def fire(self) -> None:
-        """Has happen now what would happen later, but for looks."""
+        """Triggers every timer except those of checks."""
         for timer in self._running():
-            if not timer.looks:
+            if not timer.is_check:
                 self._timers.remove(timer)
                 timer.call()
         await settle()
 
     async def pass_time(self, seconds: float) -> None:
-        """Lets time pass while lanes at work are looked at as often as they are."""
+        """Lets time pass, with a check of the lanes at every interval."""
         for _ in range(round(seconds / CHECK_INTERVAL_S)):
             self.clock.advance(CHECK_INTERVAL_S)
-            looks = [one for one in self._running() if one.looks]
-            for look in looks:
-                self._timers.remove(look)
-                look.call()
+            checks = [one for one in self._running() if one.is_check]
+            for check in checks:
+                self._timers.remove(check)
+                check.call()
             await settle()
 
     async def ask(
@@ -198,7 +202,7 @@ class Rig:
         deadline_s: float = NEVER,
         large: bool = False,
     ) -> list[asyncio.Task[RowResult]]:
-        """Submits pictures one after the other and returns when they are where they go."""
+        """Submits pictures one after the other and lets the batcher dispatch them."""
         tasks = [
             asyncio.create_task(
                 self.batcher.submit(
@@ -219,7 +223,7 @@ class Rig:
 async def rig(
     lanes: int = 1, *, slow: bool = False, depth: int = 1, **limits: Any
 ) -> AsyncIterator[Rig]:
-    made = Rig(FakeSource(slow=slow, depth=depth), BatchLimits(lanes=lanes, **limits))
+    made = Rig(FakeFactory(slow=slow, depth=depth), BatchLimits(lanes=lanes, **limits))
     made.batcher.start()
     await settle()
     try:

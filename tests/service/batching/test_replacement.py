@@ -338,6 +338,16 @@ async def test_batch_is_due_after_twice_the_slowest_of_the_last():
         assert job.due_s - made.clock() == pytest.approx(2 * 5 + OVERDUE_S)
 
 
+async def test_lanes_are_checked_by_one_timer_after_a_lane_was_replaced():
+    """A second timer would find a batch overdue at two checks at the same moment."""
+    async with rig() as made:
+        await made.ask(1, deadline_s=made.clock() + 2)
+        await made.ask(2)
+        await made.pass_time(2 + OVERDUE_S + 0.5)
+
+        assert (made.replaced, made.n_checks) == ([RestartReason.OVERDUE], 1)
+
+
 # The end
 
 
