@@ -132,7 +132,10 @@ def test_app_lanes_and_prepare_pool_are_sized_by_the_cores(models_dir, monkeypat
 
     backend = create_app(Settings(models_dir=models_dir, provider="cpu")).state.service._backend
 
-    assert (backend.batcher.limits.lanes, backend._kind.apart._max_workers) == (cpus, threads)
+    assert (backend.batcher.limits.lanes, backend._kind.prepare_pool._max_workers) == (
+        cpus,
+        threads,
+    )
 
 
 def test_app_timeouts_reach_the_deadlines(models_dir):
@@ -290,7 +293,7 @@ def test_app_with_workers_opens_no_session_itself(models_dir, monkeypatch):
 
 def test_app_stop_ends_its_workers(models_dir):
     app = create_app(Settings(models_dir=models_dir, workers=2, provider="cpu"))
-    workers = [one.process for one in app.state.service._backend._kind.source._ready]
+    workers = [one.process for one in app.state.service._backend._kind.factory._ready]
     with TestClient(app) as client:
         client.post("/v1/classify", content=RED)
 
