@@ -53,33 +53,23 @@ _SLOW_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """The limits of a batcher.
+    """The limits of a batcher."""
 
-    Attributes:
-        max_wait_s: seconds a batch may wait for more entries, counted from its first.
-        max_queue: items that may wait; more are refused.
-        lanes: runs at the same time.
-        stuck_after_s: seconds a batch may take, whatever its deadlines.
-    """
-
-    max_wait_s: float = 0.0
-    max_queue: int = 256
-    lanes: int = 1
-    stuck_after_s: float = STUCK_AFTER_S
+    max_wait_s: float = 0.0  # a batch may wait this long for more entries, from its first
+    max_queue: int = 256  # items that may wait; more are refused
+    lanes: int = 1  # runs at the same time
+    stuck_after_s: float = STUCK_AFTER_S  # a batch may take this long, whatever its deadlines
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCallbacks:
-    """Callbacks for a batcher's events, on the event loop.
+    """Callbacks for a batcher's events, on the event loop."""
 
-    Attributes:
-        on_run: after every run: the model's name, pictures in the run, seconds of the run.
-        on_work: after every batch: the model's name, seconds a lane worked on it.
-        on_replaced: for every lane that has to be replaced.
-    """
-
+    # After every run: the model's name, pictures in the run, seconds of the run.
     on_run: Callable[[str, int, float], None] = lambda *_: None
+    # After every batch: the model's name, seconds a lane worked on it.
     on_work: Callable[[str, float], None] = lambda *_: None
+    # For every lane that has to be replaced.
     on_replaced: Callable[[RestartReason], None] = lambda _: None
 
 
@@ -114,11 +104,7 @@ class Batcher:
     ) -> None:
         """Call `start` on the event loop before the first `submit`.
 
-        Args:
-            factory: creates the lanes.
-            limits: of the queue, the batches and the lanes.
-            clock: monotonic seconds; deadlines are on the same clock.
-            callbacks: for runs and replaced lanes.
+        `clock` gives monotonic seconds; deadlines are on the same clock.
         """
         self._limits = limits
         self._clock = clock
@@ -162,7 +148,7 @@ class Batcher:
         return self._lanes.alive
 
     def waiting_for(self, name: str) -> int:
-        """Returns the number of items waiting for a model, in all its versions."""
+        # In all versions of the model.
         return sum(one.n_pending for one in self._queues.values() if one.version.key[0] == name)
 
     def expected_s(self, version: RunnableVersion) -> float:
@@ -181,7 +167,6 @@ class Batcher:
         return ahead_s / max(1, self._lanes.n_ready) + own.times.item_s
 
     def start(self) -> None:
-        """Starts the lanes, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._lanes.start(self._limits.lanes)
 
@@ -243,11 +228,7 @@ class Batcher:
             await self._emptied.wait()
 
     async def stop(self, timeout_s: float = 5.0) -> bool:
-        """Drains for a limited time, then fails the items that are left.
-
-        Returns:
-            True if every accepted item was answered in time.
-        """
+        """Drains, then fails the items that are left; returns True if there are none."""
         finished = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

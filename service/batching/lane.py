@@ -44,19 +44,12 @@ class RunnableVersion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """One picture's answer.
+    """One picture's answer."""
 
-    Attributes:
-        probabilities: float32, shape (C,).
-        queue_s: seconds from submit to the start of work on its batch.
-        run_s: seconds of its run.
-        batch_size: pictures in its run.
-    """
-
-    probabilities: NDArray[np.float32]
-    queue_s: float
+    probabilities: NDArray[np.float32]  # (C,)
+    queue_s: float  # from submit to the start of work on its batch
     run_s: float
-    batch_size: int
+    batch_size: int  # pictures in its run
 
 
 @dataclass(slots=True, eq=False)

@@ -30,14 +30,10 @@ class LoadMonitor:
 
 
 class RunTimes:
-    """The run times of one version.
-
-    Attributes:
-        item_s: seconds of a lane per picture, as a running mean; 0 before the first run.
-    """
+    """The run times of one version."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.item_s = 0.0
+        self.item_s = 0.0  # of a lane, per picture: a running mean; 0 before the first run
         self._clock = clock
         self._one_core_s = math.inf  # running mean over lone items
         self._all_cores_s: deque[float] = deque(maxlen=2 * _MIN_RUNS)

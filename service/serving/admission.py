@@ -20,7 +20,10 @@ _RATE_WINDOW = 64  # finished requests over which the rate is measured
 
 
 class Slot:
-    """One request's share of the limits; it may grow, and is released as a whole."""
+    """One request's share of the limits. It may grow, and is released as a whole.
+
+    Its methods raise Draining or Overloaded, as `Admission.reserve` does.
+    """
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -28,22 +31,10 @@ class Slot:
         self.n_bytes = 0
 
     def add_bytes(self, n_bytes: int) -> None:
-        """Reserves more bytes for the upload.
-
-        Raises:
-            Draining: the process takes no new work.
-            Overloaded: all uploads together would exceed the limit.
-        """
         self._admission.reserve(images=0, n_bytes=n_bytes)
         self.n_bytes += n_bytes
 
     def add_images(self, images: int) -> None:
-        """Reserves places for the pictures of the request.
-
-        Raises:
-            Draining: the process takes no new work.
-            Overloaded: the pictures in flight would exceed the limit.
-        """
         self._admission.reserve(images=images, n_bytes=0)
         self.images += images
 
@@ -84,14 +75,14 @@ class Admission:
                 self._finished.append((self._clock(), slot.images))
 
     def check_wait(self, expected_s: float, remaining_s: float) -> None:
-        """Refuses a request that would be answered too late.
+        """Refuses a request that would be answered after its deadline.
 
         Args:
             expected_s: seconds until it would be answered; 0 if not known.
             remaining_s: seconds until its deadline.
 
         Raises:
-            Overloaded: too late; `retry_after_s` is when the backlog will be short enough.
+            Overloaded: with the time after which the backlog will be short enough.
         """
         late_s = _SAFETY_FACTOR * expected_s - remaining_s
         if late_s > 0 and expected_s > 0:
@@ -129,7 +120,7 @@ class Admission:
 
     def retry_after_s(self) -> int:
         """Returns the whole seconds, 1 to 60, until the pictures in flight will be answered."""
-        if len(self._finished) < 2:
+        if len(self._finished) < 2:  # no rate yet
             return 1
         elapsed_s = self._clock() - self._finished[0][0]
         if elapsed_s <= 0:

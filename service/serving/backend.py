@@ -41,23 +41,14 @@ from service.workers.supervisor import (
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """One picture's probabilities and the time of each stage.
+    """One picture's probabilities, and the seconds of each stage."""
 
-    Attributes:
-        probabilities: float32, shape (C,).
-        decode_s: seconds from the file's bytes to pixels.
-        preprocess_s: seconds from pixels to the graph's input.
-        queue_s: seconds of waiting for its lane.
-        infer_s: seconds of its run.
-        batch_size: pictures in its run.
-    """
-
-    probabilities: NDArray[np.float32]
-    decode_s: float
-    preprocess_s: float
-    queue_s: float
-    infer_s: float
-    batch_size: int
+    probabilities: NDArray[np.float32]  # (C,)
+    decode_s: float  # from the file's bytes to pixels
+    preprocess_s: float  # from pixels to the graph's input
+    queue_s: float  # waiting for a lane
+    infer_s: float  # its run
+    batch_size: int  # pictures in its run
 
 
 class Backend(Protocol):
@@ -92,18 +83,14 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LaneKind:
-    """The differences between lanes that are threads and lanes that are processes.
-
-    Attributes:
-        factory: creates the lanes.
-        prepare_pool: prepares pictures that lanes should not; None if this process decodes nothing.
-        load: loads and verifies a version published while the service runs.
-        renew: returns the same kind for another repository and number of lanes.
-    """
+    """The differences between lanes that are threads and lanes that are processes."""
 
     factory: LaneFactory
+    # Prepares the pictures that lanes should not; None if this process decodes nothing.
     prepare_pool: Executor | None
+    # Loads and verifies a version published while the service runs.
     load: Load
+    # Returns the same kind for another repository and number of lanes.
     renew: Callable[[Repository, int], Awaitable[LaneKind]]
 
 
@@ -118,7 +105,6 @@ class LaneBackend:
         cpus: int,
         callbacks: BatchCallbacks | None = None,
     ) -> None:
-        """Call `start` on the event loop before the first `answer`; `cpus` is the cores to use."""
         self.repository = repository
         self.batcher = Batcher(
             kind.factory, batch_limits(repository, settings, cpus), callbacks=callbacks
@@ -138,7 +124,6 @@ class LaneBackend:
 
     @property
     def alive(self) -> bool:
-        """False if only a new process would help."""
         return not self._started or self.batcher.alive
 
     @property
@@ -157,6 +142,9 @@ class LaneBackend:
         file = inspect(image, self._limits)
         recipe = Preparation(file, version.manifest, deadline_s)
         submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
+
+        # A large picture would hold up the others on its lane, so with threads the pool prepares it.
+        # A child has to prepare it; the batcher limits how many lanes may do that at once.
         large = is_large(file)
         pool = self._kind.prepare_pool
         if pool is None:
@@ -179,7 +167,6 @@ class LaneBackend:
         return self.batcher.expected_s(version)
 
     def start(self) -> None:
-        """Starts the lanes, on the running event loop."""
         self._started = True
         self.batcher.start()
 
@@ -197,15 +184,11 @@ class LaneBackend:
         return LaneBackend(repository, kind, self._settings, self._cpus, self._callbacks)
 
     async def stop(self, timeout_s: float) -> bool:
-        """Drains for a limited time, then fails the pictures that are left.
-
-        Returns:
-            True if every accepted picture was answered in time.
-        """
+        """Drains, then fails the pictures that are left; returns True if there are none."""
         return await self.batcher.stop(timeout_s)
 
     def close(self) -> None:
-        """Ends the prepare pool, which successors share: call it on the last one only."""
+        # Successors share the pool, so this is for the last one only.
         if self._kind.prepare_pool is not None:
             self._kind.prepare_pool.shutdown(wait=False, cancel_futures=True)
 

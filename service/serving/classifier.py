@@ -24,10 +24,7 @@ DEFAULT_TOP_K = 5
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds that a request spent in each stage.
-
-    Pictures run side by side, so the longest counts. They are ranked one after the other: a sum.
-    """
+    """Seconds that a request spent in each stage."""
 
     decode_s: float = 0.0
     preprocess_s: float = 0.0
@@ -37,6 +34,7 @@ class StageTimes:
     batch_size: int = 0
 
     def include(self, one: InferenceResult, rank_s: float) -> None:
+        # Pictures run side by side, so the longest counts; they are ranked one after the other.
         self.decode_s = max(self.decode_s, one.decode_s)
         self.preprocess_s = max(self.preprocess_s, one.preprocess_s)
         self.queue_s = max(self.queue_s, one.queue_s)
@@ -50,16 +48,10 @@ Outcome = list[Prediction] | ImageError | ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer to one request.
+    """The answer to one request."""
 
-    Attributes:
-        manifest: of the version that answered.
-        outcomes: one per picture, in order: its predictions or its error.
-        times: of the whole request.
-    """
-
-    manifest: Manifest
-    outcomes: list[Outcome]
+    manifest: Manifest  # of the version that answered
+    outcomes: list[Outcome]  # one per picture, in order
     times: StageTimes = field(default_factory=StageTimes)
 
 
@@ -104,7 +96,7 @@ class ActiveBackend:
                 self._released.set()
 
     async def unused(self) -> None:
-        """Returns once no request uses this backend; call it after the swap."""
+        # Only ends after the swap: before it, requests keep coming.
         while self.n_users:
             self._released.clear()
             await self._released.wait()

@@ -124,6 +124,7 @@ class ProcessLaneFactory:
         try:
             ready = await asyncio.gather(*starts)
         except BaseException:
+            # Some may be ready already: those have to be killed.
             for start in starts:
                 start.cancel()
             for outcome in await asyncio.gather(*starts, return_exceptions=True):
