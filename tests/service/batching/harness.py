@@ -1,4 +1,4 @@
-"""What tests of the batcher share: one that runs, items for it, and what became of them."""
+"""Shared by the tests of the batcher: a running one, items for it, and their outcomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEVER = math.inf
 
 
 class OneVersion(Batcher):
-    """A batcher whose tests have one version, so that they need not name it."""
+    """A batcher with one version, which tests need not name."""
 
     version: FakeVersion
 
@@ -61,27 +61,27 @@ def submit(batcher: OneVersion, value: float, deadline_s: float = NEVER) -> asyn
 
 
 async def settle() -> None:
-    """Lets every task run until it waits for something outside the loop."""
+    """Lets every task run until it waits for something outside the event loop."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 def pass_time(batcher: OneVersion, clock: FakeClock, seconds: float) -> None:
-    """Lets time pass as the lanes see it: in steps, with a look after each."""
+    """Lets time pass in steps, with a check of the lanes after each."""
     for _ in range(round(seconds / CHECK_INTERVAL_S)):
         clock.advance(CHECK_INTERVAL_S)
         batcher._lanes._check()
 
 
 async def entered(engine: FakeEngine) -> None:
-    """Returns when one more run has begun."""
+    """Returns when one more run has started."""
     await asyncio.to_thread(engine.entered.acquire)
 
 
 async def occupy(
     batcher: OneVersion, engine: FakeEngine, value: float = 0.0
 ) -> asyncio.Task[RowResult]:
-    """Has a lane run one item and stay in the engine."""
+    """Makes a lane run one item and stay in the engine."""
     engine.hold()
     task = submit(batcher, value)
     await entered(engine)

@@ -174,7 +174,7 @@ async def test_batcher_times_tell_queue_from_run():
     assert (answered.queue_s, answered.run_s) == (2.0, 0.0)
 
 
-# Who is refused or dropped
+# Refused and dropped items
 
 
 async def test_batcher_full_queue_refuses_at_once():
@@ -514,7 +514,7 @@ async def test_batcher_recipe_is_carried_out_on_the_lane():
     [(ValueError("bad"), "ValueError"), (StopIteration(), "RuntimeError")],
     ids=["error", "stop"],
 )
-async def test_batcher_recipe_that_fails_costs_its_neighbours_nothing(error, answer):
+async def test_batcher_recipe_that_fails_leaves_neighbours_unharmed(error, answer):
     def recipe() -> NoReturn:
         raise error
 
@@ -530,10 +530,10 @@ async def test_batcher_recipe_that_fails_costs_its_neighbours_nothing(error, ans
     assert (values, engine.batches) == ([answer, 0.5], [[0.0], [0.5]])
 
 
-# What is known of the load
+# Expected time
 
 
-async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
+async def test_batcher_expected_time_follows_the_queue_and_the_last_runs():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
         unknown = batcher.expected_s()
@@ -545,9 +545,9 @@ async def test_batcher_expects_what_is_waiting_to_take_as_long_as_before():
         await occupy(batcher, engine)
         _queued = submit(batcher, 0.5)
         await settle()
-        crowded = batcher.expected_s()
+        queued_too = batcher.expected_s()
 
-    assert (unknown, idle, crowded) == (0.0, 0.0, 6.0)
+    assert (unknown, idle, queued_too) == (0.0, 0.0, 6.0)
 
 
 # Work ahead

@@ -1,4 +1,4 @@
-"""A lane by itself; see test_batcher for what a batcher makes of its lanes."""
+"""A lane on a thread, without a batcher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEVER = float("inf")
 
 
 class Bench:
-    """A lane with a fake engine and clock, whose reports are waited for."""
+    """A lane with a fake engine and a fake clock."""
 
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self.engine = engine or FakeEngine()
@@ -47,7 +47,7 @@ class Bench:
         return QueueEntry(recipe, deadline_s, self.clock(), future)
 
     def interrupt(self) -> None:
-        """As `Lane.interrupt`, on the lane's thread: it answers nothing."""
+        """As `Lane.interrupt`, but on the lane's thread: it does not answer the entries."""
         self.lane.jobs[0].run.interrupt()
 
     def begin(self, *batch: QueueEntry, wide: bool = False) -> None:
@@ -109,7 +109,7 @@ async def test_lane_recipe_of_abandoned_entry_is_not_carried_out():
 
 
 @pytest.mark.anyio
-async def test_lane_batch_that_nobody_waits_for_is_not_run_and_reported():
+async def test_lane_batch_of_abandoned_entries_is_not_run_but_reported():
     bench = Bench()
     gone = bench.entry(0.25)
     gone.future.cancel()
@@ -144,16 +144,16 @@ async def test_lane_interrupted_while_preparing_carries_out_no_more_recipes():
 
 
 class Interruptible(FakeEngine):
-    """Ends with an error if its run is interrupted, and calls `meanwhile` before."""
+    """Calls `meanwhile` during a run, and raises if that interrupts the run."""
 
     meanwhile: Callable[[], object]
 
     def run(self, batch: Any, run: Any = None) -> Any:
-        told: list[bool] = []
-        run.on_interrupt(lambda: told.append(True))
+        interrupts: list[bool] = []
+        run.on_interrupt(lambda: interrupts.append(True))
         scores = super().run(batch)
         self.meanwhile()
-        if told:
+        if interrupts:
             raise RuntimeError("terminated")
         return scores
 
@@ -248,7 +248,7 @@ async def test_lane_run_counts_from_its_beginning_not_from_the_preparing():
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-async def test_lane_run_is_as_wide_as_asked(wide):
+async def test_lane_run_has_all_cores_if_asked(wide):
     widths = []
 
     class Engine(FakeEngine):
@@ -263,7 +263,7 @@ async def test_lane_run_is_as_wide_as_asked(wide):
 
 
 @pytest.mark.anyio
-async def test_lane_fails_what_it_has_in_hand_once():
+async def test_lane_interrupted_twice_fails_its_batch_once():
     bench = Bench()
     bench.engine.hold()
     entry = bench.entry(0.5)
@@ -323,7 +323,7 @@ async def test_job_leaves_entries_that_were_answered_meanwhile():
 
 
 def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
-    """What the thread raised would fail the test."""
+    """An exception on the thread would fail the test."""
     loop = asyncio.new_event_loop()
 
     async def begin() -> Bench:
@@ -343,7 +343,7 @@ def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
     assert (bench.lane._thread.is_alive(), bench.lane.busy) == (False, False)
 
 
-# Whose a batch is
+# Claims
 
 
 def test_job_can_be_claimed_once():
@@ -352,7 +352,7 @@ def test_job_can_be_claimed_once():
     assert [job.claim() for _ in range(3)] == [True, False, False]
 
 
-def test_job_claimed_by_many_threads_at_once_is_one_s():
+def test_job_claimed_by_many_threads_at_once_goes_to_one():
     for _ in range(200):
         job, start = new_job(), threading.Barrier(3)
         claims: list[bool] = []
@@ -375,7 +375,7 @@ def test_job_claimed_by_many_threads_at_once_is_one_s():
 
 
 @pytest.mark.anyio
-async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
+async def test_lane_queued_batch_can_be_stolen_and_the_running_one_cannot():
     bench = Bench()
     bench.engine.hold()
     first, ahead = bench.entry(0.25), bench.entry(0.5)
@@ -383,10 +383,10 @@ async def test_lane_passes_on_what_is_ahead_and_not_what_is_in_hand():
     bench.begin(ahead)
     await asyncio.to_thread(bench.engine.entered.acquire)
 
-    passed_on = [bench.lane.steal_next(), bench.lane.steal_next()]
+    stolen = [bench.lane.steal_next(), bench.lane.steal_next()]
     bench.engine.release()
     await bench.done()
     bench.lane.close()
 
-    assert [job and job.items for job in passed_on] == [[ahead], None]
+    assert [job and job.items for job in stolen] == [[ahead], None]
     assert (outcome(first), ahead.future.done(), bench.carried_out) == (0.25, False, [0.25])

@@ -46,7 +46,7 @@ async def test_lane_that_dies_fails_its_item_and_is_replaced(error):
         assert batcher.alive
 
 
-async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever(monkeypatch):
+async def test_lanes_that_keep_dying_fail_liveness_and_waiting_items(monkeypatch):
     monkeypatch.setattr("service.batching.lanes.FIRST_BACKOFF_S", 2.0)
     engine = FakeEngine()
     engine.answer = raising(SystemExit(2))
@@ -58,7 +58,7 @@ async def test_lanes_that_keep_dying_fail_liveness_and_nobody_waits_for_ever(mon
         assert (after, batcher.alive) == (["ModelNotReady"], False)
 
 
-async def test_lanes_success_forgives_earlier_deaths():
+async def test_lanes_successful_run_resets_the_backoff():
     engine = FakeEngine()
     async with running(engine, max_batch_size=1) as batcher:
         for _ in range(5):
@@ -86,7 +86,7 @@ async def test_lanes_stuck_lane_fails_liveness_until_it_comes_back():
 
 
 class InterruptibleEngine(FakeEngine):
-    """Its held runs end with an error when they are interrupted, as onnxruntime's do."""
+    """An interrupted run raises, as onnxruntime's do."""
 
     def run(self, batch: Any, run: Any = None) -> Any:
         run.on_interrupt(self.release)
@@ -152,7 +152,7 @@ async def test_lanes_run_overdue_by_a_second_is_interrupted():
     assert (before, values) == (False, ["DeadlineExceeded", 0.25])
 
 
-async def test_lanes_run_that_was_interrupted_is_no_measure_for_the_next():
+async def test_lanes_interrupted_run_does_not_count_as_a_usual_time():
     engine, clock = InterruptibleEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         due_s = []
@@ -173,7 +173,7 @@ async def test_lanes_run_that_was_interrupted_is_no_measure_for_the_next():
     assert due_s == [2 + OVERDUE_S] * 2
 
 
-async def test_lanes_client_with_less_patience_than_a_run_takes_interrupts_nobody():
+async def test_lanes_deadline_shorter_than_a_run_does_not_interrupt_it():
     engine, clock = InterruptibleEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         first = await occupy(batcher, engine)
@@ -191,7 +191,7 @@ async def test_lanes_client_with_less_patience_than_a_run_takes_interrupts_nobod
     assert (patient, values) == (False, [0.5])
 
 
-async def test_lanes_event_loop_that_was_held_up_blames_nobody():
+async def test_lanes_blocked_event_loop_interrupts_no_run():
     engine, clock = InterruptibleEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         engine.hold()
@@ -207,7 +207,7 @@ async def test_lanes_event_loop_that_was_held_up_blames_nobody():
 
 
 class OneSlowRun(FakeEngine):
-    """Answers the item 0.0 when `slow` is set."""
+    """Answers the item 0.0 only once `slow` is set."""
 
     def __init__(self) -> None:
         super().__init__()

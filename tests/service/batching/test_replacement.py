@@ -1,4 +1,4 @@
-"""What happens to lanes that are lost, worn or hang, and to what they had in hand."""
+"""Replacement of lanes that are lost, retire or hang, and what happens to their pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 # Lanes that are lost
 
 
-async def test_lost_lane_costs_only_what_it_had_in_hand():
+async def test_lost_lane_fails_only_its_own_pictures():
     async with rig(2) as made:
         (lost,) = await made.ask(1)
         (kept,) = await made.ask(2)
@@ -55,7 +55,7 @@ async def test_lost_lane_pictures_wait_while_it_is_being_replaced():
 
 
 async def lose_all(made: Rig, times: int) -> list[float]:
-    """Loses the newest lane so often, and returns the seconds before each next start."""
+    """Loses the newest lane repeatedly, and returns the delay before each start."""
     delays = []
     for _ in range(times):
         made.lanes[-1].lose()
@@ -64,7 +64,7 @@ async def lose_all(made: Rig, times: int) -> list[float]:
     return delays
 
 
-async def test_lanes_lost_before_they_did_anything_are_replaced_ever_more_slowly():
+async def test_lanes_lost_before_any_run_are_replaced_with_growing_delays():
     async with rig() as made:
         delays = await lose_all(made, 13)
 
@@ -73,7 +73,7 @@ async def test_lanes_lost_before_they_did_anything_are_replaced_ever_more_slowly
         assert made.replaced == [RestartReason.EXITED] * 13
 
 
-async def test_lanes_that_do_not_start_are_replaced_ever_more_slowly():
+async def test_lanes_that_do_not_start_are_replaced_with_growing_delays():
     async with rig(slow=True) as made:
         delays = []
         for _ in range(4):
@@ -86,7 +86,7 @@ async def test_lanes_that_do_not_start_are_replaced_ever_more_slowly():
 
 
 @pytest.mark.parametrize(("runs", "delay_s"), [(True, 0.0), (False, 0.4)], ids=["run", "no_run"])
-async def test_lane_that_ran_something_is_forgiven(runs, delay_s):
+async def test_lane_that_ran_something_resets_the_backoff(runs, delay_s):
     async with rig() as made:
         await lose_all(made, 3)
         (task,) = await made.ask(1)
@@ -96,7 +96,7 @@ async def test_lane_that_ran_something_is_forgiven(runs, delay_s):
         assert await lose_all(made, 1) == [delay_s]
 
 
-async def test_lanes_of_other_places_are_not_held_up():
+async def test_lanes_in_other_slots_are_not_held_up():
     async with rig(2) as made:
         await lose_all(made, 3)
         made.lanes[0].lose()
@@ -105,26 +105,26 @@ async def test_lanes_of_other_places_are_not_held_up():
         assert (made.delays, made.batcher.n_ready) == ([], 2)
 
 
-async def test_lanes_without_hope_refuse_at_once_and_recover():
+async def test_lanes_unavailable_refuse_at_once_and_recover():
     async with rig() as made:
         await lose_all(made, 5)
         (held,) = await made.ask(1)
         (waits,) = await made.ask(2)
-        hopeful = made.batcher.unavailable
+        before = made.batcher.unavailable
         made.lanes[-1].lose()
         (refused,) = await made.ask(3)
         outcomes = await outcomes_of([held, waits, refused])
-        hopeless = (made.batcher.unavailable, made.batcher.alive)
+        after = (made.batcher.unavailable, made.batcher.alive)
         await made.fire()
         (answered,) = await made.ask(4)
         made.lanes[-1].answer()
 
         assert outcomes == ["WorkerLost", "ModelNotReady", "ModelNotReady"]
-        assert (hopeful, hopeless) == (False, (True, True)), "a new process would not help"
+        assert (before, after) == (False, (True, True)), "a new process would not help"
         assert (await outcome_of(answered), made.batcher.unavailable) == (4.0, False)
 
 
-async def test_lanes_are_not_without_hope_while_one_works():
+async def test_lanes_are_available_while_one_works():
     async with rig(2) as made:
         await lose_all(made, 6)
         made.lanes[-1].lose()
@@ -134,10 +134,10 @@ async def test_lanes_are_not_without_hope_while_one_works():
         assert await outcome_of(task) == 1.0
 
 
-# Lanes that are worn
+# Lanes that ask to be replaced
 
 
-async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
+async def test_retiring_lane_works_until_its_successor_is_ready_and_then_finishes():
     async with rig(slow=True) as made:
         old = made.lanes[0]
         old.become_ready()
@@ -157,7 +157,7 @@ async def test_worn_lane_works_until_its_successor_is_ready_and_then_finishes():
         assert (open_while_busy, old.closed, made.batcher.n_ready) == (True, True, 1)
 
 
-async def test_worn_lane_without_work_is_closed_when_its_successor_is_ready():
+async def test_retiring_lane_without_work_is_closed_when_its_successor_is_ready():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         made.lanes[0].retire(RestartReason.MEMORY)
@@ -171,7 +171,7 @@ async def test_worn_lane_without_work_is_closed_when_its_successor_is_ready():
         )
 
 
-async def test_worn_lanes_are_replaced_one_at_a_time():
+async def test_retiring_lanes_are_replaced_one_at_a_time():
     """Each successor costs memory while both are there."""
     async with rig(3, slow=True) as made:
         for lane in made.lanes:
@@ -187,8 +187,8 @@ async def test_worn_lanes_are_replaced_one_at_a_time():
         assert (first.closed, second.closed) == (True, False)
 
 
-async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
-    """One that is too large from the start would otherwise be replaced for ever."""
+async def test_retiring_lane_too_large_is_replaced_once_a_minute_in_one_slot():
+    """One that is too large from the start would otherwise be replaced all the time."""
     async with rig() as made:
         counts = []
         for seconds in (0, 1, 58, 1):
@@ -200,7 +200,7 @@ async def test_worn_lane_too_large_is_replaced_once_a_minute_in_one_place():
         assert counts == [1, 1, 1, 2]
 
 
-async def test_worn_lanes_of_other_places_need_not_wait_for_that_minute():
+async def test_retiring_lanes_in_other_slots_need_not_wait_for_that_minute():
     async with rig(2) as made:
         for lane in list(made.lanes):
             lane.retire(RestartReason.MEMORY)
@@ -209,7 +209,7 @@ async def test_worn_lanes_of_other_places_need_not_wait_for_that_minute():
         assert (len(made.lanes), made.replaced) == (4, [RestartReason.MEMORY] * 2)
 
 
-async def test_worn_lane_whose_successor_is_lost_works_on_and_gets_another():
+async def test_retiring_lane_whose_successor_is_lost_works_on_and_gets_another():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         made.lanes[0].retire()
@@ -225,11 +225,11 @@ async def test_worn_lane_whose_successor_is_lost_works_on_and_gets_another():
         assert (made.lanes[0].closed, made.batcher.n_ready) == (True, 1)
 
 
-async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_pause():
+async def test_retiring_lane_whose_successors_do_not_start_does_not_try_without_pause():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         for _ in range(60 * 4):
-            made.lanes[0].retire()  # at every look
+            made.lanes[0].retire()  # at every check
             if not made.lanes[-1].ready and not made.lanes[-1].dead:
                 made.lanes[-1].lose(RestartReason.NOT_STARTED)
             made.clock.advance(0.25)
@@ -237,7 +237,7 @@ async def test_worn_lane_whose_successors_do_not_start_does_not_try_without_paus
         assert (len(made.lanes) - 1, made.batcher.n_ready) == (12, 1)
 
 
-async def test_worn_lane_that_is_lost_meanwhile_leaves_its_place_to_its_successor():
+async def test_retiring_lane_that_is_lost_meanwhile_leaves_its_slot_to_its_successor():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         made.lanes[0].retire()
@@ -249,7 +249,7 @@ async def test_worn_lane_that_is_lost_meanwhile_leaves_its_place_to_its_successo
         assert (await outcome_of(task), len(made.lanes)) == (1.0, 2)
 
 
-async def test_worn_lane_and_its_successor_lost_both_are_replaced():
+async def test_retiring_lane_and_its_successor_lost_both_are_replaced():
     async with rig(slow=True) as made:
         made.lanes[0].become_ready()
         made.lanes[0].retire()
@@ -260,7 +260,7 @@ async def test_worn_lane_and_its_successor_lost_both_are_replaced():
 
 
 @pytest.mark.parametrize("ends", ["lost", "hangs"])
-async def test_worn_lane_that_ends_while_it_finishes_is_not_replaced_twice(ends):
+async def test_retiring_lane_that_ends_while_it_finishes_is_not_replaced_twice(ends):
     async with rig() as made:
         (task,) = await made.ask(1, deadline_s=made.clock() + 2)
         old = made.lanes[0]
@@ -278,7 +278,7 @@ async def test_worn_lane_that_ends_while_it_finishes_is_not_replaced_twice(ends)
 # Lanes that hang
 
 
-async def test_overdue_batch_ends_its_lane_at_two_looks():
+async def test_overdue_batch_ends_its_lane_at_the_second_check():
     async with rig() as made:
         (task,) = await made.ask(1, deadline_s=made.clock() + 2)
         await made.pass_time(2 + OVERDUE_S + 0.25)
@@ -314,10 +314,10 @@ async def test_overdue_lane_gets_nothing_new_and_others_do():
 @pytest.mark.parametrize(
     ("load_s", "deadline_s", "due_s"),
     [(0.0, 1e9, 30.0), (10.0, 0.1, 21.0), (0.25, 0.1, 1.5), (100.0, 0.1, 30.0)],
-    ids=["far_deadline", "loading_was_slow", "loading_was_fast", "loading_took_for_ever"],
+    ids=["far_deadline", "loading_was_slow", "loading_was_fast", "loading_took_very_long"],
 )
-async def test_batch_is_due_as_soon_as_it_can_be_known_to_hang(load_s, deadline_s, due_s):
-    """Before anything ran, loading shows how long a run may take on this machine."""
+async def test_batch_is_due_at_the_earliest_safe_time(load_s, deadline_s, due_s):
+    """Before the first run, the loading time shows how long a run may take on this machine."""
     async with rig() as made:
         version = FakeVersion(FakeEngine(), load_s=load_s)
         await made.ask(1, version=version, deadline_s=made.clock() + deadline_s)
@@ -365,12 +365,12 @@ async def test_stop_during_starts_leaves_nothing_behind():
         assert (len(made.lanes), [lane.closed for lane in made.lanes]) == (6, [True] * 6)
 
 
-async def test_stop_answers_what_is_in_hand_and_what_waits_and_ends_every_lane():
+async def test_stop_fails_running_and_waiting_pictures_and_ends_every_lane():
     async with rig(2, slow=True) as made:
         for lane in made.lanes:
             lane.become_ready()
         tasks = await made.ask(1)
-        made.lanes[0].retire()  # whoever is lost in the stop must not be followed by its successor
+        made.lanes[0].retire()  # a lane lost during the stop must not be replaced by its successor
         made.lanes[2].become_ready()
         tasks += await made.ask(2)
         made.lanes[2].retire()
@@ -422,6 +422,8 @@ async def test_two_thousand_pictures_with_dying_lanes_are_never_mixed_up(caplog)
     lost = [number for number, outcome in enumerate(outcomes) if outcome == "WorkerLost"]
     answered = {number: value for number, value in enumerate(outcomes) if number not in set(lost)}
     assert answered == {number: float(number) for number in answered}
-    n_lost, n_worn = map(made.replaced.count, (RestartReason.EXITED, RestartReason.TERMINATED))
-    assert 1 <= n_lost <= len(lost) <= 8 * (n_lost + n_worn), "a worn lane may be lost as well"
-    assert n_worn >= 1
+    n_lost, n_retired = map(made.replaced.count, (RestartReason.EXITED, RestartReason.TERMINATED))
+    assert 1 <= n_lost <= len(lost) <= 8 * (n_lost + n_retired), (
+        "a retiring lane can be lost as well"
+    )
+    assert n_retired >= 1

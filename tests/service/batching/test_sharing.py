@@ -1,4 +1,4 @@
-"""Who gets a lane: even shares, several versions and large pictures."""
+"""Dispatch: even shares, several versions and large pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def version(name: str, max_batch_size: int = 8) -> FakeVersion:
 
 
 async def answer_all(made: Rig) -> None:
-    """Has every lane answer until nothing is left to do."""
+    """Makes every lane answer until no batch is left."""
     while busy := [lane for lane in made.lanes if lane.jobs]:
         for lane in busy:
             lane.answer()
@@ -38,7 +38,7 @@ def batches(made: Rig) -> list[list[list[float]]]:
     ],
 )
 async def test_lanes_that_are_free_together_take_even_shares(waiting, shares):
-    """A batch of all of them on one lane would leave the others idle."""
+    """One batch on one lane would leave the others idle."""
     async with rig(3, max_wait_s=1.0) as made:
         tasks = await made.ask(*range(waiting))
         made.clock.advance(1)

@@ -18,19 +18,19 @@ from tests.service.batching.harness import (
 pytestmark = pytest.mark.anyio
 
 
-def test_solitude_ends_with_company_and_comes_back():
+def test_load_monitor_overlap_counts_for_a_while():
     clock = FakeClock()
     load = LoadMonitor(clock)
     clock.advance(1)
-    alone = load.one_at_a_time()
+    before = load.one_at_a_time()
     load.mark_overlap()
-    crowded = load.one_at_a_time()
+    after = load.one_at_a_time()
     clock.advance(0.1)
 
-    assert (alone, crowded, load.one_at_a_time()) == (True, False, True)
+    assert (before, after, load.one_at_a_time()) == (True, False, True)
 
 
-def test_run_times_without_narrow_runs_there_is_no_doubt():
+def test_run_times_without_runs_on_one_core_all_cores_are_used():
     clock = FakeClock()
     times = RunTimes(clock)
     for _ in range(20):
@@ -39,7 +39,7 @@ def test_run_times_without_narrow_runs_there_is_no_doubt():
     assert times.all_cores_help()
 
 
-def test_run_times_cost_follows_what_pictures_have_been_taking():
+def test_run_times_item_time_is_a_running_mean():
     times = RunTimes(FakeClock())
     costs = []
     for item_s in (1.0, 2.0):
@@ -49,15 +49,15 @@ def test_run_times_cost_follows_what_pictures_have_been_taking():
     assert costs == [1.0, pytest.approx(1.1)]
 
 
-async def test_wide_lone_items_get_all_cores_and_crowded_ones_do_not():
+async def test_wide_lone_items_get_all_cores_and_overlapping_ones_do_not():
     wide: list[bool] = []
 
-    class WidthEngine(FakeEngine):
+    class Engine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
             wide.append(run.wide)
             return super().run(batch)
 
-    engine, clock = WidthEngine(), FakeClock()
+    engine, clock = Engine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
         await submit(batcher, 0.25)
         tasks = [await occupy(batcher, engine, 0.5), submit(batcher, 0.75)]
@@ -71,17 +71,17 @@ async def test_wide_lone_items_get_all_cores_and_crowded_ones_do_not():
     assert wide == [True, True, False, False, True]
 
 
-async def test_wide_all_cores_slower_than_one_are_left_alone_for_a_while():
+async def test_wide_all_cores_slower_than_one_are_not_used_for_a_while():
     clock = FakeClock()
     wide: list[bool] = []
 
-    class CrowdedMachineEngine(FakeEngine):
+    class BusyMachineEngine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
             wide.append(run.wide)
             clock.advance(0.5 if run.wide else 0.25)
             return super().run(batch)
 
-    engine = CrowdedMachineEngine()
+    engine = BusyMachineEngine()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
         await asyncio.gather(submit(batcher, 0.25), submit(batcher, 0.5))
         for _ in range(10):
@@ -93,7 +93,7 @@ async def test_wide_all_cores_slower_than_one_are_left_alone_for_a_while():
     assert wide == [True, False, *[True] * 7, False, False, False, True]
 
 
-async def test_wide_one_slow_run_with_all_cores_is_no_reason_to_leave_them_alone():
+async def test_wide_one_slow_run_with_all_cores_changes_nothing():
     clock = FakeClock()
     wide: list[bool] = []
     slow = iter([0.5])
