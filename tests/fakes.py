@@ -1,4 +1,4 @@
-"""Stand-ins for the slow or unreliable parts, each as real as the tests need it."""
+"""Fakes of the parts that are slow or unreliable: engine, version and clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class FakeEngine:
-    """An engine whose answer for a row is known and whose runs a test can hold, fail or spoil.
+    """An engine with known answers, whose runs a test can hold, fail or corrupt.
 
     A row is a number v, shape (1,); its probabilities are (v, 1 - v). Rows listed in `poison` make
     any run that contains them raise; rows in `not_finite` get NaN.
@@ -67,7 +67,7 @@ class FakeVersion:
 
 
 class FakeClock:
-    """Monotonic seconds that pass only when told to."""
+    """A monotonic clock that only `advance` moves."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -76,5 +76,4 @@ class FakeClock:
         return self.now_s
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass."""
         self.now_s += seconds

@@ -240,6 +240,7 @@ def _pack_error(error: Exception) -> bytes:
     # An unexpected error travels as EngineFailure, and without its message: that is not for clients.
     if ERRORS.get(name) is not type(error):
         name, detail = errors.EngineFailure.__name__, "the worker failed on this picture"
+
     retry_after_s = min(_MAX_U16, max(0, int(getattr(error, "retry_after_s", 0))))
     reason = str(getattr(error, "reason", ""))
     head = _REFUSAL.pack(retry_after_s, len(name), len(reason.encode()))
@@ -252,6 +253,7 @@ def _unpack_error(payload: bytes) -> Exception:
     error_class = ERRORS.get(_text(payload, _REFUSAL.size, end))
     if error_class is None:
         raise WireError("unknown error class")
+
     reason = _text(payload, end, end + reason_bytes)
     detail = _text(payload, end + reason_bytes, len(payload))
     if issubclass(error_class, errors.Unavailable):
@@ -302,6 +304,7 @@ def _error_classes() -> dict[str, type[Exception]]:
         and one.__module__ == module.__name__
         and (hasattr(one, "code") or issubclass(one, errors.ProviderUnavailable))
     ]
+
     by_name: dict[str, type[Exception]] = {one.__name__: one for one in found}
     if len(by_name) != len(found):
         raise TypeError("two error classes have the same name")

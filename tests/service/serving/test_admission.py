@@ -17,13 +17,13 @@ CLASSIFY = "/v1/classify"
 SECONDS = st.floats(0, 1e6)
 
 
-def door(max_images: int = 4, max_bytes: int = 100) -> tuple[Admission, FakeClock]:
+def new_admission(max_images: int = 4, max_bytes: int = 100) -> tuple[Admission, FakeClock]:
     clock = FakeClock()
     return Admission(max_images=max_images, max_bytes=max_bytes, clock=clock), clock
 
 
-def test_admission_slot_gives_back_what_it_held():
-    admission, _ = door()
+def test_admission_slot_is_released_at_the_end():
+    admission, _ = new_admission()
 
     with admission.slot() as slot:
         slot.add_images(3)
@@ -34,8 +34,8 @@ def test_admission_slot_gives_back_what_it_held():
     assert (held, admission.images, admission.n_bytes) == ((3, 100), 0, 0)
 
 
-def test_admission_slot_that_fails_gives_back_what_it_held():
-    admission, _ = door()
+def test_admission_slot_that_fails_is_released():
+    admission, _ = new_admission()
 
     def fail() -> None:
         with admission.slot() as slot:
@@ -49,8 +49,8 @@ def test_admission_slot_that_fails_gives_back_what_it_held():
 
 
 @pytest.mark.parametrize(("images", "n_bytes"), [(5, 0), (0, 101)], ids=["images", "bytes"])
-def test_admission_beyond_a_bound_refused_and_not_counted(images, n_bytes):
-    admission, _ = door()
+def test_admission_beyond_a_limit_refused_and_not_counted(images, n_bytes):
+    admission, _ = new_admission()
 
     with admission.slot() as slot, pytest.raises(Overloaded, match="the limit is"):
         slot.add_images(images) if images else slot.add_bytes(n_bytes)
@@ -58,8 +58,8 @@ def test_admission_beyond_a_bound_refused_and_not_counted(images, n_bytes):
     assert (admission.images, admission.n_bytes) == (0, 0)
 
 
-def test_admission_full_refuses_at_the_door():
-    admission, _ = door(max_images=1)
+def test_admission_full_refuses_before_the_body():
+    admission, _ = new_admission(max_images=1)
 
     with admission.slot() as slot:
         slot.add_images(1)
@@ -71,7 +71,7 @@ def test_admission_full_refuses_at_the_door():
 
 
 def test_admission_slot_without_pictures_holds_no_place():
-    admission, _ = door(max_images=1)
+    admission, _ = new_admission(max_images=1)
 
     with admission.slot(), admission.slot() as second:
         second.add_images(1)
@@ -80,7 +80,7 @@ def test_admission_slot_without_pictures_holds_no_place():
 
 
 def test_admission_closed_refuses_new_work():
-    admission, _ = door()
+    admission, _ = new_admission()
     admission.closed = True
 
     with pytest.raises(Draining), admission.slot():
@@ -93,8 +93,8 @@ def test_admission_closed_refuses_new_work():
     ids=["none_left", "one_left", "no_time", "one_a_second", "fast", "hours"],
 )
 def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, expected):
-    """`departures` requests of one picture each left `seconds` apart."""
-    admission, clock = door()
+    """`departures` requests of one picture each ended `seconds` apart."""
+    admission, clock = new_admission()
     for _ in range(departures):
         with admission.slot() as slot:
             slot.add_images(1)
@@ -110,50 +110,52 @@ def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, 
 
 
 @given(SECONDS, SECONDS)
-def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, left_s):
+def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, remaining_s):
     refused = False
 
     try:
-        door()[0].check_wait(expected_s, left_s)
+        new_admission()[0].check_wait(expected_s, remaining_s)
     except Overloaded:
         refused = True
 
-    assert refused == (1.2 * expected_s > left_s)
+    assert refused == (1.2 * expected_s > remaining_s)
 
 
 @given(SECONDS.filter(bool), st.floats(-1e6, 0))
-def test_admission_late_refusal_says_when_to_come_back_and_why(expected_s, left_s):
+def test_admission_late_refusal_says_when_to_retry_and_why(expected_s, remaining_s):
     with pytest.raises(Overloaded) as caught:
-        door()[0].check_wait(expected_s, left_s)
+        new_admission()[0].check_wait(expected_s, remaining_s)
 
     assert 1 <= caught.value.retry_after_s <= 60
     assert caught.value.reason == "deadline"
 
 
 @pytest.mark.parametrize(
-    ("expected_s", "left_s", "retry_after_s"),
+    ("expected_s", "remaining_s", "retry_after_s"),
     [(0.01, 0.001, 1), (10, 10, 2), (10, 2, 10), (1e5, 1, 60)],
-    ids=["hardly", "caution", "backlog", "hours"],
+    ids=["hardly", "safety_factor", "backlog", "hours"],
 )
-def test_admission_late_refusal_counts_what_must_leave_first(expected_s, left_s, retry_after_s):
+def test_admission_late_refusal_retry_after_is_the_excess_wait(
+    expected_s, remaining_s, retry_after_s
+):
     with pytest.raises(Overloaded) as caught:
-        door()[0].check_wait(expected_s, left_s)
+        new_admission()[0].check_wait(expected_s, remaining_s)
 
     assert caught.value.retry_after_s == retry_after_s
 
 
-@pytest.mark.parametrize("left_s", [-1, 0, 1e-9], ids=["passed", "now", "soon"])
-def test_admission_that_expects_nothing_refuses_nothing(left_s):
-    admission, _ = door()
+@pytest.mark.parametrize("remaining_s", [-1, 0, 1e-9], ids=["passed", "now", "soon"])
+def test_admission_without_an_estimate_refuses_nothing(remaining_s):
+    admission, _ = new_admission()
     before = (admission.images, admission.n_bytes)
 
-    admission.check_wait(0.0, left_s)
+    admission.check_wait(0.0, remaining_s)
 
     assert (admission.images, admission.n_bytes) == before
 
 
 def test_admission_late_refusal_holds_nothing():
-    admission, _ = door()
+    admission, _ = new_admission()
 
     with pytest.raises(Overloaded):
         admission.check_wait(10, 1)
@@ -239,7 +241,7 @@ def test_admission_passed_deadline_counted_as_that(make_client):
     assert refusals(client) == {("deadline_exceeded", "deadline"): 1}
 
 
-def test_admission_slow_model_still_takes_who_can_wait(fresh_client):
+def test_admission_slow_model_still_accepts_late_deadlines(fresh_client):
     slow_down(fresh_client)
 
     response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "300000"})

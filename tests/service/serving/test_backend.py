@@ -75,7 +75,7 @@ def label_of(answered: InferenceResult) -> str:
 
 
 @both
-async def test_backend_answers_with_each_version_and_says_where_the_time_went(models_dir, kind):
+async def test_backend_answers_with_each_version_and_its_stage_times(models_dir, kind):
     async with running(models_dir, kind) as backend:
         answers = [await answer(backend, number=number) for number in (1, 2)]
 
@@ -125,7 +125,7 @@ async def test_backend_limits_reach_the_decoder(models_dir, kind):
 
 
 @both
-async def test_backend_tells_what_its_lanes_did(models_dir, kind):
+async def test_backend_calls_back_for_runs_and_work(models_dir, kind):
     runs: list[tuple[str, int]] = []
     works: list[str] = []
     callbacks = BatchCallbacks(
@@ -138,7 +138,7 @@ async def test_backend_tells_what_its_lanes_did(models_dir, kind):
 
 
 @both
-async def test_backend_knows_what_a_picture_costs_once_one_was_run(models_dir, kind):
+async def test_backend_has_an_estimate_after_the_first_run(models_dir, kind):
     async with running(models_dir, kind) as backend:
         version = backend.repository.get("tiny", 1)
         unknown = backend.expected_s(version)
@@ -156,7 +156,7 @@ async def test_backend_knows_what_a_picture_costs_once_one_was_run(models_dir, k
 
 @pytest.fixture
 def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The name of the thread of every decoding in this process."""
+    """The thread names of all decoding in this process."""
     names: list[str] = []
 
     def noting(*args: Any) -> Any:
@@ -174,7 +174,7 @@ async def test_backend_of_threads_prepares_usual_pictures_on_their_lanes(models_
     assert prepared_on == ["lane"]
 
 
-async def test_backend_of_threads_prepares_large_pictures_apart(
+async def test_backend_of_threads_prepares_large_pictures_in_the_pool(
     models_dir, prepared_on, monkeypatch
 ):
     monkeypatch.setattr(work, "LARGE_PIXELS", 1)
@@ -185,7 +185,7 @@ async def test_backend_of_threads_prepares_large_pictures_apart(
     assert min(answered.decode_s, answered.preprocess_s) > 0
 
 
-async def test_backend_of_threads_prepares_everything_apart_for_a_gpu(
+async def test_backend_of_threads_prepares_everything_in_the_pool_for_a_gpu(
     models_dir, prepared_on, monkeypatch
 ):
     monkeypatch.setattr(module, "runs_on_cores", lambda _version: False)
@@ -206,7 +206,7 @@ async def test_backend_of_processes_prepares_nothing_in_this_one(
     assert prepared_on == []
 
 
-async def test_backend_of_processes_has_large_pictures_wait_apart(models_dir, monkeypatch):
+async def test_backend_of_processes_queues_large_pictures_separately(models_dir, monkeypatch):
     monkeypatch.setattr(work, "LARGE_PIXELS", 16 * 16 - 1)
     async with running(models_dir, "processes") as backend:
         await all_ready(backend)
@@ -225,7 +225,7 @@ async def test_backend_of_processes_has_large_pictures_wait_apart(models_dir, mo
 
 
 @both
-async def test_backend_is_well_from_its_start_to_its_end(models_dir, kind):
+async def test_backend_is_alive_from_start_to_stop(models_dir, kind):
     backend = load(models_dir, kind)
     states = [(backend.alive, backend.n_lanes)]
     backend.start()
@@ -241,7 +241,7 @@ async def test_backend_is_well_from_its_start_to_its_end(models_dir, kind):
     assert (healthy, finished) == (None, True)
 
 
-async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_dir):
+async def test_backend_of_processes_without_any_is_not_ready_but_alive(models_dir):
     replaced: list[RestartReason] = []
     callbacks = BatchCallbacks(on_replaced=replaced.append)
     async with running(models_dir, "processes", callbacks=callbacks) as backend:
@@ -261,7 +261,7 @@ async def test_backend_of_processes_without_any_is_in_trouble_but_alive(models_d
 
 
 @both
-async def test_backend_successor_answers_with_the_renewed_versions(tmp_path, kind):
+async def test_backend_successor_answers_with_the_new_versions(tmp_path, kind):
     tinymodel.write_version(tmp_path)
     async with running(tmp_path, kind) as backend:
         tinymodel.write_version(tmp_path, version=2)
@@ -279,7 +279,7 @@ async def test_backend_successor_answers_with_the_renewed_versions(tmp_path, kin
     assert [one.key for one in successor.repository.versions()] == [("tiny", 1), ("tiny", 2)]
 
 
-async def test_backend_whose_successor_does_not_come_up_goes_on(models_dir, monkeypatch):
+async def test_backend_whose_successor_does_not_start_goes_on(models_dir, monkeypatch):
     async def fail(_launcher: ProcessLauncher) -> None:
         raise WorkerNotStarted("no memory")
 
@@ -309,7 +309,7 @@ async def test_backend_loads_versions_where_its_lanes_run(models_dir, kind):
 
 
 @both
-def test_backend_of_a_version_that_is_broken_is_not_made(tmp_path, kind):
+def test_backend_of_a_broken_version_is_not_created(tmp_path, kind):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 

@@ -35,7 +35,7 @@ RED, GREEN = tinymodel.picture("red"), tinymodel.picture("green")
 
 
 class FakeBackend(Backend):
-    """Answers with the mean colour, or as told."""
+    """Answers with the mean colour, or as the test sets it."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -67,7 +67,7 @@ class FakeBackend(Backend):
 
 @pytest.fixture
 def backend(models_dir: Path) -> FakeBackend:
-    """Has the version 2 of `tiny`."""
+    """A backend with version 2 of `tiny`."""
     return FakeBackend(load_repository(RepositoryConfig(models_dir, EngineConfig("cpu"))))
 
 
@@ -126,7 +126,7 @@ async def test_classifier_bad_picture_fails_alone(classifier, backend):
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late")])
-async def test_classifier_refusal_of_the_answerer_is_the_pictures_outcome(
+async def test_classifier_refusal_by_the_backend_is_the_pictures_outcome(
     classifier, backend, error
 ):
     backend.error = error
@@ -177,14 +177,14 @@ def test_active_backend_finds_the_version_and_its_backend(classifier, backend):
 
 
 @pytest.mark.parametrize("wanted", [("none", None), ("tiny", 1), (None, 7)])
-def test_serving_unknown_version_refused(classifier, wanted):
+def test_active_backend_unknown_version_refused(classifier, wanted):
     with pytest.raises(ModelNotFound), classifier.active.find(*wanted):
         pass
 
     assert classifier.active.n_users == 0
 
 
-async def test_serving_is_unused_once_the_last_request_has_ended(classifier):
+async def test_active_backend_is_unused_once_the_last_request_has_ended(classifier):
     active = classifier.active
     with active.find(), active.find():
         unused = asyncio.create_task(active.unused())
@@ -194,9 +194,7 @@ async def test_serving_is_unused_once_the_last_request_has_ended(classifier):
     await unused
 
 
-async def test_classifier_answers_with_the_version_that_was_found_whatever_is_adopted(
-    classifier, backend
-):
+async def test_classifier_answers_with_the_version_found_even_after_a_swap(classifier, backend):
     before = classifier.active
     with before.find() as served:
         successor = FakeBackend(before.repository)

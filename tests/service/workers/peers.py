@@ -1,4 +1,4 @@
-"""Worker processes played by this one: the other ends of socket pairs, in the test's hands."""
+"""Fake worker processes: the other ends of socket pairs, driven by the test."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service.workers.wire import FrameKind, FrameReader, WireBatch, WireBatchDon
 
 
 class FakeProcess:
-    """A process that exists as a number.
+    """A process that is only a number.
 
     Attributes:
         status: its exit status, None while it runs.
-        exits: it exits when its connection ends; otherwise only when it is killed.
+        exits: whether it exits when its connection ends, or only when it is killed.
     """
 
     def __init__(self, pid: int) -> None:
@@ -41,17 +41,17 @@ class FakeProcess:
             self.exit(-9)
 
     def exit(self, status: int) -> None:
-        """Ends it: the connection closes, as the system closes that of a real one."""
+        """Ends it and closes its connection, as the system does with a real process."""
         self.status = status
         self.end()
 
 
 class Peer(asyncio.Protocol):
-    """A worker that does what the test says.
+    """A fake worker, driven by the test.
 
     Attributes:
-        works: the batches it was sent and has not answered.
-        seen: the pictures of every batch it was sent.
+        works: the batches it has received and not answered.
+        seen: the pictures of every batch it has received.
     """
 
     def __init__(self, process: FakeProcess) -> None:
@@ -80,10 +80,7 @@ class Peer(asyncio.Protocol):
         self._transport.write(b"".join(pieces))
 
     def answer(self, *errors: Exception | None) -> None:
-        """Answers the oldest batch: each picture with its length, or with the error in its place.
-
-        A place without an error in it is filled from the left; pictures beyond `errors` have none.
-        """
+        """Answers the oldest batch: each picture with its length, or with the error at its index."""
         work = self.works.pop(0)
         pictures = work.pictures
         given = [*errors, *[None] * (len(pictures) - len(errors))]
@@ -95,17 +92,17 @@ class Peer(asyncio.Protocol):
 
 
 def row_of(value: float, batch_size: int = 1) -> WireRow:
-    """An answer whose first probability is known; the value need not be one."""
+    """An answer whose first probability is `value`, which need not be a probability."""
     scores = np.array([value, 0], np.float32)
     return WireRow(RowResult(scores, 0.125, 0.5, batch_size), 0.25, 0.375)
 
 
 class FakeLauncher:
-    """Makes peers at once, or as the test says.
+    """Starts fake workers.
 
     Attributes:
-        peers: every one that was started, in order.
-        failures: raised by the next starts, one each.
+        peers: every worker started, in order.
+        failures: errors of the next starts, one each.
         gate: starts wait until it is set.
     """
 

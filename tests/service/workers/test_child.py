@@ -1,4 +1,4 @@
-"""A worker process's own side, in this process; the front's end is in the test's hands."""
+"""The child's side, run in this process; the test plays the front."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_child_runs_the_version_that_it_was_asked_for(versions):
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-def test_child_run_is_as_wide_as_asked(versions, wide):
+def test_child_run_has_all_cores_if_asked(versions, wide):
     widths = []
 
     class Engine:
@@ -223,7 +223,7 @@ def test_child_serves_until_the_connection_ends(pair, versions):
     ],
     ids=["noise", "wrong_way", "cut_frame", "cut_work"],
 )
-def test_child_front_that_breaks_the_protocol_is_left(pair, versions, data, words):
+def test_child_ends_when_the_front_breaks_the_protocol(pair, versions, data, words):
     front, sock = pair
     front.send(data)
     front.sock.shutdown(socket.SHUT_WR)
@@ -233,7 +233,7 @@ def test_child_front_that_breaks_the_protocol_is_left(pair, versions, data, word
 
 
 class Meanwhile:
-    """A child's socket at which something happens at one of its calls, as signals do."""
+    """A child's socket that calls back at a chosen moment, as a signal handler would run."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.before_receiving: Callable[[], None] = lambda: None
@@ -266,7 +266,7 @@ def _once(sock: Meanwhile, name: str) -> None:
     ],
     ids=["idle", "working", "answered"],
 )
-def test_child_asks_for_a_successor_between_its_answers(pair, versions, moment, kinds):
+def test_child_asks_to_be_replaced_between_its_answers(pair, versions, moment, kinds):
     front, sock = pair
     front.send(*wire.pack_work(work_of(RED)))
     front.sock.shutdown(socket.SHUT_WR)
@@ -304,7 +304,7 @@ def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
 
 
 class Halfway(Meanwhile):
-    """At which it happens in the middle of what is sent."""
+    """Calls back in the middle of a send."""
 
     def sendall(self, data: bytes) -> None:
         self._sock.sendall(data[:4])
@@ -357,7 +357,7 @@ def plan_of(models_dir: Path, *numbers: int, digest: str = "") -> dict[str, Any]
     }
 
 
-def test_child_loads_its_versions_in_the_order_of_the_plan(models_dir):
+def test_child_loads_its_versions_in_the_order_of_the_start_message(models_dir):
     loaded, facts = load(plan_of(models_dir, 2, 1))
 
     assert [one.key for one in loaded] == [("tiny", 2), ("tiny", 1)]
@@ -367,7 +367,7 @@ def test_child_loads_its_versions_in_the_order_of_the_plan(models_dir):
         assert said["load_s"] == version.load_s > 0
 
 
-def test_child_version_that_is_another_by_now_is_refused(models_dir):
+def test_child_version_with_another_manifest_is_refused(models_dir):
     with pytest.raises(VersionCorrupt, match=r"tiny/2.*replaced"):
         load(plan_of(models_dir, digest="0" * 64))
 
@@ -376,7 +376,7 @@ def test_child_version_that_is_another_by_now_is_refused(models_dir):
 
 
 class FrontThread(threading.Thread):
-    """Starts a child over its end of the connection, has one picture answered and leaves."""
+    """Starts a child, has one picture answered and closes the connection."""
 
     def __init__(self, sock: socket.socket, plan: Any, image: bytes) -> None:
         super().__init__(daemon=True)
@@ -397,14 +397,14 @@ class FrontThread(threading.Thread):
 
 @pytest.fixture
 def no_signals(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would be done at a signal; this process keeps its own."""
+    """The handlers that would be set; this process keeps its own."""
     handlers: list[Any] = []
     monkeypatch.setattr(signal, "signal", lambda *handler: handlers.append(handler))
     return handlers
 
 
 def live(plan: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
-    """Lives a worker's life; returns its exit status and what it said."""
+    """Runs a worker to its end; returns its exit status and the frames it sent."""
     ours, theirs = socket.socketpair()
     front = FrontThread(ours, plan, image)
     front.start()
@@ -430,7 +430,7 @@ def test_worker_process_answers_until_the_front_leaves(models_dir, no_signals):
     assert (number, handler.__name__) == (signal.SIGTERM, "retire")
 
 
-def test_worker_process_keeps_the_limits_of_the_plan(models_dir, no_signals):
+def test_worker_process_keeps_the_limits_of_the_start_message(models_dir, no_signals):
     _, (_, done) = live(plan_of(models_dir), tinymodel.picture("red", 33))
 
     assert done
@@ -470,7 +470,7 @@ def test_worker_process_whose_front_is_gone_exits():
 @pytest.mark.parametrize(
     "data", [b"", b"\0", b"\xff" * 9, b"".join(wire.pack(FrameKind.START, b"{"))]
 )
-def test_worker_process_that_is_not_told_what_to_do_exits(data):
+def test_worker_process_without_a_start_message_exits(data):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(data)

@@ -1,4 +1,4 @@
-"""A lane that is a worker process, whose other end is in the test's hands."""
+"""A lane that is a child process; the test plays the child."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ KEY = ("tiny", 1)
 
 @pytest.fixture(autouse=True)
 def only_time_that_tests_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lane looks at its process when a test says so, and waits for exits in no time."""
+    """Checks happen when a test calls them, and waits for an exit take no time."""
     monkeypatch.setattr(module, "CHECK_INTERVAL_S", 3600.0)
     monkeypatch.setattr(module, "_EXIT_S", 0.002)
     monkeypatch.setattr(module, "_POLL_S", 0.0001)
 
 
 class Machine:
-    """What the system says of processes."""
+    """The system's view of processes, set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped = False
@@ -56,7 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 class Bench:
-    """A lane over a fake worker, and what it reports."""
+    """A lane over a fake worker, and the events it reports."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -73,7 +73,7 @@ class Bench:
         )
 
     def _on_lost(self, lane: Any, reason: RestartReason) -> None:
-        """Does what the owner of a lane does with one that is lost."""
+        """Does what `Lanes` does with a lost lane."""
         self.lost.append(reason)
         assert lane.take_unstarted() == []
         lane.close()
@@ -97,7 +97,7 @@ class Bench:
         )
 
     async def begin(self, *entries: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
-        """Gives the lane a batch, and returns when the worker has it."""
+        """Gives the lane a batch and returns when the worker has received it."""
         job = BatchJob(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
         self.lane.work(job)
         await until(lambda: bool(self.peer.works))
@@ -118,7 +118,7 @@ async def running(**options: Any) -> AsyncIterator[Bench]:
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Returns once something is so; the test's timeout ends it."""
+    """Waits for a condition; bounded by the test's timeout."""
     while not happened():  # noqa: ASYNC110 - it must not be what is tested that wakes this
         await asyncio.sleep(0)
 
@@ -136,7 +136,7 @@ def outcome(entry: QueueEntry) -> float | str:
     return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
 
 
-# Its start
+# Start
 
 
 @pytest.mark.parametrize("way", ["launches", "takes_over"])
@@ -166,7 +166,7 @@ async def test_process_lane_whose_worker_does_not_start_is_lost(caplog):
 # Batches
 
 
-async def test_process_lane_sends_place_width_pictures_and_the_time_that_is_left():
+async def test_process_lane_sends_version_index_cores_pictures_and_remaining_time():
     async with running() as bench:
         patient, hasty = bench.entry(b"1"), bench.entry(b"22", bench.clock() + 2.5)
         await bench.begin(patient, hasty, wide=True)
@@ -219,7 +219,7 @@ async def test_process_lane_goes_on_with_the_next_batch():
         assert bench.peer.seen == [[b"1"], [b"22"], [b"333"]]
 
 
-async def test_process_lane_answer_for_somebody_who_left_disturbs_nobody():
+async def test_process_lane_answer_for_a_client_that_left_is_dropped():
     async with running() as bench:
         gone, stays = bench.entry(b"1"), bench.entry(b"22")
         await bench.begin(gone, stays)
@@ -233,7 +233,7 @@ async def test_process_lane_answer_for_somebody_who_left_disturbs_nobody():
 # Workers that end or break
 
 
-async def test_process_lane_worker_that_exits_costs_what_it_had(caplog):
+async def test_process_lane_worker_that_exits_fails_its_pictures(caplog):
     async with running() as bench:
         entries = [bench.entry(b"1"), bench.entry(b"22", bench.clock() + 1), bench.entry(b"333")]
         entries[2].future.cancel()
@@ -297,7 +297,7 @@ async def test_process_lane_worker_that_breaks_the_protocol_is_ended(frame: Iter
         assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
 
 
-async def test_process_lane_answer_that_nobody_asked_for_breaks_the_protocol():
+async def test_process_lane_unexpected_answer_breaks_the_protocol():
     async with running() as bench:
         bench.peer.send(done_of(0))
         await bench.lane.ended
@@ -305,7 +305,7 @@ async def test_process_lane_answer_that_nobody_asked_for_breaks_the_protocol():
         assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
 
 
-async def test_process_lane_nothing_counts_that_follows_a_breach():
+async def test_process_lane_frames_after_a_breach_are_ignored():
     async with running() as bench:
         entries = [bench.entry(b"1"), bench.entry(b"22")]
         await bench.begin(*entries)
@@ -315,10 +315,10 @@ async def test_process_lane_nothing_counts_that_follows_a_breach():
         assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
 
 
-# Its health
+# Health
 
 
-async def test_process_lane_worker_stopped_at_two_looks_is_ended(machine):
+async def test_process_lane_worker_stopped_at_two_checks_is_killed(machine):
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
@@ -332,7 +332,7 @@ async def test_process_lane_worker_stopped_at_two_looks_is_ended(machine):
         assert (bench.lost, bench.peer.process.status) == ([RestartReason.STOPPED], -9)
 
 
-async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
+async def test_process_lane_worker_that_goes_on_after_one_check_is_kept(machine):
     """After Ctrl-Z and fg the front may be the first to run again."""
     async with running() as bench:
         for stopped in (True, False, True, False):
@@ -344,20 +344,20 @@ async def test_process_lane_worker_that_goes_on_after_one_look_is_kept(machine):
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    ("limit", "worn"),
+    ("limit", "retiring"),
     [(None, []), (1000, []), (999, [RestartReason.MEMORY] * 2)],
     ids=["unlimited", "at_limit", "above"],
 )
-async def test_process_lane_memory_above_its_limit_wears_it_at_every_look(limit, worn):
+async def test_process_lane_above_its_memory_limit_retires_at_every_check(limit, retiring):
     async with running(max_memory_bytes=limit) as bench:
         for _ in range(2):
             bench.lane._check()
 
-        assert (bench.retiring, bench.lane.ready, bench.lane.dead) == (worn, True, False)
+        assert (bench.retiring, bench.lane.ready, bench.lane.dead) == (retiring, True, False)
 
 
 @pytest.mark.usefixtures("machine")
-async def test_process_lane_worker_that_was_told_to_terminate_says_so_until_it_is_replaced():
+async def test_process_lane_worker_that_got_sigterm_retires_at_every_check():
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
@@ -391,8 +391,8 @@ async def test_process_lane_interrupted_while_idle_does_nothing():
         assert (bench.lost, bench.peer.process.status, bench.lane.ready) == ([], None, True)
 
 
-async def test_process_lane_that_is_given_up_still_answers_what_it_had():
-    """Whoever stops all lanes marks them as dead first."""
+async def test_process_lane_marked_dead_still_fails_its_pictures():
+    """`Lanes.stop` marks lanes as dead before it interrupts them."""
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
@@ -402,7 +402,7 @@ async def test_process_lane_that_is_given_up_still_answers_what_it_had():
         assert outcome(entry) == "WorkerLost"
 
 
-# Its end
+# End
 
 
 async def test_process_lane_closed_lets_its_worker_exit():
@@ -413,7 +413,7 @@ async def test_process_lane_closed_lets_its_worker_exit():
         assert (bench.peer.closed, bench.peer.process.status, bench.lost) == (True, 0, [])
 
 
-async def test_process_lane_closed_with_a_batch_in_hand_kills_its_worker():
+async def test_process_lane_closed_during_a_batch_kills_its_worker():
     async with running() as bench:
         await bench.begin(bench.entry(b"1"))
         bench.lane.close()
@@ -467,7 +467,7 @@ async def test_process_lane_closed_at_any_moment_of_its_start_leaves_no_process(
     await until(lambda: all(peer.closed for peer in bench.launcher.peers))
 
 
-# What the system says
+# The system's view
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real worker processes, of the tiny model."""
+"""Starts of real worker processes, with the tiny model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
 
 @pytest.fixture
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Every process that is started."""
+    """Every process started."""
     found: list[subprocess.Popen[bytes]] = []
 
     class Seen(subprocess.Popen[bytes]):
@@ -50,7 +50,7 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     return found
 
 
-async def test_launching_worker_that_is_ready_says_what_it_found(models_dir):
+async def test_launching_worker_that_is_ready_returns_its_facts(models_dir):
     launched = await launcher(models_dir).launch()
     running = launched.process.poll()
     launched.abort()
@@ -83,7 +83,7 @@ async def test_launching_missing_version_raises_what_the_worker_raised(tmp_path,
     assert spawned[0].returncode is not None
 
 
-async def test_launching_worker_that_is_too_slow_is_ended(models_dir, spawned):
+async def test_launching_worker_that_is_too_slow_is_killed(models_dir, spawned):
     with pytest.raises(WorkerNotStarted, match="in time"):
         await launcher(models_dir, timeout_s=0.01).launch()
 
@@ -95,7 +95,9 @@ async def test_launching_worker_that_is_too_slow_is_ended(models_dir, spawned):
     [("this", "exited with status 0"), ("no_such_module", "exited with status 1")],
     ids=["says_nothing", "cannot_run"],
 )
-def test_launching_process_that_only_exits_is_said_to(models_dir, monkeypatch, module, words):
+def test_launching_process_that_only_exits_reports_its_status(
+    models_dir, monkeypatch, module, words
+):
     monkeypatch.setattr(launching, "_MODULE", module)
 
     with pytest.raises(WorkerNotStarted, match=words):
@@ -103,7 +105,7 @@ def test_launching_process_that_only_exits_is_said_to(models_dir, monkeypatch, m
 
 
 def saying(pieces: list[bytes]) -> str:
-    """A program that says this to whoever started it, and stays."""
+    """A program that sends these bytes to its parent and stays."""
     return (
         "import signal, socket, sys\n"
         "sock = socket.socket(fileno=int(sys.argv[1]))\n"
@@ -121,7 +123,7 @@ def saying(pieces: list[bytes]) -> str:
     ],
     ids=["noise", "not_ready", "bug"],
 )
-def test_launching_worker_that_is_not_ready_is_ended(
+def test_launching_worker_that_is_not_ready_is_killed(
     models_dir, monkeypatch, tmp_path, spawned, pieces, words
 ):
     (tmp_path / "says_it.py").write_text(saying(pieces), encoding="ascii")
@@ -144,7 +146,7 @@ async def test_launching_given_up_leaves_no_process(models_dir, spawned):
     assert spawned[0].returncode == -9
 
 
-async def test_launching_does_not_hold_up_the_event_loop(models_dir):
+async def test_launching_does_not_block_the_event_loop(models_dir):
     task = asyncio.create_task(launcher(models_dir).launch())
     turns = 0
     while not task.done():

@@ -1,4 +1,4 @@
-"""Worker processes of the tiny model, real ones, for one set of versions."""
+"""Real worker processes for a set of versions of the tiny model."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def here(models_dir: Path) -> Repository:
     return load_repository(config_of(models_dir).repository)
 
 
-async def ask(batcher: Batcher, source: ProcessLaneFactory, number: int) -> RowResult:
-    version = source.repository.get("tiny", number)
+async def ask(batcher: Batcher, factory: ProcessLaneFactory, number: int) -> RowResult:
+    version = factory.repository.get("tiny", number)
     deadline_s = time.monotonic() + 30
     recipe = Preparation(inspect(RED), version.manifest, deadline_s)
     return await batcher.submit(version, recipe, deadline_s)
 
 
-async def answers_of(source: ProcessLaneFactory, lanes: int) -> list[int]:
-    """What the source's lanes answer to a red picture, one answer a version."""
-    batcher = Batcher(source, BatchLimits(lanes=lanes))
+async def answers_of(factory: ProcessLaneFactory, lanes: int) -> list[int]:
+    """The answers of the factory's lanes to a red picture, one per version."""
+    batcher = Batcher(factory, BatchLimits(lanes=lanes))
     batcher.start()
     try:
-        rows = [await ask(batcher, source, one.key[1]) for one in source.repository.versions()]
+        rows = [await ask(batcher, factory, one.key[1]) for one in factory.repository.versions()]
         assert batcher.n_ready == lanes
     finally:
         finished = await batcher.stop()
@@ -69,32 +69,32 @@ def statuses(launched: list[LaunchedWorker]) -> list[int | None]:
     return [one.process.poll() for one in launched]
 
 
-async def test_children_serve_every_version_on_the_shelf(models_dir):
-    source = start_children(config_of(models_dir), 2)
-    ready = list(source._ready)
+async def test_children_serve_every_version_in_the_repository(models_dir):
+    factory = start_children(config_of(models_dir), 2)
+    ready = list(factory._ready)
     before = statuses(ready)
 
-    answers = await answers_of(source, 2)
+    answers = await answers_of(factory, 2)
 
-    assert [one.key for one in source.repository.versions()] == [("tiny", 1), ("tiny", 2)]
+    assert [one.key for one in factory.repository.versions()] == [("tiny", 1), ("tiny", 2)]
     assert (before, answers, statuses(ready)) == ([None, None], [0, 0], [0, 0])
 
 
-async def test_children_that_are_not_needed_are_ended(models_dir):
-    source = start_children(config_of(models_dir), 1)
-    (launched,) = source._ready
+async def test_children_that_are_not_needed_are_killed(models_dir):
+    factory = start_children(config_of(models_dir), 1)
+    (launched,) = factory._ready
 
-    source.abort()
+    factory.abort()
 
-    assert (launched.process.poll(), source._ready) == (-9, [])
+    assert (launched.process.poll(), factory._ready) == (-9, [])
 
 
 async def test_children_repository_is_described_as_one_of_this_process(models_dir):
-    source = start_children(config_of(models_dir, max_batch_size=3), 1)
-    source.abort()
+    factory = start_children(config_of(models_dir, max_batch_size=3), 1)
+    factory.abort()
 
     ours = load_repository(config_of(models_dir, max_batch_size=3).repository)
-    for one, apart in zip(ours.versions(), source.repository.versions(), strict=True):
+    for one, apart in zip(ours.versions(), factory.repository.versions(), strict=True):
         assert isinstance(apart.engine, RemoteEngine)
         for name in (
             "manifest",
@@ -108,19 +108,19 @@ async def test_children_repository_is_described_as_one_of_this_process(models_di
         assert apart.load_s > 0
 
 
-def test_children_default_model_is_the_shelf_s(tmp_path):
+def test_children_default_model_is_that_of_the_config(tmp_path):
     for name in ("another", "tiny"):
         tinymodel.write_version(tmp_path, name)
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"), default_model="tiny")
 
-    source = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
-    source.abort()
+    factory = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+    factory.abort()
 
-    assert source.repository.default_name == "tiny"
+    assert factory.repository.default_name == "tiny"
 
 
 @pytest.mark.parametrize("default_model", [None, "another"], ids=["no_version", "no_such_default"])
-def test_children_of_a_shelf_that_cannot_be_served_are_none(
+def test_children_of_a_repository_that_cannot_be_served_are_killed(
     tmp_path, models_dir, default_model, monkeypatch
 ):
     made: list[LaunchedWorker] = []
@@ -141,7 +141,7 @@ def test_children_of_a_shelf_that_cannot_be_served_are_none(
     assert statuses(made) == ([-9] if default_model else [])
 
 
-def test_engine_of_the_front_runs_nothing():
+def test_remote_engine_runs_nothing():
     with pytest.raises(EngineFailure):
         RemoteEngine().run(np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -149,21 +149,21 @@ def test_engine_of_the_front_runs_nothing():
 # Another set of versions
 
 
-async def test_children_for_a_renewed_repository_are_ready_when_it_is_there(models_dir):
+async def test_children_for_another_repository_are_ready_with_its_factory(models_dir):
     config = config_of(models_dir)
     first = start_children(config, 1)
     version = load_in_child(config, models_dir, "tiny", 2, EngineConfig("cpu"))
 
-    source = await first.renewed(Repository([version]), 2)
+    factory = await first.renewed(Repository([version]), 2)
 
-    before = statuses([*first._ready, *source._ready])
-    answers = await answers_of(source, 2)
+    before = statuses([*first._ready, *factory._ready])
+    answers = await answers_of(factory, 2)
     first.abort()
     assert (before, answers) == ([None] * 3, [0])
-    assert [one.key for one in source.repository.versions()] == [("tiny", 2)]
+    assert [one.key for one in factory.repository.versions()] == [("tiny", 2)]
 
 
-async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monkeypatch):
+async def test_children_of_which_one_fails_are_all_killed(models_dir, monkeypatch):
     launch, made, failed = ProcessLauncher.launch, [], asyncio.Event()
 
     async def fail_once(launcher: ProcessLauncher) -> LaunchedWorker:
@@ -174,16 +174,16 @@ async def test_children_of_which_one_fails_are_ended_as_a_whole(models_dir, monk
         return made[-1]
 
     monkeypatch.setattr(ProcessLauncher, "launch", fail_once)
-    source = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
+    factory = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
 
     with pytest.raises(WorkerNotStarted):
-        await source.renewed(here(models_dir), 2)
+        await factory.renewed(here(models_dir), 2)
 
     assert set(statuses(made)) <= {-9}
 
 
 @pytest.mark.parametrize("one_is_ready", [True, False], ids=["one_is_ready", "none_is"])
-async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypatch, one_is_ready):
+async def test_children_given_up_while_they_start_are_killed(models_dir, monkeypatch, one_is_ready):
     found: list[subprocess.Popen[bytes]] = []
 
     class Seen(subprocess.Popen[bytes]):
@@ -202,8 +202,8 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
 
     monkeypatch.setattr(subprocess, "Popen", Seen)
     monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
-    source = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
-    task = asyncio.create_task(source.renewed(here(models_dir), 2))
+    factory = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
+    task = asyncio.create_task(factory.renewed(here(models_dir), 2))
     if one_is_ready:
         await ready.wait()
     await asyncio.sleep(0)
@@ -214,39 +214,39 @@ async def test_children_given_up_while_they_start_are_ended(models_dir, monkeypa
     assert [one.returncode for one in found] == [-9] * len(found)
 
 
-async def test_source_of_processes_makes_new_ones_when_those_that_were_ready_are_used(models_dir):
-    source = start_children(config_of(models_dir), 1)
-    (launched,) = source._ready
-    batcher = Batcher(source, BatchLimits(lanes=1))
+async def test_process_factory_starts_new_ones_after_the_ready_ones(models_dir):
+    factory = start_children(config_of(models_dir), 1)
+    (launched,) = factory._ready
+    batcher = Batcher(factory, BatchLimits(lanes=1))
     batcher.start()
-    first = await ask(batcher, source, 1)
+    first = await ask(batcher, factory, 1)
 
     launched.process.kill()
     while batcher.n_ready:  # noqa: ASYNC110 - the loss must be noticed without a request
         await asyncio.sleep(0.001)
-    second = await ask(batcher, source, 1)
+    second = await ask(batcher, factory, 1)
     await batcher.stop()
 
     assert [int(one.probabilities.argmax()) for one in (first, second)] == [0, 0]
-    assert (source.restarts, batcher.alive) == (True, True)
+    assert (factory.restarts, batcher.alive) == (True, True)
 
 
-async def test_source_of_processes_is_closed_once_they_have_ended(models_dir):
-    source = start_children(config_of(models_dir), 2)
-    ready = list(source._ready)
-    lanes = [source.open(NO_CALLBACKS) for _ in range(2)]
+async def test_process_factory_is_closed_once_its_children_have_ended(models_dir):
+    factory = start_children(config_of(models_dir), 2)
+    ready = list(factory._ready)
+    lanes = [factory.open(NO_CALLBACKS) for _ in range(2)]
     for lane in lanes:
         lane.close()
 
-    await source.wait_closed()
+    await factory.wait_closed()
 
     assert None not in statuses(ready)
 
 
-# One version proven apart
+# One version in a child of its own
 
 
-def test_version_is_proven_in_a_process_of_its_own(models_dir):
+def test_version_is_loaded_in_a_child_of_its_own(models_dir):
     version = load_in_child(config_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
 
     assert (version.key, version.provider) == (("tiny", 2), "cpu")
@@ -257,7 +257,7 @@ def test_version_is_proven_in_a_process_of_its_own(models_dir):
     )
 
 
-def test_version_that_is_broken_is_not_proven(tmp_path):
+def test_version_that_is_broken_is_not_loaded(tmp_path):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
@@ -265,6 +265,6 @@ def test_version_that_is_broken_is_not_proven(tmp_path):
         load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
 
 
-def test_version_that_is_not_there_is_not_proven(tmp_path):
+def test_version_that_is_missing_is_not_loaded(tmp_path):
     with pytest.raises(ManifestInvalid, match="tiny/1"):
         load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))

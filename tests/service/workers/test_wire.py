@@ -45,7 +45,7 @@ def payload_of(pieces: Iterable[bytes]) -> bytes:
 
 
 def reader_of(data: bytes) -> Callable[[int], bytes | None]:
-    """Gives exactly as many bytes as it is asked for, or None."""
+    """Returns exactly the number of bytes asked for, or None."""
     rest = [data]
 
     def read(size: int) -> bytes | None:
@@ -257,7 +257,7 @@ def test_wire_refusal_keeps_reason_and_when_to_come_back(detail, reason):
 
 
 class EngineFailureOfOurs(EngineFailure):
-    """A subclass that no table has."""
+    """A subclass that is not in the table."""
 
 
 @pytest.mark.parametrize(
