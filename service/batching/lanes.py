@@ -294,7 +294,7 @@ class Lanes:
             log.warning("a lane is replaced", extra={"reason": str(reason)})
             self._on_replaced(reason)
             if slot.lane is None:
-                delay_s = slot.backoff_s
+                delay_s = slot.backoff_s  # 0 the first time
                 slot.backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * delay_s))
                 if delay_s:
                     loop = asyncio.get_running_loop()
