@@ -6,7 +6,7 @@ Pillow, resizes the whole picture and cuts out the middle. There are two ways to
 - `reference_input` gives exactly timm's pixels on every machine. Golden examples and parity use it.
 - `read_input` answers requests and is faster. It decodes a JPEG at a reduced size if that leaves
   twice the pixels needed (`contract.images.jpeg`), and resizes only the part inside the crop
-  (`contract.images.resampling`). docs/decisions/0022 says what this saves and what it changes.
+  (`contract.images.resampling`). docs/decisions/0033 says what this saves and what it changes.
 
 Shapes: S = crop_size_px, N = batch.
 """
@@ -41,7 +41,7 @@ INTERPOLATIONS: Final = {
 _MAX_COLUMNS_FIRST: Final = 1.75
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the shorter side is still this many times
-# resize_size_px. With less, probabilities change twice as much for little gain (docs/decisions/0022).
+# resize_size_px. With less, probabilities change twice as much for little gain (docs/decisions/0033).
 _REDUCED_MARGIN: Final = 2.0
 
 MAX_SHORTCUT_DIFFERENCE: Final = 8.0

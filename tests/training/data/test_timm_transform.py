@@ -1,7 +1,7 @@
 """The contract's pixels are timm's, over odd sizes, modes and filters.
 
 The reference is exactly equal: both resize with Pillow and crop whole pixels. What answers requests
-rounds a few values in a thousand to the other side (docs/decisions/0022).
+rounds a few values in a thousand to the other side (docs/decisions/0033).
 """
 
 from __future__ import annotations
