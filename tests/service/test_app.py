@@ -19,6 +19,7 @@ from service.errors import ProviderUnavailable
 from service.models import repository as repository_module
 from service.models.providers import ProviderSession, open_session
 from service.models.repository import EngineConfig, Repository
+from service.models.watcher import RepositoryWatcher
 from service.settings import Settings
 from tests import tinymodel
 from tests.fakes import FakeEngine
@@ -316,7 +317,7 @@ def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
 @pytest.mark.parametrize("asked", [True, False], ids=["asked-before-the-start", "not-asked"])
 def test_app_polls_once_started_if_it_was_asked_to_before(models_dir, monkeypatch, asked):
     polls = []
-    monkeypatch.setattr(app_module.RepositoryWatcher, "poll_soon", lambda _: polls.append(1))
+    monkeypatch.setattr(RepositoryWatcher, "poll_soon", lambda _: polls.append(1))
     app = create_app(Settings(models_dir=models_dir, models_poll_s=0))
     if asked:
         app.state.service.poll_repository()

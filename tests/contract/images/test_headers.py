@@ -134,7 +134,12 @@ def test_count_jpeg_scans_counts_all(count):
 def test_count_jpeg_scans_goes_on_where_the_header_ends(monkeypatch):
     data = pictures.many_scans(12)
     header, starts, segments = read_jpeg(data), [], headers.jpeg_segments
-    monkeypatch.setattr(headers, "jpeg_segments", lambda *at: starts.append(at[1]) or segments(*at))
+
+    def watched(data, position):
+        starts.append(position)
+        return segments(data, position)
+
+    monkeypatch.setattr(headers, "jpeg_segments", watched)
 
     assert headers.count_jpeg_scans(data, header, stop_after=100) == 12
     assert starts == [data.find(b"\xff\xda")]
