@@ -1,1 +1,1 @@
-"""Pictures: found, checked, split, turned into batches."""
+"""Finds pictures, checks and splits them, and turns them into batches."""

@@ -1,6 +1,6 @@
-"""From samples to batches of pixels, batch by batch and part by part as `training.data.sampler` says.
+"""Loads samples as batches of pixels, in the order of `sampler`.
 
-A file that vanishes or breaks while training runs is left out of its batch with one line; it never
+A file that vanishes or breaks during training is left out of its batch and logged once. It never
 stops a run.
 
 Shapes: N samples, B pictures of a batch, S = crop size in pixels.
@@ -34,7 +34,7 @@ Seed = tuple[int, ...]
 
 
 class Transform(Protocol):
-    """Makes pixels of a file; an `Augmentation`, or `EvaluationTransform` for evaluation."""
+    """Turns a file into pixels, with or without augmentation."""
 
     @property
     def spec(self) -> Preprocessing:
@@ -42,7 +42,7 @@ class Transform(Protocol):
         ...
 
     def __call__(self, data: bytes, seed: Seed) -> Tensor:
-        """Returns uint8, shape (3, S, S), 0..255, as a pure function of file and seed.
+        """Returns uint8, shape (3, S, S), 0..255; a pure function of the file and the seed.
 
         Raises:
             ImageError: the file is not an acceptable picture.
@@ -52,115 +52,91 @@ class Transform(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTransform:
-    """The very pixels the service would see, without any randomness.
-
-    Attributes:
-        spec: how it prepares them.
-        prepared: where they are kept, if they are.
-    """
+    """Returns exactly the pixels that the service gives to the network; ignores the seed."""
 
     spec: Preprocessing
-    prepared: PreparedPictures = field(default_factory=PreparedPictures)
+    prepared: PreparedPictures = field(default_factory=PreparedPictures)  # caches nothing
 
-    def __call__(self, data: bytes, seed: Seed = ()) -> Tensor:  # noqa: ARG002 - a Prepare
-        """Returns uint8, shape (3, S, S), 0..255, of a file."""
+    def __call__(self, data: bytes, seed: Seed = ()) -> Tensor:  # noqa: ARG002 - a Transform
         return to_tensor(self.prepared.pixels(data, self.spec))
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the pictures of an epoch are drawn.
-
-    Attributes:
-        seed: the run's.
-        balanced: every class equally often.
-        shuffled: in a random order; otherwise in the samples' own, and `balanced` has no meaning.
-    """
+    """How the samples of an epoch are drawn, and the seed of their augmentation."""
 
     seed: int
-    balanced: bool = False
+    balanced: bool = False  # every class equally often; only when shuffled
     shuffled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One process's part of a global batch.
+    """One process's part of a global batch. B is smaller, even 0, if files cannot be read."""
 
-    Attributes:
-        images: uint8, shape (B, 3, S, S), 0..255; B is smaller, even 0, where files broke.
-        indexes: int64, shape (B,), classes.
-        numbers: int64, shape (B,), positions in the samples.
-        global_size: pictures planned for this batch over all processes.
-    """
-
-    images: Tensor
-    indexes: Tensor
-    numbers: Tensor
-    global_size: int
+    images: Tensor  # uint8, (B, 3, S, S), 0..255
+    indexes: Tensor  # int64, (B,), classes
+    numbers: Tensor  # int64, (B,), positions in the samples
+    global_size: int  # planned pictures in all processes, with those that cannot be read
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Returns pixels (S, S, 3) as a tensor (3, S, S) of its own, uint8."""
+    """Copies pixels (S, S, 3) into a contiguous tensor (3, S, S), uint8."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 class Batches:
-    """The batches of samples, epoch after epoch.
+    """Loads samples in batches, epoch by epoch.
 
-    An epoch of N samples has ceil(N / batch_size) batches whose sizes differ by one at most: there
-    is no small last batch, which batch normalization would take badly, and none is left out.
+    An epoch of N samples has ceil(N / batch_size) batches whose sizes differ by at most one. So
+    there is no small last batch, which would disturb batch normalization, and no sample is dropped.
 
     Args:
         samples: N of them.
-        prepare: makes pixels of a file. It is sent to worker processes.
-        batch_size: over all processes, at most.
-        drawing: None shows the samples in their own order without any randomness, as evaluation
-            does.
-        workers: processes that decode; 0 decodes in this one. They are started anew rather than
-            forked, because a fork copies locks other threads may hold; no more than there are
-            processors.
+        transform: is pickled for the worker processes.
+        batch_size: the largest batch, over all processes.
+        sampling: None loads the samples in their own order with seed 0, as for evaluation.
+        workers: number of decoding processes, at most one per processor; 0 decodes in this process.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        prepare: Transform,
+        transform: Transform,
         *,
         batch_size: int,
-        drawing: Sampling | None = None,
+        sampling: Sampling | None = None,
         workers: int = 0,
     ) -> None:
         self._samples = samples
-        self._work = _Work(samples, prepare)
+        self._dataset = _Dataset(samples, transform)
         self._batch_size = batch_size
-        self._drawing = drawing
+        self._sampling = sampling
         self._indexes = np.array([sample.index for sample in samples], dtype=np.int64)
         self._reported: set[int] = set()
-        self._plan = _Plan()
-        self._loader = _loader(self._work, self._plan, min(workers, _processors()))
+        self._batch_sampler = _BatchSampler()
+        self._loader = _loader(self._dataset, self._batch_sampler, min(workers, _processors()))
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
         return math.ceil(len(self._samples) / self._batch_size)
 
     def epoch(
         self, epoch: int, *, first_step: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Yields one process's batches of an epoch.
+        """Yields the part of an epoch's batches that the process `rank` of `world` computes.
 
-        Args:
-            epoch: 0 upwards.
-            first_step: batches before it are skipped without reading a file.
-            rank: of this process.
-            world: number of processes.
+        Batches before `first_step` are skipped without reading their files.
         """
         sizes, tasks = [], []
         for positions in self._global_batches(epoch)[first_step:]:
             mine = positions[share(len(positions), rank, world)]
             sizes.append(len(positions))
             tasks.append([(int(number), self._seed(epoch, int(at))) for at, number in mine])
-        for size, (images, indexes, numbers, failures) in zip(sizes, self._run(tasks), strict=True):
-            self._tell(failures)
+
+        for size, (images, indexes, numbers, failures) in zip(
+            sizes, self._load(tasks), strict=True
+        ):
+            self._warn(failures)
             yield Batch(
                 torch.from_numpy(images),
                 torch.from_numpy(indexes),
@@ -169,35 +145,36 @@ class Batches:
             )
 
     def close(self) -> None:
-        """Ends the worker processes, if there are any."""
-        self._loader = None
+        self._loader = None  # its worker processes end with it
 
     def _global_batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Returns (position in the epoch, sample number) rows, int64 (size, 2), batch by batch."""
+        # For each batch, int64 (size, 2): position in the epoch, sample number.
         n = len(self._samples)
         numbers = np.arange(n)
-        if self._drawing is not None and self._drawing.shuffled:
+        if self._sampling is not None and self._sampling.shuffled:
             numbers = order(
                 n,
-                self._drawing.seed,
+                self._sampling.seed,
                 epoch,
                 indexes=self._indexes,
-                balanced=self._drawing.balanced,
+                balanced=self._sampling.balanced,
             )
         rows = np.stack([np.arange(n), numbers], axis=1)  # (N, 2)
         return np.array_split(rows, len(self)) if n else []
 
     def _seed(self, epoch: int, position: int) -> Seed:
-        # The position rather than the sample: balanced drawing may show a sample twice an epoch.
-        return (0 if self._drawing is None else self._drawing.seed, epoch, position)
+        # The position, not the sample: balanced sampling may show a sample twice in an epoch, and
+        # each time it is to be augmented in another way.
+        return (0 if self._sampling is None else self._sampling.seed, epoch, position)
 
-    def _run(self, tasks: list[list[_Task]]) -> Iterator[_Answer]:
+    def _load(self, tasks: list[list[_Task]]) -> Iterator[_Arrays]:
         if self._loader is None:
-            return (self._work.collate([self._work[task] for task in batch]) for batch in tasks)
-        self._plan.batches = tasks
+            dataset = self._dataset
+            return (dataset.collate([dataset[task] for task in batch]) for batch in tasks)
+        self._batch_sampler.batches = tasks
         return iter(self._loader)
 
-    def _tell(self, failures: tuple[_Failure, ...]) -> None:
+    def _warn(self, failures: tuple[_Failure, ...]) -> None:
         for number, reason in failures:
             if number not in self._reported:
                 log.warning("%s is left out: %s", self._samples[number].name, reason)
@@ -209,29 +186,30 @@ _Failure = tuple[int, str]  # sample number, reason
 _Row = tuple[NDArray[np.uint8], int, int] | _Failure  # pixels (3, S, S), class, sample number
 # Images, classes, sample numbers, failures. Arrays rather than tensors: torch would pass tensors
 # through shared memory, of which containers have little.
-_Answer = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], tuple[_Failure, ...]]
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], tuple[_Failure, ...]]
 
 
-class _Work(torch.utils.data.Dataset[Any]):
-    """Reads, decodes and prepares one sample; the part that runs in worker processes."""
+class _Dataset(torch.utils.data.Dataset[Any]):
+    """Reads and transforms samples; runs in the worker processes."""
 
-    def __init__(self, samples: Sequence[Sample], prepare: Transform) -> None:
+    def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
         self._samples = samples
-        self._prepare = prepare
+        self._transform = transform
 
     def __getitem__(self, task: _Task) -> _Row:
         number, seed = task
         sample = self._samples[number]
         try:
-            pixels = self._prepare(sample.read(), seed)
+            pixels = self._transform(sample.read(), seed)
         except (ImageError, OSError) as error:
             return number, reason_of(error)
         return pixels.numpy(), sample.index, number
 
-    def collate(self, rows: list[_Row]) -> _Answer:
+    def collate(self, rows: list[_Row]) -> _Arrays:
         good = [row for row in rows if len(row) == 3]
         failures = tuple(row for row in rows if len(row) == 2)
-        side = self._prepare.spec.crop_size_px
+
+        side = self._transform.spec.crop_size_px
         images = np.empty((len(good), 3, side, side), dtype=np.uint8)
         for image, row in zip(images, good, strict=True):
             image[:] = row[0]
@@ -240,8 +218,8 @@ class _Work(torch.utils.data.Dataset[Any]):
         return images, indexes, numbers, failures
 
 
-class _Plan:
-    """What the loader is to load next; replaced before each epoch, so that workers stay alive."""
+class _BatchSampler:
+    """Tells the loader what to load. A new loader per epoch would start its workers anew."""
 
     def __init__(self) -> None:
         self.batches: list[list[_Task]] = []
@@ -253,29 +231,31 @@ class _Plan:
         return len(self.batches)
 
 
-def _loader(work: _Work, plan: _Plan, workers: int) -> Any:
+def _loader(dataset: _Dataset, batch_sampler: _BatchSampler, workers: int) -> Any:
     if workers == 0:
         return None
     return torch.utils.data.DataLoader(
-        work,
-        batch_sampler=plan,
-        collate_fn=work.collate,
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=dataset.collate,
         num_workers=workers,
         persistent_workers=True,
+        # A fork would copy locks that other threads hold.
         multiprocessing_context=multiprocessing.get_context("spawn"),
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # else the loader draws from the global one
     )
 
 
 def _start_worker(_: int) -> None:
-    # Signals go to the whole process group; the main process decides what happens, and its end is
-    # noticed by the workers.
+    # Ctrl-C signals the whole process group. The main process decides what to do; the workers end
+    # when it does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _processors() -> int:
+    # A container may have fewer than the machine.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

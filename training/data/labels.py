@@ -1,4 +1,4 @@
-"""Names of the classes: ImageNet's from timm, anybody's from a file."""
+"""Labels of the classes, from timm for ImageNet or from a file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 
 def imagenet_labels() -> tuple[Label, ...]:
-    """Returns the 1,000 ImageNet-1k labels: the first name of each synset, and the synset."""
-    from training.system.torch_compat import timm  # torch takes seconds that a data check can save
+    """Returns the 1,000 labels of ImageNet-1k: the synset, and the first of its names."""
+    from training.system.torch_compat import timm  # imports torch, which takes seconds
 
     info = timm().data.ImageNetInfo()
     return tuple(
@@ -33,16 +33,17 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     """Reads labels in class order.
 
     Args:
-        path: `.txt` with one name a line; `.json` with a list of names or of objects with `name` and
-            an optional `synset`, or an object from index to name; `.csv` with a header of `name` and
-            an optional `synset`.
+        path: `.txt` with one name per line; `.json` with a list of names, a list of objects with
+            `name` and an optional `synset`, or an object from index to name; `.csv` with the columns
+            `name` and, optionally, `synset`.
 
     Raises:
-        LabelsInvalid: unreadable, empty, an empty name, or the same label twice.
+        LabelsInvalid: the file is unreadable or empty, or a label is empty or occurs twice.
     """
     readers = {".txt": _from_lines, ".json": _from_json, ".csv": _from_csv}
     if path.suffix not in readers:
-        raise LabelsInvalid(f"{path.name}: expected one of {', '.join(readers)}")
+        raise LabelsInvalid(f"{path.name}: a labels file must end in one of {', '.join(readers)}")
+
     try:
         rows = list(readers[path.suffix](path.read_text(encoding="utf-8-sig")))
         labels = tuple(
@@ -51,28 +52,27 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         )
     except (OSError, UnicodeDecodeError, ValidationError, ValueError, KeyError) as error:
         raise LabelsInvalid(f"{path.name}: {_reason(error)}") from error
+
     if not labels:
-        raise LabelsInvalid("there are no labels")
+        raise LabelsInvalid(f"{path.name}: contains no labels")
     seen: set[tuple[str, str | None]] = set()
     for label in labels:
         if (label.name, label.synset) in seen:
-            raise LabelsInvalid(f"the label {label.name!r} occurs more than once")
+            raise LabelsInvalid(f"{path.name}: the label {label.name!r} occurs more than once")
         seen.add((label.name, label.synset))
     return labels
 
 
 def class_of_folder(folder: str, labels: tuple[Label, ...]) -> int | None:
-    """Returns the class index whose synset or name a folder is called, or None.
+    """Returns the index of the class that a folder is named after, by synset or name, or None.
 
-    Args:
-        folder: a folder name, or the part of an ImageNet file name before its first underscore.
-        labels: a name that several classes share matches none; their synsets do.
+    A name that several classes share matches none of them; their synsets still do.
     """
     if _SYNSET.fullmatch(folder):
         matches = [label.index for label in labels if label.synset == folder]
     else:
-        wanted = _folded(folder)
-        matches = [label.index for label in labels if _folded(label.name) == wanted]
+        name = _folded(folder)
+        matches = [label.index for label in labels if _folded(label.name) == name]
     return matches[0] if len(matches) == 1 else None
 
 
@@ -85,7 +85,7 @@ def _from_json(text: str) -> Iterable[tuple[str, str | None]]:
     if isinstance(content, dict):
         indexes = sorted(int(key) for key in content)
         if indexes != list(range(len(content))):
-            raise ValueError("the indexes must run from 0 upwards without a gap")
+            raise ValueError("the indexes must count up from 0 without a gap")
         content = [content[str(index)] for index in indexes]
     if not isinstance(content, list):
         raise ValueError("expected a list, or an object from index to name")
@@ -97,13 +97,13 @@ def _json_label(entry: object) -> tuple[str, str | None]:
         return entry, None
     if isinstance(entry, dict) and entry.keys() <= {"name", "synset"}:
         return entry["name"], entry.get("synset")
-    raise ValueError("each entry must be a name, or an object of name and synset")
+    raise ValueError("each entry must be a name, or an object with name and synset")
 
 
 def _from_csv(text: str) -> Iterable[tuple[str, str | None]]:
     rows = csv.DictReader(io.StringIO(text))
     if "name" not in (rows.fieldnames or ()):
-        raise ValueError("the header has no column called name")
+        raise ValueError("the header must have a column called name")
     return [(row["name"] or "", row.get("synset")) for row in rows]
 
 

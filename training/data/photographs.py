@@ -1,9 +1,8 @@
-"""Free photographs from the scikit-image wheel, cut into many different pictures.
+"""Makes many different pictures out of the free photographs in scikit-image's wheel.
 
-Quantization needs to see typical activations and parity needs image files; both should work for a
-stranger with nothing but PyPI. scikit-image ships a dozen public-domain photographs. Random crops,
-flips, colour turns and exposure changes of these cover what the layers of a network see well enough
-(docs/decisions/0013-int8-reduced-range.md has the numbers). Everything is seeded.
+They calibrate quantization and serve as parity files where no data set is at hand. Random crops,
+flips, hues and exposures of a dozen photographs are varied enough for both (numbers:
+docs/decisions/0013-int8-reduced-range.md).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from contract.images import decode
 from training.data.pictures import Picture
 from training.errors import PicturesMissing
 
+# Files in scikit-image's data folder that are CC0, public domain or without known restrictions.
 PHOTOGRAPHS: Final = (
     "astronaut.png",
     "chelsea.png",
@@ -37,27 +37,22 @@ PHOTOGRAPHS: Final = (
     "coins.png",
     "clock_motion.png",
 )
-"""Files of scikit-image's data folder that are CC0, public domain or without known restrictions."""
 
 SOURCE: Final = "seeded crops of the free photographs in scikit-image"
 
-_MIN_AREA: Final = 0.1
+_MIN_AREA: Final = 0.1  # share of the photograph
 _MAX_ASPECT: Final = 4 / 3
-_ATTEMPTS: Final = 20
-_EXPOSURE: Final = (0.6, 1.4)
+_ATTEMPTS: Final = 20  # to find a crop that fits, then the largest square
+_EXPOSURE: Final = (0.6, 1.4)  # factors of brightness, contrast and colour
 
 
 def read_photographs() -> list[Image.Image]:
-    """Reads the free photographs, mode RGB.
-
-    Raises:
-        PicturesMissing: scikit-image is not installed.
-    """
+    """Returns `PHOTOGRAPHS`, mode RGB. Raises PicturesMissing if scikit-image is not installed."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise PicturesMissing(
-            "the free photographs are in scikit-image; run pip install scikit-image, "
-            "or name a folder with --calibration"
+            "scikit-image, which contains the free photographs, is not installed; "
+            "run pip install scikit-image, or give a folder with --calibration"
         )
     folder = Path(spec.origin).parent / "data"
     return [decode((folder / name).read_bytes()) for name in PHOTOGRAPHS]
@@ -66,17 +61,7 @@ def read_photographs() -> list[Image.Image]:
 def varied_crops(
     photographs: Sequence[Image.Image], n: int, size_px: int, *, seed: int
 ) -> list[Image.Image]:
-    """Cuts varied pictures out of photographs.
-
-    Args:
-        photographs: mode RGB; taken in turn.
-        n: how many pictures.
-        size_px: side S of each.
-        seed: the same seed gives the same pixels.
-
-    Returns:
-        n images, mode RGB, S x S.
-    """
+    """Returns n RGB pictures of size_px squared, cut from each of the RGB photographs in turn."""
     generator = np.random.default_rng(seed)
     return [
         _vary(photographs[i % len(photographs)], (size_px, size_px), generator) for i in range(n)
@@ -84,18 +69,16 @@ def varied_crops(
 
 
 def picture_files(photographs: Sequence[Image.Image], n: int, *, seed: int) -> Iterator[Picture]:
-    """Yields n varied pictures as JPEG and PNG files of many sizes and both orientations.
+    """Yields n pictures as JPEG and PNG files of many sizes, tall and wide.
 
-    Args:
-        photographs: mode RGB; taken in turn.
-        n: how many.
-        seed: the same seed gives the same files with the same Pillow.
+    The same seed gives the same files only with the same version of Pillow.
     """
     generator = np.random.default_rng(seed)
     for i in range(n):
         size = (int(generator.integers(96, 640)), int(generator.integers(96, 640)))
         image = _vary(photographs[i % len(photographs)], size, generator)
-        kind = ("JPEG", "PNG")[i % 4 == 3]
+
+        kind = ("JPEG", "PNG")[i % 4 == 3]  # every fourth is a PNG
         buffer = io.BytesIO()
         image.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
         yield Picture(f"free-{i:03d}.{kind.lower()}", buffer.getvalue())
@@ -110,13 +93,14 @@ def _vary(
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhancer(image).enhance(generator.uniform(*_EXPOSURE))
-    return _turn_hue(image, generator) if generator.random() < 0.5 else image
+    return _shift_hue(image, generator) if generator.random() < 0.5 else image
 
 
 def _random_box(size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int, int, int]:
     width, height = size
     side = min(size)
     crop_width, crop_height = side, side
+
     for _ in range(_ATTEMPTS):
         area = width * height * generator.uniform(_MIN_AREA, 1.0)
         aspect = math.exp(generator.uniform(-math.log(_MAX_ASPECT), math.log(_MAX_ASPECT)))
@@ -124,13 +108,14 @@ def _random_box(size: tuple[int, int], generator: np.random.Generator) -> tuple[
         if tried[0] <= width and tried[1] <= height:
             crop_width, crop_height = tried
             break
+
     left = int(generator.integers(0, width - crop_width + 1))
     top = int(generator.integers(0, height - crop_height + 1))
     return left, top, left + crop_width, top + crop_height
 
 
-def _turn_hue(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+def _shift_hue(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
-    turn = int(generator.integers(0, 256))
-    turned = hue.point([(level + turn) % 256 for level in range(256)])
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    shift = int(generator.integers(0, 256))
+    shifted = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")

@@ -1,7 +1,7 @@
-"""Pictures as files: folders with and without labels, and input rows of a graph.
+"""Reads folders of pictures, with and without labels, and turns pictures into input of a graph.
 
-Everything is decoded and prepared by `contract`, as the service does it. An unreadable file is
-counted, never fatal; links that lead out of a folder are not followed.
+`contract` decodes and preprocesses them, as in the service. An unreadable file is counted and never
+fatal. Links that lead out of a folder are not followed.
 """
 
 from __future__ import annotations
@@ -20,42 +20,28 @@ from contract.preprocessing import Tensor, read_input
 from training.data.labels import class_of_folder
 from training.errors import PicturesMissing
 
-Transform = Callable[[bytes, Interface], Tensor]
-"""Makes an input row of a file; `read_input`, or a reference to compare it with."""
+# Turns a file into an input row: `read_input`, or a cache or reference in its place.
+ReadInput = Callable[[bytes, Interface], Tensor]
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image file.
+    """The content of an image file."""
 
-    Attributes:
-        name: the file's name, without its folder.
-        data: the whole file.
-        index: the class it shows, where that is known.
-    """
-
-    name: str
+    name: str  # of a file in a folder, without the folder
     data: bytes
-    index: int | None = None
+    index: int | None = None  # the class, if it is known
 
 
 class PictureFolder:
-    """The readable pictures of a list of files, read anew on every pass.
-
-    Args:
-        paths: (file, class index or None) pairs.
-        unlabelled: how many files of the folder were left out for want of a class.
-
-    Attributes:
-        unreadable: files left out on the latest pass because they do not decode.
-    """
+    """The readable pictures among some files, read again on every pass."""
 
     def __init__(self, paths: Sequence[tuple[Path, int | None]], unlabelled: int = 0) -> None:
-        self.unlabelled = unlabelled
-        self.unreadable = 0
-        self._paths = paths
+        self.unlabelled = unlabelled  # files of the folder that belong to no class
+        self.unreadable = 0  # files that the latest pass left out
+        self._paths = paths  # with the class index or None
 
     def __iter__(self) -> Iterator[Picture]:
         self.unreadable = 0
@@ -76,14 +62,14 @@ class PictureFolder:
 
 
 def scan_labelled(root: Path, labels: tuple[Label, ...]) -> PictureFolder:
-    """Finds the pictures of a folder whose class is known.
+    """Finds the pictures of a folder that belong to one of the classes.
 
     Args:
-        root: class folders named by synset or label, or files named `<synset>_<anything>`.
+        root: holds class folders named by synset or label, or files named `<synset>_<anything>`.
         labels: the classes.
 
     Raises:
-        PicturesMissing: no such folder, or no picture of a known class in it.
+        PicturesMissing: the folder does not exist, or holds no picture of these classes.
     """
     found: list[tuple[Path, int | None]] = []
     unlabelled = 0
@@ -95,16 +81,15 @@ def scan_labelled(root: Path, labels: tuple[Label, ...]) -> PictureFolder:
         else:
             found.append((path, index))
     if not found:
-        raise PicturesMissing(f"{root.name}: no picture of a known class")
+        raise PicturesMissing(
+            f"{root.name}: no picture belongs to a class of the model; name the folders by label or "
+            "synset"
+        )
     return PictureFolder(found, unlabelled)
 
 
 def scan_plain(root: Path) -> PictureFolder:
-    """Finds all pictures of a folder, whatever they show.
-
-    Raises:
-        PicturesMissing: no such folder, or no picture in it.
-    """
+    """Finds all pictures of a folder. Raises PicturesMissing if there are none."""
     found = [(path, None) for path in image_files(root)]
     if not found:
         raise PicturesMissing(f"{root.name}: no pictures")
@@ -112,14 +97,15 @@ def scan_plain(root: Path) -> PictureFolder:
 
 
 def example_pictures() -> Path:
-    """Returns the folder of free pictures that come with the package or lie in its source tree."""
+    """Returns the folder of the free pictures that come with the package."""
+    # In a source tree, they are in the folder beside the package.
     package = Path(__file__).parents[1]
     packaged = package / "example_pictures"
     return packaged if packaged.is_dir() else package.parent / "examples"
 
 
 def image_files(root: Path) -> Iterator[Path]:
-    """Yields the image files below a folder in a fixed order, following no links out of it."""
+    """Yields the image files below a folder, sorted, without links that lead out of it."""
     if not root.is_dir():
         raise PicturesMissing(f"{root.name}: no such folder")
     inside = root.resolve()
@@ -129,11 +115,7 @@ def image_files(root: Path) -> Iterator[Path]:
 
 
 def input_rows(
-    pictures: Iterable[Picture], manifest: Interface, prepare: Transform = read_input
+    pictures: Iterable[Picture], manifest: Interface, prepare: ReadInput = read_input
 ) -> list[NDArray[Any]]:
-    """Prepares pictures, exactly as the service does unless told otherwise.
-
-    Returns:
-        One row a picture, of the dtype and layout of the graph's input.
-    """
+    """Returns one row per picture, of the dtype and layout of the graph's input."""
     return [prepare(picture.data, manifest) for picture in pictures]

@@ -1,7 +1,7 @@
-"""Which samples an epoch shows when, and which process computes which of them.
+"""The order of the samples in an epoch, and the part of a batch that each process computes.
 
-Both are pure functions: a resumed run goes on where it stopped, and the union of what the processes
-see is the same whatever their number.
+Both are pure functions. So a resumed run continues in the same order, and the global batches do not
+depend on the number of processes.
 
 Shapes: N samples.
 """
@@ -22,26 +22,27 @@ def order(
     indexes: NDArray[np.int64] | None = None,
     balanced: bool = False,
 ) -> NDArray[np.int64]:
-    """Returns the order in which an epoch shows the samples, a pure function of its arguments.
+    """Returns the order of the samples in an epoch: int64, shape (N,), positions in the samples.
+
+    Unbalanced, each sample occurs exactly once. Balanced, each class that has samples is drawn
+    equally often, to within one; within a class, so is each sample. A frequent class shows another
+    part in each epoch.
 
     Args:
         n: N.
-        seed: the run's.
-        epoch: 0 upwards.
-        indexes: int64, shape (N,), classes; needed where `balanced`.
-        balanced: each class that has samples is drawn equally often, to within one: of a frequent
-            class another part in each epoch, of a rare one every sample equally often, to within one.
-
-    Returns:
-        int64, shape (N,): positions in the samples; each exactly once where not `balanced`.
+        seed: of the run.
+        epoch: counts from 0.
+        indexes: int64, shape (N,), classes; required if `balanced`.
+        balanced: whether to draw all classes equally often.
     """
     generator = np.random.default_rng(seed_of("order", seed, epoch))
     if not balanced:
         return generator.permutation(n)
     if indexes is None:
-        raise ValueError("balanced drawing needs the classes")
+        raise ValueError("balanced sampling needs the class indexes")
+
     present = np.unique(indexes)
-    # The classes that are drawn once more than the others change from epoch to epoch.
+    # Some classes are drawn once more than the others; which ones changes from epoch to epoch.
     quotas = np.full(len(present), n // len(present))
     quotas[generator.permutation(len(present))[: n % len(present)]] += 1
     drawn = [
@@ -52,21 +53,18 @@ def order(
 
 
 def share(size: int, rank: int, world: int) -> NDArray[np.int64]:
-    """Returns which positions of a global batch a process computes.
+    """Returns the positions of a global batch that a process computes: int64, ascending.
 
-    A process gets positions in pairs, i together with size - 1 - i. Mixing blends a batch with its
-    mirror image, so each process can mix its own part and the union is what one process would mix.
+    The parts of all ranks together are 0 to size - 1, each exactly once. Positions come in pairs, i
+    with size - 1 - i, because `augment.mix` blends these two: so each process can mix its own part.
 
     Args:
         size: of the global batch.
         rank: 0 to world - 1.
         world: number of processes.
-
-    Returns:
-        int64, ascending; the parts of all ranks are 0 to size - 1 exactly once.
     """
     pairs = size // 2
-    if pairs < world:  # too few for pairs: better one picture each than none for some
+    if pairs < world:  # then the parts are contiguous, or some processes would have no picture
         return np.arange(size * rank // world, size * (rank + 1) // world)
     front = np.arange(pairs * rank // world, pairs * (rank + 1) // world)
     middle = np.arange(pairs, pairs + size % 2) if rank == 0 else front[:0]
@@ -76,6 +74,6 @@ def share(size: int, rank: int, world: int) -> NDArray[np.int64]:
 def _draw(
     numbers: NDArray[np.int64], quota: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draws from one class: every sample quota // n times and a random part of them once more."""
+    # Every sample of the class quota // n times, and a random part of them once more.
     whole, rest = divmod(quota, len(numbers))
     return np.concatenate([np.tile(numbers, whole), generator.permutation(numbers)[:rest]])

@@ -1,4 +1,4 @@
-"""What a data set is, once it was found, inspected and split."""
+"""A data set after it was found, checked and split, and ways to read its samples."""
 
 from __future__ import annotations
 
@@ -21,26 +21,15 @@ SPLITS: Final = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image file, on the disk or held in memory.
+    """An image file with its class, on disk or in memory."""
 
-    Attributes:
-        name: unique in its data set, such as "train/cat/1.jpg"; also where it stands in reports.
-        index: the class it shows.
-        path: the file, or None.
-        data: the whole file where there is no path.
-    """
-
-    name: str
-    index: int
+    name: str  # unique in its data set, such as "train/cat/1.jpg"; shown in reports
+    index: int  # of the class
     path: Path | None = None
-    data: bytes | None = field(default=None, repr=False)
+    data: bytes | None = field(default=None, repr=False)  # the whole file, if there is no path
 
     def read(self) -> bytes:
-        """Returns the whole file.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """Returns the whole file, or raises OSError."""
         if self.data is not None:
             return self.data
         if self.path is None:
@@ -50,42 +39,30 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Readable pictures in three splits that share none.
-
-    Attributes:
-        name: of the folder, list or set.
-        labels: C classes, by index.
-        train: pictures to learn from.
-        validation: pictures that pick the epoch and fit the calibration.
-        test: pictures that everything reported is measured on.
-        license: SPDX identifier where it is known.
-    """
+    """Readable pictures in three disjoint splits."""
 
     name: str
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...]  # C, by index
     train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-    license: str | None = None
+    validation: tuple[Sample, ...]  # choose the epoch and fit the calibration
+    test: tuple[Sample, ...]  # all reported numbers are measured on them
+    license: str | None = None  # SPDX identifier, if it is known
 
     @property
     def n_classes(self) -> int:
-        """C."""
         return len(self.labels)
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """Returns the split of that name, one of `SPLITS`."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return splits[name]
 
 
 def read_each(samples: Iterable[Sample], read: Callable[[bytes], T]) -> Iterator[tuple[Sample, T]]:
-    """Yields the samples that decode with what was read of them; warns of each that does not.
+    """Yields each sample with the result of `read`, which takes the whole file.
 
-    Args:
-        samples: perhaps changed since they were checked.
-        read: makes something of a whole file, or raises an `ImageError`.
+    Logs and skips samples that are unreadable or for which `read` raises an `ImageError`.
     """
+    # Files may have changed since they were checked.
     for sample in samples:
         try:
             found = read(sample.read())
@@ -96,18 +73,14 @@ def read_each(samples: Iterable[Sample], read: Callable[[bytes], T]) -> Iterator
 
 
 def reason_of(error: ImageError | OSError) -> str:
-    """Says why a file cannot be used, without its path, which a system's own message would hold."""
-    if isinstance(error, OSError):
+    """Returns why a file cannot be read, without its path."""
+    if isinstance(error, OSError):  # its text would contain the path
         return error.strerror or type(error).__name__
     return str(error)
 
 
 class SamplePictures:
-    """The pictures of samples, read anew on every pass.
-
-    Args:
-        samples: known to be readable.
-    """
+    """The pictures of readable samples, read again on every pass."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from contract.manifest import Interface, Metrics
 from contract.predictions import to_probabilities
 from contract.preprocessing import read_input
-from training.data.pictures import Picture, Transform
+from training.data.pictures import Picture, ReadInput
 from training.errors import GateFailed, GraphRefused, PicturesMissing
 from training.evaluation.measures import top_k_accuracy
 from training.evaluation.session import BATCH_SIZE, SessionPlan, open_session, run_outputs
@@ -40,7 +40,7 @@ class Scorer:
         graph: bytes,
         manifest: Interface,
         plan: SessionPlan | None = None,
-        prepare: Transform = read_input,
+        prepare: ReadInput = read_input,
     ) -> None:
         self.manifest = manifest
         self._prepare = prepare

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import Picture, Transform
+from training.data.pictures import Picture, ReadInput
 from training.errors import HalfPrecisionFailed, PrecisionFailed, QuantizationFailed
 from training.evaluation.scorer import accuracy, agreement_percent
 
@@ -80,7 +80,7 @@ class PrecisionReference:
     pictures: Iterable[Picture]
     answers: NDArray[np.float32]
     indexes: NDArray[np.int64] | None = None
-    prepare: Transform = read_input
+    prepare: ReadInput = read_input
 
 
 @dataclass(frozen=True, slots=True)

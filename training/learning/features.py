@@ -139,7 +139,7 @@ def _one_view(
         samples,
         prepare,
         batch_size=extraction.batch_size,
-        drawing=Sampling(seed_of("view", seed), shuffled=False),
+        sampling=Sampling(seed_of("view", seed), shuffled=False),
         workers=extraction.workers,
     )
     try:

@@ -79,7 +79,7 @@ def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches
         run.data.train,
         Augmentation(config.augment, run.spec),
         batch_size=batch_size,
-        drawing=Sampling(config.seed, balanced=config.data.sampling == "balanced"),
+        sampling=Sampling(config.seed, balanced=config.data.sampling == "balanced"),
         workers=workers,
     )
     kept = run.prepared.has_room(len(run.data.validation), run.spec)

@@ -105,7 +105,7 @@ def random_states():
     return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
 
 
-def test_augmentation_and_mixing_leave_global_random_states_alone():
+def test_augmentation_and_mixing_restore_global_random_states():
     before = random_states()
 
     Augmentation(EVERYTHING, spec_of()).change(photo((50, 37)), (0,))
@@ -120,7 +120,7 @@ def test_augmentation_and_mixing_leave_global_random_states_alone():
     assert random_states() == before
 
 
-def test_augmentation_survives_the_way_to_a_worker_process():
+def test_augmentation_can_be_pickled_for_a_worker_process():
     image, augmentation = photo((50, 37)), Augmentation(EVERYTHING, spec_of())
     expected = augmentation.change(image, (0, 1))
 
@@ -166,7 +166,7 @@ def test_rand_augment_fills_with_the_border_too():
         for i in range(40)
     ]
 
-    # Solarize and brightness darken all of it alike; no corner is left black on its own.
+    # Solarize and brightness darken the whole picture; no corner is black alone.
     assert all((corner == corner[:, :1]).all() for corner in corners)
 
 
@@ -188,8 +188,8 @@ def test_erased_rectangle_is_zero_after_normalisation():
     assert np.unique(pixels.numpy()[2][changed[2]]).tolist() == [153]
 
 
-def test_random_crop_keeps_the_share_of_the_area_it_was_told():
-    """A horizontal ramp tells which columns were kept."""
+def test_random_crop_keeps_the_configured_share_of_the_area():
+    # A horizontal ramp shows which columns were kept.
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8), (256, 256))
     image = Image.fromarray(np.stack([ramp, ramp.T, ramp], axis=2))
     crop = Augmentation(Augment(crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0)), spec_of("nearest"))
@@ -201,13 +201,13 @@ def test_random_crop_keeps_the_share_of_the_area_it_was_told():
 
 
 def one_colour_each(n):
-    """Returns pictures of which picture i is i + 1 everywhere, and their classes."""
+    """Returns pictures in which every value of picture i is i + 1, and their classes."""
     values = torch.arange(1.0, n + 1)
     return values.view(n, 1, 1, 1).expand(n, 3, 8, 8).clone(), torch.arange(n)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
-def test_mixup_blends_pictures_and_targets_alike(n):
+def test_mixup_blends_pictures_and_targets_with_one_ratio(n):
     images, indexes = one_colour_each(n)
 
     mixed, targets = mix(images, indexes, MIXUP, n_classes=n, seed=3)
@@ -215,7 +215,7 @@ def test_mixup_blends_pictures_and_targets_alike(n):
     assert mixed.shape == (n, 3, 8, 8)
     assert targets.shape == (n, n)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(n))
-    # What a target says of the blend is what the pixels are.
+    # The targets give the same ratio as the pixels.
     expected = targets @ torch.arange(1.0, n + 1)
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), expected)
     if n > 1:

@@ -18,7 +18,7 @@ SPEC = tinynet.spec()
 
 
 def samples_of(n, classes=3):
-    """Returns pictures in memory, each of its own noise."""
+    """Returns pictures in memory, each with different noise."""
     names = tinynet.NAMES
     return [
         Sample(f"{i}.png", i % classes, data=tinynet.picture(names[i % 3], seed=i, size=(40, 36)))
@@ -37,7 +37,7 @@ class Tagged(EvaluationTransform):
 
 
 class Counting(Sample):
-    """A sample that notes down when it is read."""
+    """A sample that records when it is read."""
 
     reads: list[str] = []  # noqa: RUF012 - shared on purpose
 
@@ -52,8 +52,8 @@ def reads():
     return Counting.reads
 
 
-def test_batches_of_an_epoch_hold_every_picture_once_in_nearly_equal_parts():
-    batches = Batches(samples_of(10), EvaluationTransform(SPEC), batch_size=4, drawing=Sampling(0))
+def test_batches_of_an_epoch_contain_every_picture_once_in_nearly_equal_parts():
+    batches = Batches(samples_of(10), EvaluationTransform(SPEC), batch_size=4, sampling=Sampling(0))
 
     epoch = list(batches.epoch(0))
 
@@ -63,7 +63,7 @@ def test_batches_of_an_epoch_hold_every_picture_once_in_nearly_equal_parts():
     assert [batch.global_size for batch in epoch] == [len(batch.images) for batch in epoch]
 
 
-def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
+def test_batches_contain_the_pixels_the_service_sees_and_their_classes():
     samples = samples_of(5)
 
     (batch,) = Batches(samples, EvaluationTransform(SPEC), batch_size=8).epoch(0)
@@ -78,7 +78,7 @@ def test_batches_hold_the_pixels_the_service_sees_beside_their_classes():
 
 
 def test_batches_give_each_position_a_seed_of_its_own():
-    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, drawing=Sampling(7))
+    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, sampling=Sampling(7))
 
     seeds = [
         tuple(image[0, 0, :3].tolist()) for batch in batches.epoch(2) for image in batch.images
@@ -88,8 +88,8 @@ def test_batches_give_each_position_a_seed_of_its_own():
 
 
 def test_batches_unshuffled_are_seeded_and_in_order():
-    drawing = Sampling(7, shuffled=False)
-    (batch,) = Batches(samples_of(3), Tagged(SPEC), batch_size=4, drawing=drawing).epoch(1)
+    sampling = Sampling(7, shuffled=False)
+    (batch,) = Batches(samples_of(3), Tagged(SPEC), batch_size=4, sampling=sampling).epoch(1)
 
     assert batch.numbers.tolist() == [0, 1, 2]
     assert batch.images[:, 0, 0, :3].tolist() == [[7, 1, 0], [7, 1, 1], [7, 1, 2]]
@@ -97,7 +97,7 @@ def test_batches_unshuffled_are_seeded_and_in_order():
 
 def test_balanced_batches_show_a_rare_picture_in_several_ways():
     samples = [*samples_of(9, classes=1), Sample("rare", 1, data=tinynet.picture("blue"))]
-    batches = Batches(samples, Tagged(SPEC), batch_size=10, drawing=Sampling(0, balanced=True))
+    batches = Batches(samples, Tagged(SPEC), batch_size=10, sampling=Sampling(0, balanced=True))
 
     (batch,) = batches.epoch(0)
 
@@ -110,7 +110,7 @@ def test_balanced_batches_show_a_rare_picture_in_several_ways():
 def test_processes_together_see_what_one_process_sees(world):
     changes = Augment(flip=0.5, rotate_degrees=10, crop_scale=(0.5, 1.0))
     batches = Batches(
-        samples_of(11), Augmentation(changes, SPEC), batch_size=6, drawing=Sampling(1)
+        samples_of(11), Augmentation(changes, SPEC), batch_size=6, sampling=Sampling(1)
     )
 
     whole = list(batches.epoch(3))
@@ -130,7 +130,7 @@ def test_processes_together_see_what_one_process_sees(world):
 
 def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
     samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
-    batches = Batches(samples, EvaluationTransform(SPEC), batch_size=3, drawing=Sampling(4))
+    batches = Batches(samples, EvaluationTransform(SPEC), batch_size=3, sampling=Sampling(4))
     whole = list(batches.epoch(1))
     reads.clear()
 
@@ -150,7 +150,7 @@ def test_epoch_is_read_batch_by_batch(reads):
 
 
 def broken_samples(tmp_path):
-    """Returns five samples: one vanished, one was cut short, one is no picture."""
+    """Returns five samples: one is missing, one is truncated, one is not a picture."""
     good = samples_of(5)
     short = tmp_path / "short.png"
     short.write_bytes((good[1].data or b"")[:200])
@@ -163,7 +163,7 @@ def broken_samples(tmp_path):
     ]
 
 
-def test_files_that_break_are_left_out_and_told_once(tmp_path, caplog):
+def test_unreadable_files_are_left_out_and_logged_once(tmp_path, caplog):
     batches = Batches(broken_samples(tmp_path), EvaluationTransform(SPEC), batch_size=5)
 
     first, second = list(batches.epoch(0)), list(batches.epoch(1))
@@ -180,7 +180,7 @@ def test_files_that_break_are_left_out_and_told_once(tmp_path, caplog):
     assert str(tmp_path) not in "".join(lines)
 
 
-def test_batch_of_broken_files_only_is_empty(tmp_path):
+def test_batch_of_unreadable_files_is_empty(tmp_path):
     (batch,) = Batches(broken_samples(tmp_path)[:2], EvaluationTransform(SPEC), batch_size=4).epoch(
         0
     )
@@ -197,15 +197,15 @@ def test_batches_of_no_samples_are_none():
 def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path, caplog):
     samples = [*samples_of(7), *broken_samples(tmp_path)[:1]]
     prepare = Augmentation(Augment(rotate_degrees=20), SPEC)
-    here = Batches(samples, prepare, batch_size=4, drawing=Sampling(0))
+    here = Batches(samples, prepare, batch_size=4, sampling=Sampling(0))
     torch.manual_seed(0)
     expected_random = torch.rand(1)
     torch.manual_seed(0)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        there = Batches(samples, prepare, batch_size=4, drawing=Sampling(0), workers=1)
-        next(there.epoch(0))  # left in the middle
+        there = Batches(samples, prepare, batch_size=4, sampling=Sampling(0), workers=1)
+        next(there.epoch(0))  # abandoned after one batch
         for epoch, first_step in ((0, 0), (1, 1)):
             ours = list(here.epoch(epoch, first_step=first_step))
             theirs = list(there.epoch(epoch, first_step=first_step))

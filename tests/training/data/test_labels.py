@@ -55,7 +55,7 @@ def test_read_labels_reads_synsets(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        pytest.param("l.txt", "", "there are no labels", id="empty"),
+        pytest.param("l.txt", "", "contains no labels", id="empty"),
         pytest.param("l.txt", "cat\n\ndog\n", "label name", id="empty-line"),
         pytest.param("l.txt", "cat\ncat\n", "'cat' occurs more than once", id="twice"),
         pytest.param("l.json", "{", "l.json: Expecting", id="broken-json"),
@@ -63,9 +63,9 @@ def test_read_labels_reads_synsets(tmp_path, name, text):
         pytest.param("l.json", '{"0": "a", "2": "b"}', "without a gap", id="json-gap"),
         pytest.param("l.json", '[["a"]]', "each entry must be", id="json-nested"),
         pytest.param("l.json", '[{"name": "a", "color": 1}]', "each entry must", id="json-extra"),
-        pytest.param("l.csv", "label\ncat\n", "no column called name", id="csv-header"),
+        pytest.param("l.csv", "label\ncat\n", "must have a column called name", id="csv-header"),
         pytest.param("l.csv", "name,synset\ncat,n1\n", "label synset", id="bad-synset"),
-        pytest.param("l.yaml", "- cat", "expected one of", id="suffix"),
+        pytest.param("l.yaml", "- cat", "must end in one of", id="suffix"),
     ],
 )
 def test_read_labels_that_name_no_classes_are_refused(tmp_path, name, text, message):

@@ -22,7 +22,7 @@ FIRST, SECOND, THIRD = (jpeg(photo((90, 70), seed=i)) for i in range(3))
 
 @pytest.fixture
 def reads(monkeypatch) -> list[bytes]:
-    """The files that were prepared by the service's way, in order."""
+    """The files that were decoded and preprocessed, in order."""
     seen: list[bytes] = []
 
     def noted(data: bytes, spec: Preprocessing) -> NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def test_pixels_are_prepared_once_for_each_file_and_preprocessing(reads):
     assert reads == [FIRST, SECOND, FIRST]
 
 
-def test_what_finds_no_room_is_prepared_anew_and_the_first_stay(reads):
+def test_full_cache_keeps_the_first_pictures_and_prepares_others_again(reads):
     prepared = PreparedPictures(2 * N_BYTES)
 
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_has_room_counts_all_pictures_that_would_fit():
     assert not prepared.has_room(3, SPEC)
 
 
-def test_copy_for_a_worker_process_keeps_nothing():
+def test_copy_for_a_worker_process_caches_nothing():
     prepared = PreparedPictures(10 * N_BYTES)
     prepared.pixels(FIRST, SPEC)
 

@@ -6,7 +6,7 @@ import pytest
 from training.data.sampler import order, share
 
 
-def test_order_shows_every_sample_once_and_another_way_each_epoch():
+def test_order_shows_every_sample_once_in_another_order_each_epoch():
     first, second = order(50, 1, 0), order(50, 1, 1)
 
     assert sorted(first) == sorted(second) == list(range(50))
@@ -15,8 +15,8 @@ def test_order_shows_every_sample_once_and_another_way_each_epoch():
     assert first.tolist() != order(50, 2, 0).tolist()
 
 
-def test_order_is_a_pure_function_and_stays_what_it_is():
-    """A resumed run of another release must see the same order."""
+def test_order_is_a_pure_function_and_never_changes_between_releases():
+    # A run may be resumed with another release, which must continue in the same order.
     assert order(8, 3, 2).tolist() == order(8, 3, 2).tolist() == [1, 4, 3, 6, 7, 0, 5, 2]
 
 
@@ -35,7 +35,7 @@ def test_balanced_order_draws_every_class_and_every_sample_of_it_equally_often(e
         assert np.ptp(times) <= 1
 
 
-def test_balanced_order_shows_all_of_a_frequent_class_in_the_end():
+def test_balanced_order_shows_all_of_a_frequent_class_over_several_epochs():
     indexes = np.array([0] * 40 + [1] * 10)
 
     seen = {
@@ -46,7 +46,7 @@ def test_balanced_order_shows_all_of_a_frequent_class_in_the_end():
 
 
 def test_balanced_order_without_classes_is_an_error():
-    with pytest.raises(ValueError, match="needs the classes"):
+    with pytest.raises(ValueError, match="needs the class indexes"):
         order(5, 0, 0, balanced=True)
 
 

@@ -1,4 +1,4 @@
-"""Small data sets on the disk, and the ways in which a picture is copied and changed."""
+"""Small data sets on disk, and functions that copy and change their pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from tests.pictures import jpeg, photo, png
 from training.config.config import Data
-from training.data.checks.check import inspect_data, load_data
+from training.data.checks.check import check_data, load_data
 from training.data.checks.findings import Finding, Findings
 from training.data.samples import DataSet, Sample
 from training.data.sources.catalogue import SourceContents
@@ -38,7 +38,7 @@ def write_classes(root: Path, labels: str = "ab", n: int = 10, split: str = "") 
 
 
 def write_splits(root: Path, labels: str = "ab", n: int = 10) -> Path:
-    """Writes a data set with all three splits, in which nothing is wrong."""
+    """Writes a data set with all three splits and no problems."""
     for split in ("train", "validation", "test"):
         write_classes(root, labels, n, split)
     return root
@@ -108,11 +108,11 @@ def load(root, tmp_path, *, input_size_px=None, **config):
 
 
 def check(root, tmp_path, **config):
-    return inspect_data(str(root), Data(**config), cache_dir=tmp_path / "cache")
+    return check_data(str(root), Data(**config), cache_dir=tmp_path / "cache")
 
 
 def copy(root, source, target, change=None):
-    """Copies a picture, changed if told so, to another place in the data set."""
+    """Copies a picture to another place in the data set, with one of `CHANGES` or as it is."""
     path = root / target
     path.parent.mkdir(parents=True, exist_ok=True)
     if change is None:

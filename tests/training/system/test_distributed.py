@@ -46,7 +46,7 @@ def _batches(rank, size):
         runs.data_set().train,
         Augmentation(config.augment, runs.spec()),
         batch_size=5,
-        drawing=Sampling(config.seed),
+        sampling=Sampling(config.seed),
     )
     return list(batches.epoch(0, rank=rank, world=size))
 

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, before hours are spent on it."""
+"""Checks a data set for problems before hours are spent on training."""

@@ -1,7 +1,7 @@
-"""Reads a data set and says what is wrong with it, before hours are spent on training.
+"""Reads a data set, checks it, and leaves out what must not be trained on.
 
-Every picture is decoded once. What cannot be read, and what would let the network see its test
-pictures in training, is left out; the findings name all of it.
+Every picture is decoded once. Unreadable files and pictures that would leak from a later split into
+an earlier one are left out; the findings list them all.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Final
 import numpy as np
 
 from training.config.config import Data
-from training.data.checks.cleaning import ExaminedPictures, examine
 from training.data.checks.duplicates import MIN_SIDE_PX, Duplicates, Progress, find_duplicates
+from training.data.checks.facts import PictureFacts, read_facts, thumbnails
 from training.data.checks.findings import LEAK_CODES, Finding, Findings
-from training.data.checks.inspection import PictureFacts, inspect, thumbnails
-from training.data.checks.judging import judge
-from training.data.checks.likeness import THUMBNAIL_PX
+from training.data.checks.rules import find_problems
+from training.data.checks.selection import Selection, select
+from training.data.checks.similarity import THUMBNAIL_PX
 from training.data.samples import DataSet
 from training.data.sources.find import find
 from training.errors import DataRefused
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY: Final = 1000
+_LOG_EVERY: Final = 1000  # pictures; of large sets, every tenth of the set
 
 
 def load_data(
@@ -36,51 +36,54 @@ def load_data(
     cache_dir: Path,
     input_size_px: int | None = None,
 ) -> tuple[DataSet, Findings]:
-    """Returns pictures that can be trained on, and what was found on the way.
+    """Returns the pictures to train on, and the findings of the check.
 
     Args:
-        source: a folder, a `.csv` list, `digits` or `torchvision:NAME`; see `training.data.sources.find`.
-        config: how to split and what to do about duplicates across splits.
-        cache_dir: keeps what torchvision downloads.
-        input_size_px: side of the network's input, to name pictures that are smaller.
+        source: a folder, a `.csv` list, `digits` or `torchvision:NAME`.
+        config: how to split, and what to do about duplicates across splits.
+        cache_dir: keeps torchvision's downloads.
+        input_size_px: side of the network's input; smaller pictures are reported.
 
     Raises:
-        DataRefused: the source cannot be understood or trained on, or it has duplicates across
-            splits and the config says to stop then.
+        DataRefused: the source cannot be read or trained on, or it has duplicates across splits
+            and `config.leaks` is "stop".
     """
-    examined = _examined(source, config, cache_dir)
-    findings = judge(examined, config, input_size_px)
-    _refuse(findings, config)
+    selection = _read(source, config, cache_dir)
+    findings = find_problems(selection, config, input_size_px)
+    _refuse_stops(findings, config)
+
     dataset = DataSet(
-        name=examined.found.name,
-        labels=examined.found.labels,
-        train=examined.used("train"),
-        validation=examined.used("validation"),
-        test=examined.used("test"),
-        license=examined.found.license,
+        name=selection.source.name,
+        labels=selection.source.labels,
+        train=selection.samples_of("train"),
+        validation=selection.samples_of("validation"),
+        test=selection.samples_of("test"),
+        license=selection.source.license,
     )
     return dataset, findings
 
 
-def inspect_data(source: str, config: Data, *, cache_dir: Path) -> Findings:
-    """Returns what `load_data` would find, also where that refuses the pictures.
+def check_data(source: str, config: Data, *, cache_dir: Path) -> Findings:
+    """Returns the findings only, also for data that `load_data` refuses.
 
     Raises:
-        DataRefused: the source cannot be understood.
+        DataRefused: the source cannot be read.
     """
-    return judge(_examined(source, config, cache_dir), config)
+    return find_problems(_read(source, config, cache_dir), config)
 
 
-def _examined(source: str, config: Data, cache_dir: Path) -> ExaminedPictures:
-    found = find(source, cache_dir=cache_dir)
-    log.info("%s: %d pictures of %d classes", found.name, len(found.samples), len(found.labels))
-    facts = inspect(found.samples, _progress("decoded"))
-    duplicates = _duplicates(facts, _progress("compared"))
-    return examine(found, facts, duplicates, config)
+def _read(source: str, config: Data, cache_dir: Path) -> Selection:
+    contents = find(source, cache_dir=cache_dir)
+    n_pictures, n_classes = len(contents.samples), len(contents.labels)
+    log.info("%s: %d pictures of %d classes", contents.name, n_pictures, n_classes)
+
+    facts = read_facts(contents.samples, _log_progress("decoded"))
+    duplicates = _compare(facts, _log_progress("compared"))
+    return select(contents, facts, duplicates, config)
 
 
-def _duplicates(facts: Sequence[PictureFacts], progress: Progress) -> Duplicates:
-    """Compares pictures; those that cannot be read are like no other."""
+def _compare(facts: Sequence[PictureFacts], progress: Progress) -> Duplicates:
+    # An unreadable picture gets a digest of its own, so that it is a duplicate of no other.
     blank = PictureFacts(thumbnail=bytes(THUMBNAIL_PX**2))
     return find_duplicates(
         [one.digest or f"unreadable {i}".encode() for i, one in enumerate(facts)],
@@ -90,8 +93,7 @@ def _duplicates(facts: Sequence[PictureFacts], progress: Progress) -> Duplicates
     )
 
 
-def _progress(verb: str) -> Progress:
-    """Returns a progress callback that logs now and then, and nothing of small sets."""
+def _log_progress(verb: str) -> Progress:
     last = 0
 
     def advance(done: int, total: int) -> None:
@@ -103,7 +105,7 @@ def _progress(verb: str) -> Progress:
     return advance
 
 
-def _refuse(findings: Findings, config: Data) -> None:
+def _refuse_stops(findings: Findings, config: Data) -> None:
     refused = list(findings.stops)
     if config.leaks == "stop":
         refused += [one for one in findings.items if one.code in LEAK_CODES]

@@ -1,4 +1,4 @@
-"""What the checks of a data set found, as text for the terminal and as JSON."""
+"""The findings of a data check, as text for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -11,63 +11,46 @@ Severity = Literal["stop", "warning", "note"]
 
 LEAK_CODES: Final = frozenset({"exact_across", "near_across"})
 
-_EXAMPLES: Final = 5
-_NAMES: Final = 4
-_ROWS: Final = 20
+# Limits of what a terminal shows; the JSON has it all.
+_EXAMPLES: Final = 5  # of a finding
+_NAMES: Final = 4  # in a group of copies
+_ROWS: Final = 20  # of the table of classes
 _INDENT: Final = " " * 9
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
-
-    Attributes:
-        severity: `stop` cannot be trained on, `warning` deserves a look, `note` is for the record.
-        code: stable, snake_case.
-        message: one sentence with the count.
-        advice: what was done, or what to do about it.
-        items: everything concerned, each of one or more strings that belong together.
-        joiner: between the strings of an item.
-    """
+    """One finding: a stop makes training impossible, a warning needs a look, a note is for the record."""
 
     severity: Severity
-    code: str
-    message: str
-    advice: str = ""
-    items: tuple[tuple[str, ...], ...] = ()
-    joiner: str = ": "
+    code: str  # stable, snake_case
+    message: str  # what was found, with the count
+    advice: str = ""  # what was done about it, or what to do
+    items: tuple[tuple[str, ...], ...] = ()  # a file and a reason, or the names of equal pictures
+    joiner: str = ": "  # between the strings of an item
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that was found in a data set.
-
-    Attributes:
-        name: of the data set.
-        labels: C names.
-        counts: for each split its readable pictures of each class, as they are trained on.
-        items: the findings, the gravest first.
-    """
+    """All findings of a data set, and how many pictures of each class are used."""
 
     name: str
     labels: tuple[str, ...] = ()
-    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    items: tuple[Finding, ...] = ()
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by split, in label order
+    items: tuple[Finding, ...] = ()  # the most severe first
 
     @property
     def stops(self) -> tuple[Finding, ...]:
-        """What makes training impossible."""
         return tuple(one for one in self.items if one.severity == "stop")
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What deserves a look."""
         return tuple(one for one in self.items if one.severity == "warning")
 
     def to_json(self) -> dict[str, Any]:
         """Returns name, counts and all findings with their full lists, ready for `json.dumps`.
 
-        Bytes of file names that are no UTF-8 come escaped.
+        File names that are not valid UTF-8 are escaped.
         """
         return {
             "name": _encodable(self.name),
@@ -90,8 +73,9 @@ class Findings:
 
 
 def render(findings: Findings) -> str:
-    """Returns the findings for a terminal, with at most five examples each."""
+    """Returns the findings as text for a terminal, with at most five examples each."""
     lines = _table(findings)
+
     for one in findings.items:
         severity = "STOP" if one.severity == "stop" else one.severity
         lines += ["", f"{severity:<9}{printable(one.message)}"]
@@ -100,6 +84,7 @@ def render(findings: Findings) -> str:
             lines.append(f"{_INDENT}  and {len(one.items) - _EXAMPLES} more")
         if one.advice:
             lines.append(f"{_INDENT}-> {printable(one.advice)}")
+
     n_stops, n_warnings = len(findings.stops), len(findings.warnings)
     verdict = "cannot be trained on" if n_stops else "can be trained on"
     lines += ["", f"{printable(findings.name)} {verdict}; stops: {n_stops}, warnings: {n_warnings}"]
@@ -107,10 +92,14 @@ def render(findings: Findings) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns text without control characters, which file names may hold, and undecodable bytes."""
+    """Escapes control characters and undecodable bytes, which file names may contain."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _encodable(text: str) -> str:
@@ -126,12 +115,16 @@ def _table(findings: Findings) -> list[str]:
     splits = [split for split in SPLITS if split in findings.counts]
     columns = [findings.counts[split] for split in splits]
     total = sum(map(sum, columns))
+
     lines = [f"{printable(findings.name)}: {total} pictures of {len(findings.labels)} classes", ""]
     rows = list(zip(map(printable, findings.labels), *columns, strict=True))
+    # The smallest classes are the ones in trouble.
     shown = rows if len(rows) <= _ROWS else sorted(rows, key=lambda row: row[1])[:_ROWS]
+
     width = max(5, *(len(label) for label, *_ in shown)) if shown else 5
     lines.append(f"  {'label':<{width}}" + "".join(f"{split:>12}" for split in splits))
     lines += [f"  {label:<{width}}" + "".join(f"{n:>12}" for n in row) for label, *row in shown]
     if len(rows) > _ROWS:
         lines.append(f"  and {len(rows) - _ROWS} larger classes")
+
     return [*lines, f"  {'all':<{width}}" + "".join(f"{sum(column):>12}" for column in columns)]

@@ -1,8 +1,7 @@
-"""Divides pictures into training, validation and test pictures, the same way every time.
+"""Divides pictures into training, validation and test pictures, always in the same way.
 
-A picture's place follows from a hash of the seed and its name, ranked within its class. So the
-order in which files are found does not matter, and pictures that are added later move few others.
-Duplicates go together, or the test would ask what was learned by heart.
+Pictures are ranked within their class by a hash of the seed and their name. So the order of the files
+does not matter, and pictures that are added later move few others.
 """
 
 from __future__ import annotations
@@ -14,39 +13,33 @@ from typing import Final
 
 from training.data.samples import Sample
 
-_ENOUGH: Final = 8
-"""Pictures of a class from which on each split that is cut off gets two at least."""
+_LARGE_CLASS: Final = 8  # with this many pictures, each split that is cut gets at least two
 
-
-_Unit = tuple[bytes, list[int]]
-"""Pictures that stay together: the rank of the first one, and their positions."""
+_Unit = tuple[bytes, list[int]]  # pictures that stay together: their lowest rank, their positions
 
 
 def assign(
     samples: Sequence[Sample], groups: Sequence[int], fractions: Mapping[str, float], seed: int
 ) -> list[str]:
-    """Gives each picture its split.
+    """Assigns each sample to "train" or to a split of `fractions`, class by class.
 
-    Each class is divided on its own. A class of three pictures or more has one in each split, one
-    of `_ENOUGH` or more two; a class of two has its second in the test split. A group of duplicates
-    counts for the class most of it is labelled with, and is trained on where it is too large.
+    A class of three or more pictures has at least one in each split, a class of eight or more at
+    least two. A class of two has one in "train" and one in the first split of `fractions`.
 
     Args:
         samples: with unique names.
-        groups: equal numbers stay together.
-        fractions: how much of each class is cut off for a split, the first split first.
-        seed: another one divides differently.
-
-    Returns:
-        "train" or a split of `fractions` for each sample.
+        groups: samples with equal numbers stay together. They count for their most frequent class,
+            and go to "train" if they are too many for a split.
+        fractions: share of each class to cut off for a split, in this order.
+        seed: other seeds divide differently.
     """
     splits = ["train"] * len(samples)
     for units in _units_by_class(samples, groups, seed).values():
         n_pictures = sum(len(positions) for _, positions in units)
-        waiting = sorted(units)
+        remaining = sorted(units)
         for split, fraction in fractions.items():
-            quota = max(2 if n_pictures >= _ENOUGH else 1, round(n_pictures * fraction))
-            taken, waiting = _take(waiting, quota)
+            quota = max(2 if n_pictures >= _LARGE_CLASS else 1, round(n_pictures * fraction))
+            taken, remaining = _take(remaining, quota)
             for position in (position for _, positions in taken for position in positions):
                 splits[position] = split
     return splits
@@ -55,31 +48,34 @@ def assign(
 def _units_by_class(
     samples: Sequence[Sample], groups: Sequence[int], seed: int
 ) -> dict[int, list[_Unit]]:
-    members: dict[int, list[int]] = defaultdict(list)
+    together: dict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
-        members[group].append(position)
+        together[group].append(position)
+
     units: dict[int, list[_Unit]] = defaultdict(list)
-    for positions in members.values():
+    for positions in together.values():
         rank = min(_rank(samples[position].name, seed) for position in positions)
         labels = Counter(samples[position].index for position in positions)
-        most_frequent = min(labels, key=lambda index: (-labels[index], index))
+        most_frequent = min(labels, key=lambda index: (-labels[index], index))  # ties: the lowest
         units[most_frequent].append((rank, positions))
     return units
 
 
 def _rank(name: str, seed: int) -> bytes:
+    # File names may hold bytes that are not valid UTF-8.
     return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _take(waiting: Sequence[_Unit], quota: int) -> tuple[list[_Unit], list[_Unit]]:
-    """Returns the units that fill the quota, in their order, and the rest, which is never empty."""
+def _take(units: Sequence[_Unit], quota: int) -> tuple[list[_Unit], list[_Unit]]:
+    # A unit that is too large is skipped, and one unit always remains to train on.
     taken: list[_Unit] = []
     rest: list[_Unit] = []
-    for unit in waiting:
+    for unit in units:
         n_pictures = len(unit[1])
-        if len(taken) + 1 < len(waiting) and n_pictures <= quota:
+        if len(taken) + 1 < len(units) and n_pictures <= quota:
             taken.append(unit)
             quota -= n_pictures
         else:
             rest.append(unit)
+
     return taken, rest

@@ -1,1 +1,1 @@
-"""Where pictures come from."""
+"""Finds the pictures of each kind of data set: folders, lists and well-known sets."""

@@ -1,4 +1,4 @@
-"""Collects the pictures of a data set before anything is known about what is in them."""
+"""Collects the pictures and classes of a source, without decoding a file."""
 
 from __future__ import annotations
 
@@ -20,31 +20,19 @@ MAX_LABEL: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class SourceContents:
-    """What a source holds.
+    """The classes and pictures of a source; the pictures may be unreadable."""
 
-    Attributes:
-        name: of the folder, list or set.
-        labels: C classes in natural order of their names, those without a picture too.
-        samples: all pictures, readable or not, in order of their names.
-        splits: the split of each sample as the source gives it; None where it gives none.
-        empty: class folders without a picture, such as "train/hat".
-        skipped: what was left out, by reason.
-        merged: names that differ in spaces around them only and became one label.
-        license: SPDX identifier where it is known.
-    """
-
-    name: str
-    labels: tuple[Label, ...]
-    samples: tuple[Sample, ...]
-    splits: tuple[str | None, ...]
-    empty: tuple[str, ...] = ()
-    skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    merged: tuple[str, ...] = ()
-    license: str | None = None
+    name: str  # of the folder, list or set
+    labels: tuple[Label, ...]  # C, in natural order of their names; some may have no picture
+    samples: tuple[Sample, ...]  # in natural order of their names
+    splits: tuple[str | None, ...]  # of each sample; None if the source gives none
+    empty: tuple[str, ...] = ()  # class folders without a picture, such as "train/hat"
+    skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names by reason
+    merged: tuple[str, ...] = ()  # names that became one label, because only spaces differ
+    license: str | None = None  # SPDX identifier, if it is known
 
     @property
     def given_splits(self) -> frozenset[str]:
-        """The splits the source has by itself."""
         return frozenset(split for split in self.splits if split is not None)
 
     @property
@@ -55,23 +43,16 @@ class SourceContents:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One picture before the classes are numbered.
+    """One picture before the classes are numbered."""
 
-    Attributes:
-        name: unique in the source.
-        label: as it is written there.
-        split: one of `training.data.samples.SPLITS`, or None.
-        content: the file, or what is in it.
-    """
-
-    name: str
-    label: str
-    split: str | None
+    name: str  # unique in the source
+    label: str  # as the source writes it
+    split: str | None  # one of `SPLITS`
     content: Path | bytes
 
 
 class Catalogue:
-    """Collects what a source holds and turns it into `SourceContents`."""
+    """Builds `SourceContents`. Raises DataRefused for names that cannot be labels."""
 
     def __init__(self) -> None:
         self.entries: list[CatalogueEntry] = []
@@ -80,31 +61,22 @@ class Catalogue:
         self._skipped: dict[str, list[str]] = defaultdict(list)
 
     def add_label(self, written: str) -> None:
-        """Adds a class, which may turn out to have no picture.
-
-        Raises:
-            DataRefused: the name cannot be a label.
-        """
+        """Adds a class, perhaps one without pictures."""
         self._labels.setdefault(_cleaned(written), set()).add(written)
 
     def add(self, entry: CatalogueEntry) -> None:
-        """Adds a picture and its class.
-
-        Raises:
-            DataRefused: the name of the class cannot be a label.
-        """
         self.add_label(entry.label)
         self.entries.append(entry)
 
     def skip(self, reason: str, name: str) -> None:
-        """Notes that something was left out."""
         self._skipped[reason].append(name)
 
-    def found(self, name: str, license_id: str | None = None) -> SourceContents:
-        """Numbers the classes and orders the pictures."""
+    def contents(self, name: str, license_id: str | None = None) -> SourceContents:
+        """Sorts the pictures and numbers the classes."""
         names = sorted(self._labels, key=natural_key)
         index_of = {label: index for index, label in enumerate(names)}
         entries = sorted(self.entries, key=lambda entry: natural_key(entry.name))
+
         return SourceContents(
             name=name,
             labels=tuple(Label(index=index, name=label) for index, label in enumerate(names)),
@@ -123,7 +95,7 @@ class Catalogue:
 
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Orders names as people do: "2" before "10", whatever their case."""
+    """Sorts names as people do: "2" before "10", upper and lower case alike."""
     parts = re.split(r"([0-9]+)", name.casefold())
     numbers = [part.isascii() and part.isdecimal() for part in parts]
     key = [
@@ -131,11 +103,11 @@ def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
         for part, is_number in zip(parts, numbers, strict=True)
         if part
     ]
-    return key, name
+    return key, name  # the name itself decides between "a" and "A"
 
 
 def _cleaned(written: str) -> str:
-    """Returns the label that is meant: no spaces around it, accents in one form."""
+    # Some file systems store accents as separate characters.
     name = unicodedata.normalize("NFC", written.strip())
     try:
         Label(index=0, name=name)

@@ -1,11 +1,11 @@
-"""Finds the pictures of a list: a CSV file with a header and one picture a line.
+"""Finds the pictures of a list: a CSV file with a header and one picture per line.
 
     path,label,split
     photos/1.jpg,cat,train
     photos/2.jpg,dog,test
 
 The `split` column may be missing, or empty in some lines. Paths are relative to the list's folder.
-Commas, semicolons and tabs separate; the encoding is UTF-8, with a byte order mark or without.
+The separator is a comma, semicolon or tab, the encoding UTF-8 with or without a byte order mark.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from training.data.sources.catalogue import Catalogue, CatalogueEntry, SourceCon
 from training.data.sources.folders import SPLIT_NAMES
 from training.errors import DataRefused
 
+# Names of each column, in any case. The first name in the header wins.
 COLUMNS: Final = {
     "path": ("path", "filename", "filepath", "file", "image"),
     "label": ("label", "class", "category"),
     "split": ("split", "set"),
 }
-"""What a column may be called, in any case; the first that is there counts."""
 
 _DELIMITERS: Final = ",;\t"
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of the list, as it is written."""
+    """One line of the list, unchecked."""
 
     line: int
     path: str
@@ -42,16 +42,17 @@ class _Row:
 
 
 def find_listed(path: Path) -> SourceContents:
-    """Finds the pictures that a CSV file names.
+    """Finds the pictures that a CSV file lists.
 
-    A file that is missing is noted, and so is a line without a path or a label.
+    Lines without a path or label and files that do not exist are skipped and reported.
 
     Raises:
         DataRefused: the list cannot be read, its header lacks a column, or a split is unknown.
     """
     catalogue = Catalogue()
     seen: set[tuple[str, str, str]] = set()
-    taken: set[str] = set()
+    names: set[str] = set()
+
     for row in _rows(path):
         key = (row.path, row.label, row.split)
         if not row.path or not row.label:
@@ -60,36 +61,38 @@ def find_listed(path: Path) -> SourceContents:
             catalogue.skip("listed twice", f"{row.path} (line {row.line})")
         else:
             seen.add(key)
-            _add(row, path, taken, catalogue)
-    return catalogue.found(path.stem)
+            _add(row, path, names, catalogue)
+
+    return catalogue.contents(path.stem)
 
 
-def _add(row: _Row, path: Path, taken: set[str], catalogue: Catalogue) -> None:
+def _add(row: _Row, path: Path, names: set[str], catalogue: Catalogue) -> None:
     split = SPLIT_NAMES.get(row.split.casefold()) if row.split else None
     if row.split and split is None:
         raise DataRefused(
             f"{path.name}, line {row.line}: unknown split {row.split!r}; "
             f"use one of {', '.join(SPLIT_NAMES)}, or leave it empty"
         )
+
     file = _file(path.parent, row.path)
     if file is None:
         catalogue.add_label(row.label)
         catalogue.skip("no such file", f"{row.path} (line {row.line})")
         return
+
     name = Path(row.path).as_posix()
-    if name in taken:  # under another label or in another split, which the checks report
+    if name in names:  # with another label or split, which the checks report
         name = f"{name} (line {row.line})"
-    taken.add(name)
+    names.add(name)
     catalogue.add(CatalogueEntry(name, row.label, split, file))
 
 
 def _file(folder: Path, written: str) -> Path | None:
-    """Returns the file that is meant, also where the list was written on Windows."""
-    for text in (written, written.replace("\\", "/")):
+    for text in (written, written.replace("\\", "/")):  # lists may come from Windows
         try:
             if (folder / text).is_file():
                 return folder / text
-        except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        except (OSError, ValueError):  # the name is too long or contains a zero byte
             return None
     return None
 
@@ -100,7 +103,8 @@ def _rows(path: Path) -> Iterator[_Row]:
     except OSError as error:
         raise DataRefused(f"{path.name}: {error.strerror or 'cannot be read'}") from error
     except UnicodeDecodeError as error:
-        raise DataRefused(f"{path.name}: is not UTF-8; save the list in that encoding") from error
+        raise DataRefused(f"{path.name}: not UTF-8; save the list in this encoding") from error
+
     delimiter, columns = _header(path.name, text)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
@@ -114,7 +118,7 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 
 def _header(file_name: str, text: str) -> tuple[str, dict[str, int | None]]:
-    """Returns the delimiter and the column numbers; the header decides both."""
+    # The delimiter is the first that makes a valid header.
     first = next(iter(text.splitlines()), "")
     for delimiter in _DELIMITERS:
         names = [name.strip().casefold() for name in next(csv.reader([first], delimiter=delimiter))]

@@ -1,9 +1,4 @@
-"""Finds the pictures of a data set, wherever they are, without decoding one of them.
-
-A source is a folder (`training.data.sources.folders`), a list in a CSV file
-(`training.data.sources.csv_list`), the digits that come with scikit-learn, or a set that torchvision
-downloads (`training.data.sources.builtin`).
-"""
+"""Finds the pictures of a data set, in whatever form it comes, without decoding a file."""
 
 from __future__ import annotations
 
@@ -24,15 +19,16 @@ def find(source: str, *, cache_dir: Path) -> SourceContents:
 
     Args:
         source: a folder, a path ending in `.csv`, `digits`, or `torchvision:` and a name.
-        cache_dir: where torchvision keeps what it downloads.
+        cache_dir: keeps torchvision's downloads.
 
     Raises:
-        DataRefused: there is no such source, or it cannot be understood.
+        DataRefused: there is no such source, or it cannot be read.
     """
     if source == DIGITS:
         return find_digits()
     if source.startswith(TORCHVISION):
         return find_torchvision(source.removeprefix(TORCHVISION), cache_dir)
+
     path = Path(source)
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return find_listed(path)

@@ -1,11 +1,11 @@
-"""Finds the pictures of a folder: split folders with class folders in them, or class folders only.
+"""Finds the pictures of a folder: class folders, inside split folders or not.
 
     data/train/cat/1.jpg            data/cat/1.jpg
     data/val/cat/2.jpg              data/dog/2.jpg
     data/test/dog/3.jpg
 
 Folders inside a class folder belong to the class. Links that lead out of the folder are not
-followed; hidden files and what archivers and file managers leave behind are ignored.
+followed. Hidden files and the leftovers of archivers and file managers are ignored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from training.data.pictures import SUFFIXES
 from training.data.sources.catalogue import Catalogue, CatalogueEntry, SourceContents
 from training.errors import DataRefused
 
+# Names of split folders, and values in a list's `split` column, in any case.
 SPLIT_NAMES: Final = {
     "train": "train",
     "training": "train",
@@ -29,7 +30,6 @@ SPLIT_NAMES: Final = {
     "test": "test",
     "testing": "test",
 }
-"""Names of split folders, in any case, and of the values in a list's `split` column."""
 
 NOT_A_PICTURE: Final = "not a picture"
 LINKED_FOLDER: Final = "a link to a folder"
@@ -41,31 +41,33 @@ def find_in_folder(root: Path) -> SourceContents:
     """Finds the pictures of a folder.
 
     Raises:
-        DataRefused: it holds no class folders, two folders of one split, or no training pictures.
+        DataRefused: it has no class folders, two folders for one split, or splits but no `train`.
     """
     catalogue = Catalogue()
     splits = _split_folders(root)
+
     for name in splits.values() if splits else [""]:
         split = SPLIT_NAMES[name.casefold()] if name else None
         for folder in _folders(root / name, root, catalogue):
             if not splits:
                 _refuse_inner_splits(folder, root)
             _add_class(folder, split, root, catalogue)
+
     if splits:
         for other in _folders(root, root, catalogue):
             if other.name not in splits.values():
                 catalogue.skip("a folder beside the splits", other.name)
-    found = catalogue.found(root.resolve().name)
-    if not found.labels:
+    contents = catalogue.contents(root.resolve().name)
+    if not contents.labels:
         raise DataRefused(
             f"{root.name}: no class folders; expected {root.name}/train/<label>/<picture> with "
             f"val and test beside it, or {root.name}/<label>/<picture>"
         )
-    return found
+    return contents
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """Returns the folder of each split, or nothing where the folder is not split."""
+    """Returns the folder's name of each split; nothing if the folder is not split."""
     splits: dict[str, str] = {}
     for path in sorted(root.iterdir()):
         split = SPLIT_NAMES.get(path.name.casefold())
@@ -73,32 +75,34 @@ def _split_folders(root: Path) -> dict[str, str]:
             continue
         if path.is_symlink():
             raise DataRefused(
-                f"{root.name}: {path.name} is a link, which is not followed; "
+                f"{root.name}: {path.name} is a link, and links are not followed; "
                 "move the folder here, or give a .csv list"
             )
         if split in splits:
             raise DataRefused(
-                f"{root.name}: {splits[split]} and {path.name} are both {split} pictures; keep one"
+                f"{root.name}: {splits[split]} and {path.name} both hold {split} pictures; keep one"
             )
         splits[split] = path.name
+
     if splits and "train" not in splits:
-        raise DataRefused(f"{root.name}: has {', '.join(splits.values())} but no train folder")
+        raise DataRefused(
+            f"{root.name}: has {', '.join(splits.values())} but no train folder; add one"
+        )
     return splits
 
 
 def _refuse_inner_splits(folder: Path, root: Path) -> None:
-    """Refuses a class folder with splits in it, whose pictures would all become one class."""
+    # Otherwise the pictures of all splits would become one class.
     for path in sorted(folder.iterdir()):
         if path.is_dir() and SPLIT_NAMES.get(path.name.casefold()) == "train":
             raise DataRefused(
-                f"{root.name}/{folder.name} holds {path.name}; give {root.name}/{folder.name} "
-                "where that is the data set, or put the splits above the labels: "
-                f"{root.name}/{path.name}/{folder.name}"
+                f"{root.name}/{folder.name} contains {path.name}; give "
+                f"{root.name}/{folder.name} if that is the data set, or put the splits above the "
+                f"labels: {root.name}/{path.name}/{folder.name}"
             )
 
 
 def _folders(parent: Path, root: Path, catalogue: Catalogue) -> list[Path]:
-    """Returns the folders in a folder and notes what else lies there."""
     folders = []
     for path in sorted(parent.iterdir()):
         if _is_junk(path.name):
@@ -109,7 +113,7 @@ def _folders(parent: Path, root: Path, catalogue: Catalogue) -> list[Path]:
             folders.append(path)
         else:
             is_picture = path.suffix.lower() in SUFFIXES
-            reason = "a picture outside of the class folders" if is_picture else NOT_A_PICTURE
+            reason = "a picture outside the class folders" if is_picture else NOT_A_PICTURE
             catalogue.skip(reason, _name(path, root))
     return folders
 
@@ -124,17 +128,17 @@ def _add_class(folder: Path, split: str | None, root: Path, catalogue: Catalogue
 
 
 def _pictures(folder: Path, root: Path, catalogue: Catalogue) -> Iterator[Path]:
-    """Yields the pictures below a class folder and notes what was left out."""
     inside = root.resolve()
 
-    def refused(error: OSError) -> None:
+    def skip_folder(error: OSError) -> None:
         catalogue.skip("a folder that cannot be read", _name(Path(error.filename), root))
 
-    for parent, folders, files in os.walk(folder, onerror=refused):
+    for parent, folders, files in os.walk(folder, onerror=skip_folder):
         folders[:] = [name for name in folders if not _is_junk(name)]
         for name in folders:
-            if Path(parent, name).is_symlink():  # os.walk does not enter it
+            if Path(parent, name).is_symlink():  # which os.walk does not enter
                 catalogue.skip(LINKED_FOLDER, _name(Path(parent, name), root))
+
         for path in (Path(parent, name) for name in files if not _is_junk(name)):
             reason = _reason_to_skip(path, inside)
             if reason is None:

@@ -16,11 +16,11 @@ from training.errors import DataRefused
 
 @pytest.fixture
 def root(tmp_path):
-    """A data set of two classes and three splits in which nothing is wrong."""
+    """A data set of two classes and three splits without problems."""
     return write_splits(tmp_path / "data")
 
 
-def test_check_shows_an_empty_class_with_the_rest_and_fit_stops(root, tmp_path):
+def test_check_shows_an_empty_class_among_other_findings_and_load_data_stops(root, tmp_path):
     for split in ("train", "validation", "test"):
         (root / split / "gloves").mkdir()
     (root / "train" / "a" / "text.jpg").write_text("x")
@@ -32,11 +32,11 @@ def test_check_shows_an_empty_class_with_the_rest_and_fit_stops(root, tmp_path):
     )
     assert "unreadable" in by_code(findings)
     assert findings.items[0].severity == "stop"
-    with pytest.raises(DataRefused, match=r"1 class without a training picture: gloves: no pic"):
+    with pytest.raises(DataRefused, match=r"no training pictures in 1 class: gloves: no pic"):
         load(root, tmp_path)
 
 
-def test_check_says_why_a_class_cannot_be_trained(root, tmp_path):
+def test_check_says_why_a_class_has_no_training_pictures(root, tmp_path):
     write(root, "test/only-here/1.jpg", seed=50)
     (root / "train" / "broken").mkdir()
     for i in range(3):
@@ -47,7 +47,7 @@ def test_check_says_why_a_class_cannot_be_trained(root, tmp_path):
 
     assert by_code(findings)["class_without_training_pictures"].items == (
         ("broken", "3 unreadable"),
-        ("leaked", "1 duplicate across splits"),
+        ("leaked", "1 repeated in a later split"),
         ("only-here", "pictures in test only"),
     )
 
@@ -107,7 +107,7 @@ def test_check_warns_of_odd_pictures(root, tmp_path):
     }
     assert by_code(findings)["small"].items == (("train/a/tiny.png", "20 x 64"),)
     assert by_code(findings)["long"].items == (("train/a/long.png", "400 x 64"),)
-    assert by_code(findings)["below_input"].message.startswith("61 with a side shorter")
+    assert by_code(findings)["below_input"].message.startswith("61 pictures with a side shorter")
 
 
 def test_check_of_pictures_that_are_all_tiny_or_all_transparent_only_notes_it(tmp_path):
@@ -137,7 +137,7 @@ def test_check_of_tiny_pictures_still_finds_exact_copies(tmp_path):
     assert by_code(findings)["exact_across"].items == (("test/a/copy.png", "train/a/1.png"),)
 
 
-def test_check_warns_where_most_of_training_repeats_the_test(root, tmp_path):
+def test_check_warns_if_most_training_pictures_repeat_test_pictures(root, tmp_path):
     for i in range(6):
         copy(root, f"train/a/a{i}.jpg", f"test/a/copy{i}.jpg")
 
@@ -147,7 +147,7 @@ def test_check_warns_where_most_of_training_repeats_the_test(root, tmp_path):
     assert "fixed camera" in findings["many_left_out"].advice
 
 
-def test_check_warns_of_labels_that_are_spelt_in_two_ways(root, tmp_path):
+def test_check_warns_of_labels_spelt_in_two_ways(root, tmp_path):
     write(root, "train/T_Shirt/1.jpg", "train/t-shirt/2.jpg", "train/b /3.jpg", seed=60)
 
     findings = by_code(check(root, tmp_path))
@@ -166,7 +166,7 @@ def test_check_reports_what_was_skipped(root, tmp_path):
 
     assert skipped == {
         "1 skipped: not a picture": "note",
-        "1 skipped: a picture outside of the class folders": "warning",
+        "1 skipped: a picture outside the class folders": "warning",
     }
 
 

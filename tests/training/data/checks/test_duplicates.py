@@ -6,8 +6,8 @@ from tests.pictures import jpeg
 from tests.training.helpers.picture_sets import CHANGES
 from training.data.checks import duplicates
 from training.data.checks.duplicates import find_duplicates
-from training.data.checks.inspection import inspect_one, thumbnails
-from training.data.checks.likeness import (
+from training.data.checks.facts import picture_facts, thumbnails
+from training.data.checks.similarity import (
     coarse_thumbnails,
     detail_correlation,
     has_detail,
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def thumbnails_of(*images):
-    return thumbnails([inspect_one(Sample("x", 0, data=jpeg(image))) for image in images])
+    return thumbnails([picture_facts(Sample("x", 0, data=jpeg(image))) for image in images])
 
 
 def distinct(n):
@@ -43,7 +43,7 @@ def scene(seed, size=(240, 200)):
 
 
 def shirt(colour, creases, ground=(245, 245, 245)):
-    """One shape before a plain ground; only the creases differ between two of a colour."""
+    """A shirt on a plain background; two of one colour differ only in their creases."""
     pixels = np.full((240, 240, 3), ground, np.float64)
     pixels[60:220, 70:170] = colour
     pixels[60:100, 30:210] = colour
@@ -64,7 +64,7 @@ def test_find_duplicates_finds_a_changed_copy_among_others(change):
     assert found.exact.tolist() == list(range(13))
 
 
-def test_find_duplicates_tells_mirrored_copies():
+def test_find_duplicates_finds_mirrored_copies():
     image = scene(3)
 
     found = compare(image, scene(4), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
@@ -72,13 +72,13 @@ def test_find_duplicates_tells_mirrored_copies():
     assert found.near.tolist() == [0, 1, 0]
 
 
-def test_find_duplicates_keeps_like_things_on_a_plain_ground_apart():
+def test_find_duplicates_separates_similar_things_on_a_plain_background():
     white = [shirt((225, 225, 230), creases) for creases in range(8)]
 
     assert compare(*white).near.tolist() == list(range(8))
 
 
-def test_find_duplicates_finds_the_same_thing_on_a_plain_ground():
+def test_find_duplicates_finds_the_same_thing_on_a_plain_background():
     white = [shirt((225, 225, 230), creases) for creases in range(4)]
 
     found = compare(*white, CHANGES["recompressed"](white[2]))
@@ -104,7 +104,7 @@ def test_find_duplicates_adds_exact_copies_to_the_group_of_a_near_one():
     assert found.near.tolist() == [0, 0, 0, 3]
 
 
-def test_find_duplicates_compares_exactly_only_where_told_to():
+def test_find_duplicates_of_incomparable_pictures_are_exact_ones_only():
     images = [scene(1), CHANGES["brighter"](scene(1)), scene(1)]
 
     found = find_duplicates([b"a", b"b", b"a"], thumbnails_of(*images), np.zeros(3, np.bool_))
@@ -129,7 +129,7 @@ def test_find_duplicates_of_flat_pictures_are_exact_ones_only(make):
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_find_duplicates_of_hardly_anything(n):
+def test_find_duplicates_of_no_picture_or_one(n):
     found = find_duplicates(distinct(n), np.zeros((n, 32, 32), np.uint8), np.ones(n, np.bool_))
 
     assert found.exact.tolist() == found.near.tolist() == list(range(n))
@@ -151,7 +151,7 @@ def test_find_duplicates_is_the_same_in_small_blocks(monkeypatch):
 
 
 def test_find_duplicates_of_pictures_that_are_all_alike_stays_bounded(monkeypatch):
-    """A fixed camera: every pair passes the first two tests."""
+    # As with a fixed camera, every pair passes the first two tests.
     frame = scene(0)
     images = [frame.copy() for _ in range(40)]
     for i, image in enumerate(images):

@@ -13,7 +13,7 @@ from training.data.checks.findings import Finding, Findings, printable, render
 
 @pytest.fixture
 def root(tmp_path):
-    """A data set of two classes and three splits in which nothing is wrong."""
+    """A data set of two classes and three splits without problems."""
     return write_splits(tmp_path / "data")
 
 
@@ -36,7 +36,7 @@ def test_render_shows_five_examples_and_what_to_do(root, tmp_path):
 
     text = render(check(root, tmp_path))
 
-    assert "warning  7 pictures that cannot be read\n" in text
+    assert "warning  7 pictures cannot be read\n" in text
     assert text.count("bad") == 5
     assert "and 2 more\n         -> left out; delete or replace these files" in text
     assert "  all            20          20          20" in text
@@ -61,12 +61,12 @@ def test_render_shortens_large_groups():
     assert "a = b = c = d = 3 more" in render(Findings("x", items=(finding,)))
 
 
-def test_printable_disarms_escape_sequences():
+def test_printable_escapes_control_characters():
     assert printable("a\x1b[31m\nb\udcff\u202ec é") == r"a\x1b[31m\nb\udcff\u202ec é"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are Unicode there")
-def test_check_survives_file_names_that_are_no_unicode(tmp_path):
+def test_check_survives_file_names_that_are_not_unicode(tmp_path):
     root = write_classes(tmp_path / "data")
     name = os.fsencode(root / "a") + b"/\xff\x1b.jpg"
     with open(name, "wb") as file:  # noqa: PTH123

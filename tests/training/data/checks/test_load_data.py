@@ -17,11 +17,11 @@ from training.errors import DataRefused
 
 @pytest.fixture
 def root(tmp_path):
-    """A data set of two classes and three splits in which nothing is wrong."""
+    """A data set of two classes and three splits without problems."""
     return write_splits(tmp_path / "data")
 
 
-def test_load_data_of_a_sound_folder_takes_all_of_it(root, tmp_path):
+def test_load_data_of_a_folder_without_problems_takes_all_pictures(root, tmp_path):
     data, findings = load(root, tmp_path)
 
     assert data.name == "data"
@@ -105,7 +105,7 @@ def test_load_data_leaves_unreadable_files_out_and_names_them(root, tmp_path):
         ("validation", "test", "validation"),
     ],
 )
-def test_load_data_drops_a_leak_from_the_split_that_is_used_earlier(
+def test_load_data_drops_a_leak_from_the_earlier_split(
     root, tmp_path, change, first, second, dropped
 ):
     kept = {"train": "test", "validation": "test"}[dropped] if second == "test" else second
@@ -123,7 +123,7 @@ def test_load_data_drops_a_leak_from_the_split_that_is_used_earlier(
     assert by_code(findings)["left_out"].items == ((f"{dropped}/a/a3.jpg",),)
 
 
-def test_load_data_keeps_the_test_split_whole_where_all_three_share_a_picture(root, tmp_path):
+def test_load_data_keeps_the_test_split_complete_if_all_three_share_a_picture(root, tmp_path):
     for split in ("validation", "test"):
         copy(root, "train/a/a1.jpg", f"{split}/a/copy.jpg")
 
@@ -132,24 +132,26 @@ def test_load_data_keeps_the_test_split_whole_where_all_three_share_a_picture(ro
     assert [len(data.split(split)) for split in ("train", "validation", "test")] == [19, 20, 21]
 
 
-def test_load_data_told_to_keep_leaks_keeps_and_reports_them(root, tmp_path):
+def test_load_data_with_leaks_keep_keeps_and_reports_them(root, tmp_path):
     copy(root, "train/a/a3.jpg", "test/a/copy.jpg")
 
     data, findings = load(root, tmp_path, leaks="keep")
 
     assert len(data.train) == 20
     assert LEAK_CODES & {one.code for one in findings.items}
-    assert "accuracy will read too high" in by_code(findings)["exact_across"].advice
+    assert "accuracy will be too high" in by_code(findings)["exact_across"].advice
 
 
-def test_load_data_told_to_stop_at_leaks_names_them(root, tmp_path):
+def test_load_data_with_leaks_stop_names_them(root, tmp_path):
     copy(root, "train/a/a3.jpg", "test/a/copy.jpg")
 
-    with pytest.raises(DataRefused, match=r"1 time .* in more than one split: test/a/copy\.jpg = "):
+    with pytest.raises(
+        DataRefused, match=r"1 picture with exact copies in another split: test/a/copy\.jpg = "
+    ):
         load(root, tmp_path, leaks="stop")
 
 
-def test_load_data_keeps_copies_together_where_it_splits(tmp_path):
+def test_load_data_keeps_copies_together_when_it_splits(tmp_path):
     root = write_classes(tmp_path / "data", n=10)
     for i in range(10):
         copy(root, f"a/a{i}.jpg", f"a/copy{i}.jpg", "brighter")
@@ -174,7 +176,8 @@ def test_load_data_drops_a_training_picture_with_two_labels(root, tmp_path):
         ("train/a/a1.jpg (a)", "train/b/same.jpg (b)"),
     )
     assert (
-        "2 training pictures with equal pixels left out" in by_code(findings)["two_labels"].advice
+        "2 training pictures with equal pixels are left out"
+        in by_code(findings)["two_labels"].advice
     )
     assert {"train/a/a1.jpg", "train/b/same.jpg"} <= names_of(kept)["train"]
 

@@ -105,13 +105,13 @@ def test_assign_of_another_seed_differs():
     assert split(samples, seed=1) == split(samples, seed=1)
 
 
-def test_assign_moves_few_pictures_where_some_are_added():
+def test_assign_moves_few_pictures_when_some_are_added():
     before = split(make(200))
     after = split(make(210))
 
     moved = sum(before[name] != after[name] for name in before)
 
-    assert 0 < moved <= 12  # a share of the ten new ones enters each split and pushes others out
+    assert 0 < moved <= 12  # some of the ten new ones enter each split and push others out
 
 
 def test_assign_of_one_class_is_not_moved_by_another():
@@ -120,7 +120,7 @@ def test_assign_of_one_class_is_not_moved_by_another():
     assert alone == {name: where for name, where in together.items() if name in alone}
 
 
-def test_assign_counts_a_group_for_the_label_most_of_it_has():
+def test_assign_counts_a_group_for_its_most_frequent_label():
     samples = [Sample("0/a", 0), Sample("1/a", 1), Sample("1/b", 1), *make(10)]
 
     where = assign(samples, [0, 0, 0, *range(1, 11)], BOTH, seed=0)
@@ -129,5 +129,5 @@ def test_assign_counts_a_group_for_the_label_most_of_it_has():
     assert Counter(where[3:])["test"] == 2
 
 
-def test_assign_takes_names_that_are_no_unicode():
+def test_assign_takes_names_that_are_not_unicode():
     assert assign([Sample("a\udcff.jpg", 0)], [0], BOTH, seed=0) == ["train"]

@@ -36,7 +36,7 @@ def test_find_digits_without_scikit_learn_say_what_to_do(tmp_path, monkeypatch):
 
 
 class FakeSet:
-    """Has what a class of torchvision.datasets has."""
+    """Has the interface of a class of torchvision.datasets."""
 
     classes = ("frog", "ship")
 
@@ -54,7 +54,7 @@ class FakeSet:
 
 @pytest.fixture
 def fake_torchvision(monkeypatch):
-    """Stands in for `torchvision.datasets`."""
+    """Replaces `torchvision.datasets`."""
     module = types.ModuleType("torchvision.datasets")
     monkeypatch.setattr(importlib, "import_module", lambda _: module)
     return module
@@ -94,7 +94,9 @@ def test_find_torchvision_without_a_network_is_refused_in_one_line(
 
 
 def test_find_torchvision_of_another_name_lists_what_there_is(tmp_path):
-    with pytest.raises(DataRefused, match="Imagenet is not supported; there are CIFAR10, CIFAR100"):
+    with pytest.raises(
+        DataRefused, match="Imagenet is not supported; use one of CIFAR10, CIFAR100"
+    ):
         find("torchvision:Imagenet", cache_dir=tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_find_reads_paths_of_windows(tmp_path):
     assert decode(found.samples[0].read()).size
 
 
-def test_find_notes_the_lines_it_cannot_use(tmp_path):
+def test_find_reports_the_lines_it_cannot_use(tmp_path):
     write(tmp_path, "1.jpg")
     lines = [
         "path,label",
@@ -86,7 +86,7 @@ def test_find_keeps_a_file_listed_under_two_labels_apart(tmp_path):
         (b"path,kind\n1.jpg,cat\n", "may name split; it is 'path,kind'"),
         (b"1.jpg,cat\n", "must name the columns"),
         (b"path,label,split\n1.jpg,cat,holdout\n", "line 2: unknown split 'holdout'"),
-        ("path,label\nä.jpg,x\n".encode("latin-1"), "is not UTF-8"),
+        ("path,label\nä.jpg,x\n".encode("latin-1"), "not UTF-8"),
         (b'path,label\n"' + b"x" * 200_000 + b'",cat\n', "field larger than field limit"),
     ],
     ids=["empty", "no-label", "no-header", "unknown-split", "encoding", "endless-field"],

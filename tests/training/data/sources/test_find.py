@@ -30,7 +30,7 @@ def test_find_takes_names_that_differ_in_spaces_as_one_label(tmp_path):
     assert found.merged == ("cat", "cat ")
 
 
-def test_find_in_a_missing_folder_names_what_is_possible(tmp_path):
+def test_find_in_a_missing_folder_lists_the_possible_sources(tmp_path):
     with pytest.raises(DataRefused, match=r"no such folder; give a folder .* `digits`"):
         find(str(tmp_path / "none"), cache_dir=tmp_path)
 

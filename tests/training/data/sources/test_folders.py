@@ -34,7 +34,7 @@ def test_find_in_class_folders_gives_no_splits(tmp_path):
     assert found.given_splits == set()
 
 
-def test_find_notes_what_it_leaves_out(tmp_path):
+def test_find_reports_what_it_skips(tmp_path):
     write(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/loose.jpg", "extra/cat/9.jpg")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("x")
     (tmp_path / "train" / "fish").mkdir()
@@ -47,12 +47,12 @@ def test_find_notes_what_it_leaves_out(tmp_path):
     assert label_names(found) == ["cat", "dog", "fish"]
     assert found.skipped == {
         "a folder beside the splits": ("extra",),
-        "a picture outside of the class folders": ("train/loose.jpg",),
+        "a picture outside the class folders": ("train/loose.jpg",),
         "not a picture": ("train/cat/notes.txt", "LICENSE"),
     }
 
 
-def test_find_ignores_hidden_files_and_what_archivers_leave(tmp_path):
+def test_find_ignores_hidden_files_and_leftovers_of_archivers(tmp_path):
     write(tmp_path, "cat/1.jpg", "dog/1.jpg", "__MACOSX/cat/1.jpg", ".git/x.jpg", "cat/.hidden.jpg")
     write(tmp_path, "cat/__MACOSX/2.jpg")
     (tmp_path / "cat" / "Thumbs.db").write_text("x")
@@ -88,11 +88,11 @@ def test_find_in_a_linked_split_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(DataRefused, match="train is a link, which is not followed"):
+    with pytest.raises(DataRefused, match="train is a link, and links are not followed"):
         find(str(tmp_path / "data"), cache_dir=tmp_path)
 
 
-def test_find_notes_a_folder_it_may_not_read(tmp_path, monkeypatch):
+def test_find_reports_a_folder_it_cannot_read(tmp_path, monkeypatch):
     write(tmp_path, "cat/1.jpg", "dog/1.jpg")
 
     def walk(folder, onerror):
@@ -122,9 +122,9 @@ def test_find_does_not_open_pipes(tmp_path):
     ("folders", "message"),
     [
         (["val/cat", "test/cat"], "has test, val but no train folder"),
-        (["train/cat", "val/cat", "valid/cat"], "val and valid are both validation pictures"),
+        (["train/cat", "val/cat", "valid/cat"], "val and valid both hold validation pictures"),
         ([], r"no class folders; expected data/train/<label>/<picture>"),
-        (["inner/train/cat"], "data/inner holds train; give data/inner"),
+        (["inner/train/cat"], "data/inner contains train; give data/inner"),
         (["cat/train", "cat/val", "dog/train"], "put the splits above the labels: data/train/cat"),
     ],
     ids=["no-train", "two-validations", "nothing", "one-level-too-high", "upside-down"],

@@ -22,14 +22,14 @@ from tests.pictures import (
     webp,
 )
 from tests.training.helpers.picture_sets import samples
-from training.data.checks.inspection import inspect, inspect_one, thumbnails
+from training.data.checks.facts import picture_facts, read_facts, thumbnails
 from training.data.samples import Sample
 
 PHOTO = photo((80, 60), seed=5)
 
 
 def facts_of(data):
-    return inspect_one(Sample("x", 0, data=data))
+    return picture_facts(Sample("x", 0, data=data))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def facts_of(data):
     ],
     ids=["jpeg", "grey", "cmyk", "rgba", "palette", "clear", "16-bit", "gif", "webp", "bmp"],
 )
-def test_inspect_tells_format_mode_and_size(data, format_name, mode):
+def test_facts_hold_format_mode_and_size(data, format_name, mode):
     facts = facts_of(data)
 
     assert facts.readable
@@ -56,16 +56,16 @@ def test_inspect_tells_format_mode_and_size(data, format_name, mode):
     assert (len(facts.digest), len(facts.thumbnail)) == (32, 32 * 32)
 
 
-def test_inspect_tells_16_bit_colours_that_pillow_hides():
+def test_facts_show_16_bit_colours_that_pillow_hides():
     data = png_of(ihdr(2, 2, 16, 2), idat((b"\0" + b"\x12\x34" * 6) * 2), IEND)
 
     assert facts_of(data).mode == "RGB 16-bit"
 
 
-def test_inspect_survives_hostile_files():
+def test_read_facts_survives_hostile_files():
     files = [Sample(name, 0, data=hostile.data) for name, hostile in HOSTILE.items()]
 
-    facts = inspect(files)
+    facts = read_facts(files)
 
     assert len(facts) == len(files)
     for sample, one in zip(files, facts, strict=True):
@@ -74,13 +74,13 @@ def test_inspect_survives_hostile_files():
         assert one.readable == bool(one.digest) == bool(one.thumbnail) == (not one.error)
 
 
-def test_inspect_of_a_missing_file_says_so(tmp_path):
-    facts = inspect_one(Sample("x", 0, path=tmp_path / "none.jpg"))
+def test_facts_of_a_missing_file_hold_the_reason(tmp_path):
+    facts = picture_facts(Sample("x", 0, path=tmp_path / "none.jpg"))
 
     assert facts.error == "No such file or directory"
 
 
-def test_inspect_of_a_picture_too_large_for_memory_goes_on(monkeypatch):
+def test_facts_of_a_picture_too_large_for_memory_hold_the_reason(monkeypatch):
     def fail(_):
         raise MemoryError
 
@@ -89,7 +89,7 @@ def test_inspect_of_a_picture_too_large_for_memory_goes_on(monkeypatch):
     assert facts_of(jpeg(PHOTO)).error == "the picture does not fit into memory"
 
 
-def test_inspect_digest_is_of_the_pixels_not_of_the_file():
+def test_facts_digest_depends_on_pixels_not_on_the_file():
     data = jpeg(PHOTO)
     tagged = data[:2] + b"\xff\xfe\x00\x07hello" + data[2:]
     decoded = decode(data)
@@ -99,13 +99,13 @@ def test_inspect_digest_is_of_the_pixels_not_of_the_file():
     assert len(digests) == 1
 
 
-def test_inspect_digest_tells_equal_bytes_of_another_shape():
+def test_facts_digest_depends_on_the_shape():
     wide, tall = picture((7, 7, 7), (8, 4)), picture((7, 7, 7), (4, 8))
 
     assert facts_of(png(wide)).digest != facts_of(png(tall)).digest
 
 
-def test_inspect_turns_pictures_upright():
+def test_facts_are_of_the_upright_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
 
@@ -114,17 +114,17 @@ def test_inspect_turns_pictures_upright():
     assert facts.size_px == (60, 80)
 
 
-def test_inspect_answers_in_order_and_reports_progress_from_the_calling_thread():
+def test_read_facts_keeps_the_order_and_reports_progress_from_the_calling_thread():
     pictures = samples(*(f"{i}.jpg" for i in range(20)))
     seen = []
 
-    facts = inspect(pictures, lambda *done: seen.append((threading.current_thread(), *done)))
+    facts = read_facts(pictures, lambda *done: seen.append((threading.current_thread(), *done)))
 
-    assert [one.digest for one in facts] == [inspect_one(one).digest for one in pictures]
+    assert [one.digest for one in facts] == [picture_facts(one).digest for one in pictures]
     assert seen == [(threading.current_thread(), i + 1, 20) for i in range(20)]
 
 
-def test_inspect_stops_where_the_callback_raises():
+def test_read_facts_stops_when_the_callback_raises():
     class Interrupted(Exception):
         pass
 
@@ -133,11 +133,11 @@ def test_inspect_stops_where_the_callback_raises():
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        inspect(samples(*(f"{i}.jpg" for i in range(9))), interrupt)
+        read_facts(samples(*(f"{i}.jpg" for i in range(9))), interrupt)
 
 
 def test_thumbnails_are_grey_and_squashed():
-    facts = inspect([Sample("x", 0, data=encode(picture((0, 0, 255), (90, 10)), "PNG"))])
+    facts = read_facts([Sample("x", 0, data=encode(picture((0, 0, 255), (90, 10)), "PNG"))])
 
     assert thumbnails(facts).shape == (1, 32, 32)
     assert set(np.unique(thumbnails(facts))) == {29}  # 0.114 of blue, as Rec. 601 weighs it

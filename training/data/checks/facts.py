@@ -1,7 +1,7 @@
-"""Decodes every picture once and keeps what the checks need: about 1.3 kB of facts a picture.
+"""Decodes every picture once and keeps the facts that the checks need, about 1.3 kB per picture.
 
-Decoding is `contract`'s, so a picture that passes here passes in the service too. Nothing about a
-single file is fatal: what cannot be read gets the reason instead.
+It decodes as the service does, so a picture that is readable here is readable there. An unreadable
+file is never fatal: its facts hold the reason.
 """
 
 from __future__ import annotations
@@ -21,64 +21,50 @@ from PIL import Image
 from contract import images
 from contract.errors import ImageError
 from training.data.checks.duplicates import Progress
-from training.data.checks.likeness import THUMBNAIL_PX
+from training.data.checks.similarity import THUMBNAIL_PX
 from training.data.samples import Sample, reason_of
 
-MAX_THREADS: Final = 4
+MAX_THREADS: Final = 4  # each holds a decoded picture
 
-_DEPTH_BYTE: Final = 24  # of a PNG: after the signature, IHDR's length and name, width and height
+# Where a PNG stores its bit depth: after the signature, IHDR's length and name, width and height.
+_DEPTH_BYTE: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """What is known of one picture.
+    """The facts of one picture; with an error, all other fields are empty."""
 
-    Attributes:
-        error: why it cannot be read; None where it can. Everything else is empty then.
-        format: of the file, such as "jpeg".
-        mode: Pillow's name of the stored colours, with " 16-bit" where Pillow hides that.
-        size_px: (width, height), upright.
-        digest: SHA-256 of the decoded pixels and their size; tags and compression do not count.
-        thumbnail: grey, THUMBNAIL_PX squared bytes, the whole picture squashed.
-    """
-
-    error: str | None = None
-    format: str = ""
-    mode: str = ""
-    size_px: tuple[int, int] = (0, 0)
-    digest: bytes = b""
-    thumbnail: bytes = b""
+    error: str | None = None  # why it cannot be read
+    format: str = ""  # such as "jpeg"
+    mode: str = ""  # Pillow's name of the stored colours, with " 16-bit" where Pillow hides that
+    size_px: tuple[int, int] = (0, 0)  # (width, height), upright
+    digest: bytes = b""  # SHA-256 of the decoded pixels and their size, not of the file
+    thumbnail: bytes = b""  # grey, THUMBNAIL_PX squared bytes, the whole picture squashed
 
     @property
     def readable(self) -> bool:
-        """The picture decodes."""
         return self.error is None
 
 
-def inspect(samples: Sequence[Sample], progress: Progress | None = None) -> list[PictureFacts]:
-    """Decodes pictures, a few at a time.
+def read_facts(samples: Sequence[Sample], progress: Progress | None = None) -> list[PictureFacts]:
+    """Decodes pictures in a few threads and returns their facts in the same order.
 
-    Args:
-        samples: readable or not.
-        progress: called after each picture, from the calling thread.
-
-    Returns:
-        The facts of each sample, in the same order.
+    `progress` is called after each picture, from the calling thread.
     """
     facts: list[PictureFacts] = []
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "inspect")
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "read-facts")
     try:
-        for one in pool.map(inspect_one, samples):
+        for one in pool.map(picture_facts, samples):
             facts.append(one)
             if progress is not None:
                 progress(len(facts), len(samples))
     finally:
+        # After an interrupt, pictures that are still waiting are not decoded.
         pool.shutdown(cancel_futures=True)
     return facts
 
 
-def inspect_one(sample: Sample) -> PictureFacts:
-    """Decodes one picture."""
+def picture_facts(sample: Sample) -> PictureFacts:
     try:
         data = sample.read()
         image = images.decode(data)
@@ -102,12 +88,14 @@ def thumbnails(facts: Sequence[PictureFacts]) -> NDArray[np.uint8]:
 
 
 def _stored_mode(data: bytes) -> str:
-    """Reads the mode from the header of a picture that decodes, as `decode` opens it."""
+    # Opens the file as `decode` does, but reads only its header.
     file = images.inspect(data)
     with Image.open(io.BytesIO(file.stripped().data), formats=file.decoder.plugins) as image:
         mode = image.mode
         if mode == "P" and "transparency" in image.info:
             mode = "P with transparency"
+
+    # Pillow says "RGB" of a PNG with 16 bits per channel.
     deep = file.decoder.name == "png" and data[_DEPTH_BYTE] == 16 and "16" not in mode
     return f"{mode} 16-bit" if deep else mode
 
@@ -119,6 +107,6 @@ def _digest(image: Image.Image) -> bytes:
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    # Bilinear of Pillow averages over two pixels of the result, so that shifted crops still agree.
+    # Pillow's bilinear filter averages over two pixels of the result, so shifted crops still agree.
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
     return image.convert("L").resize(side, Image.Resampling.BILINEAR).tobytes()

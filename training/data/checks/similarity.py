@@ -1,22 +1,24 @@
-"""Tells from thumbnails whether two pictures are copies of one, changed a little.
+"""Compares thumbnails to decide whether two pictures are near duplicates.
 
-Such a near duplicate is what recompressing, resizing, brightening, greying, mirroring or a crop of
-about 5 % a side makes of a picture; two pictures of like things are none. Three tests, each of which
-costs more than the one before it and sees fewer pairs:
+A near duplicate is the same picture after recompressing, resizing, brightening, greying, mirroring or
+a crop of about 5% on each side. Two pictures of similar things are not. There are three tests. Each
+costs more than the one before and sees fewer pairs:
 
 1. a 64-bit hash of the signs of low frequencies (DCT hash, Zauner 2010, "Implementation and
    benchmarking of perceptual image hash functions"), all pairs;
 2. how much of one thumbnail a small shift and stretch of the other explains (tangent distance,
    Simard et al. 1998, "Transformation invariance in pattern recognition");
-3. the correlation of their fine detail after the best crop was searched, which is what tells one
-   white shirt before a white wall from the next.
+3. the correlation of their fine detail at the best crop, which tells one white shirt in front of a
+   white wall from another.
 
-Measured on 3,781 photographs of clothes on plain grounds, whose many like pictures make this hard,
-together with 300 of ImageNet. The limits were chosen on 300 pictures changed in 15 ways each; of 500
-others, 99.8 % or more were found where they were recompressed (JPEG quality 30 or 60), resized (0.3
-to 2 times), squashed, greyed, mirrored or changed by 15 % in brightness or contrast, 99 % after
-random crops by up to 5 % a side, and 96 % after crops by 5 % on all or two sides. Of the 8.3 million
-pairs nobody had planted one was linked: a picture that the set holds twice, under two labels.
+Measured on 3,781 photographs of clothes on plain backgrounds, which are hard because many look alike,
+and 300 of ImageNet. The limits were chosen on 300 pictures, each changed in 15 ways, and tested on
+500 others. Found were at least 99.8% of those that were recompressed (JPEG quality 30 or 60), resized
+(0.3 to 2 times), squashed, greyed, mirrored or changed by 15% in brightness or contrast, 99% after
+random crops by up to 5% a side, and 96% after crops by 5% on all or two sides. Among the 8.3 million
+pairs of unchanged pictures, one was reported: a picture that the set really holds twice, under two
+labels.
+
 Shapes: N pictures, P pairs, T = THUMBNAIL_PX.
 """
 
@@ -32,81 +34,75 @@ from numpy.typing import NDArray
 THUMBNAIL_PX: Final = 32
 Floats = NDArray[np.float32]
 
-# From the measurement above. Changed pictures: 99.7 % of random crops within the radius, 100 % of
-# them above the tangent limit, and 98.8 % of all crops above the limit in detail; two different
-# pictures reach 0.925 at most.
-HASH_RADIUS: Final = 18
-MIN_TANGENT: Final = 0.985
-MIN_DETAIL_CORRELATION: Final = 0.94
-MIN_DETAIL: Final = 1.5  # standard deviation, of 255; a plain ground with noise of 1 stays below
+# From the measurement above.
+HASH_RADIUS: Final = 18  # bits of 64; 99.7% of random crops differ in no more
+MIN_TANGENT: Final = 0.985  # all random crops exceed it
+MIN_DETAIL_CORRELATION: Final = 0.94  # 98.8% of crops exceed it; two different pictures reach 0.925
+MIN_DETAIL: Final = 1.5  # standard deviation, of 255; a plain background with noise of 1 has less
 
 _HASH_FREQUENCIES: Final = 8
 _COARSE_PX: Final = 16
 _CUT_STEP: Final = 0.0125  # of a side
-_N_CUTS: Final = 9  # each end of a side loses 0 to 10 %
+_N_CUTS: Final = 9  # each end of a side loses 0 to 10%
 _COARSE_WINDOWS: Final = np.array(
     [[9 * low + high] for low in range(0, _N_CUTS, 2) for high in range(0, _N_CUTS, 2)]
 )  # (25, 1)
-_UNCROPPED: Final = 4 * _N_CUTS + 4  # the middle 90 %
+_UNCROPPED: Final = 4 * _N_CUTS + 4  # the middle 90%
 
 
 def has_detail(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tells which thumbnails (N, T, T) hold more than one colour and the noise of compression."""
+    """Returns bool, (N,): which thumbnails (N, T, T) show more than one colour with noise."""
     detail = _detail(thumbnails.astype(np.float32))
     return np.asarray(detail.std(axis=(1, 2)) >= MIN_DETAIL)
 
 
 def detail_correlation(first: Floats, second: Floats) -> Floats:
-    """Compares pairs of thumbnails at the crop where they match best.
+    """Compares pairs of thumbnails, float32, (P, T, T), 0..255, at the crop where they match best.
 
-    The middle 90 % of the second is looked for in the first, the axes one after the other, in
-    steps of 2.5 % and then of 1.25 % of a side.
-
-    Args:
-        first: float32, (P, T, T), 0..255.
-        second: the same.
-
-    Returns:
-        float32, (P,), -1..1.
+    It searches the middle 90% of the second in the first, one axis after the other, in steps of 2.5%
+    and then of 1.25% of a side. Returns float32, (P,), -1..1.
     """
     windows = _windows()  # (81, n, T)
     middle = windows[_UNCROPPED]
-    wanted = middle @ second @ middle.T  # (P, n, n)
+    target = middle @ second @ middle.T  # (P, n, n)
+
     rows = np.full(len(first), _UNCROPPED)
     columns = rows.copy()
     for fine in (False, False, True, True):
         half = windows[rows] @ first  # (P, n, T)
-        columns = _best_window(half, wanted, _neighbours(columns) if fine else _COARSE_WINDOWS)
+        columns = _best_window(half, target, _neighbours(columns) if fine else _COARSE_WINDOWS)
         half = (first @ windows[columns].transpose(0, 2, 1)).transpose(0, 2, 1)  # (P, n, T)
-        turned = wanted.transpose(0, 2, 1)
-        rows = _best_window(half, turned, _neighbours(rows) if fine else _COARSE_WINDOWS)
+        rows = _best_window(
+            half, target.transpose(0, 2, 1), _neighbours(rows) if fine else _COARSE_WINDOWS
+        )
+
     found = windows[rows] @ first @ windows[columns].transpose(0, 2, 1)  # (P, n, n)
-    correlation: Floats = (_normalised(_detail(found)) * _normalised(_detail(wanted))).sum(axis=1)
+    correlation: Floats = (_normalised(_detail(found)) * _normalised(_detail(target))).sum(axis=1)
     return correlation
 
 
-def _best_window(half: Floats, wanted: Floats, tried: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns which of the windows (K, 1 or P) of a side makes `half` most like `wanted`, (P,).
+def _best_window(half: Floats, target: Floats, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the numbers (P,) of the windows that make `half` most similar to `target`.
 
     Args:
-        half: (P, n, T), cut along the other side already.
-        wanted: (P, n, n).
-        tried: window numbers, the same for all pairs or of each pair.
+        half: (P, n, T), cropped along the other axis already.
+        target: (P, n, n).
+        candidates: (K, 1 or P), window numbers, the same for all pairs or different for each.
     """
     windows = _windows()
-    target = wanted - wanted.mean(axis=(1, 2), keepdims=True)
+    target = target - target.mean(axis=(1, 2), keepdims=True)
     scores = []
-    for numbers in tried:
+    for numbers in candidates:
         cut = half @ windows[numbers].swapaxes(1, 2)  # (P, n, n)
         spread = np.einsum("pij,pij->p", cut, cut) - np.square(cut.sum(axis=(1, 2))) / cut[0].size
         scores.append(np.einsum("pij,pij->p", cut, target) / np.sqrt(np.maximum(spread, 1e-6)))
     best = np.argmax(np.stack(scores), axis=0)
-    each = np.broadcast_to(tried, (len(tried), len(half)))
+    each = np.broadcast_to(candidates, (len(candidates), len(half)))
     return np.asarray(each[best, np.arange(len(half))])
 
 
 def _neighbours(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns (9, P): the windows with each end a step in, a step out or as it is."""
+    """Returns (9, P): the windows with each end moved by a step inwards, outwards or not at all."""
     low, high = np.divmod(numbers, _N_CUTS)
     last = _N_CUTS - 1
     steps = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
@@ -117,12 +113,11 @@ def _neighbours(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @cache
 def _windows() -> Floats:
-    """Returns linear interpolations (81, n, T) of parts of a side, n = 0.9 T.
-
-    Window number 9 * i + j leaves out i steps of the low end and j of the high end.
-    """
+    # Matrices (81, n, T), n = 0.9 T, that stretch a part of a side to n points by linear
+    # interpolation. Window 9 * i + j leaves out i steps at the low end and j at the high end.
     points = round(0.9 * THUMBNAIL_PX)
     windows = np.zeros((_N_CUTS**2, points, THUMBNAIL_PX), np.float32)
+
     for number, window in enumerate(windows):
         low, high = (_CUT_STEP * steps for steps in divmod(number, _N_CUTS))
         at = (low + (1 - high - low) * (np.arange(points) + 0.5) / points) * THUMBNAIL_PX - 0.5
@@ -134,21 +129,22 @@ def _windows() -> Floats:
 
 
 def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Returns the hashes of thumbnails (N, T, T), (N,): one bit a frequency, set where it exceeds the median of all."""
+    """Returns uint64, (N,), of thumbnails (N, T, T): a bit per frequency, set above the median."""
+    # The lowest frequencies of the DCT-II, without its scale, which the signs do not depend on.
     k, x = np.arange(_HASH_FREQUENCIES)[:, None], np.arange(THUMBNAIL_PX)[None]
     cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * THUMBNAIL_PX)).astype(np.float32)
     frequencies = (cosines @ thumbnails.astype(np.float32) @ cosines.T).reshape(-1, 64)
-    median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean
+    median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # frequency 0 is the mean
     bits: NDArray[np.uint64] = np.packbits(frequencies > median, axis=1).view(np.uint64)[:, 0]
     return bits
 
 
 def coarse_thumbnails(thumbnails: NDArray[np.uint8]) -> Floats:
-    """Returns (N, 16, 16), blurred so that a shift of a pixel is nearly linear in the values."""
+    """Returns (N, 16, 16), blurred so that a shift by a pixel changes the values nearly linearly."""
     coarse = (
         thumbnails.astype(np.float32).reshape(-1, _COARSE_PX, 2, _COARSE_PX, 2).mean(axis=(2, 4))
     )
-    for _ in range(2):
+    for _ in range(2):  # the binomial filter 1 2 1, along both axes
         padded = np.pad(coarse, ((0, 0), (1, 1), (1, 1)), mode="edge")
         tall = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
         coarse = (tall[:, :, :-2] + 2 * tall[:, :, 1:-1] + tall[:, :, 2:]) / 4
@@ -156,7 +152,7 @@ def coarse_thumbnails(thumbnails: NDArray[np.uint8]) -> Floats:
 
 
 def tangent_bases(coarse: Floats) -> Floats:
-    """Returns orthonormal bases (N, 196, 5) of a picture, its shifts and its stretches."""
+    """Returns orthonormal bases (N, 196, 5) of each picture, its shifts and its stretches."""
     down: Floats = np.asarray(np.gradient(coarse, axis=1))
     across: Floats = np.asarray(np.gradient(coarse, axis=2))
     place = np.linspace(-1, 1, _COARSE_PX, dtype=np.float32)
@@ -165,7 +161,7 @@ def tangent_bases(coarse: Floats) -> Floats:
 
 
 def tangent_rows(coarse: Floats) -> Floats:
-    """Returns (N, 196): what `tangent_bases` explains 0 to 100 % of, of length 1."""
+    """Returns (N, 196), unit vectors to project onto `tangent_bases`."""
     return _normalised(_inner(coarse))
 
 
@@ -174,7 +170,7 @@ def _inner(coarse: Floats) -> Floats:
 
 
 def _detail(images: Floats) -> Floats:
-    """Returns images (P, n, n) without what a 5 x 5 mean sees."""
+    # What a 5 x 5 mean takes away, (P, n, n).
     size = images.shape[-1]
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge")
     rows = np.sum([padded[:, i : i + size] for i in range(5)], axis=0)  # (P, n, n + 4)
@@ -183,7 +179,7 @@ def _detail(images: Floats) -> Floats:
 
 
 def _normalised(images: Floats) -> Floats:
-    """Returns (P, values) of mean 0 and length 1."""
+    # (P, values), of mean 0 and length 1
     flat = images.reshape(len(images), math.prod(images.shape[1:]))
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
