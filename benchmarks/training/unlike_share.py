@@ -15,7 +15,7 @@ import numpy as np
 
 from contract.versions import read_version
 from training.data.pictures import scan_plain
-from training.evaluation.calibrate import energy, is_unlike
+from training.evaluation.calibrate import energy, is_out_of_distribution
 from training.evaluation.scorer import Scorer
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     shares = {}
     for folder in args.folders:
         probabilities, logits = scorer.probabilities_and_logits(scan_plain(folder))
-        flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
+        flagged = is_out_of_distribution(logits, calibration.unlike, calibration.temperature)
         energies = energy(logits, calibration.temperature)
         shares[folder.name] = {
             "n": len(flagged),

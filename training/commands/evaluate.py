@@ -10,7 +10,7 @@ from typing import Final
 from contract.versions import read_version
 from training.data.pictures import PictureFolder, scan_labelled
 from training.errors import InputRefused
-from training.evaluation.calibrate import is_unlike
+from training.evaluation.calibrate import is_out_of_distribution
 from training.evaluation.measures import Evaluation, evaluate
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 
@@ -50,7 +50,7 @@ def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:
     if calibration.unlike is None:
         return []
     _, logits = scorer.probabilities_and_logits(pictures)
-    flagged = is_unlike(logits, calibration.unlike, calibration.temperature)
+    flagged = is_out_of_distribution(logits, calibration.unlike, calibration.temperature)
     return [f"unlike the training data: {100 * float(flagged.mean()):.1f}% of the pictures"]
 
 

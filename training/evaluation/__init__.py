@@ -1,1 +1,1 @@
-"""How good answers are, measured on the ONNX file from image bytes."""
+"""Measures of a published graph, from image bytes to tables."""

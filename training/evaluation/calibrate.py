@@ -1,10 +1,11 @@
-"""Makes probabilities mean what they say: temperature, prediction sets, "unlike anything seen".
+"""Calibration: temperature scaling, conformal prediction sets, and out-of-distribution detection.
 
-All of it is fitted on validation pictures and measured on test pictures. The temperature is fitted
-on the network's logits and goes into the graph, which answers softmax(logits / T) and, apart from
-that, the undivided logits. Everything else is fitted on the answers of the published graph.
+Everything is fitted on validation pictures and measured on test pictures. The temperature T is fitted
+on the network's logits and becomes part of the graph, which returns softmax(logits / T) and the
+logits before the division. Everything else is fitted on the outputs of the published graph.
 
-Shapes: N pictures, C classes. Logits are before the division by the temperature.
+Shapes: N pictures, C classes. Logits are float32, (N, C), before the division by T; class indexes are
+int64, (N,).
 """
 
 from __future__ import annotations
@@ -23,54 +24,37 @@ from training.evaluation.measures import cross_entropy, reliability
 
 Logits = NDArray[np.float32]
 Indexes = NDArray[np.int64]
-Labelled = tuple[Logits, Indexes]
-"""Logits, float32, shape (N, C), and class indexes, int64, shape (N,)."""
+Labelled = tuple[Logits, Indexes]  # float32 (N, C) and int64 (N,)
 
 MIN_TEMPERATURE: Final = 0.05
 MAX_TEMPERATURE: Final = 20.0
-_HALVINGS: Final = 50  # of log(20 / 0.05) = 6, which leaves 1e-14
+_BISECTIONS: Final = 50  # log(20 / 0.05) is 6; halved 50 times, 1e-14 remains
 
 COVERAGES_PERCENT: Final = (90, 95, 99)
-UNLIKE_PERCENT: Final = 5
-"""Of pictures like the validation ones that are wrongly called unlike anything seen, at most."""
+UNLIKE_PERCENT: Final = 5  # of ordinary pictures that may be flagged by mistake
 
 
 def energy(logits: Logits, temperature: float) -> NDArray[np.float64]:
-    """Returns how much pictures are like those seen in training: T * logsumexp(logits / T).
+    """Returns the negative free energy, T * logsumexp(logits / T), float64, shape (N,).
 
-    The negative free energy of Liu et al. 2020, arXiv:2010.03759. A flat row scores low.
-
-    Args:
-        logits: float32, shape (N, C).
-        temperature: T, of the calibration.
-
-    Returns:
-        float64, shape (N,).
+    It is high for pictures like those seen in training (Liu et al. 2020, arXiv:2010.03759).
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature  # (N, C)
+    # Subtract the maximum first, so that exp() cannot overflow.
     highest = scaled.max(axis=1)
-    sums = np.exp(scaled - highest[:, None]).sum(axis=1)
+    sums = np.exp(scaled - highest[:, None]).sum(axis=1)  # (N,)
     energies: NDArray[np.float64] = temperature * (highest + np.log(sums))
     return energies  # (N,)
 
 
 def fit_temperature(logits: Logits, indexes: Indexes) -> float:
-    """Returns the temperature under which the true classes are most probable.
+    """Returns the T that minimises the cross-entropy of softmax(logits / T) (arXiv:1706.04599).
 
-    The cross-entropy is convex in 1/T, so its one minimum is where the slope changes sign, found by
-    halving log T (Guo et al. 2017, arXiv:1706.04599). Where every picture is answered rightly that
-    minimum lies at T = 0 and would claim certainty, so the targets are those of Platt 1999: the
-    true class gets (N + 1) / (N + 2) rather than 1 and the others share the rest.
-
-    Args:
-        logits: finite, of pictures that were not trained on.
-        indexes: their classes.
-
-    Returns:
-        MIN_TEMPERATURE..MAX_TEMPERATURE; 1 where no other lowers the cross-entropy.
+    T is MIN_TEMPERATURE to MAX_TEMPERATURE, or 1 if no other value lowers the cross-entropy. The
+    pictures must not be those the network was trained on.
 
     Raises:
-        PicturesMissing: there are none.
+        PicturesMissing: N is 0.
         ValueError: the shapes do not fit, or a logit is not finite.
     """
     before = _cross_entropy(logits, indexes, 1.0)
@@ -78,15 +62,17 @@ def fit_temperature(logits: Logits, indexes: Indexes) -> float:
     expected = _target_logits(rows, indexes)  # (N,)
 
     def slope(log_temperature: float) -> float:
-        """The derivative by 1/T: mean logit under the answer less mean logit under the targets."""
-        answer = _softmax(rows / math.exp(log_temperature))
+        # d(cross-entropy) / d(1/T): the mean logit under the softmax minus that under the targets.
+        answer = _softmax(rows / math.exp(log_temperature))  # (N, C)
         return float(((answer * rows).sum(axis=1) - expected).mean())
 
+    # The cross-entropy is convex in 1/T, so its only minimum is where the slope changes sign.
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        # A positive slope by 1/T asks for a higher temperature.
+        # A positive slope in 1/T means that T must rise.
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+
     temperature = math.exp((low + high) / 2)
     return temperature if _cross_entropy(rows, indexes, temperature) < before else 1.0
 
@@ -97,25 +83,26 @@ def conformal(
     temperature: float = 1.0,
     coverages_percent: Sequence[int] = COVERAGES_PERCENT,
 ) -> tuple[ConformalSet, ...]:
-    """Fits split-conformal prediction sets and measures them.
-
-    The nonconformity of a picture is 1 - p(true class) (LAC: Sadinle et al. 2019, arXiv:1609.00451).
-    The ceil((N + 1) * coverage)-th smallest of them bounds the set, so that sets of new pictures
-    like the N validation ones hold the true class with the coverage asked or a little more. Where
-    N is too small for that (below 99 for 99 %), every class is in the set: a threshold of 0.
+    """Fits split-conformal prediction sets on validation pictures and measures them on test pictures.
 
     Args:
-        validation: pictures to fit on.
+        validation: N pictures to fit on.
         test: pictures to measure on.
-        temperature: of the probabilities.
-        coverages_percent: whole percents, 1..99.
+        temperature: T of the probabilities.
+        coverages_percent: whole percents, 1 to 99.
     """
+    # The nonconformity score is 1 - p(true class) (LAC: Sadinle et al. 2019, arXiv:1609.00451). With the
+    # ceil((N + 1) * coverage)-th smallest score as the threshold, sets of new pictures hold the true
+    # class at least as often as `coverage` says.
     fitted, indexes = softmax(validation[0], temperature), validation[1]
     true_class = np.sort(fitted[np.arange(len(indexes)), indexes])  # (N,), ascending
+
     sets = []
     for coverage in coverages_percent:
-        rank = -(-(len(indexes) + 1) * coverage // 100)  # ceil in whole numbers: no rounding
+        rank = -(-(len(indexes) + 1) * coverage // 100)  # ceil, exact in integers
+        # If N is too small (below 99 for 99%), the threshold is 0 and every class is in the set.
         threshold = float(true_class[-rank]) if rank <= len(true_class) else 0.0
+
         members = prediction_sets(softmax(test[0], temperature), threshold)  # (N, C)
         sets.append(
             ConformalSet(
@@ -131,78 +118,62 @@ def conformal(
 def prediction_sets(
     probabilities: NDArray[np.float32], min_probability: float
 ) -> NDArray[np.bool_]:
-    """Says which classes are in the set of each picture.
+    """Returns which classes are in the prediction set of each picture, bool, shape (N, C).
 
-    Args:
-        probabilities: float32, shape (N, C).
-        min_probability: a class of this probability is in the set, and so is the first class.
-
-    Returns:
-        bool, shape (N, C), at least one True in each row.
+    A class is in the set from `min_probability` up. The most probable class always is.
     """
     members = probabilities >= min_probability
     members[np.arange(len(members)), probabilities.argmax(axis=1)] = True
     return members
 
 
-def unlike(validation: Logits, test: Logits, temperature: float = 1.0) -> OutOfDistribution:
-    """Fits the energy below which a picture is called unlike anything seen.
+def fit_out_of_distribution(
+    validation: Logits, test: Logits, temperature: float = 1.0
+) -> OutOfDistribution:
+    """Fits the energy below which a picture counts as unlike anything seen in training.
 
-    It is the validation energy of rank UNLIKE_PERCENT of N + 1, counted from below, so that of new
-    pictures like the validation ones at most UNLIKE_PERCENT are called so wrongly. The lowest one
-    is taken where N < 19 is too few for that.
-
-    Args:
-        validation: logits to fit on.
-        test: logits to measure on.
-        temperature: of the calibration.
+    At most UNLIKE_PERCENT of new pictures like the validation ones fall below it by mistake.
     """
     ranked = np.sort(energy(validation, temperature))  # (N,), ascending
+    # N < 19 is too few for a rank of 5%; the lowest energy is the threshold then.
     rank = max(1, (len(ranked) + 1) * UNLIKE_PERCENT // 100)
     threshold = float(ranked[rank - 1])
     flagged = energy(test, temperature) < threshold
     return OutOfDistribution(threshold=threshold, flagged_percent=_percent(flagged.mean()))
 
 
-def is_unlike(
+def is_out_of_distribution(
     logits: Logits, rule: OutOfDistribution, temperature: float = 1.0
 ) -> NDArray[np.bool_]:
-    """Says of each picture whether it is unlike anything seen.
-
-    Args:
-        logits: float32, shape (N, C).
-        rule: the manifest's.
-        temperature: of the same calibration.
-
-    Returns:
-        bool, shape (N,).
-    """
+    """Returns which pictures are unlike anything seen in training, bool, shape (N,)."""
     return energy(logits, temperature) < rule.threshold
 
 
 def calibrate(validation: Labelled, test: Labelled, temperature: float) -> Calibration:
-    """Makes the manifest's calibration of a published graph.
+    """Returns the manifest's calibration of a published graph, from its logits.
 
     Args:
-        validation: the graph's logits to fit on, with the classes.
-        test: the same to measure on.
-        temperature: the one in the graph, from `fit_temperature` on the network's logits.
+        validation: pictures to fit on.
+        test: pictures to measure on.
+        temperature: T in the graph, from `fit_temperature` on the network's logits.
 
     Raises:
         PicturesMissing: a split is empty.
         ValueError: the shapes do not fit, or a logit is not finite.
     """
     for logits, indexes in (validation, test):
-        _cross_entropy(logits, indexes, temperature)  # refuses what cannot be measured
+        _cross_entropy(logits, indexes, temperature)  # only for its checks
+
     after = reliability(softmax(test[0], temperature), test[1])
     before = reliability(softmax(test[0]), test[1])
+
     return Calibration(
         temperature=temperature,
         ece_percent=round(after.ece_percent, 3),
         ece_before_percent=round(before.ece_percent, 3),
         n_fitted=len(validation[1]),
         conformal=conformal(validation, test, temperature),
-        unlike=unlike(validation[0], test[0], temperature),
+        unlike=fit_out_of_distribution(validation[0], test[0], temperature),
     )
 
 
@@ -211,18 +182,21 @@ def _percent(share: float) -> float:
 
 
 def _target_logits(rows: NDArray[np.float64], indexes: Indexes) -> NDArray[np.float64]:
-    """Returns each row's mean logit, (N,), under Platt's targets."""
+    # Returns each row's mean logit, (N,), under Platt's targets (1999): (N + 1) / (N + 2) for the true
+    # class, with the rest shared by the others. With one-hot targets and every picture classified
+    # correctly, the best temperature would be 0, which claims certainty.
     n, n_classes = rows.shape
     true_class = rows[np.arange(n), indexes]
     if n_classes == 1:
         return true_class
+
     others = (rows.sum(axis=1) - true_class) / (n_classes - 1)
     targets: NDArray[np.float64] = ((n + 1) * true_class + others) / (n + 2)
     return targets
 
 
 def _softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In float64: `contract.predictions.softmax` rounds to float32, too coarse for a slope near 0."""
+    # In float64: `contract.predictions.softmax` rounds to float32, too coarse for a slope near 0.
     raised = np.exp(rows - rows.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return probabilities

@@ -1,6 +1,7 @@
-"""How well each class is told from the others, from a confusion matrix.
+"""Precision, recall and F1 of each class, from a confusion matrix.
 
-Shapes: C classes.
+Shapes: C classes. A confusion matrix is int64, shape (C, C): true classes in rows, predicted ones in
+columns.
 """
 
 from __future__ import annotations
@@ -14,16 +15,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ClassMeasure:
-    """How well one class, or an average over classes, is told from the others; each 0..1.
-
-    A ratio of 0 to 0 counts as 0: the precision of a class that was never answered, the recall of
-    one without pictures.
+    """Measures of one class, or an average over classes; each 0 to 1, and 0 / 0 counts as 0.
 
     Attributes:
-        precision: of the pictures answered with it, the share that shows it.
-        recall: of the pictures that show it, the share answered with it.
-        f1: harmonic mean of the two.
-        support: pictures that show it.
+        precision: correct predictions of the class / all predictions of it.
+        recall: correct predictions of the class / pictures of it.
+        f1: harmonic mean of precision and recall.
+        support: pictures of the class.
     """
 
     precision: float
@@ -33,17 +31,15 @@ class ClassMeasure:
 
 
 def class_measures(confusion: NDArray[np.int64]) -> tuple[ClassMeasure, ...]:
-    """Returns precision, recall, F1 and support of each class, by index.
-
-    Args:
-        confusion: int, shape (C, C), true classes in rows.
-    """
+    """Returns precision, recall, F1 and support of each class, by class index."""
     hits = np.diag(confusion).astype(np.float64)  # (C,)
     support = confusion.sum(axis=1)
-    answered = confusion.sum(axis=0)
-    precision = _ratio(hits, answered)
+    predicted = confusion.sum(axis=0)
+
+    precision = _ratio(hits, predicted)
     recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, support + answered)
+    f1 = _ratio(2 * hits, support + predicted)  # = 2PR / (P + R), without its 0 / 0
+
     columns = zip(precision, recall, f1, support, strict=True)
     return tuple(ClassMeasure(float(p), float(r), float(f), int(n)) for p, r, f, n in columns)
 
@@ -52,30 +48,25 @@ def average(classes: tuple[ClassMeasure, ...], *, weighted: bool) -> ClassMeasur
     """Averages over the classes that have pictures.
 
     Args:
-        classes: at least one with pictures.
+        classes: at least one of them has pictures.
         weighted: by support; otherwise every class counts the same ("macro").
     """
-    shown = [measure for measure in classes if measure.support]
-    weights = [measure.support if weighted else 1 for measure in shown]
+    present = [measure for measure in classes if measure.support]
+    weights = [measure.support if weighted else 1 for measure in present]
 
     def mean(name: str) -> float:
-        return float(np.average([getattr(m, name) for m in shown], weights=weights))
+        return float(np.average([getattr(m, name) for m in present], weights=weights))
 
-    support = sum(measure.support for measure in shown)
+    support = sum(measure.support for measure in present)
     return ClassMeasure(mean("precision"), mean("recall"), mean("f1"), support)
 
 
 def most_confused(confusion: NDArray[np.int64], n: int = 20) -> list[tuple[int, int, int]]:
-    """Returns (true, answered, pictures) of the most frequent mistakes, equal ones by class index.
-
-    Args:
-        confusion: int, shape (C, C), true classes in rows.
-        n: how many at most.
-    """
+    """Returns the n most frequent mistakes as (true class, predicted class, pictures); ties by index."""
     wrong = confusion - np.diag(np.diag(confusion))
-    places = np.argwhere(wrong)
-    order = np.argsort(-wrong[places[:, 0], places[:, 1]], kind="stable")[:n]
-    return [(int(true), int(other), int(wrong[true, other])) for true, other in places[order]]
+    cells = np.argwhere(wrong)  # (mistakes, 2), by class index
+    order = np.argsort(-wrong[cells[:, 0], cells[:, 1]], kind="stable")[:n]
+    return [(int(true), int(other), int(wrong[true, other])) for true, other in cells[order]]
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,9 +1,10 @@
-"""How good answers are: errors, calibration and what is mistaken for what, from probabilities.
+"""Accuracy, error, calibration and confusion of predictions, computed from probabilities.
 
-Everything is computed in float64 whatever the input's precision. The first class of a row is the
-most probable one, and of equal ones that of the lowest index, as in `contract.predictions.top_k`.
+Everything is computed in float64, whatever the input's precision. The first class of a row is the most
+probable one, and the lowest index wins a tie, as in `contract.predictions.top_k`.
 
-Shapes: N pictures, C classes.
+Shapes: N pictures, C classes. Probabilities are float, (N, C), with rows that sum to 1; indexes are
+the true classes, int64, (N,).
 """
 
 from __future__ import annotations
@@ -22,39 +23,26 @@ from training.evaluation.classes import ClassMeasure, average, class_measures
 Floats = NDArray[np.floating]
 Indexes = NDArray[np.int64]
 
-N_BINS: Final = 15
-"""Of the reliability diagram and the ECE, as in Guo et al. 2017, arXiv:1706.04599."""
+N_BINS: Final = 15  # of the ECE and its diagram, as in Guo et al. 2017, arXiv:1706.04599
 
+# The lower bound of a probability before its logarithm is the smallest normal float32. A graph cannot
+# return anything between it and 0, and one picture costs -log(FLOOR) = 87.3 at most.
 FLOOR: Final = float(np.finfo(np.float32).tiny)
-"""Probabilities are raised to it before a logarithm: the smallest normal float32, so that nothing a
-graph can answer but 0 changes, and one picture costs 87.3 at most."""
 
-THRESHOLDS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-"""Least probabilities at which a report says what they would bring."""
-
-Z95: Final = 1.959963984540054  # quantile of the normal distribution, 97.5 %
+THRESHOLDS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # minimum probabilities in the report
+Z95: Final = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
 def classification_error(probabilities: Floats, indexes: Indexes) -> float:
-    """Returns the share of rows whose first class is not the true one, 0..1.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-    """
+    """Returns the share of rows whose first class is not the true one, 0 to 1."""
     rows, truth = _checked(probabilities, indexes)
     return float((rows.argmax(axis=1) != truth).mean())
 
 
 def mean_squared_error(probabilities: Floats, indexes: Indexes) -> float:
-    """Returns the squared distance from the one-hot targets, 0..2.
+    """Returns the squared distance to the one-hot targets, averaged over the rows, 0 to 2.
 
-    The sum over the classes, averaged over the rows, which is also the Brier score in its original
-    form (Brier 1950) for any number of classes.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
+    Summed over the classes, this is the original Brier score (Brier 1950) for any number of classes.
     """
     rows, truth = _checked(probabilities, indexes)
     residuals = rows.copy()
@@ -63,14 +51,10 @@ def mean_squared_error(probabilities: Floats, indexes: Indexes) -> float:
 
 
 def cross_entropy(probabilities: Floats, indexes: Indexes) -> float:
-    """Returns the mean of -log p(true class), natural logarithm, 0..87.3.
+    """Returns the mean of -log p(true class), natural logarithm, 0 to 87.3.
 
-    For one-hot targets the cross-entropy is the negative log-likelihood (NLL). Probabilities are
-    raised to `FLOOR` first.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
+    With one-hot targets this is the negative log-likelihood (NLL). No probability counts as less than
+    `FLOOR`.
     """
     rows, truth = _checked(probabilities, indexes)
     true_class = rows[np.arange(len(truth)), truth]  # (N,)
@@ -78,14 +62,9 @@ def cross_entropy(probabilities: Floats, indexes: Indexes) -> float:
 
 
 def top_k_accuracy(probabilities: Floats, indexes: Indexes, k: int) -> float:
-    """Returns the share of rows whose k most probable classes hold the true one, 0..1.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-        k: 1 or more; values above C mean C.
-    """
+    """Returns the share of rows with the true class among the k most probable, 0 to 1."""
     rows, truth = _checked(probabilities, indexes)
+    # A stable sort of negated values: the lowest index wins a tie.
     order = np.argsort(-rows, axis=1, kind="stable")[:, :k]  # (N, k)
     return float((order == truth[:, None]).any(axis=1).mean())
 
@@ -97,8 +76,8 @@ class Bin:
     Attributes:
         lower, upper: the interval, open below and closed above.
         n: pictures.
-        mean_probability: of their first classes, 0..1; None where there are no pictures.
-        accuracy: share of them whose first class is right, 0..1; None likewise.
+        mean_probability: of their first classes, 0 to 1; None if n is 0.
+        accuracy: share of correct first classes, 0 to 1; None if n is 0.
     """
 
     lower: float
@@ -110,12 +89,12 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Whether first classes are right as often as their probabilities say.
+    """How closely accuracy follows probability.
 
     Attributes:
-        ece_percent: expected calibration error, 0..100: the distance of accuracy and mean
-            probability in a bin, averaged over the pictures.
-        bins: of equal width over 0..1, ascending.
+        ece_percent: expected calibration error, 0 to 100: |accuracy - mean probability| of each bin,
+            averaged over the pictures.
+        bins: of equal width over 0 to 1, ascending.
     """
 
     ece_percent: float
@@ -123,20 +102,17 @@ class Reliability:
 
 
 def reliability(probabilities: Floats, indexes: Indexes, n_bins: int = N_BINS) -> Reliability:
-    """Compares probability and accuracy, bin by bin (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-        n_bins: intervals of equal width.
-    """
+    """Compares probability and accuracy bin by bin (Guo et al. 2017, arXiv:1706.04599)."""
     rows, truth = _checked(probabilities, indexes)
     first = rows.max(axis=1)  # (N,)
     hits = rows.argmax(axis=1) == truth
-    places = np.clip(np.ceil(first * n_bins).astype(int) - 1, 0, n_bins - 1)
+    # Bins are closed above, so 0.2 of 5 bins belongs to the first; the clip takes in 0 and 1 + 1e-16.
+    places = np.clip(np.ceil(first * n_bins).astype(int) - 1, 0, n_bins - 1)  # (N,)
+
     counts = np.bincount(places, minlength=n_bins)  # (n_bins,)
     sums = np.bincount(places, weights=first, minlength=n_bins)
     right = np.bincount(places, weights=hits, minlength=n_bins)
+
     bins = tuple(
         Bin(
             lower=i / n_bins,
@@ -147,33 +123,27 @@ def reliability(probabilities: Floats, indexes: Indexes, n_bins: int = N_BINS) -
         )
         for i, n in enumerate(counts)
     )
+    # sum(n_bin / N * |sums / n_bin - right / n_bin|): the size of the bin cancels.
     return Reliability(100 * float(np.abs(sums - right).sum() / len(truth)), bins)
 
 
 def confusion_matrix(probabilities: Floats, indexes: Indexes) -> Indexes:
-    """Counts which class was answered for which.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-
-    Returns:
-        int64, shape (C, C): true classes in rows, first classes in columns.
-    """
+    """Returns int64, shape (C, C): how often each true class (row) got each first class (column)."""
     rows, truth = _checked(probabilities, indexes)
     n_classes = rows.shape[1]
+    # One number for each cell: row * C + column.
     cells = np.bincount(truth * n_classes + rows.argmax(axis=1), minlength=n_classes**2)
     return cells.reshape(n_classes, n_classes).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRow:
-    """What taking only answers of a least probability does.
+    """The effect of accepting only predictions of a minimum probability.
 
     Attributes:
-        min_probability: of the first class, 0..1.
-        answered_percent: pictures that reach it, 0..100.
-        right_percent: of those, the share whose first class is right; None where there are none.
+        min_probability: of the first class, 0 to 1.
+        answered_percent: pictures that reach it, 0 to 100.
+        right_percent: share of those whose first class is correct; None if there are none.
     """
 
     min_probability: float
@@ -184,13 +154,7 @@ class ThresholdRow:
 def at_thresholds(
     probabilities: Floats, indexes: Indexes, thresholds: Sequence[float] = THRESHOLDS
 ) -> tuple[ThresholdRow, ...]:
-    """Returns one row a threshold.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-        thresholds: least probabilities, 0..1.
-    """
+    """Returns a row for each minimum probability, 0 to 1."""
     rows, truth = _checked(probabilities, indexes)
     hits = rows.argmax(axis=1) == truth  # (N,)
     taken = [rows.max(axis=1) >= threshold for threshold in thresholds]
@@ -205,15 +169,15 @@ def at_thresholds(
 
 
 def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Returns bounds of a proportion, 0..1 (Wilson 1927; Brown, Cai and DasGupta 2001).
+    """Returns the bounds of a proportion, 0 to 1 (Wilson 1927; Brown, Cai and DasGupta 2001).
 
-    Unlike the usual +-1.96 standard errors, it is no wider than 0..1 and not empty where every
-    picture, or none, was right.
+    Unlike the usual +-1.96 standard errors, the interval stays within 0 to 1 and is not empty where all
+    or none of the pictures are correct.
 
     Args:
-        hits: 0..n.
+        hits: 0 to n.
         n: 1 or more.
-        z: normal quantile; the default gives 95 %.
+        z: normal quantile; the default gives 95%.
     """
     share = hits / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -223,20 +187,18 @@ def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Everything measured on one split.
+    """All measures of one split.
 
     Attributes:
-        split: what the pictures are, such as "test".
+        split: name of the pictures, such as "test".
         n: pictures.
-        top1_percent: first class right, 0..100.
-        top1_interval_percent: its 95 % Wilson interval.
-        top5_percent: the true class among the first five, 0..100.
-        classification_error: 0..1.
-        mean_squared_error: 0..2, the Brier score.
-        cross_entropy: 0..87.3, the negative log-likelihood.
-        reliability: ECE and its bins.
+        top1_percent, top5_percent: accuracy, 0 to 100.
+        top1_interval_percent: 95% Wilson interval of top-1.
+        classification_error: 0 to 1.
+        mean_squared_error: 0 to 2, the Brier score.
+        cross_entropy: 0 to 87.3, the negative log-likelihood.
         confusion: int64, shape (C, C), true classes in rows.
-        classes: C measures, by index.
+        classes: C measures, by class index.
         macro, weighted: averages over the classes that have pictures.
     """
 
@@ -255,21 +217,15 @@ class Evaluation:
     weighted: ClassMeasure
 
     def to_json(self) -> dict[str, Any]:
-        """Returns everything as plain dicts, lists and numbers for `json.dumps`."""
         return {**asdict(self), "confusion": self.confusion.tolist()}
 
 
 def evaluate(probabilities: Floats, indexes: Indexes, split: str) -> Evaluation:
-    """Measures the answers to one split.
-
-    Args:
-        probabilities: float, shape (N, C), rows summing to 1.
-        indexes: int, shape (N,): the true classes.
-        split: what the pictures are.
+    """Measures the predictions for one split.
 
     Raises:
-        PicturesMissing: there are none.
-        ValueError: the shapes do not fit, a class index is not in 0..C-1, or a probability is not
+        PicturesMissing: there are no rows.
+        ValueError: the shapes do not fit, a class index is outside 0 to C - 1, or a probability is not
             finite.
     """
     confusion = confusion_matrix(probabilities, indexes)
@@ -277,6 +233,7 @@ def evaluate(probabilities: Floats, indexes: Indexes, split: str) -> Evaluation:
     n = len(indexes)
     hits = int(np.trace(confusion))
     low, high = wilson_interval(hits, n)
+
     return Evaluation(
         split=split,
         n=n,
@@ -297,6 +254,7 @@ def evaluate(probabilities: Floats, indexes: Indexes, split: str) -> Evaluation:
 def _checked(probabilities: Floats, indexes: Indexes) -> tuple[NDArray[np.float64], Indexes]:
     rows = np.asarray(probabilities, dtype=np.float64)
     truth = np.asarray(indexes, dtype=np.int64)
+
     if not len(truth):
         raise PicturesMissing("there are no pictures to measure on")
     if rows.ndim != 2 or truth.shape != (len(rows),):
@@ -305,4 +263,5 @@ def _checked(probabilities: Floats, indexes: Indexes) -> tuple[NDArray[np.float6
         raise ValueError(f"a class index is not in 0..{rows.shape[1] - 1}")
     if not np.isfinite(rows).all():
         raise ValueError("a probability is not finite")
+
     return rows, truth

@@ -1,8 +1,8 @@
-"""Whether graph and network agree, each on its own way from the same image bytes.
+"""Parity of graph and network: both answer the same image bytes, each through its own code.
 
-One way is the network in torch behind Pillow and timm's own evaluation transform; the other is the
-ONNX file behind `contract`. Nothing is shared but the bytes, so a wrong mean, a swapped channel, a
-shifted crop or a frozen batch axis shows up here.
+The reference is the network in torch behind Pillow and timm's own evaluation transform. The other side
+is the ONNX file behind `contract`. They share nothing but the bytes, so a wrong mean, a swapped channel,
+a shifted crop or a frozen batch axis shows up here.
 
 Shapes: N pictures, C classes.
 """
@@ -26,29 +26,25 @@ from training.evaluation.scorer import Scorer, agreement_percent
 from training.networks.architectures import evaluation_transform
 
 REFERENCE: Final = "torch and timm's evaluation transform"
+
+# The largest difference of a probability that a float graph may show. The pixels are equal by
+# construction. Float32 sums in another order differ by about 1e-6, a mistake in preprocessing by 1e-2
+# or more, and the limit lies between.
 MAX_DIFFERENCE: Final = 1e-3
-"""Largest accepted difference of a probability for a float graph.
 
-The pixels are equal by construction and float32 sums in another order differ by some 1e-6 in a
-probability; a mistake in preprocessing shows as 1e-2 or more. The limit lies between.
-"""
-
-N_EVERY_BATCH: Final = 64
+N_EVERY_BATCH: Final = 64  # pictures at each batch size; the largest size gets all of them
 _BATCH: Final = 8
 
 
 def reference_probabilities(
     network: nn.Module, pictures: Sequence[Picture], temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """Answers pictures with torch and timm's transform.
+    """Returns the probabilities of torch behind timm's transform, float32, shape (N, C).
 
     Args:
         network: in evaluation mode, normalised pixels to logits.
         pictures: files without transparency.
-        temperature: logits are divided by it.
-
-    Returns:
-        float32, shape (N, C).
+        temperature: T; the logits are divided by it.
     """
     transform = evaluation_transform(network)
     rows = []
@@ -70,13 +66,13 @@ def measure_parity(
 
     Args:
         scorer: the graph.
-        expected: float32, shape (N, C): the reference's answers.
-        rows: the N pictures by `reference_input`; all of them are answered in the largest batches
-            and the first N_EVERY_BATCH in each of the other sizes too.
-        batch_sizes: to answer them in.
+        expected: the reference's probabilities, float32, shape (N, C).
+        rows: the N pictures by `reference_input`. All of them run at the largest batch size, the first
+            N_EVERY_BATCH at the others.
+        batch_sizes: the sizes to try.
 
     Returns:
-        The comparison over all of them, and the answers of the largest batch size.
+        The comparison over all sizes, and the graph's probabilities at the largest one.
     """
     worst = 0.0
     answers = np.empty_like(expected)
@@ -84,6 +80,7 @@ def measure_parity(
         n = len(rows) if size == max(batch_sizes) else N_EVERY_BATCH
         answers = scorer.probabilities_of_rows(rows[:n], size)
         worst = max(worst, float(np.abs(answers - expected[:n]).max()))
+
     parity = Parity(
         reference=REFERENCE,
         max_abs_difference=float(f"{worst:.3g}"),
@@ -100,26 +97,26 @@ def check_parity(
     expected: NDArray[np.float32],
     max_difference: float = MAX_DIFFERENCE,
 ) -> None:
-    """Accepts a float graph whose answers are the network's.
-
-    Another first class is accepted only where the reference itself was undecided: its two
-    candidates lie closer together than two probabilities, each off by the limit, can be told apart.
+    """Checks that a float graph gives the network's answers.
 
     Args:
         parity: from `measure_parity`.
-        answers: float32, shape (N, C): the graph's answers.
+        answers: the graph's probabilities, float32, shape (N, C).
         expected: likewise, the reference's.
         max_difference: of a probability.
 
     Raises:
-        ParityFailed: a probability differs by more than `max_difference`, or a decided picture has
-            another first class.
+        ParityFailed: a probability differs by more than `max_difference`, or a picture has another first
+            class although the reference is clear about it.
     """
     if not parity.max_abs_difference <= max_difference:
         raise ParityFailed(
             f"a probability differs by {parity.max_abs_difference:.2g} over "
             f"{parity.n_images} pictures, the limit is {max_difference:g}"
         )
+
+    # Another first class is accepted only if the reference itself is undecided: each probability may be
+    # off by the limit, so two of them less than twice the limit apart cannot be told apart.
     rows = np.arange(len(expected))
     lead = expected.max(axis=1) - expected[rows, answers.argmax(axis=1)]  # (N,)
     changed = int((lead > 2 * max_difference).sum())
@@ -128,7 +125,7 @@ def check_parity(
 
 
 def without_transparency(pictures: Sequence[Picture]) -> list[Picture]:
-    """Returns the pictures both ways treat alike: the contract has a background, timm has none."""
+    """Returns the opaque pictures: the contract blends transparency with a background, timm does not."""
     opaque = []
     for picture in pictures:
         with Image.open(io.BytesIO(picture.data)) as image:

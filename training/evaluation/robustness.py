@@ -1,7 +1,7 @@
-"""What happens to the answers when the same pictures are turned, squashed, darkened or damaged.
+"""Robustness: predictions for the same pictures after they are rotated, squashed, darkened or damaged.
 
-Each change is a function from RGB picture to RGB picture, applied to the decoded file. The result goes
-into the graph as the service prepares it; it is what a lossless file of it would give.
+Each change is a function from RGB picture to RGB picture, applied to the decoded file. The result then
+goes through the service's preprocessing, as a lossless file of it would.
 """
 
 from __future__ import annotations
@@ -23,31 +23,23 @@ from training.data.samples import Sample
 from training.errors import PicturesMissing
 from training.evaluation.scorer import Scorer, agreement_percent
 
-N_PICTURES: Final = 120
-"""That every row of the table answers, at most."""
+N_PICTURES: Final = 120  # at most, for every row of the table
 
+# Pictures are first reduced to this multiple of the network's resize size. Blur and noise then mean the
+# same on a small photo and on one of 48 megapixels.
 MAX_SIDES: Final = 2
-"""Pictures are first reduced to this many times the size the network resizes to, so that blur and
-noise mean the same on a small photo and on one of 48 megapixels."""
 
-_BLUR_FRACTION: Final = 0.01  # standard deviation, of the shorter side
+_BLUR_FRACTION: Final = 0.01  # standard deviation / shorter side
 _MIN_BLUR_PX: Final = 0.5  # so that the smallest pictures are blurred too
 _NOISE_SIGMA: Final = 25  # of 255
-_SIDE_PX: Final = 1  # no change makes a picture smaller than that
+_MIN_SIDE_PX: Final = 1  # after a change of size
 
-Transform = Callable[[Image.Image, int], Image.Image]
-"""Takes a picture, mode RGB, and a seed of its own; returns another picture, mode RGB."""
+Transform = Callable[[Image.Image, int], Image.Image]  # (RGB picture, seed) -> RGB picture
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One way to change a picture.
-
-    Attributes:
-        name: as in the table.
-        detail: how much, in words.
-        apply: the change.
-    """
+    """A named change of a picture, with its amount in words."""
 
     name: str
     detail: str
@@ -56,6 +48,7 @@ class Change:
 
 def _turned(degrees: float) -> Transform:
     def apply(image: Image.Image, _: int) -> Image.Image:
+        # Quarter turns are exact. Other angles leave empty corners, which get the mean colour.
         if degrees % 90 == 0:
             return image.rotate(degrees, expand=True)
         mean = tuple(round(value) for value in ImageStat.Stat(image).mean)
@@ -66,8 +59,8 @@ def _turned(degrees: float) -> Transform:
 
 def _scaled(across: float, down: float) -> Transform:
     def apply(image: Image.Image, _: int) -> Image.Image:
-        width = max(_SIDE_PX, round(image.width * across))
-        height = max(_SIDE_PX, round(image.height * down))
+        width = max(_MIN_SIDE_PX, round(image.width * across))
+        height = max(_MIN_SIDE_PX, round(image.height * down))
         return image.resize((width, height), Image.Resampling.BICUBIC)
 
     return apply
@@ -112,7 +105,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     Change("mirrored", "left and right exchanged", _mirrored),
     Change("squashed 0.75", "width times 0.75", _scaled(0.75, 1.0)),
     Change("squashed 1.33", "width times 1.33", _scaled(4 / 3, 1.0)),
-    Change("blurred", "Gaussian, standard deviation 1 % of the shorter side", _blurred),
+    Change("blurred", "Gaussian, standard deviation 1% of the shorter side", _blurred),
     Change("dark", "every value times 0.5", _brightened(0.5)),
     Change("bright", "every value times 1.5, clipped", _brightened(1.5)),
     Change("noisy", f"Gaussian, standard deviation {_NOISE_SIGMA} of 255", _noisy),
@@ -126,15 +119,14 @@ CHANGES: Final[tuple[Change, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class RobustnessRow:
-    """The answers to the pictures after one change.
+    """The predictions after one change.
 
     Attributes:
-        name: "unchanged" or the change's.
-        detail: how much it changes.
+        name, detail: of the change; "unchanged" in the first row.
         n: pictures.
-        top1_percent: first class right, 0..100.
-        drop: top-1 of the unchanged pictures less this one, in points; negative where it is better.
-        kept_percent: pictures whose first class is that of the unchanged picture, 0..100.
+        top1_percent: 0 to 100.
+        drop: top-1 of the unchanged pictures minus this top-1, in points; negative if it rose.
+        kept_percent: pictures with the same first class as before the change, 0 to 100.
     """
 
     name: str
@@ -146,39 +138,33 @@ class RobustnessRow:
 
 
 def stratified(samples: Sequence[Sample], n: int = N_PICTURES, seed: int = 0) -> list[Sample]:
-    """Draws pictures class by class in turn, so that every class has its share or all it has.
-
-    Args:
-        samples: to draw from.
-        n: how many at most.
-        seed: of the draw.
-
-    Returns:
-        In the order of `samples`.
-    """
+    """Draws up to n samples, as evenly over the classes as they allow; in the order of `samples`."""
+    # A shuffled sample's round is the number of samples of its class before it. Taking round after round
+    # gives every class its share, or all it has.
     order = np.random.default_rng(seed).permutation(len(samples))
-    drawn: dict[int, int] = {}  # class index: pictures drawn before
-    turns = []
+    drawn: dict[int, int] = {}  # by class index
+    rounds = []
     for place in order:
         index = samples[place].index
-        turns.append((drawn.get(index, 0), int(place)))
+        rounds.append((drawn.get(index, 0), int(place)))
         drawn[index] = drawn.get(index, 0) + 1
-    turns.sort(key=lambda turn: turn[0])  # stable: within a turn in the drawn order
-    return [samples[place] for place in sorted(place for _, place in turns[:n])]
+
+    rounds.sort(key=lambda entry: entry[0])  # stable, so a round stays shuffled
+    return [samples[place] for place in sorted(place for _, place in rounds[:n])]
 
 
 def measure_robustness(
     scorer: Scorer, samples: Sequence[Sample], *, changes: Sequence[Change] = CHANGES
 ) -> tuple[RobustnessRow, ...]:
-    """Answers the same pictures under every change.
+    """Measures predictions for the same pictures under every change.
 
     Args:
         scorer: the graph.
-        samples: labelled and readable, such as those of `stratified`.
+        samples: labelled and readable.
         changes: rows of the table.
 
     Returns:
-        The unchanged pictures first, then one row a change.
+        The unchanged pictures first, then a row for each change.
 
     Raises:
         PicturesMissing: there are none.
@@ -187,6 +173,7 @@ def measure_robustness(
         raise PicturesMissing("there are no pictures to change")
     truth = np.array([sample.index for sample in samples])
     table = (Change("unchanged", "as they are", lambda image, _: image), *changes)
+    # Every picture is decoded once, so its changes follow each other.
     answers = scorer.probabilities_of_rows(_changed_rows(samples, table, scorer.manifest))
     by_change = answers.reshape(len(samples), len(table), -1).swapaxes(0, 1)  # (changes, N, C)
     return tuple(
@@ -198,11 +185,10 @@ def measure_robustness(
 def _changed_rows(
     samples: Sequence[Sample], changes: Sequence[Change], manifest: Interface
 ) -> Iterator[Tensor]:
-    """Yields input rows, all changes of a picture in turn; the seed is the picture's place."""
     side = MAX_SIDES * manifest.preprocessing.resize_size_px
     for seed, sample in enumerate(samples):
         image = reduced(decode(sample.read()), side)
-        for change in changes:
+        for change in changes:  # the seed is the picture's position
             yield to_input(change.apply(image, seed), manifest)
 
 
@@ -219,7 +205,7 @@ def _row(
 
 
 def reduced(image: Image.Image, side_px: int) -> Image.Image:
-    """Returns a picture whose shorter side has `side_px` at most; aspect kept, never enlarged."""
+    """Returns a picture whose shorter side is at most `side_px`; keeps the aspect and never enlarges."""
     factor = side_px / min(image.size)
     if factor >= 1:
         return image

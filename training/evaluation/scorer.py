@@ -1,4 +1,4 @@
-"""Answers and accuracy of an ONNX file from image bytes, through the functions the service runs.
+"""Runs an ONNX file on image bytes, through the same functions as the service.
 
 Shapes: N pictures, C classes.
 """
@@ -25,14 +25,14 @@ _CHUNK: Final = 64  # pictures prepared at once, so that memory does not grow wi
 
 
 class Scorer:
-    """A graph that answers pictures with probabilities.
+    """Returns a graph's probabilities for pictures.
 
     Args:
         graph: the ONNX file.
         manifest: its preprocessing, outputs and calibration.
-        plan: how the runtime is set up.
-        prepare: makes input rows of files: as the service does, or the reference where answers are
-            compared with those of another machine or of torch.
+        plan: threads and optimisation of the runtime.
+        prepare: turns a file into an input row. The default is what the service does; the reference
+            is for comparisons with another machine or with torch.
     """
 
     def __init__(
@@ -49,45 +49,35 @@ class Scorer:
     def probabilities(
         self, pictures: Iterable[Picture], batch_size: int = BATCH_SIZE
     ) -> NDArray[np.float32]:
-        """Answers pictures in order.
+        """Returns float32, shape (N, C), a row for each picture, in order.
 
-        Args:
-            pictures: files that decode.
-            batch_size: pictures a run; graphs with a fixed batch are run one by one whatever it is.
-
-        Returns:
-            float32, shape (N, C), each row summing to 1.
+        A graph with a fixed batch of 1 ignores `batch_size`.
 
         Raises:
             PicturesMissing: there are none.
-            GateFailed: an answer is not finite.
+            GateFailed: a value is not finite.
         """
         return self.probabilities_of_rows(self._rows(pictures), batch_size)
 
     def probabilities_of_rows(
         self, rows: Iterable[NDArray[Any]], batch_size: int = BATCH_SIZE
     ) -> NDArray[np.float32]:
-        """Answers input rows that are prepared already, as `probabilities` does."""
+        """Does what `probabilities` does, for input rows that are prepared already."""
         (scores,) = self._run(rows, [self.manifest.graph.scores.name], batch_size)
         return to_probabilities(scores, self.manifest)
 
     def probabilities_and_logits(
         self, pictures: Iterable[Picture]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Answers pictures with both outputs of the same runs.
-
-        Args:
-            pictures: files that decode.
-
-        Returns:
-            Probabilities, float32, shape (N, C), and logits, float32, shape (N, C).
+        """Returns both outputs of the same runs, each float32, shape (N, C).
 
         Raises:
             GraphRefused: the graph has no output of kind logits.
         """
         named = {output.kind: output.name for output in self.manifest.graph.outputs}
         if "logits" not in named:
-            raise GraphRefused("the graph answers probabilities only, calibration needs its logits")
+            raise GraphRefused("the graph has only probabilities, but calibration needs its logits")
+
         scores, logits = self._run(
             self._rows(pictures), [self.manifest.graph.scores.name, named["logits"]]
         )
@@ -96,17 +86,18 @@ class Scorer:
     def _run(
         self, rows: Iterable[NDArray[Any]], outputs: Sequence[str], batch_size: int = BATCH_SIZE
     ) -> list[NDArray[np.float32]]:
-        """Fetches outputs, each float32, shape (N, C), a chunk of rows in memory at a time."""
         batch_size = self.manifest.graph.fixed_batch_size or batch_size
+        # Whole batches, so that only the last one is short.
         parts = [
             run_outputs(self._session, chunk, outputs, batch_size)
             for chunk in _chunks(rows, max(_CHUNK // batch_size, 1) * batch_size)
         ]
         if not parts:
             raise PicturesMissing("there are no readable pictures")
+
         found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         if not all(np.isfinite(values).all() for values in found):
-            raise GateFailed("the graph answers values that are not finite")
+            raise GateFailed("the graph returns values that are not finite")
         return found
 
     def _rows(self, pictures: Iterable[Picture]) -> Iterator[NDArray[Any]]:
@@ -116,41 +107,28 @@ class Scorer:
 def answer_labelled(
     scorer: Scorer, pictures: Iterable[Picture]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Answers labelled pictures.
-
-    Args:
-        scorer: the graph.
-        pictures: each with its class index.
-
-    Returns:
-        Probabilities, float32, shape (N, C), and class indexes, int64, shape (N,).
+    """Returns the probabilities of labelled pictures, float32 (N, C), and their classes, int64 (N,).
 
     Raises:
         PicturesMissing: there are none, or one has no class index.
     """
-    indexes: list[int] = []
+    indexes: list[int] = []  # filled as the pictures are read: the iterable may be read only once
 
-    def noted() -> Iterator[Picture]:
+    def record_indexes() -> Iterator[Picture]:
         for picture in pictures:
             if picture.index is None:
                 raise PicturesMissing(f"{picture.name} has no class")
             indexes.append(picture.index)
             yield picture
 
-    probabilities = scorer.probabilities(noted())
+    probabilities = scorer.probabilities(record_indexes())
     return probabilities, np.array(indexes, dtype=np.int64)
 
 
 def accuracy(
     probabilities: NDArray[np.float32], indexes: NDArray[np.int64], dataset: str
 ) -> Metrics:
-    """Returns top-1 and top-5 in percent, with the binomial standard error of top-1.
-
-    Args:
-        probabilities: float32, shape (N, C).
-        indexes: int64, shape (N,): the class each picture shows.
-        dataset: what the pictures are.
-    """
+    """Returns top-1 and top-5 in percent, with the binomial standard error of top-1."""
     n = len(indexes)
     top1, top5 = (top_k_accuracy(probabilities, indexes, k) for k in (1, 5))
     return Metrics(
@@ -163,7 +141,7 @@ def accuracy(
 
 
 def agreement_percent(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Returns in how many percent of the rows, shape (N, C), both put the same class first."""
+    """Returns the percentage of rows, shape (N, C), in which both have the same first class."""
     return round(100 * float((one.argmax(axis=1) == other.argmax(axis=1)).mean()), 3)
 
 

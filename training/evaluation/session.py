@@ -1,6 +1,6 @@
-"""The training side's one door to onnxruntime, with its usage reporting switched off first.
+"""The only module of `training` that imports onnxruntime, after it switches off its telemetry.
 
-Shapes: N pictures, S = crop size in pixels, C classes.
+Shapes: N pictures, C classes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ from numpy.typing import NDArray
 
 from contract.telemetry import disable_runtime_telemetry
 
-ERRORS_ONLY: Final = 3
+ERRORS_ONLY: Final = 3  # of onnxruntime's log levels
 BATCH_SIZE: Final = 8
 
 
 def runtime() -> Any:
-    """Returns the onnxruntime module."""
     return _imported("onnxruntime")
 
 
 def quantization() -> Any:
-    """Returns the module `onnxruntime.quantization`."""
     return _imported("onnxruntime.quantization")
 
 
 def float16() -> Any:
-    """Returns the module `onnxruntime.transformers.float16`."""
     return _imported("onnxruntime.transformers.float16")
 
 
@@ -43,12 +40,12 @@ def _imported(module: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """How a graph is run.
+    """Runtime settings of a session.
 
     Attributes:
         threads: for one run; 0 means one for each core.
-        optimise: False runs the graph as written, node by node, which for an int8 graph means
-            exact float arithmetic between the roundings instead of the processor's int8 kernels.
+        optimise: False runs the graph node by node as written. For an int8 graph that means exact float
+            arithmetic between the roundings instead of the processor's int8 kernels.
     """
 
     threads: int = 0
@@ -56,35 +53,28 @@ class SessionPlan:
 
 
 def open_session(graph: bytes, plan: SessionPlan | None = None) -> Any:
-    """Loads an ONNX file into a CPU session.
-
-    Args:
-        graph: the file's bytes.
-        plan: threads and optimisation; the defaults of `SessionPlan` if not given.
-    """
     plan = plan or SessionPlan()
     ort = runtime()
+
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = plan.threads
     if not plan.optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def run_rows(
     session: Any, rows: Sequence[NDArray[Any]], output: str, batch_size: int = BATCH_SIZE
 ) -> NDArray[np.float32]:
-    """Runs prepared pictures through a session, a batch at a time.
+    """Runs prepared rows through a session in batches; returns an output, float32, shape (N, C).
 
     Args:
         session: from `open_session`.
         rows: N input rows, each of the graph's dtype and shape without the batch axis.
-        output: which output to fetch.
-        batch_size: pictures a run; 1 for graphs with a fixed batch.
-
-    Returns:
-        float32, shape (N, C): the output's rows in order.
+        output: name of the output.
+        batch_size: 1 for graphs with a fixed batch.
     """
     return run_outputs(session, rows, [output], batch_size)[0]
 
@@ -92,11 +82,7 @@ def run_rows(
 def run_outputs(
     session: Any, rows: Sequence[NDArray[Any]], outputs: Sequence[str], batch_size: int = BATCH_SIZE
 ) -> list[NDArray[np.float32]]:
-    """Runs prepared pictures as `run_rows` does and fetches several outputs of the same run.
-
-    Returns:
-        One array an output, float32, shape (N, columns of that output).
-    """
+    """Does what `run_rows` does, for several outputs of the same run."""
     name = session.get_inputs()[0].name
     batches = [
         session.run(list(outputs), {name: np.stack(chunk)}) for chunk in chunks(rows, batch_size)
@@ -105,6 +91,5 @@ def run_outputs(
 
 
 def chunks(rows: Sequence[NDArray[Any]], size: int) -> Iterator[Sequence[NDArray[Any]]]:
-    """Yields the rows in order in pieces of `size`; the last may be shorter."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -1,7 +1,7 @@
-"""How long one picture takes, step by step, with one thread.
+"""Time of each step for one picture, on one thread.
 
-A decoded picture costs what its size costs and a graph's run what its batch costs, so they are
-timed apart: bytes to pixels, pixels to an input row, and the graph alone.
+Decoding takes as long as the file's size demands, and a run of the graph as long as its batch does.
+So they are timed separately: bytes to pixels, pixels to an input row, and the graph alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,12 @@ N_PICTURES: Final = 50
 BATCH_SIZES: Final = (1, 8)
 _N_WARM_UP: Final = 2
 
-Clock = Callable[[], float]
-"""Seconds since whenever, never running backwards."""
+Clock = Callable[[], float]  # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The time of one step, in ms a picture.
-
-    Attributes:
-        step: what is timed.
-        n: times it was timed.
-        median_ms: half of them took less.
-        quartiles_ms: a quarter took less than the first, a quarter more than the second.
-    """
+    """Time of one step in ms for each picture: median, first and third quartile of n measurements."""
 
     step: str
     n: int
@@ -51,7 +43,7 @@ class StepTime:
 def measure_speed(
     graph: bytes, manifest: Interface, pictures: Sequence[Picture], clock: Clock = time.perf_counter
 ) -> tuple[StepTime, ...]:
-    """Times decoding, preprocessing and the graph, on the CPU with one thread.
+    """Times decoding, preprocessing and the graph on one thread of the CPU.
 
     Args:
         graph: the ONNX file.
@@ -60,8 +52,7 @@ def measure_speed(
         clock: replaced in tests.
 
     Returns:
-        One row each for decoding, preprocessing and every batch size of the graph; the batch sizes
-        are those of BATCH_SIZES that the graph takes.
+        A row for decoding, one for preprocessing, and one for each of BATCH_SIZES the graph accepts.
 
     Raises:
         PicturesMissing: there are none.
@@ -69,9 +60,11 @@ def measure_speed(
     files = [picture.data for picture in pictures[:N_PICTURES]]
     if not files:
         raise PicturesMissing("there are no pictures to time")
-    read_input(files[0], manifest)  # the first call loads the decoder
+
+    read_input(files[0], manifest)  # warm-up: the first call loads the decoder
     decoding, preprocessing, rows = _prepare(files, manifest, clock)
     steps = [_step_time("decode", decoding), _step_time("preprocess", preprocessing)]
+
     session = open_session(graph, SessionPlan(threads=1))
     output = manifest.graph.scores.name
     for size in BATCH_SIZES:
@@ -79,6 +72,7 @@ def measure_speed(
             batches = _batches(rows, size)
             for batch in batches[:_N_WARM_UP]:
                 run_rows(session, batch, output, size)
+
             times_ms = []
             for batch in batches:
                 start = clock()
@@ -91,8 +85,7 @@ def measure_speed(
 def _prepare(
     files: Sequence[bytes], manifest: Interface, clock: Clock
 ) -> tuple[list[float], list[float], list[NDArray[Any]]]:
-    """Returns ms of each decoding, ms of each preprocessing, and the rows."""
-    decoding, preprocessing, rows = [], [], []
+    decoding, preprocessing, rows = [], [], []  # ms, ms, input rows
     for data in files:
         start = clock()
         picture = decode_for(data, manifest.preprocessing)
@@ -104,8 +97,8 @@ def _prepare(
 
 
 def _batches(rows: Sequence[NDArray[Any]], size: int) -> list[list[NDArray[Any]]]:
-    """Returns full batches; the last is filled up with the first rows."""
     starts = range(0, len(rows), size)
+    # The last batch is filled up with the first rows, so that all batches cost the same.
     return [[rows[(start + i) % len(rows)] for i in range(size)] for start in starts]
 
 
@@ -115,7 +108,7 @@ def _step_time(step: str, times_ms: Sequence[float]) -> StepTime:
 
 
 def describe_machine() -> str:
-    """Returns the processor's name where the system tells it, and how many cores there are."""
+    """Returns the processor's name, if the system gives it, and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -169,7 +169,7 @@ def test_prediction_sets_always_hold_the_first_class():
 def test_unlike_flags_at_most_its_share_of_new_pictures_on_average():
     logits, _ = drawn(400 * 200, seed=6)
     flagged = [
-        calibrate.unlike(
+        calibrate.fit_out_of_distribution(
             logits[start : start + 99], logits[start + 99 : start + 200], 1.5
         ).flagged_percent
         for start in range(0, len(logits), 200)
@@ -182,10 +182,12 @@ def test_unlike_flags_at_most_its_share_of_new_pictures_on_average():
 def test_is_unlike_flags_flat_logits_and_keeps_the_sharp_ones():
     sharp = 10 * np.eye(4, dtype=np.float32)[np.arange(60) % 4]
     sharp += np.linspace(0, 1, 60, dtype=np.float32)[:, None] * sharp
-    rule = calibrate.unlike(sharp, sharp, 2.0)
+    rule = calibrate.fit_out_of_distribution(sharp, sharp, 2.0)
 
-    assert calibrate.is_unlike(np.zeros((3, 4), dtype=np.float32), rule, 2.0).all()
-    assert calibrate.is_unlike(sharp, rule, 2.0).sum() == 2  # rank 3 of 60 is the threshold
+    assert calibrate.is_out_of_distribution(np.zeros((3, 4), dtype=np.float32), rule, 2.0).all()
+    assert (
+        calibrate.is_out_of_distribution(sharp, rule, 2.0).sum() == 2
+    )  # rank 3 of 60 is the threshold
     assert rule.flagged_percent == pytest.approx(100 * 2 / 60, abs=1e-3)
 
 
@@ -201,7 +203,7 @@ def test_energy_equals_its_formula():
 def test_unlike_with_few_pictures_takes_the_lowest_score():
     logits = np.array([[1, 0], [2, 0], [3, 0]], dtype=np.float32)
 
-    rule = calibrate.unlike(logits, logits)
+    rule = calibrate.fit_out_of_distribution(logits, logits)
 
     assert rule.flagged_percent == 0.0
     assert rule.threshold == pytest.approx(np.log(1 + np.exp(1)))
@@ -222,7 +224,7 @@ def test_calibrate_fits_on_validation_and_measures_on_test():
     assert made.ece_percent == pytest.approx(after.ece_percent, abs=1e-3)
     assert made.ece_percent < made.ece_before_percent / 3
     assert made.conformal == calibrate.conformal(validation, test, temperature)
-    assert made.unlike == calibrate.unlike(validation[0], test[0], temperature)
+    assert made.unlike == calibrate.fit_out_of_distribution(validation[0], test[0], temperature)
     assert Calibration.model_validate_json(made.model_dump_json()) == made
 
 
