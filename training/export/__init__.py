@@ -1,1 +1,1 @@
-"""ONNX files: exported, described, quantized."""
+"""Makes ONNX files: exported, described, quantized."""

@@ -1,7 +1,7 @@
-"""What an ONNX file is: described for the manifest, or refused with the reason.
+"""Describes an ONNX file for the manifest, or refuses it with a reason.
 
-A foreign file is somebody else's program for the runtime, so it is held to what the service runs:
-standard operators only, everything inside one file, one picture input, one row of scores a picture.
+A foreign file is a stranger's program for the runtime. It must therefore keep to what the service runs:
+standard operators, everything in one file, one picture as input, one row of scores for each picture.
 """
 
 from __future__ import annotations
@@ -18,36 +18,33 @@ from training.errors import GraphRefused, first_line
 from training.networks.architectures import OUTPUTS
 
 GRAPH_FILE: Final = "model.onnx"
-DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-"""Operator domains a foreign graph may use; both are implemented by onnxruntime itself."""
-
-MAX_GRAPH_BYTES: Final = 2**31 - 1  # protobuf's limit, which is also that of one file
+DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # implemented by onnxruntime itself
+MAX_GRAPH_BYTES: Final = 2**31 - 1  # protobuf's limit, and therefore that of one file
 MIN_OPSET: Final = 7
 
 _DTYPES: Final = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
 Layout = Literal["NHWC", "NCHW"]
-Shape = tuple[int | None, ...]
+Shape = tuple[int | None, ...]  # None where the axis is dynamic
 
 
 def read_foreign(path: Path) -> bytes:
-    """Reads a foreign ONNX file and checks everything but its inputs and outputs.
-
-    Returns:
-        The file's bytes.
+    """Reads a foreign ONNX file and checks everything except its inputs and outputs.
 
     Raises:
-        GraphRefused: not a regular file, too large, not ONNX, invalid, an operator outside of
-            DOMAINS, data outside of the file, or training information.
+        GraphRefused: it is not a regular file, too large, not ONNX, invalid, uses an operator outside
+            DOMAINS, refers to data outside the file, or holds training information.
     """
     if path.is_symlink() or not path.is_file():
         raise GraphRefused(f"{path.name}: not a regular file")
     if path.stat().st_size > MAX_GRAPH_BYTES:
         raise GraphRefused(f"{path.name}: larger than 2 GiB")
+
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError is private to its backend
         raise GraphRefused(f"{path.name}: not an ONNX file") from error
+
     _check_contents(model, path.name)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -59,7 +56,7 @@ def read_foreign(path: Path) -> bytes:
 
 
 def describe_export(graph: bytes) -> Graph:
-    """Describes a graph that `training.export.export` made, or one of lower precision made of it."""
+    """Describes a graph of `training.export.export`, or one of lower precision made from it."""
     model = onnx.load_model_from_string(graph)
     return Graph(
         file=GRAPH_FILE,
@@ -71,20 +68,22 @@ def describe_export(graph: bytes) -> Graph:
 
 
 def describe_input(model: onnx.ModelProto, layout: Layout | None = None) -> GraphInput:
-    """Describes the one input of a graph.
+    """Describes the only input of a graph.
 
     Args:
         model: the graph.
-        layout: the axis order; found from where the three channels are if not given.
+        layout: the axis order; by default it follows from the axis with three channels.
 
     Raises:
-        GraphRefused: not exactly one input, or not a batch (any size or 1) of square RGB pictures
-            as float32 of either layout or uint8 NHWC.
+        GraphRefused: there is not exactly one input, or it is not a batch (dynamic, or fixed to 1) of
+            square RGB pictures as float32 in either layout or as uint8 NHWC.
     """
+    # Before IR version 4, weights are inputs too.
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialized]
     if len(inputs) != 1:
         raise GraphRefused(f"the graph has {len(inputs)} inputs, not 1")
+
     value = inputs[0]
     dtype = _DTYPES.get(value.type.tensor_type.elem_type)
     shape = _shape(value)
@@ -94,6 +93,7 @@ def describe_input(model: onnx.ModelProto, layout: Layout | None = None) -> Grap
         raise GraphRefused(f"the input has rank {len(shape)}, not 4")
     if shape[0] not in (None, 1):
         raise GraphRefused(f"the batch is fixed to {shape[0]}; export it with a dynamic batch")
+
     layout = layout or _find_layout(shape)
     if dtype == "uint8" and layout != "NHWC":
         raise GraphRefused("a uint8 input must be NHWC")
@@ -102,47 +102,46 @@ def describe_input(model: onnx.ModelProto, layout: Layout | None = None) -> Grap
         raise GraphRefused(
             f"the input is {_text(shape)}; expected a fixed square with 3 channels, {layout}"
         )
+
     return GraphInput.model_validate(
         {"name": value.name, "dtype": dtype, "layout": layout, "shape": shape}
     )
 
 
 def describe_scores(model: onnx.ModelProto, n_classes: int, output: str | None = None) -> str:
-    """Finds the output that holds one float32 score a class.
+    """Returns the name of the output that holds a float32 score for each class.
 
     Args:
         model: the graph.
         n_classes: C, the number of labels.
-        output: its name, where there is more than one candidate.
-
-    Returns:
-        The output's name.
+        output: its name, needed if there are several candidates.
 
     Raises:
-        GraphRefused: no such output, several, or another number of classes.
+        GraphRefused: there is no such output, there are several, or the number of classes differs.
     """
-    found = {
+    found = {  # candidates: float32, shape (N, C)
         value.name: _shape(value)
         for value in model.graph.output
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(_shape(value)) == 2
     }
     if output is not None and output not in found:
         raise GraphRefused(f"no output {output!r} of shape (N, C); there are {sorted(found)}")
+
     names = [output] if output is not None else list(found)
     if len(names) != 1:
         raise GraphRefused(
             f"{len(names)} outputs of shape (N, C), not 1; name it with --output: {sorted(found)}"
         )
+
     classes = found[names[0]][1]
     if classes not in (None, n_classes):
-        raise GraphRefused(f"the graph has {classes} classes, the labels name {n_classes}")
+        raise GraphRefused(f"the graph has {classes} classes, but there are {n_classes} labels")
     return names[0]
 
 
 def describe_foreign(
     graph: bytes, graph_input: GraphInput, output: str, kind: Literal["logits", "probabilities"]
 ) -> Graph:
-    """Describes a foreign graph once its input and scores are known."""
     return Graph(
         file=GRAPH_FILE,
         sha256=sha256(graph),
@@ -157,13 +156,13 @@ def _check_contents(model: onnx.ModelProto, name: str) -> None:
     domains.update(node.domain for node in _nodes(model))
     foreign = sorted(domains - DOMAINS)
     if foreign:
-        raise GraphRefused(f"{name}: operators of the domain {foreign[0]!r} are not run")
+        raise GraphRefused(f"{name}: operators of the domain {foreign[0]!r} are not supported")
     if _opset(model) < MIN_OPSET:
         raise GraphRefused(f"{name}: opset {_opset(model)} is below {MIN_OPSET}")
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model)):
-        raise GraphRefused(f"{name}: data outside of the file is refused; save it as one file")
+        raise GraphRefused(f"{name}: data outside the file is refused; save the model as one file")
     if model.training_info:
-        raise GraphRefused(f"{name}: holds training information")
+        raise GraphRefused(f"{name}: holds training information; export it for inference")
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -171,7 +170,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """Yields the graph, its subgraphs and its functions."""
+    # The graph, its functions, and the subgraphs of both (branches and loop bodies).
     pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while pending:
         graph = pending.pop()
@@ -212,7 +211,7 @@ def _find_layout(shape: Shape) -> Layout:
     if shape[3] == 3 and shape[1] != 3:
         return "NHWC"
     raise GraphRefused(
-        f"the input is {_text(shape)}: which axis holds the channels? say so with --input-layout"
+        f"the input is {_text(shape)}: which axis holds the channels? Set --input-layout"
     )
 
 

@@ -1,4 +1,4 @@
-"""A version in the making: the ONNX file, and what is known of it before it has a manifest."""
+"""A version before it is published: the ONNX file and the parts of its manifest known so far."""
 
 from __future__ import annotations
 
@@ -27,17 +27,12 @@ from training.system.environment import installed_versions
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The parts of a manifest, those without a default from the start; a `contract` `Interface`.
-
-    Attributes:
-        model: the ONNX file.
-        notes: sentences for the model card.
-    """
+    """The parts of a manifest, with the graph's bytes; usable as a `contract` `Interface`."""
 
     name: str
     version: int
     architecture: str
-    model: bytes
+    model: bytes  # the ONNX file
     graph: Graph
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
@@ -46,7 +41,7 @@ class Draft:
     command: str | None = None
     config_sha256: str | None = None
     seed: int | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences for the model card
     calibration: Calibration = field(default_factory=Calibration)
     metrics: Metrics | None = None
     parity: Parity | None = None
@@ -64,7 +59,7 @@ class Draft:
         return "fp32" if self.half_precision is None else "fp16"
 
     def with_model(self, model: bytes) -> Draft:
-        """Returns the draft with another graph of the same inputs and outputs."""
+        """Returns the draft with another graph that has the same inputs and outputs."""
         known = self.graph
         graph = Graph(
             file=known.file,
@@ -79,8 +74,8 @@ class Draft:
         """Returns the manifest of the finished version, with the digests of its files and the time.
 
         Args:
-            golden: its golden examples.
-            files: the content of every file but the manifest, by its path in the version's folder.
+            golden: the golden examples.
+            files: the content of each file except the manifest, by its path in the version's folder.
 
         Raises:
             VersionUnproven: the parts contradict each other.

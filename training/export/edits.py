@@ -1,4 +1,4 @@
-"""What int8 and float16 graphs are made with: a float graph ready to be changed, and its last step."""
+"""The steps that int8 and fp16 share: preparing a float graph, and finishing the changed one."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ import onnx
 from training.evaluation.session import quantization
 from training.export.export import strip_history
 
-HEAVY: Final = ("Conv", "Gemm", "MatMul")
-"""The operators that take the time, and those that a lower precision is for."""
+HEAVY: Final = (
+    "Conv",
+    "Gemm",
+    "MatMul",
+)  # they take most of the time; a lower precision is for them
 
 
 @contextmanager
-def quiet_tools() -> Iterator[None]:
-    """Silences what onnxruntime 1.32 still calls: onnx helpers that announce their removal."""
+def ignore_deprecations() -> Iterator[None]:
+    # onnxruntime 1.32 still calls onnx helpers that announce their removal.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         yield
 
 
-def prepared(graph: bytes) -> onnx.ModelProto:
-    """Parses a float graph, its constants and batch normalisation folded, every node with a name.
+def prepare_graph(graph: bytes) -> onnx.ModelProto:
+    """Parses a float graph, folds constants and batch norms, and names every node.
 
     Raises:
-        Exception: whatever onnxruntime's preparation fails in.
+        Exception: of any kind, from onnxruntime's preparation.
     """
     with tempfile.TemporaryDirectory(prefix="convserve-") as folder:
         source, result = (Path(folder) / f"{i}.onnx" for i in range(2))
         source.write_bytes(graph)
-        # A foreign graph may still have constants and batch normalisation to fold.
+        # Our own exports are folded already, foreign graphs may not be.
         quantization().shape_inference.quant_pre_process(source, result, skip_symbolic_shape=True)
         model = onnx.load_model(result)
     _name_nodes(model.graph)
     return model
 
 
-def finished(model: onnx.ModelProto) -> bytes:
-    """Returns the file of a changed graph: checked, self-contained, the same bytes every time.
+def finish_graph(model: onnx.ModelProto) -> bytes:
+    """Returns the ONNX file of a changed graph: checked, self-contained, the same bytes every time.
 
     Raises:
         Exception: onnx's checker refuses it.
@@ -56,9 +59,9 @@ def finished(model: onnx.ModelProto) -> bytes:
 
 
 def normalisation_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Names the nodes between the input and the first convolution.
+    """Returns the names of the nodes between the input and the first convolution.
 
-    They turn pixels into normalised floats exactly; rounding twice there would only lose.
+    They turn pixels into normalised floats exactly, so a lower precision would only add errors there.
     """
     reached = {graph.input[0].name}
     names = []
@@ -70,7 +73,7 @@ def normalisation_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Gives a name to nodes without one, by which they can be told from each other."""
+    # Lists of excluded nodes go by name, and exporters may leave it empty.
     taken = {node.name for node in graph.node}
     for number, node in enumerate(graph.node):
         if not node.name:
@@ -82,7 +85,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Removes what onnxruntime's preparation declares for operators that do not occur."""
+    # onnxruntime's preparation declares domains for operators that do not occur.
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]

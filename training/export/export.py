@@ -1,7 +1,7 @@
-"""From a network to one self-contained ONNX file that eats pixels and answers probabilities.
+"""Exports a network to one self-contained ONNX file, from pixels to probabilities.
 
-torch's exporter can freeze the batch axis or shift an answer without saying so; the graph is
-therefore run at several batch sizes and compared with the network before anything else happens.
+torch's exporter can freeze the batch axis or shift an answer without a warning. `check_batches` therefore
+runs the graph at several batch sizes and compares it with the network before anything else happens.
 
 Shapes: N pictures, S = crop size in pixels.
 """
@@ -23,35 +23,31 @@ from training.networks.architectures import OUTPUTS, PixelsToProbabilities
 
 INPUT: Final = "image"
 OPSET: Final = 20
-MAX_DIFFERENCE: Final = 1e-4
-"""Largest difference of a probability between graph and network on the same pixels.
 
-Both compute in float32 and differ in the order of sums only: 2e-6 was seen for EfficientNet-Lite0.
-"""
+# The largest difference of a probability between graph and network on the same pixels. Both compute in
+# float32 and differ only in the order of sums: 2e-6 for EfficientNet-Lite0.
+MAX_DIFFERENCE: Final = 1e-4
 
 
 def export(network: PixelsToProbabilities, size_px: int) -> bytes:
-    """Exports a wrapped network with a dynamic batch axis.
-
-    Args:
-        network: in evaluation mode.
-        size_px: S.
+    """Exports a network with a dynamic batch axis.
 
     Returns:
-        The ONNX file: input `image` uint8 (N, S, S, 3); outputs `OUTPUTS`; no external data, and
-        nothing in it that tells where or when it was made.
+        The ONNX file: input `image`, uint8, (N, S, S, 3); outputs as in `OUTPUTS`; no external data, and
+        no trace of where or when it was made.
 
     Raises:
         ExportFailed: torch cannot export it, or onnx's checker refuses the result.
     """
-    # With an example batch of 1 the exporter would take the batch axis for a constant.
+    # With an example batch of 1 the exporter would make the batch axis a constant.
     example = torch.zeros((2, size_px, size_px, 3), dtype=torch.uint8)
     try:
         model = _run_exporter(network, example)
         strip_history(model)
         onnx.checker.check_model(model, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ExportFailed(f"torch or onnx refuse the graph: {first_line(error)}") from error
+        raise ExportFailed(f"the network cannot be exported: {first_line(error)}") from error
+
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
 
@@ -59,16 +55,9 @@ def export(network: PixelsToProbabilities, size_px: int) -> bytes:
 def check_batches(
     graph: bytes, network: nn.Module, size_px: int, batch_sizes: Sequence[int]
 ) -> float:
-    """Compares graph and network on the same random pixels at every batch size.
+    """Compares graph and network on the same random pixels, uint8, (N, S, S, 3), at each batch size N.
 
-    Args:
-        graph: the ONNX file.
-        network: uint8 (N, S, S, 3) to a tuple whose first entry is probabilities.
-        size_px: S.
-        batch_sizes: N to try.
-
-    Returns:
-        The largest difference of a probability.
+    The first output of the network is its probabilities. Returns their largest difference.
 
     Raises:
         ExportFailed: a batch is refused, has other shapes, or differs by more than MAX_DIFFERENCE.
@@ -80,9 +69,11 @@ def check_batches(
         pixels = generator.integers(0, 256, (n, size_px, size_px, 3), dtype=np.uint8)
         with torch.inference_mode():
             expected = network(torch.from_numpy(pixels))[0].numpy()
+
         answer = _run(session, pixels)
         if answer.shape != expected.shape:
             raise ExportFailed(f"a batch of {n} gives shape {answer.shape}, not {expected.shape}")
+
         worst = max(worst, float(np.abs(answer - expected).max()))
         if not worst <= MAX_DIFFERENCE:  # also true for NaN
             raise ExportFailed(
@@ -93,7 +84,7 @@ def check_batches(
 
 
 def strip_history(model: onnx.ModelProto) -> None:
-    """Removes what exporters note down about source files, paths and times; the graph stays."""
+    # Exporters leave source files, paths and times there. Computation does not depend on them.
     for name in ("metadata_props", "doc_string"):
         model.ClearField(name)
         model.graph.ClearField(name)
@@ -122,6 +113,7 @@ def _run_exporter(network: PixelsToProbabilities, example: torch.Tensor) -> onnx
             external_data=False,
             verbose=False,
         )
+
     model: onnx.ModelProto = program.model_proto
     return model
 

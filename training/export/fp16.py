@@ -1,9 +1,11 @@
-"""The float16 step: convert, and let the gate judge what the graph answers in float16.
+"""fp16: converts a float graph to float16 and gates the loss.
 
-onnxruntime's converter halves weights and results; the normalisation in front, the softmax behind,
-inputs and outputs stay float32. onnxruntime's CPU kernels compute a float16 graph in float32 and
-leave its roundings out, so that an overflow would only show on a GPU. `rounded` makes a graph that
-rounds where the processor should, on any processor (docs/decisions/0025-float16-graphs.md).
+onnxruntime's converter halves weights and results. The normalisation, the softmax, the inputs and the
+outputs stay float32.
+
+onnxruntime's CPU kernels compute a float16 graph in float32 and skip its roundings, so an overflow would
+show only on a GPU. `emulate_fp16` makes a graph that rounds wherever a float16 processor would, on any
+processor (docs/decisions/0025-float16-graphs.md).
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ from training.errors import GateFailed, HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import float16
 from training.export.draft import Draft
-from training.export.edits import HEAVY, finished, normalisation_nodes, prepared, quiet_tools
-from training.export.gate import LowerPrecision, PrecisionReference, judge
+from training.export.edits import (
+    HEAVY,
+    finish_graph,
+    ignore_deprecations,
+    normalisation_nodes,
+    prepare_graph,
+)
+from training.export.gate import LowerPrecision, PrecisionReference, pass_gate
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +40,19 @@ METHOD: Final = "float16 weights and results; normalisation, softmax, inputs and
 
 
 def make_fp16(draft: Draft, target: LowerPrecision, reference: PrecisionReference) -> Draft:
-    """Converts a float graph to float16 and lets it pass if it is good enough.
-
-    What is judged rounds and overflows as a processor does that computes in float16.
-
-    Returns:
-        The draft with the float16 graph and its `half_precision`.
+    """Returns the draft with a float16 graph and its `half_precision`, if it passes the gate.
 
     Raises:
         HalfPrecisionFailed: it cannot be made, loses more than the target allows, or overflows.
     """
     draft = draft.with_model(to_half(draft.model))
-    loss = judge(_rounded_answers(draft, reference), reference, target)
-    log.info("fp16: off by %.1g at most, every result rounded to float16", loss.max_difference)
+    # The gate sees the graph as a float16 processor would compute it.
+    loss = pass_gate(_emulated_answers(draft, reference), reference, target)
+    log.info(
+        "fp16: probabilities differ by %.1g at most with every result rounded to float16",
+        loss.max_difference,
+    )
+
     cost = HalfPrecision(
         method=METHOD,
         accuracy_drop_percent=loss.drop_percent,
@@ -54,70 +62,62 @@ def make_fp16(draft: Draft, target: LowerPrecision, reference: PrecisionReferenc
     return replace(draft, half_precision=cost)
 
 
-def _rounded_answers(draft: Draft, reference: PrecisionReference) -> NDArray[np.float32]:
-    """Answers as in float16, float32, shape (N, C)."""
+def _emulated_answers(draft: Draft, reference: PrecisionReference) -> NDArray[np.float32]:
     try:
-        scorer = Scorer(rounded(draft.model), draft, prepare=reference.prepare)
+        scorer = Scorer(emulate_fp16(draft.model), draft, prepare=reference.prepare)
         return scorer.probabilities(reference.pictures)
     except GateFailed as error:
         raise HalfPrecisionFailed(
-            "in float16, whose largest number is 65504, the graph answers values that are not "
-            "finite"
+            "in float16, whose largest number is 65,504, the graph returns values that are not finite"
         ) from error
 
 
 def to_half(graph: bytes) -> bytes:
-    """Converts a float graph to float16.
-
-    Args:
-        graph: ONNX file with one input.
-
-    Returns:
-        The float16 ONNX file with the same inputs and outputs, self-contained.
+    """Returns a float16 ONNX file with the same inputs and outputs, self-contained.
 
     Raises:
-        HalfPrecisionFailed: the converter gives up, onnx's checker refuses its result, or nothing
-            in the graph would be computed in float16.
+        HalfPrecisionFailed: the converter fails, onnx's checker refuses the result, or nothing in the
+            graph would be computed in float16.
     """
     try:
-        with quiet_tools():
-            model = prepared(graph)
+        with ignore_deprecations():
+            model = prepare_graph(graph)
             kept = [*normalisation_nodes(model.graph), *softmax_nodes(model.graph)]
-            # Types that an exporter noted for weights would be taken for those of results.
+            # The converter would take types an exporter noted for weights as those of results.
             del model.graph.value_info[:]
             model = float16().convert_float_to_float16(
                 model, keep_io_types=True, node_block_list=kept
             )
             _sort_nodes(model.graph)
             _skip_round_trips(model)
-            half = finished(model)
-    except Exception as error:  # the converter fails in whatever its steps raise
+            half = finish_graph(model)
+    except Exception as error:  # the converter raises whatever its steps raise
         raise HalfPrecisionFailed(f"the conversion failed: {error}") from error
+
+    # Without a convolution or product in float16, the graph would be float16 in name only.
     types = _element_types(model)
     if not any(types.get(n) == TensorProto.FLOAT16 for n in _heavy_inputs(model.graph)):
-        raise HalfPrecisionFailed("the graph has no convolution or product to do in float16")
+        raise HalfPrecisionFailed(
+            "the graph has no convolution or matrix product to compute in float16"
+        )
     return half
 
 
-def rounded(half: bytes) -> bytes:
-    """Makes a graph that computes in float32 and rounds every result as a float16 graph says.
+def emulate_fp16(half: bytes) -> bytes:
+    """Returns a graph that computes in float32 and rounds each result that `half` keeps in float16.
 
-    Processors with float16 arithmetic sum in float32 and round what they store; this does the same
-    on one without, down to numbers that overflow.
-
-    Args:
-        half: from `to_half`.
-
-    Returns:
-        An ONNX file with the same inputs and outputs, to be run and not to be published.
+    Processors with float16 arithmetic sum in float32 and round what they store. This graph does the same
+    on any processor, overflow included. It is for measuring, not for publishing.
     """
     model = onnx.load_model_from_string(half)
     types = _element_types(model)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(_widened(tensor))
+
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         _widen(node)
+        # A result `x` of float16 becomes x/wide -> Cast to float16 -> x/half -> Cast to float32 -> x.
         narrow = [name for name in node.output if types.get(name) == TensorProto.FLOAT16]
         for i, name in enumerate(node.output):
             node.output[i] = f"{name}/wide" if name in narrow else name
@@ -129,6 +129,7 @@ def rounded(half: bytes) -> bytes:
                 ),
                 helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT),
             ]
+
     _replace_nodes(model.graph, nodes)
     del model.graph.value_info[:]
     data: bytes = model.SerializeToString(deterministic=True)
@@ -136,15 +137,15 @@ def rounded(half: bytes) -> bytes:
 
 
 def softmax_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Names each softmax and what leads to it alone, such as the temperature."""
+    """Returns the names of each softmax and of what feeds it alone, such as the temperature."""
     constants = {tensor.name for tensor in graph.initializer}
-    wanted: set[str] = set()
+    feeding: set[str] = set()  # tensors on the way to a softmax
     names = []
     for node in reversed(graph.node):
         computed = [name for name in node.input if name and name not in constants]
-        leads = wanted.intersection(node.output) and len(computed) == 1
+        leads = feeding.intersection(node.output) and len(computed) == 1
         if node.op_type == "Softmax" or (leads and node.op_type not in HEAVY):
-            wanted.update(computed)
+            feeding.update(computed)
             names.append(node.name)
     return names
 
@@ -154,7 +155,6 @@ def _heavy_inputs(graph: onnx.GraphProto) -> list[str]:
 
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Returns the element type of every tensor whose type onnx can infer."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = (*graph.value_info, *graph.input, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -163,7 +163,7 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _sort_nodes(graph: onnx.GraphProto) -> None:
-    """Puts nodes behind those they depend on; the converter appends its casts at the end."""
+    # The converter appends its casts at the end, but ONNX wants nodes after those they depend on.
     nodes = list(graph.node)
     makers = {name: i for i, node in enumerate(nodes) for name in node.output}
     needs = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
@@ -171,26 +171,26 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _skip_round_trips(model: onnx.ModelProto) -> None:
-    """Leaves out casts from float32 to float16 and back, which only lose.
-
-    The converter puts them between neighbours that both stay float32, and behind a softmax whose
-    result is an output.
-    """
+    # The converter casts to float16 and back between neighbours that both stay float32, and after a
+    # softmax whose result is an output. Such a pair only loses precision.
     graph, types = model.graph, _element_types(model)
     makers = {name: node for node in graph.node for name in node.output}
     outputs = {value.name for value in graph.output}
-    origins: dict[str, str] = {}
+
+    origins: dict[str, str] = {}  # result of a pair of casts -> the float32 tensor it came from
     for node in graph.node:
         narrow = makers.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
         if narrow is not None and _casts_to(narrow, TensorProto.FLOAT16):
             origin = origins.get(narrow.input[0], narrow.input[0])
             if types.get(origin) == TensorProto.FLOAT:
                 origins[node.output[0]] = origin
-    renamed = {  # a result takes the name of the output that it is
+
+    renamed = {  # an output keeps its name, so the tensor it came from takes that name
         origin: name
         for name, origin in origins.items()
         if name in outputs and origin in makers and origin not in outputs
     }
+
     for node in graph.node:
         for i, name in enumerate(node.input):
             origin = origins.get(name, name)
@@ -198,6 +198,7 @@ def _skip_round_trips(model: onnx.ModelProto) -> None:
         for i, name in enumerate(node.output):
             spare = f"{name}/spare" if name in renamed.values() else name
             node.output[i] = renamed.get(name, spare)
+
     _drop_unused_nodes(graph)
 
 
@@ -223,7 +224,6 @@ def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _widen(node: onnx.NodeProto) -> None:
-    """Turns a node's float16 attributes into float32."""
     casts = _casts_to(node, TensorProto.FLOAT16)
     for attribute in node.attribute:
         if casts and attribute.name == "to":

@@ -1,9 +1,10 @@
-"""The int8 step: quantize by onnxruntime's static quantizer, and let the gate judge what it cost.
+"""int8: quantizes a float graph with onnxruntime's static quantizer and gates the loss.
 
-Weights become int8 per output channel, activations uint8; the normalisation in front and the
-softmax behind stay in float. Weights use 7 of the 8 bits: on x86 processors without VNNI the int8
-kernels add pairs of products in 16 bits, which overflows for full-range weights, so that answers
-would depend on the processor (docs/decisions/0013-int8-reduced-range.md).
+Weights become int8 per output channel, activations uint8; the normalisation and the softmax stay float.
+
+Weights use 7 of the 8 bits. On x86 processors without VNNI, the int8 kernels add pairs of products in 16
+bits. Full-range weights would overflow there, and the answers would depend on the processor
+(docs/decisions/0013-int8-reduced-range.md).
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import quantization
 from training.export.draft import Draft
-from training.export.edits import finished, normalisation_nodes, prepared, quiet_tools
-from training.export.gate import LowerPrecision, PrecisionReference, judge
+from training.export.edits import (
+    finish_graph,
+    ignore_deprecations,
+    normalisation_nodes,
+    prepare_graph,
+)
+from training.export.gate import LowerPrecision, PrecisionReference, pass_gate
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +43,10 @@ QUANTIZED_OPERATORS: Final = ("Conv", "Clip", "Relu", "Add", "Gemm", "MatMul")
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRows:
-    """What the ranges of an int8 graph's activations are taken from.
-
-    Attributes:
-        rows: one input row a picture, of the graph's dtype and shape without the batch axis.
-        source: what the pictures are, for the manifest.
-    """
+    """Input rows, without the batch axis, that the ranges of the activations are measured on."""
 
     rows: Sequence[NDArray[Any]]
-    source: str
+    source: str  # what the pictures are, for the manifest
 
 
 def make_int8(
@@ -54,18 +55,17 @@ def make_int8(
     reference: PrecisionReference,
     calibration: CalibrationRows,
 ) -> Draft:
-    """Quantizes a float graph and lets it pass if it is good enough.
-
-    Returns:
-        The draft with the int8 graph and its `quantization`.
+    """Returns the draft with an int8 graph and its `quantization`, if it passes the gate.
 
     Raises:
         QuantizationFailed: it cannot be made, or loses more than the target allows.
     """
     log.info("int8: calibrating on %d pictures", len(calibration.rows))
     draft = draft.with_model(quantize(draft.model, calibration.rows))
+
     scorer = Scorer(draft.model, draft, prepare=reference.prepare)
-    loss = judge(scorer.probabilities(reference.pictures), reference, target)
+    loss = pass_gate(scorer.probabilities(reference.pictures), reference, target)
+
     cost = Quantization(
         method=METHOD,
         calibration_data=calibration.source,
@@ -77,24 +77,19 @@ def make_int8(
 
 
 def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool = True) -> bytes:
-    """Quantizes a float graph.
+    """Returns an int8 ONNX file with the same inputs and outputs, self-contained.
 
-    Args:
-        graph: ONNX file with one input.
-        rows: calibration pictures, each one input row.
-        reduce_range: weights in 7 bits. False is for measurements only.
-
-    Returns:
-        The int8 ONNX file with the same inputs and outputs, self-contained.
+    `rows` are calibration pictures, one input row each.
 
     Raises:
-        QuantizationFailed: the quantizer gives up, or onnx's checker refuses its result.
+        QuantizationFailed: the quantizer fails, or onnx's checker refuses the result.
     """
     tools = quantization()
-    with tempfile.TemporaryDirectory(prefix="convserve-") as folder, quiet_tools():
+
+    with tempfile.TemporaryDirectory(prefix="convserve-") as folder, ignore_deprecations():
         result = Path(folder) / "int8.onnx"
         try:
-            model = prepared(graph)
+            model = prepare_graph(graph)
             tools.quantize_static(
                 model,
                 result,
@@ -102,16 +97,16 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
                 quant_format=tools.QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTIZED_OPERATORS),
                 per_channel=True,
-                reduce_range=reduce_range,
+                reduce_range=reduce_range,  # weights in 7 bits; False only for measurements
                 activation_type=tools.QuantType.QUInt8,
                 weight_type=tools.QuantType.QInt8,
                 calibrate_method=tools.CalibrationMethod.MinMax,
                 nodes_to_exclude=normalisation_nodes(model.graph),
-                # Logits in 256 steps would tie classes that differ.
+                # Logits in 256 steps would make different classes equal.
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             )
-            return finished(onnx.load_model(result))
-        except Exception as error:  # the quantizer fails in whatever its steps raise
+            return finish_graph(onnx.load_model(result))
+        except Exception as error:  # the quantizer raises whatever its steps raise
             raise QuantizationFailed(f"the quantizer failed: {error}") from error
 
 

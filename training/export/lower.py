@@ -1,4 +1,4 @@
-"""From a proven float graph to one of lower precision, or back where that loses too much."""
+"""Makes the graph of a lower precision from a verified float graph."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ def lower(
     reference: PrecisionReference,
     calibration: Callable[[Draft], CalibrationRows],
 ) -> Draft:
-    """Makes the graph of a lower precision and lets the gate judge it.
+    """Returns the draft with a graph of lower precision, and its cost.
+
+    If that fails and the target allows it (`or_float`), the draft comes back as it was.
 
     Args:
         draft: with the float graph.
         target: the precision and the limits.
-        reference: pictures, and the float graph's answers to them.
-        calibration: makes the rows that int8 takes its ranges from.
-
-    Returns:
-        The draft with the graph and what it costs; as it was where that is too much and the
-        target allows it.
+        reference: pictures, and the float graph's probabilities for them.
+        calibration: makes the rows that int8 measures its ranges on.
 
     Raises:
-        PrecisionFailed: it cannot be made, or loses more than the target allows.
+        PrecisionFailed: the graph cannot be made, or loses more than the target allows.
     """
     try:
         if target.precision == "int8":

@@ -30,7 +30,7 @@ from training.errors import VersionUnproven
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan
 from training.export.draft import Draft
-from training.export.fp16 import rounded
+from training.export.fp16 import emulate_fp16
 
 FOLDER: Final = "golden"
 TOP_K: Final = 5
@@ -84,7 +84,7 @@ def _answers(draft: Draft, pictures: Sequence[Picture], max_batch: int) -> NDArr
         exact.probabilities_of_rows(rows, 1),
     ]
     if draft.half_precision is not None:
-        as_in_float16 = Scorer(rounded(draft.model), draft)
+        as_in_float16 = Scorer(emulate_fp16(draft.model), draft)
         variants.append(as_in_float16.probabilities_of_rows(rows, 1))
     return np.stack(variants)
 

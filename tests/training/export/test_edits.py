@@ -1,6 +1,6 @@
 import onnx
 
-from training.export.edits import finished, normalisation_nodes, prepared
+from training.export.edits import finish_graph, normalisation_nodes, prepare_graph
 
 
 def without_names(graph):
@@ -26,7 +26,7 @@ def test_normalisation_is_what_lies_before_the_first_convolution(tiny_graph):
 
 
 def test_prepared_nodes_without_names_can_be_told_apart(tiny_graph):
-    nodes = prepared(without_names(tiny_graph)).graph.node
+    nodes = prepare_graph(without_names(tiny_graph)).graph.node
 
     names = [node.name for node in nodes]
     assert all(names)
@@ -37,4 +37,4 @@ def test_finished_file_has_no_history(tiny_graph):
     model = onnx.load_model_from_string(tiny_graph)
     model.doc_string = model.graph.node[0].doc_string = "made in /home/me"
 
-    assert b"/home/me" not in finished(model)
+    assert b"/home/me" not in finish_graph(model)

@@ -127,5 +127,5 @@ def test_export_of_a_network_torch_cannot_trace_says_so(monkeypatch):
 
     monkeypatch.setattr(export, "_run_exporter", fail)
 
-    with pytest.raises(ExportFailed, match=r"refuse the graph: cannot trace$"):
+    with pytest.raises(ExportFailed, match=r"cannot be exported: cannot trace$"):
         export.export(tinynet.wrapped(), 8)

@@ -13,7 +13,7 @@ from training.errors import HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan, open_session
 from training.export.export import export
-from training.export.fp16 import METHOD, make_fp16, rounded, softmax_nodes, to_half
+from training.export.fp16 import METHOD, emulate_fp16, make_fp16, softmax_nodes, to_half
 from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.lower import lower
 
@@ -109,7 +109,7 @@ def test_softmax_comes_with_its_temperature_but_not_with_the_classifier():
 def test_half_graph_answers_nearly_as_the_float_one(tiny_graph, half, n, as_in_float16):
     image = pixels(n)
 
-    found = answers(rounded(half) if as_in_float16 else half, image)
+    found = answers(emulate_fp16(half) if as_in_float16 else half, image)
 
     expected = answers(tiny_graph, image)
     assert found.keys() == expected.keys()
@@ -163,7 +163,7 @@ def test_half_graph_of_a_foreign_one_takes_and_gives_float32(as_in_float16):
     half = to_half(foreign())
     image = np.random.default_rng(1).uniform(0, 1, (3, 3, 8, 8)).astype(np.float32)
 
-    found = answers(rounded(half) if as_in_float16 else half, image)["logits"]
+    found = answers(emulate_fp16(half) if as_in_float16 else half, image)["logits"]
 
     assert found.dtype == np.float32
     assert found == pytest.approx(answers(foreign(), image)["logits"], rel=5e-3)
@@ -172,14 +172,14 @@ def test_half_graph_of_a_foreign_one_takes_and_gives_float32(as_in_float16):
 @pytest.mark.parametrize(
     "plan", [SessionPlan(), SessionPlan(optimise=False)], ids=["optimised", "as-written"]
 )
-def test_rounded_graph_overflows_where_the_cpu_does_not(tiny_graph, plan):
+def test_emulated_graph_overflows_where_the_cpu_does_not(tiny_graph, plan):
     large = to_half(scaled(tiny_graph, classifier=1e5))
 
-    assert not np.isfinite(answers(rounded(large), pixels(2), plan)["probabilities"]).all()
+    assert not np.isfinite(answers(emulate_fp16(large), pixels(2), plan)["probabilities"]).all()
 
 
-def test_rounded_results_are_float16_numbers(half):
-    logits = answers(rounded(half), pixels(3))["logits"]
+def test_emulated_results_are_float16_numbers(half):
+    logits = answers(emulate_fp16(half), pixels(3))["logits"]
 
     assert (logits.astype(np.float16).astype(np.float32) == logits).all()
 
@@ -215,7 +215,7 @@ def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures, ca
     assert draft.half_precision.accuracy_drop_percent == 0.0
     assert draft.half_precision.top1_agreement_percent == 100.0
     assert 0 < draft.half_precision.max_abs_difference < 2e-3
-    assert caplog.messages[0].endswith("100.00 % of 9 pictures, 0.00 points of top-1 lost")
+    assert caplog.messages[0].endswith("100.00% of 9 pictures, 0.00 points of top-1 lost")
 
 
 @pytest.mark.parametrize(("factors", "message"), OVERFLOWS)

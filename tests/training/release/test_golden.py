@@ -69,7 +69,7 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
     tiny_graph, colour_pictures, monkeypatch
 ):
     less_sure = scaled(tiny_graph, classifier=0.6)
-    monkeypatch.setattr("training.release.golden.rounded", lambda _: less_sure)
+    monkeypatch.setattr("training.release.golden.emulate_fp16", lambda _: less_sure)
     loss = HalfPrecision(method="made up", top1_agreement_percent=100, max_abs_difference=0)
     draft = replace(tinynet.draft(tiny_graph), half_precision=loss)
 

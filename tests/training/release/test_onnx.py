@@ -214,7 +214,7 @@ def that_joins_its_rows():
         pytest.param(bytes_of(that_takes_one_picture_only()), "fails to run", id="one-picture"),
         pytest.param(bytes_of(that_joins_its_rows()), "have the shape", id="joined-rows"),
         pytest.param(b"no graph", "not an ONNX file", id="not-onnx"),
-        pytest.param(bytes_of(with_external_data()), "data outside of the file", id="external"),
+        pytest.param(bytes_of(with_external_data()), "data outside the file", id="external"),
         pytest.param(bytes_of(with_domain("evil")), "the domain 'evil'", id="domain"),
         pytest.param(bytes_of(with_domain("com.microsoft")), "'com.microsoft'", id="microsoft"),
         pytest.param(bytes_of(with_domain_in_a_subgraph()), "the domain 'evil'", id="subgraph"),
@@ -230,7 +230,7 @@ def that_joins_its_rows():
         pytest.param(bytes_of(graph(("N", 3, 8, 9))), "fixed square", id="oblong"),
         pytest.param(bytes_of(graph(("N", 3, "H", "W"))), "fixed square", id="dynamic-size"),
         pytest.param(
-            bytes_of(graph(("N", 4, 8, 8), classes=4)), "say so with --input-layout", id="channels"
+            bytes_of(graph(("N", 4, 8, 8), classes=4)), "Set --input-layout", id="channels"
         ),
         pytest.param(
             bytes_of(graph(dtype=TensorProto.UINT8)), "a uint8 input must be NHWC", id="uint8-nchw"
@@ -275,7 +275,7 @@ def test_foreign_graph_with_other_labels_is_refused(import_onnx, tmp_path):
     result = import_onnx(bytes_of(graph()), labels=tmp_path / "two.txt")
 
     assert result.exit_code == 2
-    assert "3 classes, the labels name 2" in result.output
+    assert "3 classes, but there are 2 labels" in result.output
 
 
 def test_foreign_graph_of_unknown_width_with_other_labels_is_refused(import_onnx, tmp_path):
