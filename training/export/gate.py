@@ -70,24 +70,10 @@ class LowerPrecision:
 class PrecisionReference:
     """The float graph's probabilities for the gate's N pictures."""
 
-<<<<<<< ours
-    Attributes:
-        pictures: N files, the same on every pass.
-        answers: float32, shape (N, C): the float graph's probabilities.
-        indexes: int64, shape (N,): the class each picture shows; None where that is unknown.
-        prepare: makes input rows of the files.
-    """
-
-    pictures: Iterable[Picture]
-    answers: NDArray[np.float32]
-    indexes: NDArray[np.int64] | None = None
-    prepare: ReadInput = read_input
-=======
     pictures: Iterable[Picture]  # the same on every pass
     answers: NDArray[np.float32]  # (N, C)
     indexes: NDArray[np.int64] | None = None  # (N,), the classes; None if unknown
-    prepare: Transform = read_input
->>>>>>> theirs
+    prepare: ReadInput = read_input
 
 
 @dataclass(frozen=True, slots=True)
