@@ -190,7 +190,7 @@ def test_half_conversion_of_what_is_no_graph_fails_in_one_line():
 
 
 def test_half_conversion_of_a_graph_without_products_is_refused():
-    with pytest.raises(HalfPrecisionFailed, match="no convolution or product"):
+    with pytest.raises(HalfPrecisionFailed, match="no convolution or matrix product"):
         to_half(tinymodel.graph())
 
 
