@@ -1,9 +1,8 @@
-"""Training state on the disk: written whole or not at all, and never read where it is damaged.
+"""Checkpoints: written whole or not at all, and never read if damaged.
 
-`checkpoints/last.pt` holds everything a run needs to go on, `last.previous.pt` the one before it,
-and `best.pt` the weights of the best epoch. All are files of `torch.save` that `torch.load` opens
-with `weights_only=True`; a SHA-256 of the content is appended as the comment of the zip file that
-they are.
+`checkpoints/last.pt` holds everything a run needs to resume, `last.previous.pt` is the one before it,
+and `best.pt` has the weights of the best epoch. `torch.load` opens all of them with
+`weights_only=True`. They are zip files, and the zip comment is a SHA-256 of the content.
 """
 
 from __future__ import annotations
@@ -40,23 +39,15 @@ _COMMENT_LENGTH: Final = _DIGEST_BYTES.to_bytes(2, "little")
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a checkpoint belongs to.
+    """The config and the data that a checkpoint belongs to."""
 
-    Attributes:
-        config: the values that count, as JSON.
-        config_sha256: their digest, as the manifest states it.
-        data: name and number of pictures of each split, for messages.
-        data_sha256: digest of names, classes and sizes of all pictures.
-    """
-
-    config: str
-    config_sha256: str
-    data: str
-    data_sha256: str
+    config: str  # its values without the note, as JSON
+    config_sha256: str  # as in the manifest
+    data: str  # name and number of pictures of each split, for messages
+    data_sha256: str  # of names, classes and sizes of all pictures
 
 
 def identity_of(config: RunConfig, data: DataSet) -> RunIdentity:
-    """Returns what tells this run from others."""
     values = config.model_dump(mode="json", exclude={"note"})
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -70,12 +61,7 @@ def identity_of(config: RunConfig, data: DataSet) -> RunIdentity:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        folder: of the run; they go into its subfolder `checkpoints`.
-        identity: of the run.
-    """
+    """The checkpoints of one run, in the subfolder `checkpoints` of its folder."""
 
     def __init__(self, folder: Path, identity: RunIdentity) -> None:
         self.folder = folder / FOLDER
@@ -83,28 +69,19 @@ class Checkpoints:
 
     @property
     def exist(self) -> bool:
-        """Some run has begun here."""
         return any((self.folder / name).exists() for name in (LAST, PREVIOUS))
 
     def write_last(self, state: Mapping[str, Any]) -> None:
-        """Writes the newest state; the one before it stays as `last.previous.pt`.
-
-        Args:
-            state: tensors and plain values.
-        """
         self._write(LAST, state, keep_as=PREVIOUS)
 
     def write_best(self, state: Mapping[str, Any]) -> None:
-        """Replaces the weights of the best epoch."""
         self._write(BEST, state)
 
     def read_last(self) -> bytes | None:
-        """Returns the newest checkpoint that is whole, or None where no run has begun.
-
-        A damaged one is renamed, so that the next write does not push out the good one.
+        """Returns the newest undamaged checkpoint, or None if there is none.
 
         Raises:
-            CheckpointRefused: there are some, all damaged.
+            CheckpointRefused: all checkpoints are damaged.
         """
         bad: list[str] = []
         for name in (LAST, PREVIOUS):
@@ -115,66 +92,66 @@ class Checkpoints:
                 continue
             if is_whole(data):
                 if bad:
-                    log.warning("%s is damaged; going on from %s", " and ".join(bad), name)
+                    log.warning("%s is damaged; resuming from %s", " and ".join(bad), name)
                 return data
             bad.append(name)
+            # Renamed, so that the next write does not replace the good one with this one.
             path.replace(self.folder / DAMAGED)
+
         if bad:
             raise CheckpointRefused(
                 f"{' and '.join(bad)} in {self.folder} are damaged (the digest differs); remove the "
-                "folder to start anew"
+                "folder to start again"
             )
         return None
 
     def open(self, data: bytes) -> dict[str, Any]:
-        """Returns the state in a checkpoint of this run.
-
-        Args:
-            data: from `read_last`.
+        """Returns the state in a checkpoint from `read_last`.
 
         Raises:
-            CheckpointRefused: another config or other data made it, or it is no checkpoint of ours.
+            CheckpointRefused: it is no checkpoint, or it was made with another config or other data.
         """
         state = load(data)
         if state.get("format") != _FORMAT:
             raise CheckpointRefused(
                 f"the checkpoint has format {state.get('format')!r}, this program reads {_FORMAT}"
             )
+
         made_by = RunIdentity(**state["identity"])
         if made_by.config_sha256 != self._identity.config_sha256:
             raise CheckpointRefused(
                 "the checkpoint was made with another config: "
                 f"{_differences(made_by.config, self._identity.config)}; "
-                "go on with that config or take another folder"
+                "resume with that config or use another folder"
             )
         if made_by.data_sha256 != self._identity.data_sha256:
             raise CheckpointRefused(
                 f"the checkpoint was made with other data: then {made_by.data}; now "
-                f"{self._identity.data}; go on with those pictures or take another folder"
+                f"{self._identity.data}; resume with those pictures or use another folder"
             )
+
         return state
 
     def _write(self, name: str, state: Mapping[str, Any], keep_as: str | None = None) -> None:
         sealed = seal({"format": _FORMAT, "identity": asdict(self._identity), **state})
         target = self.folder / name
-        # From here on the newest whole one is under the second name that is looked for.
+        # Until the new file is complete, `read_last` finds the old one under its second name.
         if keep_as is not None and target.exists():
             target.replace(self.folder / keep_as)
         write_whole(target, sealed)
 
 
 def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Returns a line for each circumstance that differs from that of the checkpoint."""
+    """Returns a line for each difference between two runs' surroundings."""
     return [
         f"{name}: {then.get(name)} before, {value} now; the result will be close to that of an "
-        "undisturbed run but not equal to the bit"
+        "uninterrupted run, but not bit-identical"
         for name, value in now.items()
         if then.get(name) != value
     ]
 
 
 def seal(state: Mapping[str, Any]) -> bytes:
-    """Returns a checkpoint file: what `torch.save` writes, with its digest as the zip comment."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
@@ -183,7 +160,7 @@ def seal(state: Mapping[str, Any]) -> bytes:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a file of `seal` is as it was written."""
+    """Returns True if the file's content matches its digest."""
     end = len(data) - _DIGEST_BYTES
     if data[max(end - 2, 0) : max(end, 0)] != _COMMENT_LENGTH:
         return False
@@ -193,25 +170,26 @@ def is_whole(data: bytes) -> bool:
 
 
 def load(data: bytes) -> dict[str, Any]:
-    """Returns what a checkpoint file holds, tensors on the CPU; nothing in it is executed.
+    """Returns the content of a checkpoint file, with tensors on the CPU. It executes nothing.
 
     Raises:
-        CheckpointRefused: it holds anything but tensors and plain values.
+        CheckpointRefused: the file holds anything but tensors and plain values.
     """
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler fails in as many ways as files can lie
-        # torch's own message advises to turn the protection off, so it is not repeated.
+    except Exception as error:  # a hostile file can make the restricted unpickler raise anything
+        # torch's message advises turning the protection off, so it is not repeated here.
         raise CheckpointRefused(
-            "the checkpoint cannot be read: it holds more than tensors and plain values, or is none"
+            "the checkpoint cannot be read: it holds more than tensors and plain values, or is no "
+            "checkpoint"
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointRefused("the checkpoint is no training state")
+        raise CheckpointRefused("the checkpoint holds no training state")
     return state
 
 
 def _content(sample: Sample) -> str | int:
-    """Returns a digest of what is in memory and the size, in bytes, of what is on the disk."""
+    # A digest of data in memory; of a file the size alone, because reading all of them takes long.
     if sample.data is not None:
         return hashlib.sha256(sample.data).hexdigest()
     try:
@@ -221,7 +199,6 @@ def _content(sample: Sample) -> str | int:
 
 
 def _differences(then: str, now: str) -> str:
-    """Names the keys in which two configs differ, with both values."""
     old, new = _flatten(json.loads(then)), _flatten(json.loads(now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return ", ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in keys)

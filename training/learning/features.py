@@ -1,4 +1,4 @@
-"""What a frozen network sees in pictures, a few views of each: the features that its head takes.
+"""Features of a frozen network: the inputs of its classifier, for a few views of each picture.
 
 Shapes: N pictures, V views, D = length of the embedding.
 """
@@ -27,40 +27,23 @@ _NOT_LINEAR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class FeatureExtraction:
-    """How the frozen network is run.
-
-    Attributes:
-        batch_size: pictures at once.
-        workers: processes that decode; 0 decodes in this one.
-        device: where the network is.
-        autocast: makes the context of a forward pass.
-    """
+    """How the frozen network is run."""
 
     batch_size: int = 64
-    workers: int = 0
+    workers: int = 0  # processes that decode; 0 decodes in this one
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """What a frozen network sees in pictures.
+    """Features of N pictures in V views, on the CPU."""
 
-    Attributes:
-        values: float32, shape (V, N, D), on the CPU.
-        indexes: int64, shape (N,), classes.
-    """
-
-    values: Tensor
-    indexes: Tensor
+    values: Tensor  # float32 (V, N, D)
+    indexes: Tensor  # int64 (N,), classes
 
 
 def linear_classifier(network: nn.Module) -> nn.Linear:
-    """Returns a network's classifier.
-
-    Raises:
-        ArchitectureRefused: it is not one linear layer.
-    """
     classifier = getattr(network, "get_classifier", lambda: None)()
     if not isinstance(classifier, nn.Linear):
         raise ArchitectureRefused(_NOT_LINEAR)
@@ -75,26 +58,21 @@ def cached_features(
     seed: int,
     extraction: FeatureExtraction | None = None,
 ) -> Features:
-    """Runs pictures through a network and keeps what its classifier is given.
+    """Runs pictures through a network and returns the inputs of its classifier.
 
-    Memory: 4 * V * N * D bytes, such as 16 MB a view for 3,000 pictures and 1,280 features, and as
-    much again for a moment.
-
-    Args:
-        network: with timm's methods; it runs in evaluation mode and is left as it was.
-        samples: N pictures. One that broke since it was checked is left out of all views.
-        views: how each view is made: `EvaluationTransform(spec)`, or an `Augmentation` as often as wanted.
-        seed: the run's; a view of a picture is a pure function of it and of their positions.
-        extraction: how to run it.
+    It takes 4 * V * N * D bytes, and twice that for a moment: 16 MB a view for 3,000 pictures and
+    1,280 features. A picture that can no longer be read is left out of all views. A view depends only
+    on `seed` and the positions of view and picture.
 
     Raises:
-        ArchitectureRefused: the classifier is not one linear layer on one row a picture.
+        ArchitectureRefused: the classifier is not one linear layer with one row per picture.
         DataRefused: none of the pictures can be read.
     """
     n_features = linear_classifier(network).in_features
     extraction = extraction or FeatureExtraction()
     values = torch.empty(len(views), len(samples), n_features)  # (V, N, D)
     seen = torch.zeros(len(views), len(samples), dtype=torch.bool)
+
     was_training = network.training
     network.eval()
     try:
@@ -104,6 +82,7 @@ def cached_features(
                 seen[view, numbers] = True
     finally:
         network.train(was_training)
+
     kept = seen.all(dim=0)
     if not kept.any():
         raise DataRefused("none of the pictures can be read")
@@ -113,7 +92,7 @@ def cached_features(
 
 @contextmanager
 def _inputs_of(classifier: nn.Linear) -> Iterator[list[Tensor]]:
-    """Collects what a classifier is given; that need not be the embedding timm's methods return."""
+    # A hook, because the embedding that timm's methods return may differ from the classifier's input.
     caught: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -133,7 +112,7 @@ def _one_view(
     seed_and_view: tuple[int, int],
     extraction: FeatureExtraction,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (positions in the samples, their features)."""
+    # Yields (positions in the samples, their features).
     seed, view = seed_and_view
     batches = Batches(
         samples,

@@ -1,11 +1,11 @@
-"""The folder of one training run: what was asked, so that it can be resumed, and what came of it.
+"""The folder of one training run: its request, so that it can be resumed, and its results.
 
 runs/<name>/<number>/
     run.json          data source and destination, for `fit --resume`
     config.toml       the effective config; can be given to another run
     check.json        findings of the data check
     splits.csv        which picture is in which split
-    log.jsonl         one line a step and one an epoch
+    log.jsonl         one line per step and one per epoch
     checkpoints/      the newest and the best weights
     head.safetensors  the classifier of the first stage
     report/           report.html, its plots and metrics.json
@@ -40,47 +40,33 @@ _PUBLISHED: Final = "published.json"
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a run was asked for beside its config.
+    """The command line of a run, apart from its config."""
 
-    Attributes:
-        source: of the pictures; a folder or file as an absolute path.
-        name: of the model.
-        version: its number; None takes the next free one when it is published.
-        models_dir: the model repository, absolute.
-        license: SPDX identifier of the pictures' terms, where given.
-        publish: False ends after the training and the report.
-        command: the command line, without local folders.
-    """
-
-    source: str
-    name: str
-    version: int | None
-    models_dir: str
-    license: str | None
+    source: str  # of the pictures; a folder or file as an absolute path
+    name: str  # of the model
+    version: int | None  # None takes the next free number when it is published
+    models_dir: str  # absolute
+    license: str | None  # SPDX identifier of the pictures' terms
     publish: bool
-    command: str
+    command: str  # the command line without local folders
 
 
 class RunFolder:
-    """Reads and writes the files of one run.
-
-    Args:
-        path: the folder.
-    """
+    """Reads and writes the files of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def new(cls, path: Path, request: RunRequest, config: RunConfig) -> RunFolder:
-        """Makes the folder and notes what was asked.
+        """Creates the folder and writes the request and the config.
 
         Raises:
-            InputRefused: the folder holds something already.
+            InputRefused: the folder is not empty.
         """
         if path.exists() and any(path.iterdir()):
             raise InputRefused(
-                f"{path} is not empty; go on with that run by --resume, or take another --run"
+                f"{path} is not empty; continue that run with --resume or choose another --run"
             )
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
@@ -90,11 +76,11 @@ class RunFolder:
         return folder
 
     def read_request(self) -> tuple[RunRequest, RunConfig]:
-        """Reads what the run was asked.
+        """Reads the request and the config.
 
         Raises:
-            CheckpointRefused: the folder is not that of a run.
-            ConfigInvalid: its config is of another release.
+            CheckpointRefused: this is not the folder of a run.
+            ConfigInvalid: another release wrote the config.
         """
         try:
             request = RunRequest(**json.loads((self.path / _RUN).read_text(encoding="utf-8")))
@@ -104,7 +90,7 @@ class RunFolder:
 
     @property
     def published(self) -> str | None:
-        """The version it became as "<name>/<number>", or None so far."""
+        """The published version as "<name>/<number>", or None."""
         try:
             found = json.loads((self.path / _PUBLISHED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -112,11 +98,9 @@ class RunFolder:
         return str(found["version"])
 
     def note_published(self, version: str) -> None:
-        """Notes which version the run became."""
         self.write_json(_PUBLISHED, {"version": version})
 
     def write_data(self, data: DataSet, findings: Findings) -> None:
-        """Writes the findings of the data check and the list of pictures by split."""
         self.write_json(_CHECK, findings.to_json())
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
@@ -126,15 +110,13 @@ class RunFolder:
         self.write(_SPLITS, text.getvalue())
 
     def write_json(self, name: str, values: Any) -> None:
-        """Writes a JSON file, whole or not at all."""
         self.write(name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        """Writes a text file, whole or not at all."""
         write_whole(self.path / name, text.encode())
 
 
 def next_folder(runs_dir: Path, name: str) -> Path:
-    """Returns `runs_dir/<name>/<number>` with the next number that is not taken."""
+    """Returns `runs_dir/<name>/<number>` with the next free number."""
     taken = [int(p.name) for p in (runs_dir / name).glob("*") if p.name.isdecimal()]
     return runs_dir / name / str(max(taken, default=0) + 1)

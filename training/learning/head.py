@@ -1,8 +1,7 @@
-"""The first stage of a run: the head alone, trained on cached features of the frozen network.
+"""The first stage of a run: train only the head, on cached features of the frozen network.
 
-The network sees every picture a few times, plain and augmented, and never again: the classifier is
-then trained on what it saw, which takes seconds. What comes out is where training further layers
-starts from, and often nearly as good as it gets.
+The network sees every picture a few times, plain and augmented. The classifier is then trained on
+these features, which takes seconds. The result is the start for fine-tuning, and often nearly as good.
 
 Shapes: N pictures, V views, D = length of the embedding, C classes.
 """
@@ -47,38 +46,23 @@ _FACTS: Final = {"top1": float, "nll": float, "epoch": int}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadObjective:
-    """What a classifier is fitted for.
-
-    Attributes:
-        n_classes: C.
-        label_smoothing: share of every target that is spread over all classes.
-        class_weights: float32, shape (C,), of the loss; None weighs all alike.
-        best_by: the validation metric that picks the epoch; the other one decides between equals.
-    """
+    """The loss of a classifier, and the metric that picks the best epoch."""
 
     n_classes: int
     label_smoothing: float = 0.0
-    class_weights: Tensor | None = None
-    best_by: Metric = "top1"
+    class_weights: Tensor | None = None  # float32 (C,); None weighs all classes equally
+    best_by: Metric = "top1"  # the other metric breaks ties
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedHead:
-    """A classifier for features as the network gives them, and how good it is on validation.
+    """A linear classifier for the network's features, with its validation results."""
 
-    Attributes:
-        weight: float32, shape (C, D).
-        bias: float32, shape (C,).
-        top1: share of the validation pictures, 0..1.
-        nll: mean negative log-likelihood there, natural logarithm.
-        epoch: the one it is of, 0 upwards.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    top1: float
-    nll: float
-    epoch: int
+    weight: Tensor  # float32 (C, D)
+    bias: Tensor  # float32 (C,)
+    top1: float  # 0..1
+    nll: float  # mean negative log-likelihood, natural logarithm
+    epoch: int  # the best one, from 0
 
 
 def train_head(
@@ -88,20 +72,14 @@ def train_head(
     config: RunConfig,
     prepared: PreparedPictures,
 ) -> FittedHead:
-    """Trains the classifier on cached features of the plain pictures and of augmented views.
-
-    Args:
-        network: frozen; where it is, it runs.
-        spec: its preprocessing.
-        data: the pictures.
-        config: with `[head]`.
-        prepared: keeps the validation pictures.
+    """Trains the classifier on features of the plain pictures and of augmented views.
 
     Raises:
         ConfigInvalid: the config has no `[head]`.
     """
     if config.head is None:
         raise ConfigInvalid("the config has no [head]")
+
     device = next(network.parameters()).device
     n_views = config.head.views + 1
     total = n_views * len(data.train) + len(data.validation)
@@ -113,13 +91,14 @@ def train_head(
         device=device,
         autocast=partial(decide_precision(config.loop.precision, device).autocast, device),
     )
+
     views: list[Transform] = [
         EvaluationTransform(spec),
         *[Augmentation(config.augment, spec)] * config.head.views,
     ]
     train = cached_features(network, data.train, views, seed=config.seed, extraction=extraction)
     if prepared.has_room(len(data.validation), spec):
-        extraction = replace(extraction, workers=0)  # they could not keep what they prepare
+        extraction = replace(extraction, workers=0)  # the cache is in this process
     validation = cached_features(
         network,
         data.validation,
@@ -127,6 +106,7 @@ def train_head(
         seed=config.seed,
         extraction=extraction,
     )
+
     objective = HeadObjective(
         data.n_classes,
         config.loop.label_smoothing,
@@ -144,24 +124,17 @@ def fit_head(
     *,
     seed: int,
 ) -> FittedHead:
-    """Fits a linear classifier with AdamW and keeps the epoch that is best on validation.
+    """Fits a linear classifier with AdamW and returns the best epoch on validation.
 
-    Each epoch shows every picture once, in a view drawn anew. The features are centred and scaled
-    for the fit, so that one learning rate suits all networks; what is returned takes them as they
-    are.
-
-    Args:
-        train: all views of the training pictures.
-        validation: its first view counts.
-        settings: epochs, batch size, learning rate (the peak of a cosine) and weight decay.
-        objective: the loss, and what is best.
-        seed: the run's; the result is a pure function of all arguments.
+    Each epoch shows every picture once, in a random view. The learning rate follows a cosine. The
+    first view of `validation` counts. The result depends on the arguments alone.
 
     Raises:
         LossNotFinite: the fit diverged.
     """
+    # Centred and scaled features let one learning rate suit all networks.
     scaling = _Scaling.of(train.values)
-    with torch_seeded(0):  # leaves the global generator alone; the start is zero anyway
+    with torch_seeded(0):  # keeps the global generator untouched; the weights start at zero
         head = nn.Linear(train.values.shape[2], objective.n_classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -169,7 +142,8 @@ def fit_head(
         head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-    unseen = scaling.apply(validation.values[0])  # (N, D)
+
+    held_out = scaling.apply(validation.values[0])  # (N, D)
     best: FittedHead | None = None
     metric = objective.best_by
     for epoch in range(settings.epochs):
@@ -180,23 +154,24 @@ def fit_head(
             loss.backward()
             optimizer.step()
         schedule.step()
+
         with torch.inference_mode():
-            top1, nll = _judge(head(unseen), validation.indexes)
+            top1, nll = _measure(head(held_out), validation.indexes)
         if not math.isfinite(nll):
             raise LossNotFinite(f"the head diverged in epoch {epoch}; lower head.learning_rate")
         better = best is None or merit(top1, nll, metric) > merit(best.top1, best.nll, metric)
         if better:
             best = FittedHead(*scaling.undo(head), top1, nll, epoch)
     if best is None:
-        raise ValueError("there must be an epoch or more")
+        raise ValueError("at least one epoch is needed")
     return best
 
 
 def install_head(network: nn.Module, head: FittedHead) -> None:
-    """Copies a fitted classifier into the network it was fitted for.
+    """Copies a fitted classifier into its network.
 
     Raises:
-        ArchitectureRefused: the network has no such classifier.
+        ArchitectureRefused: the network's classifier has another shape.
     """
     classifier = linear_classifier(network)
     if classifier.weight.shape != head.weight.shape or classifier.bias is None:
@@ -207,7 +182,6 @@ def install_head(network: nn.Module, head: FittedHead) -> None:
 
 
 def write_head(path: Path, head: FittedHead) -> None:
-    """Writes a fitted classifier as a safetensors file, whole or not at all."""
     from safetensors.torch import save
 
     facts = {name: repr(value) for name, value in asdict(head).items() if name in _FACTS}
@@ -215,11 +189,6 @@ def write_head(path: Path, head: FittedHead) -> None:
 
 
 def read_head(path: Path) -> FittedHead:
-    """Reads what `write_head` wrote.
-
-    Raises:
-        CheckpointRefused: the file is damaged.
-    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -234,10 +203,10 @@ def read_head(path: Path) -> FittedHead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scaling:
-    """Centres every feature and brings all of them to a deviation of 1 on average.
+    """Centres every feature and scales all of them by one number, to a mean deviation of 1.
 
-    A scale for each feature would blow up those that hardly ever change; on frozen
-    EfficientNet-Lite0 features of 3,000 photographs that cost about a point of top-1.
+    A scale for each feature would blow up those that hardly change. With frozen EfficientNet-Lite0
+    features of 3,000 photographs that cost about a point of top-1.
     """
 
     mean: Tensor  # (D,)
@@ -252,7 +221,7 @@ class _Scaling:
         return (rows - self.mean) / self.deviation
 
     def undo(self, head: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Returns weight and bias of the same classifier for features that are not scaled."""
+        """Returns weight and bias of the same classifier for unscaled features."""
         weight = head.weight.detach().double() / self.deviation
         bias = head.bias.detach().double() - weight @ self.mean.double()
         return weight.float(), bias.float()
@@ -276,6 +245,6 @@ def _loss(logits: Tensor, indexes: Tensor, objective: HeadObjective) -> Tensor:
     )
 
 
-def _judge(logits: Tensor, indexes: Tensor) -> tuple[float, float]:
+def _measure(logits: Tensor, indexes: Tensor) -> tuple[float, float]:
     hits = (logits.argmax(dim=1) == indexes).float().mean()
     return float(hits), float(functional.cross_entropy(logits, indexes))

@@ -1,6 +1,6 @@
-"""What a run remembers of its steps and epochs, and what follows from that.
+"""Records of steps and epochs, and the decisions that depend on them.
 
-Everything here is a pure function of the records, so a resumed run decides as the first one would.
+All functions depend on the records alone, so a resumed run decides as an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -14,100 +14,59 @@ Metric = Literal["top1", "nll"]
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One optimizer step.
+    """One optimizer step."""
 
-    Attributes:
-        epoch: 1 upwards.
-        step: optimizer steps of the run so far, this one included.
-        loss: mean over the pictures of the step, with smoothing, weights and mixing.
-        learning_rate: of the head.
-        gradient_norm: before clipping.
-        n_images: pictures of the step, over all processes.
-        images_per_s: reading, decoding and augmenting included.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    n_images: int
-    images_per_s: float
+    epoch: int  # from 1
+    step: int  # of the run, from 1
+    loss: float  # mean over the pictures, with smoothing, class weights and mixing
+    learning_rate: float  # of the head
+    gradient_norm: float  # before clipping
+    n_images: int  # over all processes
+    images_per_s: float  # including reading, decoding and augmenting
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch and its validation.
+    """One epoch with its validation, which measures the weights that are kept."""
 
-    Attributes:
-        epoch: 1 upwards.
-        step: optimizer steps of the run at its end.
-        train_loss: mean over its pictures, as they were seen, with smoothing, weights and mixing.
-        train_top1: share of its pictures whose target's main class was put first.
-        validation_nll: mean negative log-likelihood, natural logarithm, of the weights that are
-            kept: their moving average where there is one.
-        validation_top1: share of the validation pictures whose class was put first.
-        learning_rate: of the head, at its last step.
-        images_per_s: trained pictures, reading, decoding and augmenting included.
-        seconds: of training and validation.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    train_top1: float
-    validation_nll: float
-    validation_top1: float
-    learning_rate: float
-    images_per_s: float
-    seconds: float
+    epoch: int  # from 1
+    step: int  # optimizer steps of the run so far
+    train_loss: float  # mean over the augmented pictures, with smoothing, class weights and mixing
+    train_top1: float  # 0..1, against the main class of mixed targets
+    validation_nll: float  # mean negative log-likelihood, natural logarithm
+    validation_top1: float  # 0..1
+    learning_rate: float  # of the head, at the last step
+    images_per_s: float  # in training, including reading, decoding and augmenting
+    seconds: float  # training and validation
 
 
 @dataclass(frozen=True, slots=True)
 class RunLength:
-    """How long a run is and where it stands when it starts or goes on.
-
-    Attributes:
-        epochs: of the whole run.
-        epoch_steps: optimizer steps of each.
-        step: done already.
-    """
+    """The length of a run, and where it starts or resumes."""
 
     epochs: int
-    epoch_steps: int
-    step: int = 0
+    epoch_steps: int  # optimizer steps per epoch
+    step: int = 0  # already done
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
         return self.epochs * self.epoch_steps
 
 
 def merit(top1: float, nll: float, metric: Metric) -> tuple[float, float]:
-    """Returns what is greater for better weights: the metric first, the other one between equals.
-
-    Args:
-        top1: share of the validation pictures, 0..1.
-        nll: mean negative log-likelihood there.
-        metric: which counts.
-    """
+    """Returns a sort key that is greater for better weights; the other metric breaks ties."""
     return (top1, -nll) if metric == "top1" else (-nll, top1)
 
 
 def best_of(history: Sequence[EpochRecord], metric: Metric) -> EpochRecord:
-    """Returns the best epoch by `merit`, of equal ones the first.
-
-    Args:
-        history: one epoch or more.
-        metric: which counts.
-    """
+    # max returns the first of equal epochs.
     return max(history, key=lambda one: merit(one.validation_top1, one.validation_nll, metric))
 
 
 def is_over(
     history: Sequence[EpochRecord], epochs: int, metric: Metric, patience_epochs: int | None
 ) -> bool:
-    """Whether all epochs are done, or the last so many were no better than an earlier one."""
+    """Returns True after all epochs, or after `patience_epochs` without a better one."""
     if len(history) >= epochs:
         return True
     if not history or patience_epochs is None:

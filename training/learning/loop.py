@@ -1,9 +1,7 @@
-"""A whole training run: epochs, validation, the best weights, checkpoints, and going on from them.
+"""A whole training run: epochs, validation, the best weights, checkpoints and resuming.
 
-Everything random is a function of the config's seed and the step, so a run that was stopped and
-resumed ends with the very weights of one that was not, on the same machine with as many threads.
-
-Shapes: B pictures of a batch, C classes.
+All random numbers depend only on the seed and the step. A resumed run therefore ends with exactly
+the weights of an uninterrupted one, on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -34,17 +32,13 @@ Weights = dict[str, torch.Tensor]
 
 
 def train(run: TrainingRun, *, resume: bool = False) -> TrainingResult:
-    """Trains a network.
-
-    Args:
-        run: what and where.
-        resume: go on from the newest checkpoint in the folder, if there is one.
+    """Trains a network; with `resume` it continues from the newest checkpoint, if there is one.
 
     Raises:
-        ConfigInvalid: the config has no such stage, or asks for what is not there.
-        DataRefused: there are no pictures to train or to validate on.
-        CheckpointRefused: the folder holds a run and `resume` is not set, or another run's.
-        LossNotFinite: training diverged; the last checkpoint is from before.
+        ConfigInvalid: the config has no `[optimizer]`, or names something that does not exist.
+        DataRefused: the training or validation split is empty.
+        CheckpointRefused: the folder holds a run and `resume` is not set, or it is another run's.
+        LossNotFinite: training diverged; the last checkpoint is from before that.
         Interrupted: a signal stopped the run after a checkpoint; `Terminated` for SIGTERM.
     """
     with stop_on_signals() as flag, learner.deterministic(), ExitStack() as cleanup:
@@ -53,7 +47,7 @@ def train(run: TrainingRun, *, resume: bool = False) -> TrainingResult:
 
 @dataclass(slots=True)
 class _Sums:
-    """Of the running epoch."""
+    """Totals of the current epoch."""
 
     steps: int = 0
     loss: float = 0.0
@@ -63,28 +57,29 @@ class _Sums:
 
 
 class _Training:
-    """A run while it goes.
+    """A run in progress.
 
-    The state is: finished epochs (`history`), the running one (`sums`), the learner's tensors and
-    the best weights. The number of the next step follows from it.
+    Its state is the finished epochs (`history`), the current one (`sums`), the learner's tensors and
+    the best weights. A checkpoint holds exactly these.
     """
 
     def __init__(self, run: TrainingRun, flag: StopFlag, cleanup: ExitStack) -> None:
         self.run, self.flag, self.cleanup = run, flag, cleanup
         self.world, self.loop = run.world, run.config.loop
+
         _, schedule = optim.second_stage(run.config)
         self.train_batches, self.validation_batches = make_batches(run, cleanup)
         epoch_steps = math.ceil(len(self.train_batches) / self.loop.accumulate)
         self.extent = RunLength(schedule.epochs, epoch_steps)
+
         self.checkpoints = Checkpoints(run.folder, identity_of(run.config, run.data))
         self.history: list[EpochRecord] = []
         self.sums = _Sums()
-        self.best: Weights = {}  # of no epoch yet
+        self.best: Weights = {}  # empty until the first epoch ends
         self.callbacks: Sequence[progress.Callback] = ()
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
         return len(self.history) * self.extent.epoch_steps + self.sums.steps
 
     def _at(self) -> tuple[int, int]:
@@ -95,18 +90,20 @@ class _Training:
         self.learner = learner.Learner(self.run, self.extent.epoch_steps)
         if found is not None:
             self._restore(self.checkpoints.open(found))
-        self._open_watchers()
+        self._open_callbacks()
         self.written, self.written_s = self._at(), self.run.clock()
+
         loop = self.loop
         while not is_over(self.history, self.extent.epochs, loop.best_by, loop.patience_epochs):
             self._train_epoch()
             self._finish_epoch()
+
         return self._result()
 
     def _find(self, resume: bool) -> bytes | None:
         if not resume and self.checkpoints.exist:
             raise CheckpointRefused(
-                f"{self.run.folder} holds the checkpoints of a run; resume it or take another folder"
+                f"{self.run.folder} holds the checkpoints of a run; resume it or use another folder"
             )
         return self.checkpoints.read_last()
 
@@ -118,10 +115,12 @@ class _Training:
             rank=self.world.rank,
             world=self.world.size,
         )
+
         last_s = self.run.clock()
         while batches := list(islice(stream, accumulate)):
             first_batch = epoch * len(self.train_batches) + self.sums.steps * accumulate
             outcome = self._learn(batches, first_batch)
+
             now_s = self.run.clock()
             self._note_step(outcome, now_s - last_s)
             last_s = now_s
@@ -141,6 +140,7 @@ class _Training:
         sums.hits += outcome.hits
         sums.n_images += outcome.n_images
         sums.train_s += seconds
+
         record = StepRecord(
             epoch=len(self.history) + 1,
             step=self.step,
@@ -154,9 +154,9 @@ class _Training:
             callback.on_step(record)
 
     def _finish_epoch(self) -> None:
-        """Validates, keeps the weights if they are the best, and writes a checkpoint."""
         began_s = self.run.clock()
         nll, top1 = self._validate()
+
         sums, n_images = self.sums, max(self.sums.n_images, 1)
         validation_s = self.run.clock() - began_s
         record = EpochRecord(
@@ -172,10 +172,12 @@ class _Training:
         )
         self.history.append(record)
         self.sums = _Sums()
+
         is_best = best_of(self.history, self.loop.best_by) is record
         if is_best:
             kept = self.learner.kept.state_dict()
             self.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
+
         for callback in self.callbacks:
             callback.on_epoch(record, is_best)
         if self.world.is_first:
@@ -185,7 +187,7 @@ class _Training:
         self._stop_if(self.world.sum(self.flag.counts()))
 
     def _validate(self) -> tuple[float, float]:
-        """Returns NLL and top-1 on the validation pictures, in float32, as they will be served."""
+        # Returns NLL and top-1 in float32, the precision that is served.
         self.world.share_buffers(self.learner.kept)
         totals = [0.0, 0.0, 0.0]
         for batch in self.validation_batches.epoch(0, rank=self.world.rank, world=self.world.size):
@@ -196,12 +198,14 @@ class _Training:
             self._stop_if((terminated, interrupted))
             self._write_if_due()
             totals = [total + value for total, value in zip(totals, sums, strict=True)]
+
         if totals[2] == 0:
             raise DataRefused("none of the validation pictures can be read any more")
         if not math.isfinite(totals[0]):
             error = LossNotFinite(f"the validation NLL is {totals[0]}")
             raise self._diverged(error, f"after step {self.step}")
-        # What follows from these must be the same in all processes, to the last bit.
+
+        # All processes must decide the same from these numbers, so they need identical bits.
         return self.world.broadcast((totals[0] / totals[2], totals[1] / totals[2]))
 
     def _result(self) -> TrainingResult:
@@ -211,22 +215,22 @@ class _Training:
         return TrainingResult(self.run.network, tuple(self.history), best)
 
     def _stop_if(self, signals: Sequence[float]) -> None:
-        """Ends the run after a checkpoint if any process was told to stop."""
         if not any(signals):
             return
+
         if self.world.is_first and self._at() != self.written:
             self._write_last()
-        self.world.barrier()  # the others may end only when it is written
+        self.world.barrier()  # no process ends before the checkpoint is written
         raise_for(
             signals,
             f"stopped after step {self.step} of {self.extent.steps}; the checkpoint is in "
-            f"{self.checkpoints.folder}; resume the run with the same config and data to go on",
+            f"{self.checkpoints.folder}; resume the run with the same config and data to continue",
         )
 
     def _diverged(self, error: LossNotFinite, where: str) -> LossNotFinite:
         epoch = len(self.history) + 1
         rate = self.learner.learning_rate
-        kept = "the checkpoint before it is kept" if self.checkpoints.exist else "nothing is kept"
+        kept = "the checkpoint before it is kept" if self.checkpoints.exist else "nothing was saved"
         return LossNotFinite(
             f"{error} in epoch {epoch}, {where}; {kept}. Try a lower optimizer.learning_rate (now "
             f'{rate:g}), optimizer.clip_norm = 1.0, schedule.warmup_epochs or loop.precision = "fp32"'
@@ -267,14 +271,15 @@ class _Training:
         self.sums = _Sums(**state["sums"])
         self.history = [EpochRecord(**values) for values in state["history"]]
         self.best = state["best"]
+
         if self.world.is_first:
             if self.best:
                 self._write_best()
-            log.info("going on after step %d of %d", self.step, self.extent.steps)
+            log.info("resuming after step %d of %d", self.step, self.extent.steps)
             for line in changes(state["surroundings"], self.learner.surroundings):
                 log.info("%s", line)
 
-    def _open_watchers(self) -> None:
+    def _open_callbacks(self) -> None:
         if not self.world.is_first:
             return
         extent = RunLength(self.extent.epochs, self.extent.epoch_steps, self.step)

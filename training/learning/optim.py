@@ -1,7 +1,6 @@
-"""What learns, how fast, and in which arithmetic.
+"""Trainable parameters, optimizer, schedule, moving average and precision.
 
-Layer groups, from the bottom to the top, are timm's (`group_matcher`); the classifier is always the
-topmost one. Nothing here knows pictures, epochs or files.
+Layer groups are timm's (`group_matcher`), from the input up; the classifier is always the last one.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from training.system.torch_compat import timm
 Groups = tuple[tuple[str, ...], ...]
 """Names of parameters, a tuple for each layer group, the bottom first."""
 
-# timm's decay warm-up with these two is min(decay, (1 + n) / (10 + n)) after n updates, as
-# TensorFlow's ExponentialMovingAverage has it: a short run does not end near its random start.
+# With these, timm's decay is min(decay, (1 + n) / (10 + n)) after n updates, as in TensorFlow's
+# ExponentialMovingAverage. Without the warm-up a short run would end near its random start.
 _EMA_GAMMA: Final = 9.0
 _EMA_POWER: Final = 1.0
 
@@ -33,48 +32,37 @@ _CPU_BF16: Final = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How forward passes are computed.
+    """The precision of forward passes."""
 
-    Attributes:
-        dtype: of autocast; None computes in float32.
-        scaled: the loss is scaled up, because gradients would underflow in float16.
-    """
-
-    dtype: torch.dtype | None = None
-    scaled: bool = False
+    dtype: torch.dtype | None = None  # of autocast; None computes in float32
+    scaled: bool = False  # scale the loss up, because float16 gradients would underflow
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Returns the context of a forward pass."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(device.type, dtype=self.dtype)
 
 
 def decide_precision(name: str, device: torch.device) -> Precision:
-    """Returns the precision a config asks for, on a device.
+    """Returns the precision for a config's `auto`, `fp32`, `bf16` or `fp16`.
 
-    Args:
-        name: `auto`, `fp32`, `bf16` or `fp16`; `auto` is bf16 where the processor computes in it.
-        device: where the network is.
+    `auto` is bf16 if the processor has instructions for it, otherwise fp32.
 
     Raises:
-        ConfigInvalid: fp16 on a CPU, which has no fast arithmetic for it.
+        ConfigInvalid: fp16 on a CPU.
     """
     if name == "auto":
         name = "bf16" if _computes_bf16(device) else "fp32"
     if name == "fp16" and device.type != "cuda":
         raise ConfigInvalid(
-            'loop.precision: "fp16" needs a CUDA device; on a CPU take "bf16", "fp32" or "auto"'
+            'loop.precision: "fp16" needs a CUDA device; on a CPU use "bf16", "fp32" or "auto"'
         )
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     return Precision(dtypes[name], scaled=name == "fp16")
 
 
 def layer_groups(network: nn.Module) -> Groups:
-    """Returns the layer groups of a network, the classifier alone on top.
-
-    A network without timm's `group_matcher` has one group for each module that owns parameters.
-    """
+    # Without timm's `group_matcher`, each module that owns parameters is a group.
     matcher: Any = getattr(network, "group_matcher", None)
     if matcher is None:
         owned = (
@@ -87,6 +75,7 @@ def layer_groups(network: nn.Module) -> Groups:
     else:
         found = timm().models.group_parameters(network, matcher(coarse=False))
         groups = [tuple(names) for _, names in sorted(found.items())]
+
     top = _classifier_parameters(network)
     below = (tuple(name for name in names if name not in top) for names in groups)
     return (*(names for names in below if names), *((top,) if top else ()))
@@ -95,19 +84,19 @@ def layer_groups(network: nn.Module) -> Groups:
 def freeze(
     network: nn.Module, trained_groups: int | None, *, freeze_batch_norm: bool = False
 ) -> tuple[nn.Module, ...]:
-    """Lets only the topmost layer groups learn.
+    """Freezes all but the last layer groups.
 
     Args:
         network: its frozen parameters no longer require gradients.
-        trained_groups: how many groups learn, the classifier counted as one; None for all.
-        freeze_batch_norm: batch norms of the learning part keep their statistics as well; their
-            scale and shift go on learning.
+        trained_groups: number of groups to train, including the classifier; None trains all.
+        freeze_batch_norm: batch norms keep their statistics; their scale and shift are still
+            trained.
 
     Returns:
-        The modules to be kept in evaluation mode, see `set_training`.
+        The modules that `set_training` keeps in evaluation mode.
 
     Raises:
-        ConfigInvalid: there are not so many groups, or nothing is left to learn.
+        ConfigInvalid: the network has fewer groups, or nothing is left to train.
     """
     groups = layer_groups(network)
     if trained_groups is not None and trained_groups > len(groups):
@@ -115,13 +104,15 @@ def freeze(
             f"loop.trained_groups = {trained_groups}, but the network has {len(groups)} layer "
             "groups; leave it out to train all of them"
         )
+
     bottom = groups[: len(groups) - trained_groups] if trained_groups is not None else ()
     frozen = {name for names in bottom for name in names}
     for name, parameter in network.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigInvalid("no parameter of the network is left to learn")
+        raise ConfigInvalid("no parameter of the network is left to train")
+
     still = [*_wholly_frozen(network)] if frozen else []
     if freeze_batch_norm:
         still += [module for module in network.modules() if isinstance(module, _BatchNorm)]
@@ -129,21 +120,20 @@ def freeze(
 
 
 def set_training(network: nn.Module, still: tuple[nn.Module, ...]) -> None:
-    """Puts a network into training mode, but for the modules `freeze` returned."""
     network.train()
     for module in still:
         module.eval()
 
 
 def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
-    """Makes one of timm's optimizers for the parameters that learn.
+    """Creates one of timm's optimizers for the parameters that are trained.
 
-    Biases and the scales of norms do not decay (every parameter of one dimension), nor what the
-    architecture itself excludes.
+    Weight decay leaves out one-dimensional parameters (biases, scales of norms) and whatever the
+    architecture excludes.
 
     Raises:
-        ConfigInvalid: timm has no such optimizer, it cannot be used here, or layer decay is asked of
-            a network whose layers timm cannot group.
+        ConfigInvalid: timm has no such optimizer, it cannot be used here, or timm cannot group the
+            network's layers for layer decay.
     """
     known = timm().optim.list_optimizers()
     if config.name not in known:
@@ -153,6 +143,7 @@ def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimiz
         raise ConfigInvalid(
             "optimizer.layer_decay: timm cannot group the layers of this architecture; leave it out"
         )
+
     try:
         optimizer: torch.optim.Optimizer = timm().optim.create_optimizer_v2(
             network,
@@ -163,23 +154,17 @@ def make_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimiz
             layer_decay=config.layer_decay,
         )
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigInvalid(f"optimizer.name: {config.name} cannot be made: {error}") from error
+        raise ConfigInvalid(f"optimizer.name: {config.name} cannot be created: {error}") from error
     if getattr(optimizer, "is_second_order", False):
-        raise ConfigInvalid(f"optimizer.name: {config.name} needs second derivatives; take another")
+        raise ConfigInvalid(f"optimizer.name: {config.name} needs second derivatives; use another")
     return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: Schedule, epoch_steps: int) -> Any:
-    """Makes one of timm's schedules; its learning rates are a pure function of the step.
+    """Creates one of timm's schedules, whose learning rates depend on the step alone.
 
-    Args:
-        optimizer: its learning rates are the peak.
-        config: name, epochs, warm-up and final fraction.
-        epoch_steps: optimizer steps of one epoch.
-
-    Returns:
-        An object whose `step_update(step)` sets the learning rates of a step, counted from 0. The
-        warm-up rises in a line from peak / warm-up steps; the first step already learns.
+    `step_update(step)` sets the rates of a step, counted from 0. The optimizer's rates are the peak.
+    The warm-up is linear and starts at peak / warm-up steps, so that the first step has an effect.
 
     Raises:
         ConfigInvalid: the warm-up is as long as the whole run.
@@ -191,6 +176,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Schedule, epoch_step
             f"schedule.warmup_epochs = {config.warmup_epochs:g} leaves nothing of "
             f"{config.epochs} epochs"
         )
+
     peak = max(group["lr"] for group in optimizer.param_groups)
     shared = {
         "warmup_t": warmup,
@@ -199,23 +185,23 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Schedule, epoch_step
     }
     schedulers = timm().scheduler
     if config.name == "constant":
-        # A step schedule whose steps change nothing: timm has no other constant one.
+        # timm has no constant schedule. This one multiplies by 1.
         return schedulers.StepLRScheduler(optimizer, decay_t=total, decay_rate=1.0, **shared)
-    # At least 2, for timm warns of a cosine of one step.
+    # timm warns about a cosine of one step.
     return schedulers.CosineLRScheduler(
         optimizer, t_initial=max(total, 2), lr_min=config.final_fraction * peak, **shared
     )
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Returns the highest learning rate of any group: the head's, where layers decay."""
+    # With layer decay, the head has the highest.
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def make_average(network: nn.Module, decay: float | None) -> Any:
     """Returns timm's moving average of parameters and buffers, or None without a decay.
 
-    Its `update(network, n + 1)` belongs after step n, counted from 1; see `_EMA_GAMMA`.
+    Call `update(network, n + 1)` after step n, counted from 1.
     """
     if decay is None:
         return None
@@ -241,10 +227,7 @@ def _classifier_parameters(network: nn.Module) -> tuple[str, ...]:
 
 
 def _wholly_frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """Yields the outermost modules that own parameters, none of which learns.
-
-    Dropout and batch norms inside of them rest with them.
-    """
+    # The outermost modules without trained parameters. Their dropouts and batch norms rest with them.
     for child in module.children():
         learns = [parameter.requires_grad for parameter in child.parameters()]
         if learns and not any(learns):

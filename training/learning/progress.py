@@ -1,6 +1,6 @@
-"""What a run tells while it goes: a live display, plain lines, a JSONL log, TensorBoard.
+"""Progress of a run: a live display, plain lines, a JSONL log, TensorBoard.
 
-Each is a `Callback`; only the first process has any. Fractions are 0..1 and units are in the names.
+Each is a `Callback`. Only the first process has any.
 """
 
 from __future__ import annotations
@@ -30,50 +30,34 @@ _PLAIN_EVERY_S: Final = 30.0
 
 
 class Callback(Protocol):
-    """Is told of every step and every epoch."""
+    """Called after every step and every epoch."""
 
-    def on_step(self, record: StepRecord) -> None:
-        """Takes a step that is done."""
-        ...
-
-    def on_epoch(self, record: EpochRecord, best: bool) -> None:
-        """Takes an epoch that is done, and whether it is the best one so far."""
-        ...
-
-    def close(self) -> None:
-        """Ends the display or closes the file."""
-        ...
+    def on_step(self, record: StepRecord) -> None: ...
+    def on_epoch(self, record: EpochRecord, best: bool) -> None: ...  # best so far
+    def close(self) -> None: ...
 
 
 class JsonLog:
-    """One JSON object a line: {"event": "step", ...} and {"event": "epoch", ...}.
-
-    Each line goes to the operating system at once, so that a killed process loses none.
-
-    Args:
-        path: appended to; see `cut_log` for what a resumed run does before.
-    """
+    """Appends one JSON object per line: {"event": "step", ...} and {"event": "epoch", ...}."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # flushed at each line
+        # Line buffered, so that a killed process loses no line.
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def on_step(self, record: StepRecord) -> None:
-        """Writes a line."""
         self._write("step", dataclasses.asdict(record))
 
     def on_epoch(self, record: EpochRecord, best: bool) -> None:
-        """Writes a line."""
         self._write("epoch", {**dataclasses.asdict(record), "best": best})
 
     def close(self) -> None:
-        """Closes the file, flushed to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def _write(self, event: str, values: dict[str, Any]) -> None:
-        # JSON knows no infinity; a float16 step that was skipped has such a gradient.
+        # JSON has no infinity, the gradient norm of a skipped float16 step.
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
@@ -82,15 +66,13 @@ class JsonLog:
 
 
 def cut_log(path: Path, step: int, epochs: int) -> None:
-    """Drops what a checkpoint does not know of, so that a resumed run logs every step once.
+    """Removes the steps and epochs after a checkpoint, so that a resumed run logs each once.
 
-    Args:
-        path: of the log; it may be missing, and its last line may be torn.
-        step: of the checkpoint; later steps are dropped.
-        epochs: that the checkpoint has finished; later ones are dropped.
+    The file may be missing, and its last line may be incomplete.
     """
     if not path.exists():
         return
+
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -104,51 +86,39 @@ def cut_log(path: Path, step: int, epochs: int) -> None:
 
 
 class TensorBoardLog:
-    """Scalars for TensorBoard.
-
-    Args:
-        folder: of its event files.
-        step: of the checkpoint a run goes on from; TensorBoard hides what was written after it.
-    """
+    """Writes scalars for TensorBoard."""
 
     def __init__(self, folder: Path, step: int) -> None:
         module: Any = importlib.import_module("torch.utils.tensorboard")
+        # A resumed run starts after this step; TensorBoard hides what an earlier one wrote later.
         self._writer: Any = module.SummaryWriter(str(folder), purge_step=step + 1)
 
     def on_step(self, record: StepRecord) -> None:
-        """Writes loss, learning rate, gradient norm and speed."""
         for name in ("loss", "learning_rate", "gradient_norm", "images_per_s"):
             self._writer.add_scalar(f"step/{name}", getattr(record, name), record.step)
 
-    def on_epoch(self, record: EpochRecord, best: bool) -> None:  # noqa: ARG002 - a Watcher
-        """Writes losses and accuracies."""
+    def on_epoch(self, record: EpochRecord, best: bool) -> None:  # noqa: ARG002 - a Callback
         for name in ("train_loss", "train_top1", "validation_nll", "validation_top1"):
             self._writer.add_scalar(f"epoch/{name}", getattr(record, name), record.step)
 
     def close(self) -> None:
-        """Closes the event file."""
         self._writer.close()
 
 
 class PlainDisplay:
-    """A line an epoch, and one in between where that takes long; for files and pipes.
-
-    Args:
-        extent: of the run.
-        clock: seconds, monotonic.
-    """
+    """Logs a line per epoch, and one every 30 s during long epochs; for files and pipes."""
 
     def __init__(self, extent: RunLength, clock: Callable[[], float] = time.monotonic) -> None:
         self._extent = extent
         self._clock = clock
-        self._started_s = self._spoke_s = clock()
+        self._started_s = self._last_line_s = clock()
 
     def on_step(self, record: StepRecord) -> None:
-        """Speaks if it has been silent for long."""
         now_s = self._clock()
-        if now_s - self._spoke_s < _PLAIN_EVERY_S:
+        if now_s - self._last_line_s < _PLAIN_EVERY_S:
             return
-        self._spoke_s = now_s
+        self._last_line_s = now_s
+
         done = record.step - self._extent.step
         left_s = (now_s - self._started_s) / done * (self._extent.steps - record.step)
         log.info(
@@ -163,20 +133,17 @@ class PlainDisplay:
         )
 
     def on_epoch(self, record: EpochRecord, best: bool) -> None:
-        """Speaks."""
-        self._spoke_s = self._clock()
+        self._last_line_s = self._clock()
         log.info("%s", epoch_text(record, self._extent, best=best))
 
     def close(self) -> None:
-        """Does nothing."""
+        pass
 
 
 class RichDisplay:
-    """A live bar on a terminal: rate, time left, loss and accuracy; a line stays for each epoch.
+    """Shows a progress bar on a terminal, below a line for each epoch.
 
-    Args:
-        extent: of the run.
-        console: where the log goes too, so that its lines stay above the bar.
+    The log must go to the same console, so that its lines stay above the bar.
     """
 
     def __init__(self, extent: RunLength, console: Console) -> None:
@@ -186,7 +153,7 @@ class RichDisplay:
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(extent.epochs)),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]}  validation {task.fields[top1]}"),
@@ -204,7 +171,6 @@ class RichDisplay:
         self._progress.start()
 
     def on_step(self, record: StepRecord) -> None:
-        """Moves the bar."""
         self._progress.update(
             self._task,
             completed=record.step,
@@ -214,20 +180,17 @@ class RichDisplay:
         )
 
     def on_epoch(self, record: EpochRecord, best: bool) -> None:
-        """Leaves a line above the bar."""
-        self._progress.update(self._task, top1=f"{100 * record.validation_top1:.1f} %")
+        self._progress.update(self._task, top1=f"{100 * record.validation_top1:.1f}%")
         log.info("%s", epoch_text(record, self._extent, best=best))
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
         self._progress.stop()
 
 
 def epoch_text(record: EpochRecord, extent: RunLength, *, best: bool) -> str:
-    """Returns one line about an epoch."""
     return (
         f"epoch {record.epoch}/{extent.epochs}: loss {record.train_loss:.4f}, validation top-1 "
-        f"{100 * record.validation_top1:.2f} %, NLL {record.validation_nll:.4f}, "
+        f"{100 * record.validation_top1:.2f}%, NLL {record.validation_nll:.4f}, "
         f"{record.images_per_s:.0f} images/s, {record.seconds:.1f} s{', best so far' * best}"
     )
 
@@ -240,12 +203,6 @@ def clock_text(seconds: float) -> str:
 
 
 def open_callbacks(folder: Path, extent: RunLength) -> Sequence[Callback]:
-    """Opens the log, TensorBoard's log and a display.
-
-    Args:
-        folder: of the run.
-        extent: of the run.
-    """
     callbacks: list[Callback] = [JsonLog(folder / LOG_FILE)]
     callbacks.append(TensorBoardLog(folder / TENSORBOARD_FOLDER, extent.step))
     console = terminal()

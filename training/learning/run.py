@@ -1,4 +1,4 @@
-"""What a training run is given and what it ends with.
+"""The inputs and the result of a training run.
 
 Shapes: B pictures of a batch, S = crop size in pixels, C classes.
 """
@@ -26,17 +26,14 @@ from training.system.distributed import World
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingRun:
-    """What is trained, on what, and where it is written.
+    """The network to train, its data and its folder.
 
     Attributes:
-        network: float32 (B, 3, S, S), normalised, to logits (B, C); it is trained in place.
+        network: normalised float32 pixels (B, 3, S, S) to logits (B, C); it is trained in place.
         spec: its evaluation preprocessing.
-        data: the pictures.
-        config: with `[optimizer]` and `[schedule]`.
-        folder: of checkpoints and logs; made where it is missing.
-        world: the processes and the device; see `training.system.distributed.joined`.
-        prepared: keeps the validation pictures.
-        clock: seconds, monotonic.
+        folder: for checkpoints and logs; it is created if missing.
+        prepared: caches the validation pictures.
+        clock: monotonic seconds.
     """
 
     network: nn.Module
@@ -51,21 +48,15 @@ class TrainingRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingResult:
-    """What a run ends with.
+    """The trained network and its history."""
 
-    Attributes:
-        network: the one of the run, with the weights of the best epoch, in evaluation mode.
-        history: every epoch.
-        best: the epoch whose weights were kept.
-    """
-
-    network: nn.Module
+    network: nn.Module  # the run's network with the weights of the best epoch, in evaluation mode
     history: tuple[EpochRecord, ...]
     best: EpochRecord
 
 
 def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches]:
-    """Returns the batches to train and to validate on; they are closed at the end.
+    """Returns training and validation batches; `cleanup` closes them.
 
     Raises:
         DataRefused: a split is empty.
@@ -73,6 +64,7 @@ def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches
     for split in ("train", "validation"):
         if not run.data.split(split):
             raise DataRefused(f"{run.data.name}: the {split} split has no pictures")
+
     config = run.config
     batch_size, workers = config.loop.batch_size, config.data.workers
     train_batches = Batches(
@@ -82,12 +74,13 @@ def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches
         sampling=Sampling(config.seed, balanced=config.data.sampling == "balanced"),
         workers=workers,
     )
-    kept = run.prepared.has_room(len(run.data.validation), run.spec)
+
+    cached = run.prepared.has_room(len(run.data.validation), run.spec)
     validation_batches = Batches(
         run.data.validation,
         EvaluationTransform(run.spec, run.prepared),
         batch_size=batch_size,
-        workers=0 if kept else workers,  # workers could not keep what they prepare
+        workers=0 if cached else workers,  # the cache is in this process
     )
     for batches in (train_batches, validation_batches):
         cleanup.callback(batches.close)

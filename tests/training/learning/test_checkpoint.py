@@ -97,7 +97,7 @@ def test_checkpoints_damaged_newest_falls_back_and_says_so(tmp_path, caplog):
     _damage(checkpoints.folder / checkpoint.LAST)
 
     assert _step(checkpoints) == 1
-    assert caplog.messages == ["last.pt is damaged; going on from last.previous.pt"]
+    assert caplog.messages == ["last.pt is damaged; resuming from last.previous.pt"]
 
 
 def test_checkpoints_good_previous_survives_the_write_after_a_damaged_newest(tmp_path):

@@ -346,7 +346,7 @@ def test_train_broken_weights_are_not_written(tmp_path, monkeypatch):
 
 
 def test_train_with_an_exploding_learning_rate_is_stopped(tmp_path):
-    with pytest.raises(LossNotFinite, match=r"epoch 1, step \d+; nothing is kept.*now .*e\+29"):
+    with pytest.raises(LossNotFinite, match=r"epoch 1, step \d+; nothing was saved.*now .*e\+29"):
         train(
             runs.run(
                 tmp_path,
@@ -371,7 +371,7 @@ def test_train_non_finite_validation_is_stopped(tmp_path, monkeypatch):
 def test_train_in_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
     train(runs.run(tmp_path, schedule__epochs=1))
 
-    with pytest.raises(CheckpointRefused, match="resume it or take another folder"):
+    with pytest.raises(CheckpointRefused, match="resume it or use another folder"):
         train(runs.run(tmp_path, schedule__epochs=1))
 
 

@@ -89,7 +89,7 @@ def test_freeze_with_more_groups_than_there_are_is_refused():
 def test_freeze_of_a_network_that_cannot_learn_is_refused():
     network = tinynet.TinyNet().requires_grad_(False)
 
-    with pytest.raises(ConfigInvalid, match="left to learn"):
+    with pytest.raises(ConfigInvalid, match="left to train"):
         optim.freeze(network, None)
 
 
@@ -145,7 +145,7 @@ def test_optimizer_with_layer_decay_of_a_network_without_layers_is_refused():
         pytest.param("adahessian", "second derivatives", id="second-order"),
         pytest.param(
             "bnbadam",
-            "cannot be made",
+            "cannot be created",
             id="package-missing",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it may be there"),
         ),

@@ -144,7 +144,7 @@ def test_plain_display_speaks_every_half_minute_and_at_each_epoch(caplog):
     assert caplog.messages == [
         "epoch 1/3, step 5/30: loss 0.5000, 100 images/s, 4:10 left",
         "epoch 1/3, step 8/30: loss 0.5000, 100 images/s, 3:40 left",
-        "epoch 1/3: loss 0.6000, validation top-1 75.00 %, NLL 0.9000, 100 images/s, 3.2 s, "
+        "epoch 1/3: loss 0.6000, validation top-1 75.00%, NLL 0.9000, 100 images/s, 3.2 s, "
         "best so far",
     ]
 
@@ -160,7 +160,7 @@ def test_rich_display_shows_rate_loss_and_accuracy_below_the_log():
 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     last = shown[shown.rindex("epoch 2/3") :]
-    for part in ("37 %", "100 images/s", "loss 0.500", "validation 75.0 %"):
+    for part in ("37%", "100 images/s", "loss 0.500", "validation 75.0%"):
         assert part in last
 
 

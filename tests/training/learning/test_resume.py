@@ -153,8 +153,8 @@ def test_train_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
     assert caplog.messages[:2] == [
-        "last.pt is damaged; going on from last.previous.pt",
-        "going on after step 4 of 6",
+        "last.pt is damaged; resuming from last.previous.pt",
+        "resuming after step 4 of 6",
     ]
     _assert_same(tmp_path, trained, whole)
 
