@@ -1,4 +1,4 @@
-"""Networks by name, and the wrapper that makes a graph eat pixels and answer probabilities.
+"""Networks by name, and the wrapper that turns one into pixels in, probabilities out.
 
 Shapes: N pictures, S = crop size in pixels, C classes, D = length of the embedding.
 """
@@ -24,7 +24,7 @@ from training.system.torch_compat import timm
 OUTPUTS: Final = ("probabilities", "logits", "embedding")
 """Outputs of every exported graph, in order; each name is also its kind."""
 
-# What a config says elsewhere, or what would make timm build something else than a classifier.
+# Options with a config key of their own, or that would make timm build something else.
 _RESERVED: Final = frozenset(
     {
         "cache_dir",
@@ -54,7 +54,7 @@ class Builder(Protocol):
         """Returns a network with random weights.
 
         Raises:
-            TypeError, ValueError: an option is unknown or has a value that cannot be.
+            TypeError, ValueError: an option is unknown or has an impossible value.
         """
         ...
 
@@ -64,10 +64,7 @@ BUILDERS: Final[dict[str, Builder]] = {}
 
 
 def register(builder: Builder) -> Builder:
-    """Adds an architecture under its function's name; a decorator.
-
-    Args:
-        builder: its name is the architecture's.
+    """Registers an architecture under the name of its function; use it as a decorator.
 
     Raises:
         ValueError: the name is taken.
@@ -81,8 +78,7 @@ def register(builder: Builder) -> Builder:
 
 @register
 def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Module:
-    """Builds the classic network of `training.networks.convnet`."""
-    # TOML has lists where the design has tuples.
+    # TOML has lists where the options have tuples.
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
     }
@@ -90,18 +86,18 @@ def convnet(n_classes: int, input_size_px: int | None, **options: Any) -> nn.Mod
 
 
 def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
-    """Builds a network in evaluation mode, of this package or else of timm.
+    """Builds a registered network, or one of timm's, in evaluation mode.
 
     Random weights come from torch's global generator; seed it before.
 
     Args:
-        wanted: its architecture is a name in `BUILDERS`, or timm's with an optional tag after a
-            dot. Of its weights only those of the hub are loaded, by timm.
-        n_classes: C; timm's own number if not given.
+        wanted: its architecture is a name in `BUILDERS`, or one of timm's with an optional tag after
+            a dot. This function loads no weights but those of the hub.
+        n_classes: C; None for timm's own number.
 
     Raises:
-        ArchitectureRefused: there is no such architecture, it does not take the size or an option,
-            or the hub has no weights for it.
+        ArchitectureRefused: the architecture is unknown, it does not accept the size or an option, or
+            the hub has no weights for it.
     """
     architecture, size_px = wanted.architecture, wanted.input_size_px
     from_hub = wanted.weights == HUB
@@ -125,28 +121,29 @@ def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
     else:
         hint = did_you_mean(architecture, [*BUILDERS, *timm().list_models()])
         raise ArchitectureRefused(f"timm has no architecture {architecture!r}{hint}")
+
     network = _build(architecture, build, wanted.options)
-    _note_evaluation(network, wanted)
+    _override_evaluation(network, wanted)
     return network.eval()
 
 
 def classifiers(network: Any) -> tuple[nn.Module, ...]:
-    """Returns the classifier of a network; distilled ones have two, others may not tell."""
+    # Distilled networks have two. Some networks do not say.
     found = network.get_classifier() if hasattr(network, "get_classifier") else ()
     return found if isinstance(found, tuple) else (found,)
 
 
 def evaluation_transform(network: nn.Module) -> Any:
-    """Returns timm's own evaluation transform of a network: PIL image -> float32 (3, S, S)."""
+    """Returns timm's own evaluation transform: PIL image -> float32 (3, S, S)."""
     data = timm().data
     return data.create_transform(**data.resolve_data_config({}, model=network), is_training=False)
 
 
 def preprocessing_of(network: nn.Module) -> Preprocessing:
-    """Returns a network's evaluation preprocessing as the manifest states it, done in the graph.
+    """Returns a network's evaluation preprocessing in the terms of the manifest.
 
     Raises:
-        ArchitectureRefused: the crop mode, size or interpolation has no equal in the contract.
+        ArchitectureRefused: the contract does not have its crop mode, size or interpolation.
     """
     config = timm().data.resolve_data_config({}, model=network)
     channels, height, width = config["input_size"]
@@ -156,6 +153,7 @@ def preprocessing_of(network: nn.Module) -> Preprocessing:
         raise ArchitectureRefused(f"crop mode {config['crop_mode']!r} is not supported")
     if config["interpolation"] not in INTERPOLATIONS:
         raise ArchitectureRefused(f"interpolation {config['interpolation']!r} is not supported")
+
     return Preprocessing.model_validate(
         {
             "resize_mode": _RESIZE_MODES[config["crop_mode"]],
@@ -174,7 +172,7 @@ def normalise(images: Tensor, spec: Preprocessing) -> Tensor:
 
     Args:
         images: uint8, shape (N, 3, S, S), 0..255, on any device.
-        spec: mean and standard deviation.
+        spec: its mean and standard deviation are used.
 
     Returns:
         float32, shape (N, 3, S, S), on the same device.
@@ -184,12 +182,12 @@ def normalise(images: Tensor, spec: Preprocessing) -> Tensor:
 
 
 class PixelsToProbabilities(nn.Module):
-    """A network with its normalisation in front and softmax behind.
+    """A network with normalisation before it and softmax after it.
 
     Args:
-        network: a timm network: float32 (N, 3, S, S), normalised, to logits (N, C). It is copied.
-        mean: three channels, for values scaled to 0..1.
-        std: likewise.
+        network: normalised float32 (N, 3, S, S) to logits (N, C), as timm's. It is copied.
+        mean: of each channel, for values scaled to 0..1.
+        std: of each channel.
         temperature: > 0; logits are divided by it before the softmax.
     """
 
@@ -211,29 +209,19 @@ class PixelsToProbabilities(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Answers a batch of pictures.
-
-        Args:
-            image: uint8, shape (N, S, S, 3), RGB, 0..255.
-
-        Returns:
-            Probabilities (N, C), logits (N, C) and embedding (N, D), all float32.
-        """
+        """RGB pixels, uint8 (N, S, S, 3), to probabilities (N, C), logits (N, C), embedding (N, D)."""
         network: Any = self.network
         features = network.forward_features(self._normalised(image))
         embedding = network.forward_head(features, pre_logits=True)  # (N, D)
-        # Not the classifier on the embedding: some networks normalise in between, or have two
-        # classifiers. The exporter joins what both calls compute.
+        # Not classifier(embedding): some networks normalise in between or have two classifiers. The
+        # exporter merges what both calls compute.
         logits = network.forward_head(features)  # (N, C)
         return torch.softmax(logits / self.temperature, dim=-1), logits, embedding
 
     def _normalised(self, image: Tensor) -> Tensor:
-        """Returns float32, shape (N, 3, S, S), normalised.
-
-        Each channel is one row of values meanwhile (docs/decisions/0026): onnxruntime moves a
-        permutation behind the arithmetic that follows it, where every third value has another
-        factor and takes ten times as long; past a reshape it does not.
-        """
+        # onnxruntime moves a permutation behind the arithmetic that follows it. There every third
+        # value has another factor, which takes ten times as long. It does not move one past a
+        # reshape, so each channel is one long row here (docs/decisions/0026).
         side_px = image.shape[1]
         rows = image.permute(0, 3, 1, 2).flatten(2).to(torch.float32)  # (N, 3, S * S)
         normalised = rows * self.scale.flatten(2) + self.shift.flatten(2)
@@ -243,7 +231,7 @@ class PixelsToProbabilities(nn.Module):
 def _scale_and_shift(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """One multiply and one add a value: (x / 255 - mean) / std = x * scale + shift."""
+    # (x / 255 - mean) / std = x * scale + shift: one multiplication and one addition per value.
     deviation = torch.tensor(std, dtype=torch.float64)
     shift = -torch.tensor(mean, dtype=torch.float64) / deviation
     scale = 1 / (255 * deviation)
@@ -256,11 +244,8 @@ class _MeanPool(nn.Module):
 
 
 def _with_plain_pooling(network: nn.Module) -> nn.Module:
-    """Copies a network with `AdaptiveAvgPool2d(1)` written as a mean.
-
-    The exporter turns the former into a chain of shape arithmetic and a Gather; the latter becomes
-    one ReduceMean.
-    """
+    # The exporter turns AdaptiveAvgPool2d(1) into a chain of shape arithmetic; a mean becomes one
+    # ReduceMean.
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -287,13 +272,13 @@ def _build(
 
 
 def _has_fixed_size(architecture: str) -> bool:
-    """Says whether timm must know the input size when it builds the network: transformers mostly."""
+    # Mostly transformers: timm must know the input size when it builds them.
     config = timm().get_pretrained_cfg(architecture)
     return config is not None and bool(config.fixed_input_size)
 
 
-def _note_evaluation(network: nn.Module, wanted: Network) -> None:
-    """Changes what `preprocessing_of` and `evaluation_transform` read."""
+def _override_evaluation(network: nn.Module, wanted: Network) -> None:
+    # `preprocessing_of` and `evaluation_transform` read `pretrained_cfg`.
     changes: dict[str, Any] = {}
     if wanted.input_size_px is not None:
         changes["input_size"] = (3, wanted.input_size_px, wanted.input_size_px)

@@ -1,4 +1,4 @@
-"""Networks with trained weights: as they are, or with a fresh classifier for other classes."""
+"""Builds networks with trained weights, with their own classifier or a new one."""
 
 from __future__ import annotations
 
@@ -18,25 +18,20 @@ from training.networks.architectures import (
 )
 from training.networks.weights import HUB, Weights, load_into, read_weights
 
-# Classes a network is built with to see which of its tensors are the classifier's.
+# A network is built with this many classes to find its classifier's tensors.
 _PROBE_CLASSES: Final = 1000
 
 
 def build(wanted: Network, n_classes: int) -> tuple[nn.Module, Weights | None]:
-    """Builds the network a config asks for.
-
-    Args:
-        wanted: the section of the config.
-        n_classes: C.
+    """Builds the network of a config, with a random classifier from torch's global generator.
 
     Returns:
-        The network in evaluation mode, its classifier random from torch's global generator, and
-        where its weights are from; None where all of them are random.
+        The network in evaluation mode, and its weights' source; None if all weights are random.
 
     Raises:
-        ArchitectureRefused: see `architectures.create`, its classifier cannot be replaced, or it
-            could not be exported.
-        WeightsRefused: see `load_trained`.
+        ArchitectureRefused: the architecture is unknown, its classifier cannot be replaced, or it
+            cannot be exported.
+        WeightsRefused: the weights are unsafe, unreadable or of another network.
     """
     weights: Weights | None = None
     if wanted.weights is None:
@@ -48,24 +43,24 @@ def build(wanted: Network, n_classes: int) -> tuple[nn.Module, Weights | None]:
             raise ArchitectureRefused(f"the classifier of {wanted.architecture} cannot be replaced")
         reset(n_classes)
         network.eval()
+
     check_answers(network)
     return network, weights
 
 
 def load_trained(wanted: Network, n_classes: int | None = None) -> tuple[nn.Module, Weights]:
-    """Builds a network with weights of a package, a file or the hub, classifier included.
+    """Builds a network with the weights of a package, a file or the hub, classifier included.
 
     Args:
-        wanted: as for `create`; its weights are "package:<distribution>", "hub" or a path.
-        n_classes: C of the weights; read from them if not given.
+        wanted: its weights are "package:<distribution>", "hub" or a path.
+        n_classes: C of the weights; None reads it from them.
 
     Returns:
-        The network in evaluation mode, and where its weights are from; without tensors where the
-        hub has loaded them itself.
+        The network in evaluation mode, and its weights; without tensors if timm loaded them.
 
     Raises:
-        ArchitectureRefused: as for `create`.
-        WeightsRefused: unsafe, unreadable or of another network.
+        ArchitectureRefused: the architecture is unknown or does not accept an option.
+        WeightsRefused: the weights are unsafe, unreadable or of another network.
     """
     if wanted.weights is None:
         raise ValueError(f"no weights of {wanted.architecture} are named")
@@ -74,6 +69,7 @@ def load_trained(wanted: Network, n_classes: int | None = None) -> tuple[nn.Modu
         config = getattr(network, "pretrained_cfg", {})
         hub_id = config.get("hf_hub_id") or wanted.architecture
         return network, Weights({}, f"hub {hub_id}", config.get("license"))
+
     weights = read_weights(wanted.weights)
     network = create(wanted, _PROBE_CLASSES if n_classes is None else n_classes)
     if n_classes is None:
@@ -84,12 +80,9 @@ def load_trained(wanted: Network, n_classes: int | None = None) -> tuple[nn.Modu
 
 
 def check_answers(network: nn.Module) -> None:
-    """Runs random pixels through a network and through what would be exported of it.
+    """Compares a network with its exportable form on random pixels.
 
-    Run before training, it refuses what would fail at the very end.
-
-    Args:
-        network: in evaluation mode.
+    Called before training, so that a network that cannot be exported fails now rather than at the end.
 
     Raises:
         ArchitectureRefused: it does not run at its input size, or its logits are not those of
@@ -100,9 +93,10 @@ def check_answers(network: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
     wrapped = PixelsToProbabilities(network, spec.mean, spec.std).eval()
+
     with torch.inference_mode():
         for parameter in wrapped.network.parameters():
-            if not parameter.any():  # some classifiers start at zero, and zeros are always equal
+            if not parameter.any():  # a classifier that starts at zero would make any logits equal
                 parameter.normal_(std=0.02, generator=generator)
         try:
             expected = wrapped.network(normalise(pixels, spec))
@@ -112,6 +106,7 @@ def check_answers(network: nn.Module) -> None:
             raise ArchitectureRefused(
                 f"the network does not run at {side} x {side} pixels: {first_line(error)}"
             ) from error
+
     if not close:
         raise ArchitectureRefused(
             "the network's logits are not forward_head(forward_features(images)), "
@@ -120,12 +115,12 @@ def check_answers(network: nn.Module) -> None:
 
 
 def _classes_in(weights: Weights, network: nn.Module) -> int:
-    """Returns the number of classes of a checkpoint, from the shape of the classifier's weight."""
+    # The number of classes follows from the shape of the classifier's weight.
     first = classifiers(network)[:1]
     key = next((f"{name}.weight" for name, part in network.named_modules() if part in first), "")
     names, own = list(weights.tensors), list(network.state_dict())
     if key in own and key not in weights.tensors and weights.in_order and len(names) == len(own):
         key = names[own.index(key)]
     tensor = weights.tensors.get(key)
-    # Where it cannot be told, loading says what does not fit.
+    # If it stays unknown, loading reports what does not fit.
     return _PROBE_CLASSES if tensor is None or tensor.ndim < 2 else tensor.shape[0]

@@ -1,9 +1,8 @@
-"""The classic convolutional neural network, step by step as textbooks draw it.
+"""The classic convolutional neural network, as textbooks draw it.
 
-input picture -> [convolution -> ReLU -> max pooling] x blocks -> flattening -> full connection
--> logits; softmax follows in the exported graph. Every step is a layer of torch built by one of the
-functions below. The network has the methods timm's networks have, so that everything else in this
-package treats it as one of them.
+picture -> [convolution -> ReLU -> max pooling] x blocks -> flattening -> full connection -> logits;
+the exported graph adds the softmax. Each function below builds one of these steps. The network has
+the methods of timm's networks, so the rest of the package needs no special case for it.
 
 Shapes: N pictures, S = side of the input in pixels, K feature maps, D = length of the embedding,
 C classes.
@@ -29,16 +28,15 @@ _LARGEST_FEATURE_MAP_PX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ConvNetOptions:
-    """What can be chosen about the network; the keys of `[network.options]` in a config.
+    """The options of the network: the keys of `[network.options]` in a config.
 
     Attributes:
-        grey: look at the brightness only; pictures still come in as RGB.
-        widths: feature maps of each block, so its length is the number of blocks. If None, there
-            are as many blocks as bring the feature maps down to 8 pixels, and two at least.
-        convolutions: in each block, each with its ReLU, before the pooling.
-        hidden: units of each full connection before the last; none where empty.
-        drop_rate: share of the units that are left out at random in training, before each full
-            connection but the first one.
+        grey: use the brightness only; the input is still RGB.
+        widths: number of feature maps of each block. If None, there are at least two blocks, and
+            enough to reduce the feature maps to 8 pixels.
+        convolutions: per block, each with its ReLU, before the pooling.
+        hidden: units of each full connection before the last.
+        drop_rate: dropout after each hidden full connection, 0 <= rate < 1.
         batch_norm: normalise every feature map over the batch, before the ReLU.
     """
 
@@ -61,27 +59,22 @@ class ConvNetOptions:
 
 
 def convolution(n_in: int, n_out: int, *, padding: int = 1, bias: bool = True) -> nn.Conv2d:
-    """Slides `n_out` feature detectors of 3 x 3 over a picture, one pixel at a time.
+    """Slides `n_out` feature detectors of 3 x 3 pixels over a picture, one pixel at a time.
 
-    A padding of 1 frames the picture with zeros so that feature maps are as large as it is; without,
-    they lose a pixel on each side. (N, n_in, S, S) -> (N, n_out, S, S) or (N, n_out, S - 2, S - 2).
+    With a padding of 1, (N, n_in, S, S) -> (N, n_out, S, S); with 0, (N, n_out, S - 2, S - 2).
     """
     return nn.Conv2d(n_in, n_out, kernel_size=3, stride=1, padding=padding, bias=bias)
 
 
 def max_pooling() -> nn.MaxPool2d:
-    """Keeps the largest value of each 2 x 2 box; a box that is partly empty counts too.
-
-    (N, K, S, S) -> (N, K, ceil(S / 2), ceil(S / 2)).
-    """
+    """Keeps the largest value of each 2 x 2 box: (N, K, S, S) -> (N, K, ceil(S / 2), ceil(S / 2))."""
     return nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
 
 
 def block(n_in: int, n_out: int, design: ConvNetOptions) -> nn.Sequential:
-    """Builds convolution -> ReLU, as often as the design says, -> max pooling."""
     layers: list[nn.Module] = []
     for i in range(design.convolutions):
-        # The normalisation has a bias of its own.
+        # A batch norm has a bias of its own.
         layers.append(convolution(n_in if i == 0 else n_out, n_out, bias=not design.batch_norm))
         if design.batch_norm:
             layers.append(nn.BatchNorm2d(n_out))
@@ -90,12 +83,11 @@ def block(n_in: int, n_out: int, design: ConvNetOptions) -> nn.Sequential:
 
 
 def full_connection(n_in: int, n_out: int, drop_rate: float) -> nn.Sequential:
-    """Connects every value with every unit: (N, n_in) -> (N, n_out), none negative."""
+    """Connects every value with every unit: (N, n_in) -> (N, n_out), all >= 0."""
     return nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(drop_rate))
 
 
 def default_widths(input_size_px: int) -> tuple[int, ...]:
-    """Returns the feature maps of each block for an input of that side: 32, 64, 128, ..."""
     halvings = math.ceil(math.log2(max(input_size_px / _LARGEST_FEATURE_MAP_PX, 1)))
     return _WIDTHS[: min(max(halvings, 2), len(_WIDTHS))]
 
@@ -110,20 +102,14 @@ class Grey(nn.Module):
         self.register_buffer("weights", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the weighted sum of the channels."""
         return (images * self.weights).sum(dim=1, keepdim=True)
 
 
 class ConvNet(nn.Module):
     """The classic network: float32 (N, 3, S, S), values around -1..1, to logits (N, C).
 
-    Args:
-        n_classes: C.
-        input_size_px: S, 8 or more.
-        design: blocks, full connections and the rest.
-
     Raises:
-        ValueError: S is too small.
+        ValueError: `input_size_px` is below 8.
     """
 
     def __init__(self, n_classes: int, input_size_px: int, design: ConvNetOptions) -> None:
@@ -132,6 +118,7 @@ class ConvNet(nn.Module):
             raise ValueError(
                 f"the input has {SMALLEST_SIZE_PX} x {SMALLEST_SIZE_PX} pixels or more"
             )
+
         widths = design.widths or default_widths(input_size_px)
         n_in, side = (1 if design.grey else 3), input_size_px
         self.pretrained_cfg = _evaluation_data(n_classes, input_size_px)
@@ -140,6 +127,7 @@ class ConvNet(nn.Module):
         for n_out in widths:
             self.blocks.append(block(n_in, n_out, design))
             n_in, side = n_out, math.ceil(side / 2)
+
         self.flatten = nn.Flatten()
         n_values = n_in * side * side
         self.full = nn.Sequential()
@@ -151,51 +139,35 @@ class ConvNet(nn.Module):
         self._start_randomly()
 
     def forward(self, images: Tensor) -> Tensor:
-        """From pixels to logits: (N, 3, S, S) -> (N, C)."""
         return self.forward_head(self.forward_features(images))  # (N, C)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Convolutions and poolings: (N, 3, S, S) -> feature maps (N, K, s, s)."""
-        feature_maps: Tensor = self.blocks(self.grey(images))
+        feature_maps: Tensor = self.blocks(self.grey(images))  # (N, K, s, s)
         return feature_maps
 
     def forward_head(self, feature_maps: Tensor, pre_logits: bool = False) -> Tensor:
-        """Flattening and full connections: (N, K, s, s) -> logits (N, C).
-
-        Args:
-            feature_maps: from `forward_features`.
-            pre_logits: stop before the last connection, at the embedding (N, D).
-        """
+        """Feature maps (N, K, s, s) to logits (N, C), or with `pre_logits` to the embedding (N, D)."""
         embedding = self.full(self.flatten(feature_maps))  # (N, D)
         answer: Tensor = embedding if pre_logits else self.classifier(embedding)
         return answer
 
     def get_classifier(self) -> nn.Module:
-        """Returns the last connection, (N, D) -> (N, C)."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the last connection by a random one for other classes.
-
-        Args:
-            num_classes: the new C.
-            global_pool: of timm's signature; this network has none.
-        """
+        # timm's signature. The new classifier has random weights.
         if global_pool is not None:
             raise ValueError("the classic network flattens its feature maps and pools nothing")
         self.classifier = nn.Linear(self.num_features, num_classes)
         self.pretrained_cfg = {**self.pretrained_cfg, "num_classes": num_classes}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:  # noqa: ARG002 - timm's signature
-        """Returns the parameters' layer groups, from the input up, as patterns timm understands.
-
-        One group for each block and one for the full connections; the classifier, which matches
-        nothing, is the last.
-        """
+        # One group per block and one for the full connections. The classifier matches nothing and is
+        # the last group.
         return {"blocks": r"^blocks\.(\d+)", "full": r"^full"}
 
     def _start_randomly(self) -> None:
-        """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers."""
+        # He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -204,7 +176,7 @@ class ConvNet(nn.Module):
 
 
 def _evaluation_data(n_classes: int, input_size_px: int) -> dict[str, Any]:
-    """Returns what timm notes down of every network, from which the preprocessing follows."""
+    # As timm's `pretrained_cfg`; the preprocessing follows from it.
     return {
         "input_size": (3, input_size_px, input_size_px),
         "num_classes": n_classes,

