@@ -106,26 +106,20 @@ def prepare(clone: Path, version: str) -> str:
     return release_notes(changelog.read_text("utf-8"), version)
 
 
+def docker_answers() -> bool:
+    """Returns True if there is a Docker engine."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
 def build(clone: Path, version: str) -> list[Path]:
-    """Builds wheel and source archive, and the image where there is a Docker engine."""
+    """Builds wheel and source archive, and the image if there is a Docker engine."""
     run(sys.executable, "-m", "build", "--outdir", "dist", ".", cwd=clone)
-    if (
-        shutil.which("docker")
-        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
-    ):
+    if docker_answers():
         tag = f"convserve:{version}"
-        run(
-            "docker",
-            "build",
-            "--network",
-            "host",
-            "--target",
-            "service",
-            "--tag",
-            tag,
-            ".",
-            cwd=clone,
-        )
+        command = ["docker", "build", "--network", "host", "--target", "service", "--tag", tag, "."]
+        run(*command, cwd=clone)
         run("docker", "run", "--rm", tag, "--version")
     else:
         print("no Docker engine: the image is not built")
@@ -162,6 +156,8 @@ def main() -> int:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 print(f"{digest}  {path.name}  {path.stat().st_size / 1e6:.1f} MB")
             if options.dry_run:
+                if docker_answers():
+                    run("docker", "image", "rm", f"convserve:{version}")
                 print("\ndry run: nothing was changed")
                 return 0
 
