@@ -7,7 +7,7 @@
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
 # PART    which of the slow tests: corpora, docker, faults, release, or several ("faults or docker")
-# SHARED  a folder with photographs to test and measure with; nothing needs it
+# SHARED  an optional folder of photographs for tests and benchmarks; without it those tests are skipped
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
@@ -47,7 +47,7 @@ install: $(VENV)/.all  ## virtual environment with everything: training, tests, 
 serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 	$(BIN)/convserve serve
 
-test: install  ## every test that needs no second service and no long load, with coverage and its floors
+test: install  ## every test without a Docker engine or a long load, with coverage and its floors
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
