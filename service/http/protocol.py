@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol, with limits on what one connection can cost.
 
 uvicorn's parser limits neither the size of a request head nor the time it may take to arrive
-(docs/decisions/0009). Here both are limited, and so is the number of fields. Whatever the parser
+(docs/decisions/0035). Here both are limited, and so is the number of fields. Whatever the parser
 rejects is answered with a problem document. Trailers after a chunked body count against the head's
 limit and are dropped, because uvicorn would add them to the head.
 
@@ -72,7 +72,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
-        # Not `transport.close()`: the peer may not have read its last response yet.
+        # Not `transport.close()`: the peer might still be reading its last response.
         self.flow.close()
 
     # Input
@@ -218,7 +218,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
 
         if self._unparsed:
-            # Not now: the application may not have returned, and recursion would be as deep as the
+            # Not now: the application might still be running, and recursion would be as deep as the
             # pipeline is long.
             self.loop.call_soon(self._parse)
         if not self._in_head and not self._responding():
