@@ -44,7 +44,7 @@ def with_version(pyproject: str, version: str) -> str:
     """Returns `pyproject.toml` with another version.
 
     Raises:
-        ReleaseRefused: the version is not higher than the present one.
+        ReleaseRefused: the version is lower than the present one, or there is none.
     """
     found = re.search(r'^version = "([^"]+)"$', pyproject, re.MULTILINE)
     if found is None:
@@ -113,11 +113,10 @@ def docker_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def build(clone: Path, version: str) -> list[Path]:
+def build(clone: Path, tag: str) -> list[Path]:
     """Builds wheel and source archive, and the image if there is a Docker engine."""
     run(sys.executable, "-m", "build", "--outdir", "dist", ".", cwd=clone)
     if docker_answers():
-        tag = f"convserve:{version}"
         command = ["docker", "build", "--network", "host", "--target", "service", "--tag", tag, "."]
         run(*command, cwd=clone)
         run("docker", "run", "--rm", tag, "--version")
@@ -149,15 +148,18 @@ def main() -> int:
             notes = prepare(clone, version)
             if not options.skip_checks:
                 run("bash", ".ci/run", cwd=clone)
-            files = build(clone, version)
+            tag = f"convserve:{version}" + "-dry-run" * options.dry_run
+            try:
+                files = build(clone, tag)
+            finally:
+                if options.dry_run and docker_answers():
+                    run("docker", "image", "rm", "--force", tag)
 
             print(f"\nconvserve {version}\n\n{notes}\n")
             for path in files:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 print(f"{digest}  {path.name}  {path.stat().st_size / 1e6:.1f} MB")
             if options.dry_run:
-                if docker_answers():
-                    run("docker", "image", "rm", f"convserve:{version}")
                 print("\ndry run: nothing was changed")
                 return 0
 
