@@ -81,13 +81,13 @@ def agreement(bodies: Mapping[int, str], expected: Sequence[Sequence[int]]) -> A
     if missing:
         raise WrongAnswers(f"{missing} of {len(expected)} photos were not answered")
     top1 = top5 = 0
-    for photo, wanted in enumerate(expected):
+    for photo, correct in enumerate(expected):
         try:
             got = top5_indices(json.loads(bodies[photo]))
         except json.JSONDecodeError as error:
             raise WrongAnswers(f"no JSON: {bodies[photo][:200]}") from error
-        top1 += got[0] == wanted[0]
-        top5 += set(got) == set(wanted)
+        top1 += got[0] == correct[0]
+        top5 += set(got) == set(correct)
     found = Agreement(len(expected), 100 * top1 / len(expected), 100 * top5 / len(expected))
     if found.top1_percent < MIN_TOP1_PERCENT:
         raise WrongAnswers(f"the first class agrees on {found.top1_percent:.1f} % of photos only")

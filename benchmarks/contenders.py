@@ -1,7 +1,7 @@
 """The servers that are measured and the settings that each may choose from.
 
 A new server is a folder in `servers/` and a row in `CONTENDERS`. The best of its settings counts, so
-that nobody is judged by a poor one; each has at least one with its own batching on, where it has any.
+so that no server is measured in a poor one. Each has at least one with its own batching, if it has any.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ class Generator:
             self._lose(connection)
             return
         connection.to_send = connection.to_send[sent:]
-        wanted = select.EPOLLIN | (select.EPOLLOUT if connection.to_send else 0)
-        self._epoll.modify(connection.fd, wanted)
+        events = select.EPOLLIN | (select.EPOLLOUT if connection.to_send else 0)
+        self._epoll.modify(connection.fd, events)
 
     def _on_event(self, connection: _Connection, event: int) -> None:
         if event & ~select.EPOLLOUT:

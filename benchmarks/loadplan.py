@@ -1,4 +1,4 @@
-"""What a load generator is told and what it says: plans, outcomes, send times, HTTP answers."""
+"""Plans and results of a load generator: send times, outcomes, HTTP responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Plan:
 
     Attributes:
         port: of the server on 127.0.0.1.
-        good: files that each hold a whole request; sent by turns.
+        good: files that each hold a whole request; sent in rotation.
         bad: the same with broken pictures.
         seconds: how long requests are sent.
         rate_per_s: open loop at this rate; None for a closed loop of `clients`.
@@ -25,7 +25,7 @@ class Plan:
         poisson: random gaps of an open loop, else even ones.
         seed: of the gaps and of which requests are bad.
         drain_s: how long answers are waited for after the last request.
-        keep_bodies: the answers' bodies are wanted.
+        keep_bodies: keep the responses' bodies.
         lead_s: from the start to the first request.
     """
 
@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes:
         rows: each request in the order of its end.
-        bodies: of the answers, by the position of the file in `Plan.good`, if wanted.
+        bodies: of the answers, by the position of the file in `Plan.good`, if kept.
         cpu_s: CPU seconds the generator took while sending.
         wall_s: how long it ran.
     """

@@ -32,7 +32,7 @@ def read_photos(folder: Path) -> list[bytes]:
 
 
 def corrupt(photos: list[bytes], n: int, seed: int = 0) -> list[bytes]:
-    """Returns broken uploads, by turns: cut in the middle, garbage after a JPEG's start, no JPEG.
+    """Returns broken uploads, in rotation: cut in the middle, garbage after a JPEG's start, no JPEG.
 
     Args:
         photos: what they are made of.

@@ -55,14 +55,16 @@ def _latency(record: dict[str, Any], figure: Any) -> None:
     for name in _names(record, precision):
         points = []
         for share in (50, 80, 120):
-            wanted = {"precision": precision, "server": name, "scenario": f"open-{share}"}
-            rate = values(record, "rate_per_s", **wanted)
-            p99 = values(record, "latency_p99_ms", **wanted)
+            where = {"precision": precision, "server": name, "scenario": f"open-{share}"}
+            rate = values(record, "rate_per_s", **where)
+            p99 = values(record, "latency_p99_ms", **where)
             if rate and p99:
                 points.append((rate.median, p99.median))
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.set(yscale="log", xlabel="requests/s, open loop", ylabel="p99 ms")
-    axes.set_title(f"{precision}: latency from the intended send time, 50, 80, 120 % of capacity")
+    axes.set_title(
+        f"{precision}: latency from the intended send time, 50%, 80% and 120% of capacity"
+    )
     if axes.get_legend_handles_labels()[0]:
         axes.legend()

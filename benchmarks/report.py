@@ -13,19 +13,19 @@ _LOADED: Final = ("closed-8", "closed-32", "closed-64")
 _PACKAGES: Final = ("fastapi", "uvicorn", "litserve", "bentoml", "mlserver", "ray", "mosec")
 
 
-def values(record: Record, key: str, **wanted: str) -> Spread | None:
+def values(record: Record, key: str, **where: str) -> Spread | None:
     """Returns one number over all rounds.
 
     Args:
         record: as written by a run.
         key: of the number.
-        wanted: precision, server and scenario.
+        where: precision, server and scenario.
     """
     return spread(
         [
             one.get(key)
             for one in record["measurements"]
-            if all(one[name] == value for name, value in wanted.items())
+            if all(one[name] == value for name, value in where.items())
         ]
     )
 
@@ -80,8 +80,8 @@ def _setting_of_scene(record: Record) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
         f"{machine['memory_mb']} MB, Linux {machine['kernel']}, Python {machine['python']}. "
-        f"Rounds: {options['rounds']}, all servers by turns in each; {options['seconds']:g} s a "
-        f"load; {options.get('n_photos', 0)} photos by turns; load generators on the same cores. "
+        f"Rounds: {options['rounds']}, interleaved over all servers; {options['seconds']:g} s per "
+        f"load; {options.get('n_photos', 0)} photos in rotation; load generators on the same cores. "
         "Numbers are medians over the rounds, lowest and highest in parentheses. "
         f"Goodput is answers within {options['deadline_ms']} ms of the intended send time.\n"
     )
@@ -158,7 +158,7 @@ def _open_loop(record: Record, precision: str) -> str:
     if found["rate_per_s"] is None:
         return lines
     return lines + (
-        "\nconvserve at 80 % of the best other's capacity, "
+        "\nconvserve at 80% of the best other's capacity, "
         f"{number(found['rate_per_s'])} requests/s: p50 {number(found['latency_p50_ms'])} ms, "
         f"p99 {number(found['latency_p99_ms'])} ms.\n"
     )
@@ -208,11 +208,11 @@ def _settings(record: Record) -> str:
     for precision, servers in record["settings"].items():
         for server, tried in servers.items():
             best = record["chosen"][precision].get(server)
-            told = (
+            facts = (
                 f"**{name}** {rate:.1f}" if name == best else f"{name} {rate:.1f}"
                 for name, rate in tried.items()
             )
-            lines.append(f"- {precision}, {server}: {'; '.join(told)}")
+            lines.append(f"- {precision}, {server}: {'; '.join(facts)}")
     return "\n".join(lines) + "\n"
 
 
@@ -220,6 +220,6 @@ def _versions(record: Record) -> str:
     lines = []
     for server, packages in record["versions"].items():
         names = (*_PACKAGES, "convserve", "onnxruntime", "pillow", "numpy")
-        told = (f"{name} {packages[name]}" for name in names if name in packages)
-        lines.append(f"- {server}: {', '.join(told)}")
+        facts = (f"{name} {packages[name]}" for name in names if name in packages)
+        lines.append(f"- {server}: {', '.join(facts)}")
     return "\n".join(lines) + "\n\nAll packages are in `results.json`.\n"

@@ -1,4 +1,4 @@
-"""The whole measurement: choosing settings, rounds over all servers by turns, and the record."""
+"""The whole measurement: choosing settings, interleaved rounds over all servers, and the record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Options:
         rounds: over all servers.
         seconds: of each load.
         deadline_ms: of goodput.
-        max_photos: sent by turns.
+        max_photos: sent in rotation.
         closed_only: leaves out the open loops and the broken pictures.
     """
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.micro.observability [--rounds R] [--requests N]
 
-Requests go through the application without sockets to an answerer that has its answer ready, in
-blocks by turns, and the CPU time of the thread is read. The code is warm here: between runs of a
-network, which push it out of the caches, each line costs several times as much.
+Blocks of requests with and without go through the application in alternation, without sockets, to a
+backend that has its result ready; the CPU time of the thread counts. The code is warm here. Between runs
+of a network, which push it out of the caches, each line costs several times as much.
 """
 
 from __future__ import annotations

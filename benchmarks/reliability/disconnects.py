@@ -70,8 +70,8 @@ def held_by(pid: int) -> dict[str, Any]:
     }
 
 
-async def trial(port: int, pid: int, breaks: int) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Runs the whole trial; returns the looks before and after and the others' statuses."""
+async def measure(port: int, pid: int, breaks: int) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Returns the process's figures before and after, and the statuses of the other clients."""
     for _ in range(20):
         await ask(port)
     before = {"answer": (await ask(port))[1], **held_by(pid)}
@@ -109,7 +109,7 @@ def main() -> int:
                 ]
                 port = int(json.loads(served[0])["url"].rpartition(":")[2]) if served else 0
             began_s = time.monotonic()
-            before, after, statuses = asyncio.run(trial(port, service.pid, arguments.breaks))
+            before, after, statuses = asyncio.run(measure(port, service.pid, arguments.breaks))
         finally:
             service.kill()
             service.wait()

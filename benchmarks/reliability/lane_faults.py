@@ -6,13 +6,13 @@ Closed-loop clients post a photograph without pause. At random moments the next 
 of three ways:
 
 - dies: the lane's thread ends in the middle of it (an error that is no `Exception`);
-- stuck: it goes on without end, until onnxruntime is told to terminate it;
-- deaf: it goes on for eight seconds whatever it is told, as native code can.
+- stuck: it never ends, until onnxruntime is asked to terminate it;
+- deaf: it runs for eight seconds and cannot be interrupted, as native code can.
 
 Requests have a deadline of one second here (30 s by default); a run counts as stuck one second after the
 first deadline in its batch. For every kind: the requests that failed,
 how long they took, the time until the lane was back and until `/livez` was. Exits with 1 if a request
-got no answer, anything but the batch in hand failed, or the answers were different afterwards.
+got no answer, anything but the lane's current batch failed, or the answers were different afterwards.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def is_live(service: Service) -> bool:
         connection.close()
 
 
-def strike(service: Service, kind: str, dice: random.Random) -> tuple[float, float, float]:
+def inject(service: Service, kind: str, dice: random.Random) -> tuple[float, float, float]:
     """Plants one fault; returns when, when the lane was back and when the process was live."""
     time.sleep(dice.uniform(0.1, 0.6))
     at_s = time.monotonic()
@@ -92,7 +92,7 @@ def strike(service: Service, kind: str, dice: random.Random) -> tuple[float, flo
     return at_s, back_s, time.monotonic()
 
 
-def trial(kind: str, count: int, n_clients: int, seed: int) -> bool:
+def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
     """Runs one kind of fault, prints what it cost and returns whether all promises were kept."""
     settings = {"request_timeout_s": DEADLINE_S, "models_poll_s": 0}
     service = Service(settings, (__file__,), {FAULT: kind}).start()
@@ -102,7 +102,7 @@ def trial(kind: str, count: int, n_clients: int, seed: int) -> bool:
         time.sleep(1)
         before = service.footprint()
         dice = random.Random(seed)  # noqa: S311 - repeatable
-        faults = [strike(service, kind, dice) for _ in range(count)]
+        faults = [inject(service, kind, dice) for _ in range(count)]
         time.sleep(1)
         after = service.footprint()
     same = canary(service, picture) == expected
@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     counts = {"dies": asked.faults, "stuck": asked.faults, "deaf": max(1, asked.faults // 10)}
-    kept = [trial(kind, count, asked.clients, asked.seed) for kind, count in counts.items()]
+    kept = [run_faults(kind, count, asked.clients, asked.seed) for kind, count in counts.items()]
     return 0 if all(kept) else 1
 
 

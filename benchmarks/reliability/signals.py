@@ -3,7 +3,7 @@
     python benchmarks/reliability/signals.py --signals 100 --kinds threads workers
 
 Every round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while the
-interpreter starts, while models load and are proven, while it serves. Four rounds out of five have
+interpreter starts, while models load and are verified, while it serves. Four rounds out of five have
 closed-loop clients. Once it serves, every second round takes the larger model out of the repository
 and puts it back all the time, so that the service is always adopting; every fifth round sends a
 second signal a moment after the first. The promise: from the moment the service has taken over its
@@ -110,7 +110,7 @@ def alive(process: tuple[int, str]) -> bool:
 
 
 def ask_without_pause(port: int, picture: bytes, done: threading.Event) -> None:
-    """One client: asks again and again, also while nobody listens."""
+    """One client: sends requests without pause, also while no server listens."""
     while not done.is_set():
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         try:
@@ -155,7 +155,7 @@ def serving(log: Path) -> bool:
 
 
 def free_port() -> int:
-    """Returns a port that nobody listens on."""
+    """Returns a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -211,7 +211,7 @@ def play(number: int, models: Path, options: argparse.Namespace, workers: int) -
         return Round(stage, chosen, code, took_s, outlived_s - ended_s, process.stderr.read())
 
 
-def trial(kind: str, options: argparse.Namespace) -> bool:
+def run_signals(kind: str, options: argparse.Namespace) -> bool:
     """Runs the rounds of one kind of lane, prints the table and returns whether all was well."""
     rounds = []
     for number in range(options.signals):
@@ -253,7 +253,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    kept = [trial(kind, options) for kind in options.kinds]
+    kept = [run_signals(kind, options) for kind in options.kinds]
     return 0 if all(kept) else 1
 
 

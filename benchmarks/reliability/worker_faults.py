@@ -182,7 +182,7 @@ def canary(service: Service, picture: bytes) -> Any:
     return document["predictions"]
 
 
-def strike(service: Service, number: signal.Signals, dice: random.Random) -> Fault:
+def inject(service: Service, number: signal.Signals, dice: random.Random) -> Fault:
     """Sends a random worker a signal at a random moment, and waits for its replacement."""
     time.sleep(dice.uniform(0.1, 0.6))
     fault = Fault(time.monotonic())
@@ -193,7 +193,7 @@ def strike(service: Service, number: signal.Signals, dice: random.Random) -> Fau
     return fault
 
 
-def trial(name: str, number: signal.Signals, count: int, options: argparse.Namespace) -> bool:
+def run_faults(name: str, number: signal.Signals, count: int, options: argparse.Namespace) -> bool:
     """Runs one kind of fault, prints what it cost and returns whether all promises were kept."""
     settings = {"workers": options.workers, "request_timeout_s": 30, "models_poll_s": 0}
     if number is signal.SIGSTOP:
@@ -206,7 +206,7 @@ def trial(name: str, number: signal.Signals, count: int, options: argparse.Names
         before = service.footprint()
         dice = random.Random(options.seed)  # noqa: S311 - repeatable
         began_s = time.monotonic()
-        faults = [strike(service, number, dice) for _ in range(count)]
+        faults = [inject(service, number, dice) for _ in range(count)]
         lasted_s = time.monotonic() - began_s
         time.sleep(1)
         after = service.footprint()
@@ -292,9 +292,9 @@ def main() -> int:
     options = parser.parse_args()
     kept = True
     if options.kills:
-        kept &= trial("SIGKILL", signal.SIGKILL, options.kills, options)
+        kept &= run_faults("SIGKILL", signal.SIGKILL, options.kills, options)
     if options.stops:
-        kept &= trial("SIGSTOP", signal.SIGSTOP, options.stops, options)
+        kept &= run_faults("SIGSTOP", signal.SIGSTOP, options.stops, options)
     if options.rounds:
         cost(options)
     return 0 if kept else 1
