@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 20
 START = """
-import ctypes, os, signal, subprocess, sys, threading, time
+import ctypes, os, signal, subprocess, sys, threading
 from service.system.signals import SignalHandlers
 
 signals = SignalHandlers()
@@ -66,19 +66,20 @@ def test_signals_exit_is_announced():
     assert run(code) == (0, "exits for SIGINT\n")
 
 
-def test_signals_hangup_that_is_not_handled_is_ignored():
+def test_signals_hangup_that_is_not_handled_ends_nothing():
     code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGHUP, signal.SIGTERM); native()"
 
     assert run(code) == (0, "exits for SIGTERM\n")
 
 
-def test_signals_hangup_from_before_is_handled_later():
+def test_signals_hangup_from_before_is_handled_later_and_once():
     code = """
 signals.install()
 send(signal.SIGHUP)
-while not signals._hangup_waits: time.sleep(0.001)
-with signals.handled(lambda _: None, lambda: say("hangup")):
-    pass
+heard = threading.Event()
+with signals.handled(lambda _: None, heard.set):
+    heard.wait()
+    say("hangup")
 with signals.handled(lambda _: None, lambda: say("hangup again")):
     pass
 """
