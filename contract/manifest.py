@@ -24,6 +24,9 @@ from contract.errors import ManifestInvalid
 
 SCHEMA_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME_RULE: Final = (
+    "up to 64 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
+)
 MANIFEST_FILE: Final = "manifest.json"
 SEAL_FILE: Final = "manifest.sha256"
 """The manifest's digest, in the format of sha256sum. The manifest holds every other digest."""

@@ -147,7 +147,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         position += 12 + length
-    raise ImageTooComplex(f"the PNG has more than {MAX_PNG_CHUNKS} chunks")
+    raise ImageTooComplex(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
 
 
 def gif_blocks_start(data: bytes) -> int:
@@ -320,7 +320,7 @@ def jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, in
         if position + 2 > len(data):
             return
         position = stop
-    raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_MARKERS} markers")
+    raise ImageTooComplex(f"the JPEG has more than {MAX_JPEG_MARKERS:,} markers")
 
 
 def _find_marker(data: bytes, start: int, end: int) -> int | None:

@@ -123,7 +123,7 @@ def strip_gif(data: bytes) -> StrippedFile:
     screen = struct.unpack_from("<HH", data, 6)
     size = max(screen[0], left + width), max(screen[1], top + height)
     if max(size) > 0xFFFF:
-        raise ImageBadDimensions(f"the first frame reaches {max(size)} pixels, GIF allows 65535")
+        raise ImageBadDimensions(f"the first frame reaches {max(size):,} pixels, GIF allows 65,535")
 
     table = data[10 : headers.gif_blocks_start(data)]
     return StrippedFile(
@@ -147,6 +147,8 @@ def _first_gif_frame(data: bytes) -> tuple[int, bytes]:
         position += 1
         blocks += 1  # an extension without sub-blocks counts too
         if blocks > MAX_GIF_BLOCKS:
-            raise ImageTooComplex(f"the GIF has more than {MAX_GIF_BLOCKS} blocks before its frame")
+            raise ImageTooComplex(
+                f"the GIF has more than {MAX_GIF_BLOCKS:,} blocks before its frame"
+            )
 
     return position, control

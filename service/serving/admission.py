@@ -1,6 +1,6 @@
 """Admission control: accepts or refuses each request before its body is read.
 
-Accepted work is never dropped. There is a limit on pictures and one on upload bytes in flight. A refusal
+Every accepted request gets an answer. There is a limit on pictures and one on upload bytes in flight. A refusal
 is immediate and says when to retry, from the rate at which pictures have been answered.
 """
 
@@ -104,13 +104,13 @@ class Admission:
 
         if self.images + images > self._max_images:
             raise Overloaded(
-                f"{self.images} pictures are in flight, the limit is {self._max_images}",
+                f"{self.images:,} pictures are in flight, the limit is {self._max_images:,}",
                 self.retry_after_s(),
                 reason="images",
             )
         if self.n_bytes + n_bytes > self._max_bytes:
             raise Overloaded(
-                f"{self.n_bytes} bytes of uploads are in flight, the limit is {self._max_bytes}",
+                f"{self.n_bytes:,} bytes of uploads are in flight, the limit is {self._max_bytes:,}",
                 self.retry_after_s(),
                 reason="bytes",
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from contract.manifest import NAME_PATTERN
+from contract.manifest import NAME_PATTERN, NAME_RULE
 from training.commands.fitting import fit
 from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
@@ -96,7 +96,7 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
     built_in = source == DIGITS or source.startswith(TORCHVISION)
     name = options.name or name_of(source)
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputRefused(f"the model name must match {NAME_PATTERN}, got {name!r}; set --name")
+        raise InputRefused(f"the model name {name!r} cannot be used: set --name to {NAME_RULE}")
 
     request = RunRequest(
         source=source if built_in else str(Path(source).absolute()),

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.manifest import NAME_PATTERN
+from contract.manifest import NAME_PATTERN, NAME_RULE
 from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
@@ -60,7 +60,7 @@ def _destination(options: ImportOptions) -> Destination:
     source = options.source
     name = options.name or (Path(source).stem if options.is_onnx else source.split(".")[0])
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputRefused(f"the model name must match {NAME_PATTERN}, got {name!r}; set --name")
+        raise InputRefused(f"the model name {name!r} cannot be used: set --name to {NAME_RULE}")
     version = options.version or next_version(options.models_dir, name)
     check_free(options.models_dir, name, version, replace=options.replace)
     return Destination(
@@ -75,7 +75,7 @@ def _destination(options: ImportOptions) -> Destination:
 
 def _precision(options: ImportOptions) -> LowerPrecision | None:
     if options.int8 and options.fp16:
-        raise InputRefused("--int8 and --fp16 exclude each other; a graph has one precision")
+        raise InputRefused("--int8 and --fp16 cannot be combined; choose one")
     if not options.int8 and not options.fp16:
         return None
     return LowerPrecision(

@@ -293,7 +293,7 @@ class RunConfig(_Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.optimizer is None) != (self.schedule is None):
-            raise ValueError("[optimizer] and [schedule] need each other; give both or neither")
+            raise ValueError("[optimizer] and [schedule] belong together: give both or neither")
         if self.head is None and self.optimizer is None:
             raise ValueError("nothing to train: add [head], or [optimizer] and [schedule]")
         if self.network.fold_batch_norm and self.network.weights is None:

@@ -85,7 +85,7 @@ def _from_json(text: str) -> Iterable[tuple[str, str | None]]:
     if isinstance(content, dict):
         indexes = sorted(int(key) for key in content)
         if indexes != list(range(len(content))):
-            raise ValueError("the indexes must count up from 0 without a gap")
+            raise ValueError("the class indexes must be 0, 1, 2, ... without a gap")
         content = [content[str(index)] for index in indexes]
     if not isinstance(content, list):
         raise ValueError("expected a list, or an object from index to name")

@@ -130,7 +130,7 @@ def prediction_sets(
 def fit_out_of_distribution(
     validation: Logits, test: Logits, temperature: float = 1.0
 ) -> OutOfDistribution:
-    """Fits the energy below which a picture counts as unlike anything seen in training.
+    """Fits the energy below which a picture counts as unlike the training data.
 
     At most UNLIKE_PERCENT of new pictures like the validation ones fall below it by mistake.
     """
@@ -145,7 +145,7 @@ def fit_out_of_distribution(
 def is_out_of_distribution(
     logits: Logits, rule: OutOfDistribution, temperature: float = 1.0
 ) -> NDArray[np.bool_]:
-    """Returns which pictures are unlike anything seen in training, bool, shape (N,)."""
+    """Returns which pictures are unlike the training data, bool, shape (N,)."""
     return energy(logits, temperature) < rule.threshold
 
 

@@ -34,7 +34,7 @@ def float16() -> Any:
 
 @cache
 def _imported(module: str) -> Any:
-    disable_runtime_telemetry()  # a script may not have come through our entry point
+    disable_runtime_telemetry()  # for scripts without our entry point
     return importlib.import_module(module)
 
 

@@ -38,7 +38,7 @@ def prepare_graph(graph: bytes) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="convserve-") as folder:
         source, result = (Path(folder) / f"{i}.onnx" for i in range(2))
         source.write_bytes(graph)
-        # Our own exports are folded already, foreign graphs may not be.
+        # Our own exports are already folded. Foreign graphs are sometimes not.
         quantization().shape_inference.quant_pre_process(source, result, skip_symbolic_shape=True)
         model = onnx.load_model(result)
     _name_nodes(model.graph)

@@ -148,7 +148,9 @@ def preprocessing_of(network: nn.Module) -> Preprocessing:
     config = timm().data.resolve_data_config({}, model=network)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
-        raise ArchitectureRefused(f"the input is {channels} x {height} x {width}, not a RGB square")
+        raise ArchitectureRefused(
+            f"the input is {channels} x {height} x {width}, not an RGB square"
+        )
     if config["crop_mode"] not in _RESIZE_MODES:
         raise ArchitectureRefused(f"crop mode {config['crop_mode']!r} is not supported")
     if config["interpolation"] not in INTERPOLATIONS:

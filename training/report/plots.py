@@ -37,51 +37,29 @@ _MAX_LABEL: Final = 18  # characters
 
 
 class HistoryRow(Protocol):
-    """One epoch; shares are 0..1."""
+    """One epoch, counted from 1. Losses are means over pictures; top-1 is 0..1."""
 
     @property
-    def epoch(self) -> int:
-        """1 upwards."""
-        ...
-
+    def epoch(self) -> int: ...
     @property
-    def train_loss(self) -> float:
-        """Mean over the pictures as they were seen, with smoothing and mixing."""
-        ...
-
+    def train_loss(self) -> float: ...
     @property
-    def train_top1(self) -> float:
-        """Share of right first classes."""
-        ...
-
+    def train_top1(self) -> float: ...
     @property
-    def validation_nll(self) -> float:
-        """Mean negative log-likelihood."""
-        ...
-
+    def validation_nll(self) -> float: ...
     @property
-    def validation_top1(self) -> float:
-        """Share of right first classes."""
-        ...
-
+    def validation_top1(self) -> float: ...
     @property
-    def learning_rate(self) -> float:
-        """At the end of the epoch."""
-        ...
+    def learning_rate(self) -> float: ...
 
 
 class HeadScore(Protocol):
-    """The head alone, on the validation pictures."""
+    """The head alone, on the validation pictures: mean NLL and top-1, 0..1."""
 
     @property
-    def nll(self) -> float:
-        """Mean negative log-likelihood."""
-        ...
-
+    def nll(self) -> float: ...
     @property
-    def top1(self) -> float:
-        """Share of right first classes, 0..1."""
-        ...
+    def top1(self) -> float: ...
 
 
 def curve_panels(

@@ -190,7 +190,7 @@ def test_import_of_two_precisions_is_refused(run_import, tmp_path):
     result = run_import(int8=True, fp16=True)
 
     assert result.exit_code == 2
-    assert "--int8 and --fp16 exclude each other" in result.output
+    assert "--int8 and --fp16 cannot be combined" in result.output
     assert not (tmp_path / "models").exists()
 
 

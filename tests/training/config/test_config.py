@@ -98,7 +98,7 @@ def test_config_that_is_wrong_is_refused_with_the_key(config_file, change, messa
     ("removed", "message"),
     [
         ("[optimizer]\nlearning_rate = 0.1\n\n[schedule]\nepochs = 2\n", "nothing to train"),
-        ("[schedule]\nepochs = 2\n", "need each other"),
+        ("[schedule]\nepochs = 2\n", "belong together"),
         ('[network]\narchitecture = "convnet"\n', "network"),
     ],
     ids=["stages", "schedule", "network"],

@@ -200,13 +200,13 @@ OVERFLOWS = [
 ]
 
 
-def judged_by(graph, pictures):
+def reference_for(graph, pictures):
     answers = Scorer(graph, tinynet.draft(graph)).probabilities(pictures)
     return PrecisionReference(pictures, answers, np.array([picture.index for picture in pictures]))
 
 
 def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures, caplog):
-    draft = make_fp16(tinynet.draft(tiny_graph), FP16, judged_by(tiny_graph, colour_pictures))
+    draft = make_fp16(tinynet.draft(tiny_graph), FP16, reference_for(tiny_graph, colour_pictures))
 
     assert draft.graph.sha256 == sha256(draft.model)
     assert draft.precision == "fp16"
@@ -223,7 +223,7 @@ def test_fp16_that_overflows_is_refused(tiny_graph, colour_pictures, factors, me
     large = scaled(tiny_graph, **factors)
 
     with pytest.raises(HalfPrecisionFailed, match=message):
-        make_fp16(tinynet.draft(large), FP16, judged_by(large, colour_pictures))
+        make_fp16(tinynet.draft(large), FP16, reference_for(large, colour_pictures))
 
 
 @pytest.mark.parametrize(("factors", "message"), OVERFLOWS)
@@ -236,7 +236,7 @@ def test_fp16_that_overflows_leaves_the_float_graph_where_asked(
     draft = lower(
         float_draft,
         LowerPrecision("fp16", or_float=True),
-        judged_by(large, colour_pictures),
+        reference_for(large, colour_pictures),
         lambda _: pytest.fail("calibrated"),
     )
 

@@ -91,8 +91,8 @@ def test_fit_sees_every_view():
 
 @pytest.mark.parametrize(("best_by", "kept"), [("top1", 2), ("nll", 3)])
 def test_kept_epoch_is_the_best_by_the_chosen_metric(best_by, kept, monkeypatch):
-    judged = iter([(0.5, 1.0), (0.9, 2.0), (0.9, 0.5), (0.7, 0.1), (0.8, 0.3)])
-    monkeypatch.setattr("training.learning.head._measure", lambda *_: next(judged))
+    measured = iter([(0.5, 1.0), (0.9, 2.0), (0.9, 0.5), (0.7, 0.1), (0.8, 0.3)])
+    monkeypatch.setattr("training.learning.head._measure", lambda *_: next(measured))
 
     head = fit_head(
         clusters(5, 0), clusters(5, 1), Head(epochs=5), HeadObjective(3, best_by=best_by), seed=0

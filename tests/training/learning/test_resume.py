@@ -34,7 +34,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nobody disturbed, and what it ended with."""
+    """The folder and the result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, train(runs.run(folder, **_CHANGES))
 
