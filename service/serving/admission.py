@@ -1,7 +1,7 @@
 """Admission control: accepts or refuses each request before its body is read.
 
-Every accepted request gets an answer. There is a limit on pictures and one on upload bytes in flight. A refusal
-is immediate and says when to retry, from the rate at which pictures have been answered.
+Every accepted request gets an answer. There is a limit on pictures and one on upload bytes in flight.
+A refusal is immediate and says when to retry, from the rate at which pictures have been answered.
 """
 
 from __future__ import annotations
