@@ -1,4 +1,4 @@
-"""What the tests share: a model repository, clients of an application, a clean process."""
+"""Shared fixtures: a model repository, test clients, a clean environment and logging."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ MakeClient = Callable[..., TestClient]
 
 disable_runtime_telemetry()
 
-
 SLOW_PARTS = ("corpora", "docker", "faults", "release")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests by their folder and their part, so that no test can forget it."""
+    """Marks the end-to-end tests by their folder, and tests of slow parts as slow."""
     for item in items:
         if "e2e" in item.path.parent.parts:
             item.add_marker(pytest.mark.e2e)
@@ -47,10 +46,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Undoes what the log writer does to the root logger and to uvicorn's."""
+    """Restores the root logger and uvicorn's loggers, which the service reconfigures."""
     loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error", "uvicorn.asgi")]
     before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+
     yield
+
     for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
         one.handlers[:], one.level, one.propagate = handlers, level, propagate
         one.setLevel(level)
@@ -58,7 +59,7 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with the versions 1 and 2 of `tiny`; not to be changed."""
+    """A model repository with versions 1 and 2 of `tiny`. Tests must not change it."""
     directory = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         tinymodel.write_version(directory, version=version)
@@ -67,7 +68,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_client(models_dir: Path) -> Iterator[MakeClient]:
-    """Makes clients of started applications; takes settings."""
+    """Creates a client of a started application with the given settings."""
     with ExitStack() as stack:
 
         def make(**settings: object) -> TestClient:
@@ -81,13 +82,13 @@ def make_client(models_dir: Path) -> Iterator[MakeClient]:
 
 @pytest.fixture
 def fresh_client(make_client: MakeClient) -> TestClient:
-    """A client of an application of its own, for tests that count or change something."""
+    """A client of its own application, for tests that count requests or change state."""
     return make_client()
 
 
 @pytest.fixture(scope="session")
 def client(models_dir: Path) -> Iterator[TestClient]:
-    """A client of an application that all tests share; not to be changed."""
+    """A client of an application that all tests share. Tests must not change its state."""
     app = create_app(Settings(models_dir=models_dir, lanes=1))
     with TestClient(app, follow_redirects=False) as shared:
         yield shared

@@ -1,4 +1,4 @@
-"""Fakes of the parts that are slow or unreliable: engine, version and clock."""
+"""Fakes of the slow or unpredictable parts: engine, version and clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 
 class FakeEngine:
-    """An engine with known answers, whose runs a test can hold, fail or corrupt.
+    """An engine with known answers. Tests can block its runs, make them fail or corrupt them.
 
-    A row is a number v, shape (1,); its probabilities are (v, 1 - v). Rows listed in `poison` make
-    any run that contains them raise; rows in `not_finite` get NaN.
+    A row is a number v, shape (1,). Its probabilities are (v, 1 - v). A run that contains a row of
+    `poison` raises. Rows of `not_finite` get NaN.
 
     Attributes:
-        batches: the values of every run that was started, in order.
+        batches: the values of every started run, in order.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,10 @@ class FakeEngine:
         self._open.set()
 
     def hold(self) -> None:
-        """Makes runs wait inside the engine until `release`."""
+        """Blocks runs inside the engine until `release`."""
         self._open.clear()
 
     def release(self) -> None:
-        """Lets held and future runs go on."""
         self._open.set()
 
     def run(self, batch: NDArray[Any], _run: object = None) -> NDArray[np.float32]:
@@ -49,6 +48,7 @@ class FakeEngine:
         values = batch[:, 0].astype(np.float32)
         if self.poison & {float(value) for value in values}:
             raise RuntimeError("poisoned")
+
         scores = np.stack([values, 1 - values], axis=1)
         for value in self.not_finite:
             scores[values == np.float32(value)] = np.nan
@@ -67,7 +67,7 @@ class FakeVersion:
 
 
 class FakeClock:
-    """A monotonic clock that only `advance` moves."""
+    """A monotonic clock that moves only when a test calls `advance`."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0

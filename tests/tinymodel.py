@@ -1,7 +1,7 @@
-"""A complete version whose network is three means: which of red, green and blue prevails.
+"""A complete version whose network compares the means of the red, green and blue channels.
 
-About a kilobyte of ONNX, so that tests of the service start in milliseconds and their right answers
-are obvious.
+The ONNX file is about a kilobyte, so tests of the service start in milliseconds, and the right
+answers are obvious.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from contract.versions import manifest_files, sha256
 SIDE_PX = 8
 LABELS = ("red", "green", "blue")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-SHARPNESS = 4.0
-"""Logits are channel means in 0..1 times this."""
+SHARPNESS = 4.0  # logits are the channel means, in 0..1, times this
 
 Kind = Literal["uint8", "float32"]
 
@@ -47,11 +46,12 @@ def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False
     """Returns the ONNX file.
 
     Args:
-        kind: "uint8": NHWC pixels in, probabilities out; "float32": NCHW values in, logits out, as
-            a foreign graph has them.
-        batch: 1 for a graph that takes one picture a run.
-        lopsided: red counts for more the further right it is and green the further down, so that
-            a turned picture gets another answer and one of a single colour the same; "uint8" only.
+        kind: "uint8": NHWC pixels in, probabilities out. "float32": NCHW values in, logits out,
+            as imported graphs have them.
+        batch: 1 for a graph that takes one picture per run, None for any number.
+        lopsided: weights red by its distance from the left edge and green by its distance from
+            the top, so that rotating a picture changes its answer. A picture of a single colour
+            keeps its answer. "uint8" only.
     """
     rows: int | str = batch or "N"
     nodes = [
@@ -66,6 +66,7 @@ def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False
     else:
         shape = [rows, 3, SIDE_PX, SIDE_PX]
         element, axes, scale, output = TensorProto.FLOAT, [2, 3], SHARPNESS, "logits"
+
     initializers = [
         helper.make_tensor("axes", TensorProto.INT64, [2], axes),
         helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
@@ -76,6 +77,7 @@ def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False
         initializers.append(numpy_helper.from_array(weights, "weights"))
         nodes[0].output[0] = "unweighted"
         nodes.insert(1, helper.make_node("Mul", ["unweighted", "weights"], ["values"]))
+
     built = helper.make_graph(
         nodes,
         "tiny",
@@ -89,11 +91,11 @@ def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False
 
 
 def endless_graph(*, only_on_white: bool = False) -> bytes:
-    """Returns the tiny model with a loop that never ends before its output.
+    """Returns the tiny model with an endless loop before its output.
 
     Args:
-        only_on_white: it ends, with the answer of the tiny model, unless every picture of the batch
-            is white.
+        only_on_white: loops only if every picture of the batch is white; other batches get the
+            tiny model's answer.
     """
     value = helper.make_tensor_value_info
     body = helper.make_graph(
@@ -112,6 +114,7 @@ def endless_graph(*, only_on_white: bool = False) -> bytes:
             value("same_answer", TensorProto.FLOAT, ["N", 3]),
         ],
     )
+
     model = onnx.load_from_string(graph())
     output = model.graph.output[0].name
     model.graph.node[-1].output[0] = "answer_before"
@@ -122,6 +125,7 @@ def endless_graph(*, only_on_white: bool = False) -> bytes:
             helper.make_node("Loop", ["", "endless", "answer_before"], [output], body=body),
         ]
     )
+
     threshold = 255.0 if only_on_white else 0.0
     model.graph.initializer.append(
         helper.make_tensor("threshold", TensorProto.FLOAT, [], [threshold])
@@ -143,14 +147,10 @@ def write_version(
 ) -> Manifest:
     """Writes a version into a model repository.
 
+    `kind`, `batch` and `lopsided` choose the graph, as in `graph`.
+
     Args:
-        models_dir: the repository.
-        name: of the model.
-        version: its number.
-        kind: of the graph.
-        batch: of the graph.
-        lopsided: of the graph.
-        graph_file: another graph in its place.
+        graph_file: an ONNX file to write instead of that graph.
         changes: top-level manifest members to replace.
 
     Returns:
@@ -162,6 +162,7 @@ def write_version(
         "model.onnx": graph_file or graph(kind, batch, lopsided),
         "MODEL_CARD.md": b"# tiny\n",
     }
+
     golden = []
     for colour in LABELS:
         path = f"golden/{colour}.png"
@@ -175,6 +176,7 @@ def write_version(
                 "top5": [{"index": i, "label": LABELS[i], "probability": p} for i, p in ranked],
             }
         )
+
     digests = {path: sha256(data) for path, data in files.items()}
     uint8 = kind == "uint8"
     sides = [SIDE_PX, SIDE_PX, 3] if uint8 else [3, SIDE_PX, SIDE_PX]
@@ -214,6 +216,7 @@ def write_version(
         "provenance": {"license": "Apache-2.0", "weights_source": "none"},
         **changes,
     }
+
     manifest = Manifest.model_validate(document)
     for path, data in files.items():
         (folder / path).write_bytes(data)
