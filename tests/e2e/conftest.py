@@ -1,4 +1,4 @@
-"""Servers for the end to end tests."""
+"""Servers for the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ StartServer = Callable[..., Server]
 
 @pytest.fixture
 def launch(models_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
-    """Launches servers that need not come up; takes settings; each ends with the test."""
+    """Launches a server with the given settings, without waiting for it. Stops it after the test."""
     with ExitStack() as stack:
 
         def make(**settings: object) -> Server:
@@ -31,13 +31,13 @@ def launch(models_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture
 def start_server(launch: StartServer) -> StartServer:
-    """Starts servers and waits until they serve; takes settings."""
+    """Starts a server with the given settings and waits until it serves."""
     return lambda **settings: launch(**settings).start()
 
 
 @pytest.fixture(scope="module")
 def server(models_dir: Path) -> Iterator[Server]:
-    """One server for all tests of a module, which leave it as they found it."""
+    """One server for all tests of a module. Tests must not change its state."""
     limits = {"receive_timeout_s": 0.3, "max_body_bytes": 100_000}
     with running_server(models_dir=models_dir, lanes=1, **limits) as running:
         yield running

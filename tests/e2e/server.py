@@ -19,20 +19,19 @@ from typing import Any, Self
 from httpx2 import Client, Response
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
-"""How long anything may take before a test fails."""
+PATIENCE_S = 20  # the timeout of every wait
 
 
 class Server:
-    """`convserve serve` on a free port, with a home directory that nobody else writes to."""
+    """`convserve serve` on a free port, with a home directory of its own."""
 
     def __init__(self, home: Path, **settings: Any) -> None:
-        """Launches it.
+        """Launches the process without waiting for it to serve.
 
         Args:
             home: its working directory.
-            settings: of the service; and `hooks`, a folder with a sitecustomize.py that its
-                processes run first, and `under`, a command that runs another one.
+            settings: of the service. Also `hooks`, a folder with a sitecustomize.py that its
+                processes run first, and `under`, a command to prefix, such as unshare.
         """
         hooks = settings.pop("hooks", None)
         under = settings.pop("under", ())
@@ -72,7 +71,7 @@ class Server:
         return self
 
     def start_unread(self) -> Self:
-        """Waits until the server serves, and reads no more of its log."""
+        """Waits until the server serves, then stops reading its log."""
         assert self._process.stdout is not None
         while not self.url:
             self.url = json.loads(self._process.stdout.readline()).get("url", "")
@@ -89,24 +88,22 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The number of its process."""
         return self._process.pid
 
     def workers(self) -> list[int]:
-        """The numbers of its worker processes, oldest first."""
+        """The process ids of its workers, in ascending order."""
         found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
         return sorted(int(pid) for pid in found.split())
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Sends the process a signal."""
         self._process.send_signal(number)
 
     def exit_code_unread(self) -> int:
-        """Waits for the end without reading the log."""
+        """Waits for the process to exit, without reading the log."""
         return self._process.wait(PATIENCE_S)
 
     def exit_code(self) -> int:
-        """Waits for the end and reads the rest of the log."""
+        """Waits for the process to exit and reads the rest of the log."""
         code = self._process.wait(PATIENCE_S)
         if not self._reader.ident:
             self._reader.start()
@@ -116,12 +113,12 @@ class Server:
         return code
 
     def stderr(self) -> str:
-        """What was written to standard error, after the end."""
+        """Standard error as a whole. Blocks until the process has exited."""
         assert self._process.stderr is not None
         return self._process.stderr.read()
 
     def stop(self) -> None:
-        """Ends the process whatever its state."""
+        """Kills the process if it still runs, and closes its pipes."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -132,11 +129,11 @@ class Server:
             stream.close()
 
     def client(self) -> Client:
-        """A well-behaved client that keeps its connection."""
+        """An HTTP client that keeps its connection alive."""
         return Client(base_url=self.url, timeout=PATIENCE_S)
 
     def connect(self) -> Connection:
-        """A connection that sends what it is told."""
+        """A raw connection, for requests sent byte by byte."""
         return Connection(self.port)
 
     def metric(self, name: str) -> float:
@@ -145,9 +142,9 @@ class Server:
             lines = client.get("/metrics").text.splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
-    def wait_for_metric(self, name: str, wanted: Callable[[float], bool]) -> None:
-        """Asks again and again until the metric's value is as wanted; the test's timeout ends it."""
-        while not wanted(self.metric(name)):
+    def wait_for_metric(self, name: str, condition: Callable[[float], bool]) -> None:
+        """Polls the metric until its value meets the condition. Only the test's timeout stops it."""
+        while not condition(self.metric(name)):
             pass
 
     def _read(self) -> None:
@@ -159,7 +156,7 @@ class Server:
 
 @contextmanager
 def running_server(**settings: object) -> Iterator[Server]:
-    """Starts a server and ends it; without settings it serves the committed models."""
+    """Runs a server. Without settings it serves the committed models."""
     with TemporaryDirectory() as home:
         server = Server(Path(home), **settings)
         try:
@@ -169,7 +166,7 @@ def running_server(**settings: object) -> Iterator[Server]:
 
 
 class Connection:
-    """A TCP connection and a reader of the answers on it."""
+    """A TCP connection that sends raw bytes and parses the responses."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
@@ -183,19 +180,19 @@ class Connection:
         self._socket.close()
 
     def send(self, *pieces: bytes | str) -> Self:
-        """Sends the pieces, each in a packet of its own where the system lets it."""
+        """Sends each piece with its own call, so usually in its own packet."""
         for piece in pieces:
             self._socket.sendall(piece.encode() if isinstance(piece, str) else piece)
         return self
 
     def finish(self) -> Self:
-        """Sends the end of the stream, but goes on reading."""
+        """Closes the sending side. Responses can still be read."""
         self._socket.shutdown(socket.SHUT_WR)
         return self
 
     def reset(self) -> None:
-        """Goes away as rudely as possible."""
-        linger = b"\1\0\0\0\0\0\0\0"
+        """Closes with a TCP reset."""
+        linger = b"\1\0\0\0\0\0\0\0"  # on, for 0 s
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._reader.close()
         self._socket.close()
@@ -205,7 +202,7 @@ class Connection:
         return self._reader.readline().decode()
 
     def response(self) -> Response | None:
-        """The next answer, or None where the connection ends without one."""
+        """The next response, or None if the connection ends without one."""
         try:
             status = self._reader.readline().split(b" ", 2)
             headers = []
@@ -221,7 +218,7 @@ class Connection:
         )
 
     def closed(self) -> bool:
-        """Waits for the server to close; anything but silence before it is an error."""
+        """Waits for the server to close. False if it sends anything before that."""
         try:
             return self._reader.read() == b""
         except ConnectionResetError:
@@ -229,7 +226,7 @@ class Connection:
 
 
 def post(body: bytes = b"", *headers: str, path: str = "/v1/classify") -> bytes:
-    """The bytes of a POST; without headers, with the right Content-Length."""
+    """The bytes of a POST. Without `headers` it gets the right Content-Length."""
     lines = headers or (f"Content-Length: {len(body)}",)
     head = "\r\n".join((f"POST {path} HTTP/1.1", "Host: test", *lines))
     return head.encode() + b"\r\n\r\n" + body

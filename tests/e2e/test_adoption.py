@@ -1,4 +1,4 @@
-"""A version is published while clients keep the service busy."""
+"""New versions are published while the service is under load."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RED = tinymodel.picture("red")
 N_CLIENTS = 4
 
 
-def ask_until(
+def post_until(
     done: threading.Event, server: Server, begun: threading.Barrier
 ) -> Counter[tuple[int, str, str]]:
-    """Asks without pause; returns how often each status, version and first label came back."""
+    """Posts without pause. Counts each status, version and first label."""
     seen: Counter[tuple[int, str, str]] = Counter()
     with server.client() as client:
         begun.wait()
@@ -38,7 +38,7 @@ def test_adoption_under_load_loses_no_request(tmp_path):
     done, begun = threading.Event(), threading.Barrier(N_CLIENTS + 1)
     with running_server(models_dir=models, models_poll_s=0.05) as server:
         with ThreadPoolExecutor(N_CLIENTS) as pool:
-            clients = [pool.submit(ask_until, done, server, begun) for _ in range(N_CLIENTS)]
+            clients = [pool.submit(post_until, done, server, begun) for _ in range(N_CLIENTS)]
             begun.wait()
             try:
                 for number in range(2, 6):

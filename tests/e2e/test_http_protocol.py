@@ -1,4 +1,4 @@
-"""What a peer may do to a connection, byte by byte."""
+"""HTTP/1.1 on raw connections: good, malformed, slow and disappearing clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def chunked(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
-# Good peers
+# Valid requests
 
 
 def test_protocol_picture_answered_with_its_label(server):
@@ -57,7 +57,7 @@ def test_protocol_hundreds_of_pipelined_requests_all_answered(server):
     assert statuses == {200}
 
 
-def test_protocol_expectation_met_before_the_body(server):
+def test_protocol_continue_sent_before_the_body(server):
     with server.connect() as connection:
         connection.send(post(b"", f"Content-Length: {len(RED)}", "Expect: 100-continue"))
         interim = [connection.line(), connection.line()]
@@ -75,7 +75,7 @@ def test_protocol_expectation_met_before_the_body(server):
     ],
     ids=["too_large", "wrong_type"],
 )
-def test_protocol_expectation_of_refused_body_not_met(server, headers, status, code):
+def test_protocol_no_continue_for_a_refused_body(server, headers, status, code):
     with server.connect() as connection:
         response = connection.send(post(b"", *headers, "Expect: 100-continue")).response()
 
@@ -157,7 +157,7 @@ def test_protocol_second_head_that_stops_timed_out_and_closed(server):
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"], ids=["nothing", "empty_line"])
-def test_protocol_connection_that_asks_nothing_is_closed(server, sent):
+def test_protocol_idle_connection_is_closed(server, sent):
     with server.connect() as connection:
         connection.send(sent)
         connection.response()
@@ -203,7 +203,7 @@ def test_protocol_malformed_head_refused_and_nothing_after_it_runs(server, reque
 
         assert_problem(response, 400, "malformed_request")
         assert connection.closed()
-    assert not_smuggled(server)
+    assert nothing_smuggled(server)
 
 
 def test_protocol_good_request_before_a_malformed_one_is_answered(server):
@@ -213,7 +213,7 @@ def test_protocol_good_request_before_a_malformed_one_is_answered(server):
         assert response.json()["predictions"][0]["label"] == "red"
         assert_problem(connection.response(), 400, "malformed_request")
         assert connection.closed()
-    assert not_smuggled(server)
+    assert nothing_smuggled(server)
 
 
 BAD_CHUNKS = {
@@ -237,11 +237,11 @@ def test_protocol_malformed_chunk_refused_and_nothing_after_it_runs(server, body
 
         assert_problem(response, 400, "malformed_request")
         assert connection.closed()
-    assert not_smuggled(server)
+    assert nothing_smuggled(server)
 
 
-def not_smuggled(server) -> bool:
-    """Whether no marked request has been executed: asks something and reads the log up to it."""
+def nothing_smuggled(server) -> bool:
+    """True if the log up to a new request shows no request with the id "smuggled"."""
     with server.client() as client:
         client.get("/v1/models", headers={"x-request-id": "barrier"})
     ids = []
@@ -332,7 +332,7 @@ def test_protocol_million_byte_body_of_one_byte_chunks_is_bounded(server):
     assert response.status_code in (408, 415)
 
 
-# Peers that leave
+# Clients that disconnect
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_protocol_million_byte_body_of_one_byte_chunks_is_bounded(server):
     [post(b"half", "Content-Length: 100"), post(b"4\r\nhalf\r\n", CHUNKED), b"GET /liv", post(RED)],
     ids=["declared", "chunked", "head", "whole"],
 )
-def test_protocol_client_that_leaves_costs_nothing(server, request_bytes):
+def test_protocol_client_that_leaves_frees_everything(server, request_bytes):
     for _ in range(5):
         server.connect().send(request_bytes).reset()
     with server.connect() as connection:
@@ -349,7 +349,7 @@ def test_protocol_client_that_leaves_costs_nothing(server, request_bytes):
 
     server.wait_for_metric("convserve_upload_bytes_in_flight", lambda value: value == 0)
     server.wait_for_metric("convserve_images_in_flight", lambda value: value == 0)
-    assert not_smuggled(server)
+    assert nothing_smuggled(server)
     assert not [line for line in server.log if "traceback" in line]
 
 
@@ -361,7 +361,7 @@ def test_protocol_client_that_leaves_amid_large_answers_leaves_no_traceback(serv
         assert connection.line() == "HTTP/1.1 200 OK\r\n"
         connection.reset()
 
-    assert not_smuggled(server)
+    assert nothing_smuggled(server)
     assert not [line for line in server.log if "traceback" in line]
 
 

@@ -1,10 +1,9 @@
-"""Start, drain and stop of a real process."""
+"""Startup, drain and shutdown of a real server process."""
 
 from __future__ import annotations
 
 import signal
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -27,7 +26,7 @@ def test_lifecycle_server_that_serves_is_ready(start_server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
-def test_lifecycle_idle_server_told_to_stop_exits_with_zero(start_server, number):
+def test_lifecycle_signal_to_an_idle_server_exits_with_zero(start_server, number):
     server = start_server(drain_s=0)
 
     server.send_signal(number)
@@ -58,7 +57,7 @@ def test_lifecycle_second_signal_ends_at_once(start_server):
 
 
 def test_lifecycle_second_signal_during_runs_answers_and_does_not_abort(start_server):
-    """Native threads that are still running when the interpreter is finalised abort the process."""
+    # Native threads that still run when the interpreter is finalised would abort the process.
     server = start_server(models_dir=ROOT / "models", drain_s=600)
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     with ExitStack() as stack:
@@ -87,22 +86,22 @@ def test_lifecycle_models_that_take_too_long_to_load_exit_with_three(launch):
     )
 
 
-def ask_until_told_to_leave(server: Server, told: threading.Event) -> list[int]:
-    """What a client behind a load balancer sees: it leaves when an answer closes."""
+def post_until_closed(server: Server) -> list[int]:
+    """Posts until a response has `Connection: close`, as a load balancer does. Returns the statuses."""
     statuses = []
     with server.client() as client:
         while True:
             response = client.post("/v1/classify", content=RED)
             statuses.append(response.status_code)
             if response.headers.get("connection") == "close":
-                told.set()
                 return statuses
 
 
 def test_lifecycle_terminated_under_load_answers_everything(start_server):
-    server, told = start_server(drain_s=1, lanes=2), threading.Event()
+    server = start_server(drain_s=1, lanes=2)
+
     with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(ask_until_told_to_leave, server, told) for _ in range(4)]
+        clients = [pool.submit(post_until_closed, server) for _ in range(4)]
         server.wait_for_log("request")
         server.send_signal(signal.SIGTERM)
         statuses = [status for client in clients for status in client.result()]
@@ -125,7 +124,7 @@ def test_lifecycle_draining_not_ready_but_still_serving_new_connections(start_se
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
-def test_lifecycle_body_still_arriving_at_the_end_is_waited_for(start_server):
+def test_lifecycle_shutdown_waits_for_a_body_still_arriving(start_server):
     server = start_server(drain_s=0)
     request = post(RED)
     with server.connect() as connection:
@@ -139,7 +138,7 @@ def test_lifecycle_body_still_arriving_at_the_end_is_waited_for(start_server):
     assert server.exit_code() == 0
 
 
-def test_lifecycle_grace_is_the_longest_wait(start_server):
+def test_lifecycle_shutdown_waits_no_longer_than_the_grace_period(start_server):
     server = start_server(drain_s=0, grace_s=1, receive_timeout_s=600)
     with server.connect() as connection:
         connection.send(post(b"half", "Content-Length: 100"))
@@ -173,14 +172,14 @@ def test_lifecycle_corrupt_model_exits_with_three_and_one_line(launch, tmp_path)
     assert line.startswith("convserve: cannot serve: tiny/1: model.onnx")
 
 
-def test_lifecycle_unknown_setting_exits_before_anything_is_loaded(launch):
+def test_lifecycle_unknown_setting_exits_with_two(launch):
     server = launch(max_wait=5)
 
     assert server.exit_code() == 2
     assert "CONVSERVE_MAX_WAIT: no such setting" in server.stderr()
 
 
-def test_lifecycle_address_of_ipv6_is_logged_as_url(start_server):
+def test_lifecycle_ipv6_address_is_logged_as_a_url(start_server):
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     server = start_server(host="::1")
@@ -190,7 +189,7 @@ def test_lifecycle_address_of_ipv6_is_logged_as_url(start_server):
         assert client.get("/livez").status_code == 200
 
 
-def test_lifecycle_log_is_json_and_without_anything_of_the_upload(start_server):
+def test_lifecycle_log_is_json_and_repeats_nothing_of_the_upload(start_server):
     server = start_server(drain_s=0, log_level="debug")
     with server.client() as client:
         client.post(f"/v1/classify?{MARKER}=1", content=MARKER, headers={MARKER: MARKER})
@@ -218,7 +217,7 @@ def test_lifecycle_server_writes_no_file(start_server):
     assert list(server.home.rglob("*")) == []
 
 
-def test_lifecycle_log_nobody_reads_stops_neither_service_nor_exit(launch):
+def test_lifecycle_unread_log_blocks_neither_requests_nor_exit(launch):
     server = launch(drain_s=0).start_unread()
     with server.connect() as connection:
         connection.send(b"GET /v1/models HTTP/1.1\r\nHost: test\r\n\r\n" * LINES_THAT_FILL_A_PIPE)

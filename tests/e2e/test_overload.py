@@ -1,4 +1,4 @@
-"""What is refused while the service is full, and what still answers."""
+"""Requests that an overloaded service refuses, and those it still answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RED = tinymodel.picture("red")
 HELD_BYTES = 1_000_000
 
 
-def test_overload_uploads_at_their_bound_refuse_more_while_health_answers(start_server):
+def test_overload_full_upload_budget_refuses_more_but_health_answers(start_server):
     server = start_server(max_in_flight_bytes=HELD_BYTES + 1)
     with server.connect() as held, server.client() as client:
         held.send(post(b"x" * HELD_BYTES, f"Content-Length: {HELD_BYTES + 1}"))
@@ -23,7 +23,7 @@ def test_overload_uploads_at_their_bound_refuse_more_while_health_answers(start_
     assert live.status_code == 200
 
 
-def test_overload_over_gives_the_room_back(start_server):
+def test_reset_upload_frees_its_bytes(start_server):
     server = start_server(max_in_flight_bytes=HELD_BYTES + 1)
     with server.connect() as held:
         held.send(post(b"x" * HELD_BYTES, f"Content-Length: {HELD_BYTES + 1}"))
@@ -48,7 +48,7 @@ def test_overload_more_pictures_than_fit_refused_and_connection_kept(start_serve
     assert answered.status_code == 200
 
 
-def test_overload_open_connections_take_no_room(start_server):
+def test_overload_open_connections_take_no_capacity(start_server):
     server = start_server(max_in_flight=1)
     idle = [server.connect().send("POST /v1/classify HTTP/1.1\r\n") for _ in range(50)]
 

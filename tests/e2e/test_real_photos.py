@@ -1,7 +1,7 @@
-"""The committed model over HTTP on real photographs, where these are present beside the project.
+"""The committed model over HTTP on real photographs, if SHARED names a folder with them.
 
-The folder holds files named <synset>_<label>.JPEG, one each of 300 ImageNet classes. The floors are
-what the project promises of the int8 model; the measured values are in its model card.
+The files are named <synset>_<label>.JPEG, one for each of 300 ImageNet classes. The floor is what
+the project promises for the int8 model. The measured value is in its model card.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ def server() -> Iterator[Server]:
 
 
 def classify(server: Server, photo: Path) -> list[dict[str, Any]]:
-    """Returns the predictions for one photograph."""
     request = urllib.request.Request(f"{server.url}/v1/classify", photo.read_bytes())  # noqa: S310
     request.add_header("Content-Type", "image/jpeg")
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
@@ -44,8 +43,7 @@ def classify(server: Server, photo: Path) -> list[dict[str, Any]]:
     return predictions
 
 
-def named(label: str) -> Path:
-    """Returns the photograph of a label."""
+def photo_of(label: str) -> Path:
     return next(PHOTOS.glob(f"*_{label}.JPEG"))
 
 
@@ -65,22 +63,22 @@ def test_photos_top1_matches_the_file_names(server: Server) -> None:
 def test_cheetah_is_first_with_cats_behind_it(server: Server) -> None:
     cats = {"leopard", "snow leopard", "jaguar", "lynx", "cougar", "lion", "tiger", "Egyptian cat"}
 
-    labels = [prediction["label"] for prediction in classify(server, named("cheetah"))]
+    labels = [prediction["label"] for prediction in classify(server, photo_of("cheetah"))]
 
     assert labels[0] == "cheetah"
     assert set(labels[1:]) <= cats
 
 
 def test_bullet_train_is_first_with_trains_behind_it(server: Server) -> None:
-    labels = [prediction["label"] for prediction in classify(server, named("bullet_train"))]
+    labels = [prediction["label"] for prediction in classify(server, photo_of("bullet_train"))]
 
     assert labels[0] == "bullet train"
     assert {"electric locomotive", "passenger car"} & set(labels)
 
 
-def test_loupe_is_seen_but_less_surely_than_the_others(server: Server) -> None:
-    loupe = classify(server, named("loupe"))
-    surer = [classify(server, named(label))[0] for label in ("cheetah", "bullet_train")]
+def test_loupe_is_found_with_less_confidence_than_the_others(server: Server) -> None:
+    loupe = classify(server, photo_of("loupe"))
+    surer = [classify(server, photo_of(label))[0] for label in ("cheetah", "bullet_train")]
 
     assert "loupe" in [prediction["label"] for prediction in loupe]
     assert loupe[0]["probability"] < min(first["probability"] for first in surer)

@@ -1,4 +1,4 @@
-"""Signals at the moments that matter, also while a run of the model never ends."""
+"""Signals during startup, serving and shutdown, also while a model run never ends."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import pytest
 
 from tests import tinymodel
 from tests.e2e.server import PATIENCE_S, ROOT, Connection, Server, post
-from tests.e2e.test_workers import gone, wait_until
+from tests.e2e.test_workers import has_exited, wait_until
 from tests.problems import assert_problem
 
 WHITE = tinymodel.picture((255, 255, 255))
 RED = tinymodel.picture("red")
-ENDLESS_CPU_S = 1.0
-"""Processor time that nothing but a run without end takes here."""
+ENDLESS_CPU_S = 1.0  # only an endless run takes this much processor time here
 AS_PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 stopping = pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name
 )
-every_kind = pytest.mark.parametrize("workers", [0, 1], ids=["threads", "workers"])
+with_and_without_workers = pytest.mark.parametrize("workers", [0, 1], ids=["threads", "workers"])
 
 
 def can_be_pid_1() -> bool:
@@ -41,14 +40,14 @@ needs_pid_1 = pytest.mark.skipif(not can_be_pid_1(), reason="no right to make PI
 
 @pytest.fixture
 def endless(tmp_path: Path) -> Path:
-    """A repository whose one version never comes to the end of its golden replay."""
+    """A repository whose only version never finishes its golden examples."""
     tinymodel.write_version(tmp_path / "models", graph_file=tinymodel.endless_graph())
     return tmp_path / "models"
 
 
 @pytest.fixture
 def endless_on_white(tmp_path: Path) -> Path:
-    """A repository whose one version never answers a white picture."""
+    """A repository whose only version never answers a white picture."""
     graph = tinymodel.endless_graph(only_on_white=True)
     tinymodel.write_version(tmp_path / "models", graph_file=graph)
     return tmp_path / "models"
@@ -59,8 +58,8 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_for_run_without_end(server: Server, pid: int) -> None:
-    """Returns when a process of the server has been in a run for longer than one takes."""
+def wait_for_endless_run(server: Server, pid: int) -> None:
+    """Waits until a server process has used more processor time than a normal run takes."""
 
     def has_runtime() -> bool:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="ascii", errors="replace")
@@ -73,11 +72,11 @@ def wait_for_run_without_end(server: Server, pid: int) -> None:
 
 
 def loading(launch: Callable[..., Server], workers: int, models_dir: Path) -> Server:
-    """Launches a server that never comes to the end of its loading."""
+    """Launches a server and waits until it is stuck in loading its models."""
     server = launch(models_dir=models_dir, workers=workers)
     if workers:
         wait_until(lambda: len(server.workers()) == workers)
-    wait_for_run_without_end(server, server.workers()[0] if workers else server.pid)
+    wait_for_endless_run(server, server.workers()[0] if workers else server.pid)
     return server
 
 
@@ -85,8 +84,8 @@ def loading(launch: Callable[..., Server], workers: int, models_dir: Path) -> Se
 
 
 @stopping
-@every_kind
-def test_signals_while_a_version_is_proven_end_with_zero(launch, endless, number, workers):
+@with_and_without_workers
+def test_signals_while_a_version_is_verified_end_with_zero(launch, endless, number, workers):
     server = loading(launch, workers, endless)
     children = server.workers()
 
@@ -95,7 +94,7 @@ def test_signals_while_a_version_is_proven_end_with_zero(launch, endless, number
     assert (server.exit_code(), server.stderr()) == (0, "")
     assert [line["signal"] for line in server.log if "stopping" in line["message"]] == [number.name]
     for child in children:
-        wait_until(lambda child=child: gone(child))  # type: ignore[misc]
+        wait_until(lambda child=child: has_exited(child))  # type: ignore[misc]
 
 
 def test_signals_hangup_while_models_load_does_not_end_it(launch, endless):
@@ -108,7 +107,7 @@ def test_signals_hangup_while_models_load_does_not_end_it(launch, endless):
 
 
 @stopping
-def test_signals_as_soon_as_they_are_taken_end_with_zero(launch, number):
+def test_signals_as_soon_as_they_are_blocked_end_with_zero(launch, number):
     server = launch()
     wait_until(lambda: blocks(server.pid, number))
 
@@ -129,7 +128,7 @@ def test_signals_while_models_load_end_pid_1_with_zero(launch, endless, number):
     server = launch(models_dir=endless, under=AS_PID_1)
     wait_until(lambda: len(server.workers()) == 1)
     (pid_1,) = server.workers()
-    wait_for_run_without_end(server, pid_1)
+    wait_for_endless_run(server, pid_1)
 
     os.kill(pid_1, number)
 
@@ -140,7 +139,7 @@ def test_signals_while_models_load_end_pid_1_with_zero(launch, endless, number):
 
 
 @needs_pid_1
-@every_kind
+@with_and_without_workers
 def test_signals_end_a_serving_pid_1_with_zero(start_server, workers):
     server = start_server(under=AS_PID_1, drain_s=0, workers=workers)
     (pid_1,) = server.workers()
@@ -154,7 +153,7 @@ def test_signals_end_a_serving_pid_1_with_zero(start_server, workers):
 def stuck(
     start_server: Callable[..., Server], endless_on_white: Path
 ) -> Iterator[Callable[..., tuple[Server, Connection]]]:
-    """Starts servers that have a run without end in hand, and the connection; takes settings."""
+    """Starts a server with an endless run in progress. Returns it and the waiting connection."""
     with ExitStack() as stack:
 
         def make(**settings: object) -> tuple[Server, Connection]:
@@ -162,7 +161,7 @@ def stuck(
             connection = stack.enter_context(server.connect())
             connection.send(post(WHITE))
             workers = server.workers()
-            wait_for_run_without_end(server, workers[0] if workers else server.pid)
+            wait_for_endless_run(server, workers[0] if workers else server.pid)
             return server, connection
 
         yield make
@@ -170,8 +169,8 @@ def stuck(
 
 @pytest.mark.faults
 @stopping
-@every_kind
-def test_signals_during_a_run_without_end_answer_and_end_with_zero(stuck, number, workers):
+@with_and_without_workers
+def test_signals_during_an_endless_run_answer_and_end_with_zero(stuck, number, workers):
     server, connection = stuck(drain_s=0, grace_s=1, workers=workers)
     children = server.workers()
 
@@ -180,14 +179,16 @@ def test_signals_during_a_run_without_end_answer_and_end_with_zero(stuck, number
 
     assert_problem(answer, 503, "draining")
     assert server.exit_code() == 0
-    assert "terminate called" not in server.stderr()  # the runtime may say that a run was ended
+    assert (
+        "terminate called" not in server.stderr()
+    )  # the runtime may log that a run was interrupted
     for child in children:
-        wait_until(lambda child=child: gone(child))  # type: ignore[misc]
+        wait_until(lambda child=child: has_exited(child))  # type: ignore[misc]
 
 
 @pytest.mark.faults
-@every_kind
-def test_signals_second_one_during_a_run_without_end_ends_it_now(stuck, workers):
+@with_and_without_workers
+def test_signals_second_one_during_an_endless_run_exits_at_once(stuck, workers):
     server, _ = stuck(drain_s=600, grace_s=600, workers=workers)
     children = server.workers()
 
@@ -197,14 +198,12 @@ def test_signals_second_one_during_a_run_without_end_ends_it_now(stuck, workers)
 
     assert (server.exit_code(), server.stderr()) == (0, "")
     for child in children:
-        wait_until(lambda child=child: gone(child))  # type: ignore[misc]
+        wait_until(lambda child=child: has_exited(child))  # type: ignore[misc]
 
 
 @pytest.mark.faults
-@every_kind
-def test_signals_while_a_version_without_end_is_adopted_end_with_zero(
-    start_server, tmp_path, workers
-):
+@with_and_without_workers
+def test_signals_while_an_endless_version_is_adopted_end_with_zero(start_server, tmp_path, workers):
     models = tmp_path / "models"
     tinymodel.write_version(models)
     server = start_server(models_dir=models, models_poll_s=0, drain_s=0, workers=workers)
@@ -215,13 +214,13 @@ def test_signals_while_a_version_without_end_is_adopted_end_with_zero(
     if workers:
         wait_until(lambda: len(every_child(server.pid)) == 2)
     children = every_child(server.pid)
-    proving = (children - set(serving)).pop() if workers else server.pid
-    wait_for_run_without_end(server, proving)
+    loading_pid = (children - set(serving)).pop() if workers else server.pid
+    wait_for_endless_run(server, loading_pid)
     server.send_signal(signal.SIGTERM)
 
     assert (server.exit_code(), server.stderr()) == (0, "")
     for child in children:
-        wait_until(lambda child=child: gone(child))  # type: ignore[misc]
+        wait_until(lambda child=child: has_exited(child))  # type: ignore[misc]
 
 
 def every_child(pid: int) -> set[int]:
@@ -230,8 +229,8 @@ def every_child(pid: int) -> set[int]:
     return {int(one) for text in lists for one in text.read_text(encoding="ascii").split()}
 
 
-@every_kind
-def test_signals_hangup_adopts_what_was_published_at_once(start_server, tmp_path, workers):
+@with_and_without_workers
+def test_signals_hangup_adopts_a_published_version_at_once(start_server, tmp_path, workers):
     models = tmp_path / "models"
     tinymodel.write_version(models)
     server = start_server(models_dir=models, models_poll_s=0, workers=workers)
@@ -248,7 +247,7 @@ def test_signals_hangup_adopts_what_was_published_at_once(start_server, tmp_path
 # Other commands
 
 
-def test_signals_interrupt_ends_another_command_without_a_word(endless):
+def test_signals_interrupt_ends_another_command_silently(endless):
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "convserve", "verify", "--models-dir", str(endless)],
         cwd=ROOT,
@@ -259,6 +258,6 @@ def test_signals_interrupt_ends_another_command_without_a_word(endless):
     with process:
         wait_until(lambda: cpu_s(process.pid) > ENDLESS_CPU_S)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=PATIENCE_S)
+        output = process.communicate(timeout=PATIENCE_S)
 
-    assert (process.returncode, said) == (-signal.SIGINT, ("", ""))
+    assert (process.returncode, output) == (-signal.SIGINT, ("", ""))

@@ -1,4 +1,4 @@
-"""Worker processes that are killed, stopped, hung and leaking, in a real service under load."""
+"""Worker processes that crash, stop, hang or leak memory in a real service under load."""
 
 from __future__ import annotations
 
@@ -20,22 +20,19 @@ from PIL import Image
 from tests import tinymodel
 from tests.e2e.hooks import sitecustomize as hooks
 from tests.e2e.server import PATIENCE_S, ROOT, Server
-from tests.e2e.test_lifecycle import ask_until_told_to_leave
+from tests.e2e.test_lifecycle import post_until_closed
 from tests.problems import assert_problem
 
 RED = tinymodel.picture("red")
 HOOKS = Path(__file__).parent / "hooks"
 N_CLIENTS = 8
-N_BATCH = 8
-"""Pictures that a worker has in hand at most."""
-
-START_S = 8.0
-"""A worker starts within a second; this is for machines that do other things meanwhile."""
+N_BATCH = 8  # the most pictures that a worker holds at once
+START_S = 8.0  # a worker starts within 1 s on an idle machine; the rest is for busy ones
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request of a client under load."""
+class Result:
+    """The result of one request under load."""
 
     at_s: float
     took_s: float
@@ -45,11 +42,11 @@ class Asked:
 
 
 class Load:
-    """Clients that ask without pause, and what they got."""
+    """Clients that send requests without pause, and their results."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asked: list[Asked] = []
+        self.results: list[Result] = []
         self.done = threading.Event()
 
     def ask(self) -> None:
@@ -60,16 +57,16 @@ class Load:
                 took_s = time.monotonic() - at_s
                 code = "" if response.status_code == 200 else response.json()["code"]
                 retry_after = response.headers.get("retry-after")
-                self.asked.append(Asked(at_s, took_s, response.status_code, code, retry_after))
+                self.results.append(Result(at_s, took_s, response.status_code, code, retry_after))
 
     def wait_for_answers(self, count: int) -> None:
-        """Returns when so many more requests have been answered."""
-        wanted = len(self.asked) + count
-        wait_until(lambda: len(self.asked) >= wanted)
+        """Waits until `count` more requests have been answered."""
+        target = len(self.results) + count
+        wait_until(lambda: len(self.results) >= target)
 
     @property
-    def failed(self) -> list[Asked]:
-        return [one for one in self.asked if one.status != 200]
+    def failed(self) -> list[Result]:
+        return [one for one in self.results if one.status != 200]
 
 
 @contextmanager
@@ -86,22 +83,21 @@ def load(server: Server, clients: int = N_CLIENTS) -> Iterator[Load]:
             one.result()
 
 
-def wait_until(happened: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
-    """Returns how long it took."""
+def wait_until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
+    """Waits for a condition. Returns how long it took, in seconds."""
     started_s = time.monotonic()
-    while not happened():
-        assert time.monotonic() - started_s < within_s, "it did not happen in time"
+    while not condition():
+        assert time.monotonic() - started_s < within_s, f"condition not met within {within_s} s"
         time.sleep(0.005)
     return time.monotonic() - started_s
 
 
 def wait_for_workers(server: Server, count: int = 2) -> None:
-    """Returns when so many are ready."""
     wait_until(lambda: server.metric("convserve_lanes") == count, START_S)
 
 
-def lost(server: Server) -> dict[str, Any]:
-    """The log's lines on a worker that was lost and how it ended, when its successor is there."""
+def wait_for_lost_worker(server: Server) -> dict[str, Any]:
+    """Waits until a lost worker has been replaced. Returns the log's facts on its end."""
     line = server.wait_for_log("worker lost")
     ended = server.wait_for_log("worker ended")
     assert ended["pid"] == line["pid"]
@@ -109,8 +105,8 @@ def lost(server: Server) -> dict[str, Any]:
     return {**ended, **line}
 
 
-def renewed(server: Server) -> dict[str, Any]:
-    """The log's lines on a worker that was replaced while it was at work, when it has ended."""
+def wait_for_replaced_worker(server: Server) -> dict[str, Any]:
+    """Waits until a worker has been replaced in an orderly way. Returns the log's facts on its end."""
     line = server.wait_for_log("a lane is replaced")
     server.wait_for_log("worker ready")
     return {**server.wait_for_log("worker ended"), "reason": line["reason"]}
@@ -120,8 +116,8 @@ def restarts(server: Server, reason: str) -> float:
     return server.metric(f'convserve_lane_restarts_total{{reason="{reason}"}}')
 
 
-def gone(pid: int) -> bool:
-    """True once a process has exited, whoever has to collect its status."""
+def has_exited(pid: int) -> bool:
+    """True once a process has exited, even if its parent has not collected its status (a zombie)."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except OSError:
@@ -131,7 +127,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def start_workers(start_server: Callable[..., Server]) -> Callable[..., Server]:
-    """Starts servers with two workers; takes settings."""
+    """Starts a server with two workers and the given settings."""
 
     def start(**settings: object) -> Server:
         server = start_server(**({"workers": 2, "lanes": ""} | settings))
@@ -141,8 +137,8 @@ def start_workers(start_server: Callable[..., Server]) -> Callable[..., Server]:
     return start
 
 
-def shaped(size: tuple[int, int]) -> bytes:
-    """A picture that the hooks act on."""
+def picture_of_size(size: tuple[int, int]) -> bytes:
+    """A picture whose size makes the hooks misbehave."""
     buffer = io.BytesIO()
     Image.new("RGB", size, (255, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -181,8 +177,8 @@ def test_workers_front_runs_no_model(start_workers):
         assert int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii")) == 800
 
 
-def seconds_of_threads(pid: int) -> dict[str, float]:
-    """What each thread of a process has cost."""
+def cpu_s_by_thread(pid: int) -> dict[str, float]:
+    """Processor time of each thread of a process, by thread id."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         fields = (task / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -191,17 +187,17 @@ def seconds_of_threads(pid: int) -> dict[str, float]:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
-def test_workers_lone_picture_has_all_cores(start_workers):
+def test_workers_lone_picture_uses_all_cores(start_workers):
     server = start_workers(models_dir=ROOT / "models", workers=1)
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     (pid,) = server.workers()
-    before = seconds_of_threads(pid)
+    before = cpu_s_by_thread(pid)
     with server.client() as client:
         for _ in range(40):
             assert client.post("/v1/classify", content=picture).status_code == 200
-    after = seconds_of_threads(pid)
-
+    after = cpu_s_by_thread(pid)
     spent = sorted(after[name] - before.get(name, 0.0) for name in after)
+
     assert spent[-2] > spent[-1] / 4 > 0
 
 
@@ -210,12 +206,12 @@ def test_workers_lone_picture_has_all_cores(start_workers):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_workers_killed_one_costs_only_what_it_had_in_hand(start_workers, number):
+def test_workers_killed_one_loses_only_its_own_pictures(start_workers, number):
     server = start_workers()
     with load(server) as clients:
         victim = server.workers()[0]
         os.kill(victim, number)
-        line = lost(server)
+        line = wait_for_lost_worker(server)
         clients.wait_for_answers(50)
 
     assert (line["pid"], line["signal"], line["reason"]) == (victim, number.name, "exited")
@@ -233,7 +229,7 @@ def test_workers_killed_again_and_again_leave_nothing_behind(start_workers):
         before = footprint(server)
         for _ in range(4):
             os.kill(server.workers()[0], signal.SIGKILL)
-            lost(server)
+            wait_for_lost_worker(server)
             clients.wait_for_answers(10)
         wait_until(lambda: footprint(server) == before)  # connections close a little later
 
@@ -241,7 +237,7 @@ def test_workers_killed_again_and_again_leave_nothing_behind(start_workers):
 
 
 def footprint(server: Server) -> list[int]:
-    """How many descriptors and threads the front has."""
+    """The front's numbers of file descriptors and threads."""
     return [len(list(Path(f"/proc/{server.pid}/{what}").iterdir())) for what in ("fd", "task")]
 
 
@@ -259,11 +255,11 @@ def test_workers_all_killed_answered_as_soon_as_one_is_back(start_workers):
 
 
 @pytest.mark.faults
-def test_workers_decoder_that_crashes_hurts_nobody_elsewhere(start_workers):
+def test_workers_decoder_crash_fails_only_that_worker(start_workers):
     server = start_workers(hooks=HOOKS)
     with load(server, 4) as clients, server.client() as client:
-        answer = client.post("/v1/classify", content=shaped(hooks.CRASH))
-        line = lost(server)
+        answer = client.post("/v1/classify", content=picture_of_size(hooks.CRASH))
+        line = wait_for_lost_worker(server)
         after = client.post("/v1/classify", content=RED)
 
     assert_problem(answer, 503, "worker_lost")
@@ -276,13 +272,13 @@ def test_workers_decoder_that_crashes_hurts_nobody_elsewhere(start_workers):
 def test_workers_exit_when_the_front_is_killed(start_workers):
     server = start_workers()
     workers = server.workers()
-    os.kill(workers[0], signal.SIGSTOP)  # one that cannot notice
+    os.kill(workers[0], signal.SIGSTOP)  # cannot notice that the front is gone
 
     server.send_signal(signal.SIGKILL)
 
     for pid in workers:
-        wait_until(lambda pid=pid: gone(pid), 5)  # type: ignore[misc]
-    assert all(map(gone, workers))
+        wait_until(lambda pid=pid: has_exited(pid), 5)  # type: ignore[misc]
+    assert all(map(has_exited, workers))
 
 
 # Hung
@@ -309,13 +305,13 @@ def test_workers_stopped_one_is_replaced_before_any_deadline(start_workers):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("size", [hooks.HANG, hooks.BLOCK], ids=["hang", "hold_the_lock"])
-def test_workers_decoder_that_never_returns_hurts_nobody_elsewhere(start_workers, size):
+def test_workers_decoder_hang_fails_only_that_worker(start_workers, size):
     server = start_workers(hooks=HOOKS)
     with server.client() as client:
         headers = {"x-request-timeout-ms": "1000"}
-        answer = client.post("/v1/classify", content=shaped(size), headers=headers)
+        answer = client.post("/v1/classify", content=picture_of_size(size), headers=headers)
         meanwhile = [client.post("/v1/classify", content=RED).status_code for _ in range(10)]
-        line = lost(server)
+        line = wait_for_lost_worker(server)
         after = [client.post("/v1/classify", content=RED).status_code for _ in range(10)]
 
     assert_problem(answer, 504, "deadline_exceeded")
@@ -325,12 +321,12 @@ def test_workers_decoder_that_never_returns_hurts_nobody_elsewhere(start_workers
 
 
 @pytest.mark.faults
-def test_workers_hung_one_among_many_clients_costs_only_what_it_had(start_workers):
+def test_workers_hung_one_under_load_loses_only_its_own_pictures(start_workers):
     server = start_workers(hooks=HOOKS)
     with load(server) as clients, server.client() as client:
         headers = {"x-request-timeout-ms": "1000"}
-        answer = client.post("/v1/classify", content=shaped(hooks.HANG), headers=headers)
-        line = lost(server)
+        answer = client.post("/v1/classify", content=picture_of_size(hooks.HANG), headers=headers)
+        line = wait_for_lost_worker(server)
         clients.wait_for_answers(50)
 
     assert_problem(answer, 504, "deadline_exceeded")
@@ -358,7 +354,7 @@ def test_workers_all_stopped_are_replaced_and_readiness_says_so(start_workers):
 
 @pytest.mark.faults
 def test_workers_service_suspended_and_resumed_as_a_whole_goes_on(start_workers):
-    """As with Ctrl-Z and fg: whoever is first to run again must not take the others for stopped."""
+    # As with Ctrl-Z and fg: the first process to resume must not take the others for stopped.
     server = start_workers()
     workers = server.workers()
     for pid in (*workers, server.pid):
@@ -366,7 +362,7 @@ def test_workers_service_suspended_and_resumed_as_a_whole_goes_on(start_workers)
     time.sleep(1)
     for pid in (server.pid, *workers):
         os.kill(pid, signal.SIGCONT)
-    time.sleep(1)  # some looks at them
+    time.sleep(1)  # a few health checks
     with server.client() as client:
         answer = client.post("/v1/classify", content=RED)
 
@@ -380,8 +376,8 @@ def test_workers_service_suspended_and_resumed_as_a_whole_goes_on(start_workers)
 def test_workers_leaking_one_is_replaced_without_a_loss(start_workers):
     server = start_workers(hooks=HOOKS, worker_max_memory_bytes=200_000_000)
     with load(server, 4) as clients, server.client() as client:
-        answer = client.post("/v1/classify", content=shaped(hooks.LEAK))
-        line = renewed(server)
+        answer = client.post("/v1/classify", content=picture_of_size(hooks.LEAK))
+        line = wait_for_replaced_worker(server)
         clients.wait_for_answers(50)
 
     assert answer.status_code == 200
@@ -397,7 +393,7 @@ def test_workers_terminated_one_is_replaced_without_a_loss(start_workers, n_clie
     victim = server.workers()[0]
     with load(server, n_clients) if n_clients else nullcontext() as clients:
         os.kill(victim, signal.SIGTERM)
-        line = renewed(server)
+        line = wait_for_replaced_worker(server)
         if clients:
             clients.wait_for_answers(50)
 
@@ -412,11 +408,12 @@ def test_workers_terminated_one_is_replaced_without_a_loss(start_workers, n_clie
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["front", "everything"])
 def test_workers_service_terminated_under_load_answers_everything(start_workers, whole_group):
-    """Service managers signal every process of a service; the workers must outlast the drain."""
-    server, told = start_workers(drain_s=1), threading.Event()
+    # Service managers signal every process of a service. The workers must outlast the drain.
+    server = start_workers(drain_s=1)
     workers = server.workers()
+
     with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(ask_until_told_to_leave, server, told) for _ in range(4)]
+        clients = [pool.submit(post_until_closed, server) for _ in range(4)]
         server.wait_for_log("request")
         for pid in workers if whole_group else ():
             os.kill(pid, signal.SIGTERM)
@@ -425,7 +422,7 @@ def test_workers_service_terminated_under_load_answers_everything(start_workers,
 
     assert set(statuses) == {200}
     assert (server.exit_code(), server.stderr()) == (0, "")
-    assert all(gone(pid) for pid in workers)
+    assert all(has_exited(pid) for pid in workers)
 
 
 def test_workers_idle_service_interrupted_from_a_terminal_exits_with_zero(start_workers):
@@ -459,9 +456,9 @@ def test_workers_version_that_crashes_them_at_the_start_exits_with_three(
 
 
 def write_crashing_version(models: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first golden example makes the decoder crash, as a graph might the runtime."""
+    """Writes a version whose first golden example crashes the decoder, as a graph might the runtime."""
     with monkeypatch.context() as patch:
-        patch.setattr(tinymodel, "picture", lambda _: shaped(hooks.CRASH))
+        patch.setattr(tinymodel, "picture", lambda _: picture_of_size(hooks.CRASH))
         tinymodel.write_version(models, version=number)
 
 
@@ -476,7 +473,7 @@ def test_workers_adopt_new_versions_under_load_without_a_loss(start_workers, tmp
         adopted = server.wait_for_log("adopted")
         clients.wait_for_answers(50)
         for pid in first:
-            wait_until(lambda pid=pid: gone(pid))  # type: ignore[misc]
+            wait_until(lambda pid=pid: has_exited(pid))  # type: ignore[misc]
     with server.client() as client:
         version = client.post("/v1/classify", content=RED).json()["version"]
 

@@ -1,7 +1,6 @@
-"""Makes decoders misbehave where a picture's size asks for it.
+"""Makes the decoder crash, hang or leak on pictures of certain sizes, as a bug in native code would.
 
-On the module search path of servers under test only: it stands for bugs in native code that the
-product does not have.
+Only servers under test have it on their module search path.
 """
 
 import ctypes
@@ -32,5 +31,5 @@ def _open_and_act(*arguments: Any, **options: Any) -> Any:
     return image
 
 
-if __name__ == "sitecustomize":  # not where a test only wants the sizes
+if __name__ == "sitecustomize":  # false where a test imports the sizes
     Image.open = _open_and_act
