@@ -1,1 +1,1 @@
-"""Today's answers to odd pictures and odd requests, to compare with after a change."""
+"""A regression table: the service's answers to odd pictures and odd requests."""

@@ -1,4 +1,4 @@
-"""Writes the table of answers, or compares with it: python -m tests.corpora [--check]."""
+"""Writes the table of answers, or compares answers with it: python -m tests.corpora [--check]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.corpora.answers import TABLE, ask_everything, differences, read_table
 
 
 def main() -> int:
-    """Returns 1 if something differs that is not accepted."""
+    """Returns the exit status: 1 if an answer differs and the difference is not accepted."""
     parser = argparse.ArgumentParser(prog="python -m tests.corpora", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     parser.add_argument("--workers", type=int, default=0, help="worker processes of the server")

@@ -1,8 +1,8 @@
-"""Differences from the table that are meant, until the table is written anew: case, and why."""
+"""Intended differences from the table, by case, with the reason. Clear it when the table is rewritten."""
 
 from __future__ import annotations
 
-_NAMELESS = "Starlette's parser wants a name in every part, as RFC 7578 does"
+_NAMELESS = "Starlette's parser requires a name in every part, as RFC 7578 does"
 
 ACCEPTED: dict[str, str] = {
     "request/multipart-boundary-line-in-file": _NAMELESS,
@@ -10,5 +10,5 @@ ACCEPTED: dict[str, str] = {
     "request/multipart-disposition-missing": _NAMELESS,
     "request/multipart-nested": _NAMELESS,
     "request/multipart-no-name": _NAMELESS,
-    "request/plain-tuning": "`GET .../tuning` went with the tuner, which is `convserve tune` now",
+    "request/plain-tuning": "`GET .../tuning` is removed; the tuner is now `convserve tune`",
 }

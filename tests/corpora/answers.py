@@ -1,7 +1,6 @@
-"""Asks a real server everything and keeps its answers as a table.
+"""Sends every odd request and picture to a real server and keeps the answers as a table.
 
-Knows nothing of the service but `convserve serve` and what it speaks, so that the table outlives
-every change inside.
+It uses only `convserve serve` and HTTP, so that the table survives every internal change.
 """
 
 from __future__ import annotations
@@ -30,21 +29,20 @@ from tests.corpora.odd_requests import NEXT, NEXT_ID, Stream, odd_requests
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("answers.tsv")
 HEADER = "case\traw, multipart, json; or all answers on the connection"
-TOLERANCE = 0.02
-"""How much a probability may differ: other processors and codecs round in other ways."""
+TOLERANCE = 0.02  # of a probability: processors and codecs round differently
 
-_PATIENCE_S = 40  # the server's own is 10 s for a head, and some more for a body
+_PATIENCE_S = 40  # the server's own is 10 s for a head, and a little more for a body
 _CLIENTS = 6
 
 Answers = dict[str, tuple[str, ...]]
-"""By case: one answer for each way to send a picture, or one for all answers on a connection."""
+"""By case: an answer for each way to send a picture, or all answers on a connection as one text."""
 
 
 def ask_everything(*flags: str) -> Answers:
-    """Starts a server with further flags and returns its answer to every case."""
+    """Starts a server with extra flags and returns its answers to every case."""
     requests, pictures = odd_requests(), odd_pictures()
-    # First those that the server lets wait; they cost nothing meanwhile.
-    patient = sorted(requests, key=lambda name: not requests[name].waits)
+    # Cases that wait for a server timeout go first: they run beside the others at no cost.
+    slow_first = sorted(requests, key=lambda name: not requests[name].waits)
     waiting = sum(stream.waits for stream in requests.values())
     with (
         TemporaryDirectory() as home,
@@ -53,7 +51,8 @@ def ask_everything(*flags: str) -> Answers:
     ):
         with ThreadPoolExecutor(_CLIENTS + waiting) as pool:
             asked = {
-                f"request/{name}": pool.submit(_exchange, port, requests[name]) for name in patient
+                f"request/{name}": pool.submit(_exchange, port, requests[name])
+                for name in slow_first
             }
             for name, build in pictures.items():
                 asked[f"picture/{name}"] = pool.submit(clients.post_picture, build)
@@ -90,13 +89,13 @@ def _server(home: Path, *flags: str) -> Iterator[int]:
 
 
 def _port_when_ready(process: subprocess.Popen[bytes], log: Path) -> int:
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while process.poll() is None and time.monotonic() < give_up_s:
-        told = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
-        if told and _is_ready(int(told[1])):
-            return int(told[1])
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
+        if match and _is_ready(int(match[1])):
+            return int(match[1])
         time.sleep(0.05)
-    raise RuntimeError(f"the server does not become ready:\n{log.read_text()[-5000:]}")
+    raise RuntimeError(f"the server did not become ready:\n{log.read_text()[-5000:]}")
 
 
 def _is_ready(port: int) -> bool:
@@ -113,7 +112,7 @@ _BOUNDARY = "0c1d2e3f-corpora"
 
 
 class _Clients:
-    """Connections that are kept, a handful."""
+    """A small pool of keep-alive connections."""
 
     def __init__(self, port: int) -> None:
         self._all = [
@@ -132,7 +131,7 @@ class _Clients:
             connection.close()
 
     def post_picture(self, build: Build) -> tuple[str, ...]:
-        """Returns the answers to a picture sent raw, as multipart and as JSON."""
+        """Posts a picture raw, as multipart and as JSON. Returns the three answers."""
         data = build()
         encoded = json.dumps({"image": base64.b64encode(data).decode()}).encode()
         disposition = b'Content-Disposition: form-data; name="image"; filename="picture"'
@@ -160,7 +159,7 @@ def _post(connection: http.client.HTTPConnection, media_type: str, body: bytes) 
 
 
 def describe(status: int, body: bytes) -> str:
-    """Returns status and code, or status and predictions, in a few words."""
+    """Returns the status with the error code or the predictions, as text for the table."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -180,7 +179,7 @@ def _outcome(document: dict[str, Any]) -> str:
     ranked = [(one["probability"], one["label"]) for one in document["predictions"]]
     if ranked != sorted(ranked, key=lambda pair: -pair[0]):
         return f"unordered {ranked}"
-    # By label, since those as probable as each other may come in any order.
+    # Sorted by label, because equal probabilities can come in any order.
     return " ".join(f"{label}={p:.2f}" for p, label in sorted(ranked, key=lambda r: r[1])) or "none"
 
 
@@ -188,7 +187,7 @@ def _outcome(document: dict[str, Any]) -> str:
 
 
 def _exchange(port: int, stream: Stream) -> tuple[str, ...]:
-    """Sends a stream and returns all answers, in order, until the connection is closed."""
+    """Sends a stream and returns all answers, in order, until the server closes."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -220,7 +219,7 @@ def _answers_in(received: bytes) -> str:
         fields = {name.strip().lower(): value.strip() for name, _, value in split}
         length = int(fields.get(b"content-length", 0))
         if not rest or rest.startswith(b"HTTP/1."):
-            length = 0  # an answer to HEAD
+            length = 0  # an answer to HEAD has no body
         body, received = rest[:length], rest[length:]
         is_next = fields.get(b"x-request-id") == NEXT_ID.encode()
         answers.append(("next " if is_next else "") + describe(int(words[1]), body))
@@ -228,7 +227,7 @@ def _answers_in(received: bytes) -> str:
 
 
 def _counted(answers: list[str]) -> Iterator[str]:
-    """Writes equal neighbours once."""
+    """Merges runs of equal answers into one with a count."""
     i = 0
     while i < len(answers):
         end = i
@@ -242,19 +241,17 @@ def _counted(answers: list[str]) -> Iterator[str]:
 
 
 def write_table(answers: Answers) -> None:
-    """Writes the table, one line for each case."""
-    lines = [HEADER, *("\t".join((name, *told)) for name, told in sorted(answers.items()))]
+    lines = [HEADER, *("\t".join((name, *texts)) for name, texts in sorted(answers.items()))]
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_table() -> Answers:
-    """Reads the committed table."""
     _, *lines = TABLE.read_text(encoding="utf-8").splitlines()
-    return {name: tuple(told) for name, *told in (line.split("\t") for line in lines)}
+    return {name: tuple(texts) for name, *texts in (line.split("\t") for line in lines)}
 
 
 def differences(before: Answers, now: Answers) -> dict[str, str]:
-    """Returns, by case, what differs."""
+    """Returns a description of each difference, by case."""
     found = {}
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

@@ -1,4 +1,4 @@
-"""About 900 odd and hostile picture files, all made in code and the same in every run."""
+"""About 900 odd and hostile picture files, generated and identical in every run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GREEN, BLUE = (30, 200, 60), (20, 40, 210)
 
 
 def odd_pictures() -> dict[str, Build]:
-    """Returns what builds each file, by a name that never changes."""
+    """Returns the builders by name. The names are keys of the table and must not change."""
     cases: dict[str, Build] = {}
     for name, build in _all():
         if name in cases:
@@ -85,7 +85,7 @@ def _all() -> Iterator[tuple[str, Build]]:
 
 
 def _patches() -> Image.Image:
-    """Returns a picture whose eight orientations get answers of their own, 0.07 apart or more."""
+    """Returns a picture whose eight orientations get answers at least 0.07 apart."""
     image = Image.new("RGB", (48, 32), BLUE)
     image.paste(RED, (20, 16, 44, 32))
     image.paste(GREEN, (4, 0, 28, 28))
@@ -143,7 +143,7 @@ def _flipped(whole: Build, seed: int) -> bytes:
 
 
 def _adam7(image: Image.Image) -> bytes:
-    """Returns an interlaced PNG, which Pillow reads and cannot write."""
+    """Returns an interlaced PNG, which Pillow can read but not write."""
     pixels, raw = np.asarray(image), b""
     for top, left, down, right in (
         (0, 0, 8, 8),
@@ -162,20 +162,20 @@ def _adam7(image: Image.Image) -> bytes:
 
 
 def _packed_png(depth: int, colour: int, *extra: tuple[bytes, bytes]) -> bytes:
-    """Returns a 16 x 16 PNG of less than a byte a pixel whose bits are all set."""
+    """Returns a 16 x 16 PNG with less than one byte per pixel and all bits set."""
     return png_of(
         ihdr(16, 16, depth, colour), *extra, idat((b"\0" + b"\xff" * 2 * depth) * 16), IEND
     )
 
 
 def _icc(space: bytes, size: int = 132) -> bytes:
-    """Returns the head of a colour profile that says its space and has no tags."""
+    """Returns the header of a colour profile that names its space and has no tags."""
     head = struct.pack(">I4sI4s4s4s", size, b"test", 0x04000000, b"mntr", space, b"XYZ ")
     return head.ljust(36, b"\0") + b"acsp" + bytes(92)
 
 
 def _component_ids(ids: bytes) -> bytes:
-    """Renames the three components of a JPEG, which is how some writers say RGB."""
+    """Renames the three components of a JPEG. Some writers mark RGB this way."""
     file = bytearray(pictures.jpeg_without(0xE0))
     frame, scan = file.index(b"\xff\xc0"), file.index(b"\xff\xda")
     for i, one in enumerate(ids):
@@ -219,7 +219,7 @@ def _zipped(**members: bytes) -> bytes:
 
 
 def _deep_png(colour: int, values: Iterable[int], *extra: tuple[bytes, bytes]) -> bytes:
-    """Returns a 16 x 16 PNG of 16 bits whose rows are all these values, again and again."""
+    """Returns a 16-bit 16 x 16 PNG whose rows all repeat these values."""
     n_values = 16 * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     row = b"\0" + struct.pack(f">{n_values}H", *islice(cycle(values), n_values))
     return png_of(ihdr(16, 16, 16, colour), *extra, idat(row * 16), IEND)

@@ -1,4 +1,4 @@
-"""About 500 odd and hostile requests as the bytes on a connection."""
+"""About 500 odd and hostile requests, as the bytes a client sends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.pictures import png
 
 NEXT_ID = "the-next-request"
 NEXT = f"GET /livez HTTP/1.1\r\nHost: t\r\nX-Request-Id: {NEXT_ID}\r\nConnection: close\r\n\r\n".encode()
-"""Sent behind each request. Its answer says that the connection was still in step, and ends it."""
+"""Sent after each request. An answer to it shows that the server is in sync. It also closes."""
 
 RED = png((255, 0, 0))
 BLUE = png((0, 0, 255))
@@ -25,12 +25,12 @@ FORM = "Content-Type: multipart/form-data; boundary=x"
 
 @dataclass(frozen=True)
 class Stream:
-    """What a client sends on one connection.
+    """The bytes that a client sends on one connection.
 
     Attributes:
-        pieces: bytes, each sent on its own.
-        waits: nothing follows; the server has to lose patience.
-        hangs_up: the client ends its side behind the last byte.
+        pieces: each is sent on its own.
+        waits: nothing follows, and the server has to time out.
+        hangs_up: the client closes its sending side after the last byte.
     """
 
     pieces: tuple[bytes, ...]
@@ -39,23 +39,22 @@ class Stream:
 
 
 def head(line: str, *headers: str, host: str = "Host: t") -> bytes:
-    """Returns a request head of a request line and header lines; one Host is among them."""
+    """Returns a request head with a Host header."""
     lines = [line, *([host] if host else []), *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 def get(target: str, *headers: str, method: str = "GET") -> bytes:
-    """Returns a request without a body."""
     return head(f"{method} {target} HTTP/1.1", *headers)
 
 
 def post(body: bytes = RED, *headers: str, target: str = CLASSIFY, method: str = "POST") -> bytes:
-    """Returns a POST with its right Content-Length."""
+    """Returns a POST with the right Content-Length."""
     return head(f"{method} {target} HTTP/1.1", *headers, f"Content-Length: {len(body)}") + body
 
 
 def framed(body: bytes, *headers: str) -> bytes:
-    """Returns a POST whose headers, wrong as they may be, are all there are."""
+    """Returns a POST with a Host and these headers only, right or wrong."""
     return head(f"POST {CLASSIFY} HTTP/1.1", *headers) + body
 
 
@@ -67,39 +66,38 @@ def chunks(body: bytes = RED, size: int = 1 << 20, extension: bytes = b"") -> by
 
 
 def query(text: str) -> bytes:
-    """Returns a good picture posted with a query."""
+    """Posts a valid picture with a query string."""
     return post(target=f"{CLASSIFY}?{text}")
 
 
 def timeout(value: str) -> bytes:
-    """Returns a good picture posted with a deadline."""
+    """Posts a valid picture with a timeout header."""
     return post(RED, f"X-Request-Timeout-Ms: {value}")
 
 
 def declared(media_type: str, body: bytes = RED) -> bytes:
-    """Returns a body posted as a media type."""
+    """Posts a body with this Content-Type."""
     return post(body, f"Content-Type: {media_type}")
 
 
 def document(body: bytes | str | object) -> bytes:
-    """Returns JSON posted as such: text as it is, anything else encoded."""
+    """Posts JSON: bytes and text as they are, anything else encoded."""
     if not isinstance(body, bytes):
         body = (body if isinstance(body, str) else json.dumps(body)).encode()
     return post(body, JSON)
 
 
 def part(content: bytes = RED, disposition: str = 'form-data; name="image"; filename="a"') -> bytes:
-    """Returns one part of a form with the boundary x, with the boundary in front."""
+    """Returns a form part that starts with its boundary, x."""
     return f"--x\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
 
 
 def form(*parts: bytes, end: bytes = b"--x--\r\n", header: str = FORM) -> bytes:
-    """Returns a posted form."""
     return post(b"".join(parts) + end, header)
 
 
 def field(name: str, value: str) -> bytes:
-    """Returns a part of a form that is no file."""
+    """Returns a form part without a file name."""
     return part(value.encode(), f'form-data; name="{name}"')
 
 
@@ -729,7 +727,7 @@ _STREAMS = {
 
 
 def odd_requests() -> dict[str, Stream]:
-    """Returns what is sent, by a name that never changes."""
+    """Returns the streams by name. The names are keys of the table and must not change."""
     cases = {f"stream-{name}": stream for name, stream in _STREAMS.items()}
     for family, table in (
         ("plain", _BASE),

@@ -1,4 +1,4 @@
-"""A real server answers odd pictures and odd requests as the committed table says."""
+"""Compares a real server's answers to odd pictures and requests with the committed table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.corpora
-@pytest.mark.timeout(300)  # 15 s alone on two cores, a minute beside other work
-def test_corpora_answers_are_those_of_the_table():
+@pytest.mark.timeout(300)  # 15 s alone on two cores, a minute on a busy machine
+def test_corpora_answers_match_the_table():
     before = read_table()
 
     found = differences(before, ask_everything())
 
-    assert {name: told for name, told in found.items() if name not in ACCEPTED} == {}
+    assert {name: how for name, how in found.items() if name not in ACCEPTED} == {}
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ def test_corpora_answers_are_those_of_the_table():
     ],
     ids=["same", "rounded", "other-probability", "fewer-labels", "other-status"],
 )
-def test_differences_other_answer_found_and_rounding_is_not(now, differs):
+def test_differences_finds_another_answer_but_not_rounding(now, differs):
     found = differences({"a": ("200 blue=0.01 red=0.99",)}, {"a": (now,)})
 
     assert bool(found) == differs
 
 
-def test_differences_new_and_lost_cases_found():
+def test_differences_finds_new_and_lost_cases():
     found = differences({"lost": ("200 -",)}, {"new": ("200 -",)})
 
     assert found == {"lost": "is gone", "new": "is new"}
