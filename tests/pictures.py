@@ -1,8 +1,8 @@
-"""Pictures and hostile files for tests, all made in code.
+"""Pictures and hostile files for tests, all generated.
 
-The first half makes good files: one of each format, colour mode and EXIF orientation. The second
-half is `HOSTILE`, a table of files that are broken, oversized, disguised or built to be dear to
-decode, each with the outcomes that are acceptable for it. Nothing here is larger than 4 MB.
+The first half makes valid files of every format, colour mode and EXIF orientation. The second half
+is `HOSTILE`, a table of files that are broken, oversized, disguised or expensive to decode, each
+with its acceptable outcomes. No file is larger than 4 MB.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Pixels = Image.Image | NDArray[np.uint8] | tuple[int, int, int]
 
 
 def picture(pixels: Pixels = RED, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """Returns an image of an array (H, W, 3), of one colour, or the image itself."""
+    """Returns an image of an array (H, W, 3) or of one colour. An image is returned as it is."""
     if isinstance(pixels, Image.Image):
         return pixels
     if isinstance(pixels, np.ndarray):
@@ -55,27 +55,23 @@ def encode(image: Pixels, format_name: str, **options: Any) -> bytes:
 
 
 def jpeg(image: Pixels = RED, **options: Any) -> bytes:
-    """Returns a JPEG file."""
     return encode(image, "JPEG", **{"quality": 90, **options})
 
 
 def png(image: Pixels = RED, **options: Any) -> bytes:
-    """Returns a PNG file."""
     return encode(image, "PNG", **options)
 
 
 def webp(image: Pixels = RED, **options: Any) -> bytes:
-    """Returns a WebP file, lossy unless told otherwise."""
+    """Returns a WebP file, lossy by default."""
     return encode(image, "WEBP", **{"quality": 90, **options})
 
 
 def gif(image: Pixels = RED, **options: Any) -> bytes:
-    """Returns a GIF file."""
     return encode(image, "GIF", **options)
 
 
 def bmp(image: Pixels = RED, **options: Any) -> bytes:
-    """Returns a BMP file."""
     return encode(image, "BMP", **options)
 
 
@@ -89,7 +85,7 @@ def mpo() -> bytes:
     return encode(photo(), "MPO", save_all=True, append_images=[picture()])
 
 
-# What an upright picture must be turned into so that the orientation tag turns it back.
+# Transforms an upright picture into the stored one that the orientation tag turns back.
 _STORED_AS = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,7 +100,7 @@ ORIENTATIONS = tuple(_STORED_AS)
 
 
 def oriented(upright: Image.Image, orientation: int, format_name: str = "JPEG") -> bytes:
-    """Returns a file that stores the picture turned, with the EXIF orientation that undoes it."""
+    """Returns a file that stores the picture transformed, with the EXIF orientation to undo it."""
     operation = _STORED_AS[orientation]
     stored = upright if operation is None else upright.transpose(operation)
     options = {"quality": 95} if format_name == "JPEG" else {"lossless": True}
@@ -130,7 +126,7 @@ Chunk = tuple[bytes, bytes]
 
 
 def png_of(*chunks: Chunk) -> bytes:
-    """Returns a PNG file of (type, content) chunks with right lengths and checksums."""
+    """Returns a PNG file of (type, content) chunks with correct lengths and checksums."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + kind
@@ -151,11 +147,11 @@ def idat(raw: bytes) -> Chunk:
 
 
 IEND: Chunk = (b"IEND", b"")
-_ROW = b"\0" + bytes(RED) * 16  # one row of a 16 px wide RGB PNG, behind its filter byte
+_ROW = b"\0" + bytes(RED) * 16  # one row of a 16 px wide RGB PNG, after its filter byte
 
 
 def small_png(*extra: Chunk, after: Iterable[Chunk] = ()) -> bytes:
-    """Returns a red 16 x 16 PNG with extra chunks in front of or behind the image data."""
+    """Returns a red 16 x 16 PNG with extra chunks before or after the image data."""
     return png_of(ihdr(16, 16), *extra, idat(_ROW * 16), *after, IEND)
 
 
@@ -165,13 +161,13 @@ def jpeg_segment(marker: int, content: bytes) -> bytes:
 
 
 def jpeg_with(*segments: bytes) -> bytes:
-    """Returns a JPEG with extra bytes directly behind the start-of-image marker."""
+    """Returns a JPEG with extra bytes right after the start-of-image marker."""
     file = jpeg(photo())
     return file[:2] + b"".join(segments) + file[2:]
 
 
 def jpeg_with_exif(block: bytes) -> bytes:
-    """Returns a JPEG with an EXIF block in front of everything else."""
+    """Returns a JPEG whose first segment is an EXIF block."""
     return jpeg_with(jpeg_segment(0xE1, block))
 
 
@@ -186,7 +182,7 @@ def jpeg_without(marker: int) -> bytes:
 
 
 def jpeg_header(width: int, height: int) -> bytes:
-    """Returns the start of a JPEG that declares a size and has nothing else."""
+    """Returns the start of a JPEG that declares a size and then ends."""
     frame = struct.pack(">BHHB", 8, height, width, 3) + b"\1\x22\0\2\x11\1\3\x11\1"
     return (
         b"\xff\xd8" + jpeg_segment(0xC0, frame) + jpeg_segment(0xDA, b"\3\1\0\2\x11\3\x11\0\x3f\0")
@@ -210,7 +206,7 @@ def riff(*chunks: Chunk) -> bytes:
 
 
 def vp8l(width: int, height: int) -> Chunk:
-    """Returns the smallest lossless picture of any size: 12 bytes that mean all pixels black."""
+    """Returns the smallest lossless picture of any size: 12 bytes, all pixels black."""
     size = (width - 1) | ((height - 1) << 14)
     return b"VP8L", b"\x2f" + size.to_bytes(4, "little") + b"\x88\x88\x08\0\0\0\0"
 
@@ -254,7 +250,7 @@ def gif_frame(left: int = 0, top: int = 0, width: int = 2, height: int = 2) -> b
 
 
 def _ramp(mode: str) -> Image.Image:
-    """Returns a 16 x 16 picture of a mode, every channel with another gradient."""
+    """Returns a 16 x 16 picture of a mode, with a different gradient in each channel."""
     x, y = np.meshgrid(np.arange(16, dtype=np.uint8), np.arange(16, dtype=np.uint8))
     channels = [x * 17, y * 17, (x ^ y) * 17, 255 - x * 8]
     n = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}[mode]
@@ -274,7 +270,7 @@ def _deep_grey(*extra: Chunk) -> bytes:
 
 
 def adobe_cmyk() -> bytes:
-    """Returns a CMYK JPEG that says, as Adobe's programs do, that its values are inverted."""
+    """Returns a CMYK JPEG marked as inverted, as Adobe's programs write it."""
     return jpeg(_ramp("CMYK"), quality=100)
 
 
@@ -319,7 +315,7 @@ MODES: dict[str, Callable[[], bytes]] = {
     "jpeg-CMYK": plain_cmyk,
     "jpeg-CMYK-adobe": adobe_cmyk,
 }
-"""One file for each way of storing colours."""
+"""One file for each colour mode."""
 
 
 # --- hostile files --------------------------------------------------------------------------------
@@ -330,8 +326,8 @@ class HostileFile:
     """A file that must end in one of the allowed outcomes.
 
     Attributes:
-        content: the bytes, or what builds them.
-        allowed: error codes, and `ACCEPTED` where an RGB picture is fine.
+        content: the bytes, or a function that builds them.
+        allowed: error codes, and `ACCEPTED` if an RGB picture is fine too.
     """
 
     content: bytes | Callable[[], bytes]
@@ -362,18 +358,18 @@ def _add(allowed: frozenset[str], files: dict[str, bytes | Callable[[], bytes]])
 
 @cache
 def _bomb() -> bytes:
-    """100 kB that inflate to 100 MB."""
+    """Returns 100 kB that inflate to 100 MB."""
     return zlib.compress(bytes(100_000_000), 9)
 
 
 @cache
 def _wide_text() -> bytes:
-    """1 kB that inflates to a megabyte, and to four as a Python string."""
+    """Returns 1 kB that inflates to 1 MB, and to 4 MB as a Python string."""
     return zlib.compress(b"a" * 1_000_000 + "\U0001f600".encode(), 9)
 
 
 class _Canary:
-    """Unpickling this would run a command."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         import os
