@@ -1,4 +1,4 @@
-"""Manifests and version folders for the tests of this folder."""
+"""Manifests and version folders for the contract tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ PICTURE = b"the picture"
 
 
 def sha(data: bytes) -> str:
-    """Returns the SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -75,7 +74,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def write_version(models: Path, manifest: dict[str, Any] | None = None) -> Path:
-    """Writes a version that matches its manifest and returns its folder."""
+    """Writes a version with the files its manifest lists. Returns its folder."""
     manifest = manifest or fields()
     folder = models / "colours" / "1"
     (folder / "golden").mkdir(parents=True)
@@ -86,6 +85,6 @@ def write_version(models: Path, manifest: dict[str, Any] | None = None) -> Path:
 
 
 def write_manifest(folder: Path, text: str) -> None:
-    """Writes this text as the manifest, with the digest that belongs to it."""
+    """Writes the text as the manifest, with its digest file."""
     (folder / "manifest.json").write_text(text)
     (folder / "manifest.sha256").write_bytes(seal(text.encode()))

@@ -57,7 +57,7 @@ HALF = {"method": "made up", "top1_agreement_percent": 99.9, "max_abs_difference
     [({}, "fp32"), ({"quantization": INT8}, "int8"), ({"half_precision": HALF}, "fp16")],
     ids=["float", "int8", "float16"],
 )
-def test_manifest_tells_its_precision(members, precision):
+def test_manifest_has_its_precision(members, precision):
     assert parse(fields(**members)).precision == precision
 
 
@@ -91,7 +91,7 @@ def test_manifest_same_name_with_other_synset_is_accepted():
     assert parse(relabelled(labels)).n_classes == 3
 
 
-def test_manifest_golden_label_that_is_not_the_classs_is_refused():
+def test_manifest_golden_label_of_another_class_is_refused():
     with pytest.raises(ManifestInvalid, match="which is not its label"):
         parse(changed("golden.0.top5.0.label", "somebody else"))
 
@@ -158,7 +158,7 @@ def test_manifest_path_outside_the_folder_is_refused(path):
     ["", ".hidden", "../up", "a/b", "a b", "-dash", "a" * 65, "a\n", "ä"],
     ids=["empty", "dot", "up", "slash", "space", "dash", "long", "newline", "umlaut"],
 )
-def test_manifest_name_that_is_no_folder_name_is_refused(name):
+def test_manifest_name_that_is_not_a_folder_name_is_refused(name):
     with pytest.raises(ManifestInvalid, match="name"):
         parse(fields(name=name))
 
@@ -231,13 +231,13 @@ def test_manifest_contradiction_is_refused(path, value, message):
     [b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"name": NaN}'],
     ids=["empty", "cut", "null", "list", "string", "not-utf-8", "deep", "nan"],
 )
-def test_parse_manifest_text_that_is_no_manifest_is_refused(text):
+def test_parse_manifest_text_that_is_not_a_manifest_is_refused(text):
     with pytest.raises(ManifestInvalid, match=r"^manifest\.json: "):
         parse_manifest(text)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_parse_manifest_number_that_is_not_finite_is_refused(value):
+def test_parse_manifest_non_finite_number_is_refused(value):
     text = json.dumps(fields()).replace("0.05", value)
 
     with pytest.raises(ManifestInvalid, match="tolerance"):

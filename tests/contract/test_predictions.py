@@ -57,7 +57,7 @@ def test_to_predictions_carries_the_synset():
     assert prediction.synset == "n02012849"
 
 
-def test_to_predictions_leaves_out_the_improbable():
+def test_to_predictions_omits_improbable_classes():
     predictions = to_predictions(np.array([0.1, 0.7, 0.2], np.float32), manifest(), 3, 0.15)
 
     assert [p.index for p in predictions] == [1, 2]
@@ -77,7 +77,7 @@ def test_to_probabilities_applies_softmax_with_temperature():
     np.testing.assert_array_equal(probabilities, softmax(logits, 2.0))
 
 
-def test_check_golden_exact_answer_differs_by_nothing():
+def test_check_golden_exact_answer_has_zero_difference():
     answer = np.array([0.75, 0.25, 0.0], np.float32)
 
     assert check_golden(golden((0, 0.75), (1, 0.25)), answer) == 0
@@ -111,7 +111,7 @@ def test_check_golden_tolerance_is_inclusive(answer, fits):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["first", "second", "not-expected"])
-def test_check_golden_number_that_is_not_finite_is_refused(value, index):
+def test_check_golden_non_finite_number_is_refused(value, index):
     answer = np.array([0.7, 0.2, 0.1], np.float32)
     answer[index] = value
 
@@ -119,7 +119,7 @@ def test_check_golden_number_that_is_not_finite_is_refused(value, index):
         check_golden(golden((0, 0.7), (1, 0.2)), answer)
 
 
-def test_check_golden_near_tie_may_change_places():
+def test_check_golden_near_tie_can_change_places():
     worst = check_golden(golden((0, 0.46), (1, 0.44)), [0.44, 0.46, 0.1])
 
     assert worst == pytest.approx(0.02)
@@ -167,7 +167,7 @@ def test_softmax_is_invariant_to_adding_a_constant(logits, constant):
 
 @pytest.mark.parametrize("logits", [[-100, 10], [-60, 30, 5], [1e4, -1e4], [-1e4, -1e4]])
 def test_softmax_large_negative_logits_stay_finite(logits):
-    """Subtracting the value of the largest magnitude instead of the maximum gives NaN here."""
+    # Subtracting the value of the largest magnitude instead of the maximum would give NaN here.
     probabilities = softmax(np.array(logits, np.float32))
 
     assert np.isfinite(probabilities).all()
@@ -205,12 +205,12 @@ def test_top_k_ties_go_by_index():
 
 
 @pytest.mark.parametrize("k", [3, 4, 1000])
-def test_top_k_more_than_there_are_means_all(k):
+def test_top_k_above_the_class_count_returns_all(k):
     assert len(top_k(np.array([0.2, 0.5, 0.3], np.float32), k)) == 3
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_top_k_none_asked_is_empty(k):
+def test_top_k_zero_is_empty(k):
     assert top_k(np.array([0.5, 0.5], np.float32), k) == []
 
 
@@ -221,7 +221,7 @@ def test_top_k_minimum_is_inclusive(least, n):
     assert len(top_k(probabilities, 3, least)) == n
 
 
-def test_top_k_gives_plain_numbers():
+def test_top_k_returns_python_numbers():
     [(index, probability)] = top_k(np.array([1.0], np.float32), 1)
 
     assert (type(index), type(probability)) == (int, float)

@@ -43,7 +43,7 @@ def spec(sizes=(36, 32), mode="shortest_side", interpolation="bicubic"):
 
 
 def two_steps(image, chosen):
-    """Resizes the whole picture, then cuts out the middle: slow but obviously right."""
+    """Resizes the whole picture, then cuts out the middle: slow but obviously correct."""
     width, height = resized_size(image.size, chosen)
     resized = image.resize((width, height), INTERPOLATIONS[chosen.interpolation])
     left, top = (round((side - chosen.crop_size_px) / 2) for side in (width, height))
@@ -75,12 +75,12 @@ def test_resize_and_crop_any_size_gives_the_crop(size, sizes, mode):
     st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     st.sampled_from(["shortest_side", "squash"]),
 )
-def test_resize_and_crop_is_resize_then_crop_but_for_rounding(size, sizes, interpolation, mode):
+def test_resize_and_crop_is_resize_then_crop_up_to_rounding(size, sizes, interpolation, mode):
     image, chosen = photo(size), spec(sizes, mode, interpolation)
 
     difference = np.abs(resize_and_crop(image, chosen).astype(int) - two_steps(image, chosen))
 
-    # A value that the first pass rounds to the other side moves those of the second pass.
+    # A value that the first pass rounds the other way shifts results of the second pass.
     assert difference.max() <= 2
     assert (difference > 0).mean() < 0.05
 
@@ -110,7 +110,7 @@ def test_resize_and_crop_nearest_equals_resize_then_crop(size):
 
 @pytest.mark.parametrize("size", [(20, 2000), (20_000, 200), (1, 100), (65_500, 655)])
 def test_resize_and_crop_longest_accepted_aspect_stays_small(size, monkeypatch):
-    """Sides of 1 and 20,000 px would need gigabytes. `decode` limits the aspect ratio for this reason."""
+    # Sides of 1 and 20,000 px would need gigabytes, which is why `decode` limits the aspect ratio.
     asked, resize = [], Image.Image.resize
 
     def record(image, new_size, *args, **options):
@@ -150,7 +150,7 @@ def test_resized_size_is_never_smaller_than_the_crop(width, height, sizes):
 @pytest.mark.parametrize(
     ("crop", "percent", "expected"), [(224, 0.875, 256), (224, 0.9, 248), (288, 1.0, 288)]
 )
-def test_resize_size_for_is_timms(crop, percent, expected):
+def test_resize_size_for_equals_timm(crop, percent, expected):
     assert resize_size_for(crop, percent) == expected
 
 
@@ -198,7 +198,7 @@ def test_to_input_does_not_change_the_picture():
 
 @pytest.mark.parametrize("size", [(60, 45), (45, 60), (20, 30), (40, 100)])
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
-def test_read_input_is_the_reference_but_for_rounding(format_name, size):
+def test_read_input_is_the_reference_up_to_rounding(format_name, size):
     data = pictures.encode(photo(size), format_name)
 
     difference = np.abs(
@@ -222,7 +222,7 @@ def test_read_input_of_a_large_jpeg_is_close_to_the_reference(size, orientation)
 
 
 def test_resize_and_crop_of_a_reduced_picture_keeps_the_whole_pictures_geometry():
-    """If the reduction does not divide a side, its last pixel covers less of the picture."""
+    # If the reduction does not divide a side, its last pixel covers less of the picture.
     whole = photo((161, 121))
     odd = Picture(np.asarray(whole.reduce(8)), whole.size, 8)
 
@@ -234,7 +234,7 @@ def test_resize_and_crop_of_a_reduced_picture_keeps_the_whole_pictures_geometry(
 
 
 @pytest.mark.parametrize("prepare", [read_input, reference_input])
-def test_input_of_a_refused_file_is_the_refusal(prepare):
+def test_read_input_of_a_refused_file_raises(prepare):
     with pytest.raises(ImageTruncated):
         prepare(pictures.jpeg(photo())[:-20], manifest())
     with pytest.raises(ImageTooManyPixels):
@@ -250,7 +250,7 @@ def test_golden_input_is_the_reference(dtype):
     assert np.array_equal(row, reference_input(data, chosen))
 
 
-def test_golden_input_that_requests_would_not_get_is_refused(monkeypatch):
+def test_golden_input_too_far_from_the_request_path_is_refused(monkeypatch):
     monkeypatch.setattr(
         "contract.preprocessing.resize_part", lambda *_: np.zeros((32, 32, 3), np.uint8)
     )

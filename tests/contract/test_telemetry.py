@@ -14,7 +14,7 @@ def test_disable_runtime_telemetry_overrides_the_environment(monkeypatch):
 
 def test_disable_runtime_telemetry_writes_only_what_is_not_there(monkeypatch):
     with monkeypatch.context() as patched:  # pytest writes to the environment behind each test
-        # Raises TypeError where it is written to.
+        # Raises TypeError on a write.
         patched.setattr(os, "environ", MappingProxyType({"ORT_DISABLE_TELEMETRY": "1"}))
 
         disable_runtime_telemetry()

@@ -25,7 +25,7 @@ def folder(models):
     return models / "colours" / "1"
 
 
-def test_read_version_hands_out_the_bytes(models, folder):
+def test_read_version_returns_the_bytes(models, folder):
     version = read_version(models, "colours", 1)
 
     assert version.graph == GRAPH
@@ -106,7 +106,7 @@ def test_read_version_renamed_file_is_refused(models, folder):
         read_version(models, "colours", 1)
 
 
-def test_read_version_exchanged_files_are_refused(models, folder):
+def test_read_version_swapped_files_are_refused(models, folder):
     (folder / "model.onnx").write_bytes(PICTURE)
     (folder / "golden" / "red.png").write_bytes(GRAPH)
 
@@ -143,7 +143,7 @@ def test_read_version_pipe_is_refused_without_waiting(models, folder, path):
 
 
 def test_read_version_hard_link_with_the_right_bytes_is_accepted(models, folder, tmp_path_factory):
-    """Hard links between equal files of versions are allowed: the bytes are the published ones."""
+    # Versions can share equal files through hard links: the bytes are the published ones.
     os.link(folder / "model.onnx", tmp_path_factory.mktemp("store") / "model.onnx")
 
     assert read_version(models, "colours", 1).graph == GRAPH
@@ -225,7 +225,7 @@ def test_read_version_unreadable_file_is_a_model_error(models, path, monkeypatch
 def test_read_version_link_put_in_place_after_the_listing_cannot_change_bytes(
     models, folder, monkeypatch, content
 ):
-    """Files can change between listing and reading. Only the digest protects against that."""
+    # Files can change between listing and reading. Only the digest protects against that.
     listing, outside = contract.versions._regular_files, models / "outside"
     outside.write_bytes(content)
 
@@ -266,7 +266,7 @@ def test_find_versions_sorts_by_number(tmp_path):
         "a/b/1",
     ],
 )
-def test_find_versions_ignores_what_is_no_version(tmp_path, path):
+def test_find_versions_ignores_everything_else(tmp_path, path):
     (tmp_path / path).mkdir(parents=True)
     (tmp_path / path / "manifest.json").write_text("")
 

@@ -44,7 +44,7 @@ def no_decoder(monkeypatch):
     monkeypatch.setattr(Image, "open", refuse)
 
 
-# --- good files -----------------------------------------------------------------------------------
+# --- valid files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -66,7 +66,7 @@ def test_decoders_have_unique_names_and_media_types():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_inspect_tells_the_size_that_pillow_finds(name):
+def test_inspect_finds_the_same_size_as_pillow(name):
     data = pictures.of_format(name, pictures.photo((37, 21)))
 
     file = inspect(data)
@@ -95,7 +95,7 @@ def test_inspect_refuses_a_size_beyond_its_limits(name):
     [decode, lambda data: decode_reduced(inspect(data), 16)],
     ids=["decode", "decode_reduced"],
 )
-def test_jpeg_with_its_frame_behind_a_scan_is_judged_by_its_size(read):
+def test_jpeg_with_its_frame_after_a_scan_is_checked_for_size(read):
     scan = pictures.jpeg_segment(0xDA, b"")
     data = b"\xff\xd8" + scan + pictures.jpeg_header(10_000, 10_000)[2:]
 
@@ -104,7 +104,7 @@ def test_jpeg_with_its_frame_behind_a_scan_is_judged_by_its_size(read):
         read(data)
 
 
-def test_inspected_jpeg_is_decoded_without_another_walk_over_its_header(monkeypatch):
+def test_inspected_jpeg_is_decoded_without_reading_its_header_again(monkeypatch):
     file = inspect(pictures.jpeg())
 
     monkeypatch.setattr(headers, "jpeg_segments", lambda _: pytest.fail("a second walk"))
@@ -158,7 +158,7 @@ def test_decode_orientation_agrees_with_pillow(orientation):
 
 # --- colours --------------------------------------------------------------------------------------
 
-# Lossless files give these very pixels everywhere; JPEG rounding belongs to the library's version.
+# Lossless files give exactly these pixels everywhere. JPEG rounding depends on the library version.
 GOLDEN = {
     "png-1": "c1bba4c36f3c0ecd",
     "png-L": "203bbea42954461d",
@@ -326,7 +326,7 @@ def test_decode_refusable_file_never_reaches_a_decoder(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_decode_names_only_the_format_itself_to_pillow(name, monkeypatch):
+def test_decode_allows_pillow_only_the_sniffed_format(name, monkeypatch):
     asked = []
     open_image = Image.open
 
@@ -378,7 +378,7 @@ def test_decode_interlaced_png_is_accepted():
 
 @pytest.mark.parametrize("rows", [0, 1, 11, 15])
 def test_decode_png_whose_data_ends_early_is_truncated(rows):
-    """A zlib stream that ends properly but early leaves black rows, and Pillow reports no error."""
+    # A zlib stream that ends properly but early leaves black rows, and Pillow reports no error.
     raw = (b"\0" + bytes(RED) * 16) * rows
     data = pictures.png_of(pictures.ihdr(16, 16), pictures.idat(raw), pictures.IEND)
 
@@ -429,7 +429,7 @@ def test_decode_message_never_contains_the_input():
     assert "4711" not in str(caught.value)
 
 
-def test_decode_out_of_memory_is_not_the_senders_fault(monkeypatch):
+def test_decode_out_of_memory_is_not_an_image_error(monkeypatch):
     def fail(*_args, **_kwargs):
         raise MemoryError
 

@@ -61,7 +61,7 @@ def test_size_of_a_jpeg_cut_inside_the_frame_header_is_unknown():
 
 
 def test_read_jpeg_tells_the_size_before_it_walks_on():
-    """A file is refused for its size whatever follows the frame header."""
+    # A file is refused for its size whatever follows the frame header.
 
     def refuse(size):
         raise ImageTooManyPixels(f"{size}")
@@ -131,7 +131,7 @@ def test_count_jpeg_scans_counts_all(count):
     assert count_jpeg_scans(pictures.many_scans(count), stop_after=100) == count
 
 
-def test_count_jpeg_scans_goes_on_where_the_header_ends(monkeypatch):
+def test_count_jpeg_scans_continues_where_the_header_ends(monkeypatch):
     data = pictures.many_scans(12)
     header, starts, segments = read_jpeg(data), [], headers.jpeg_segments
 
@@ -145,7 +145,7 @@ def test_count_jpeg_scans_goes_on_where_the_header_ends(monkeypatch):
     assert starts == [data.find(b"\xff\xda")]
 
 
-def test_count_jpeg_scans_stops_behind_the_limit():
+def test_count_jpeg_scans_stops_after_the_limit():
     assert count_jpeg_scans(pictures.many_scans(30), stop_after=5) == 6
 
 
@@ -153,7 +153,7 @@ def test_count_jpeg_scans_of_the_first_picture_only():
     assert count_jpeg_scans(pictures.jpeg() * 5, stop_after=100) == 1
 
 
-def test_count_jpeg_scans_does_not_look_into_segments():
+def test_count_jpeg_scans_skips_segment_contents():
     thumbnail = pictures.jpeg_with(pictures.jpeg_segment(0xE1, pictures.many_scans(20)))
 
     assert count_jpeg_scans(thumbnail, stop_after=100) == 1
@@ -187,11 +187,11 @@ def test_jpeg_is_one_scan_of_a_sequential_picture(mode):
         pytest.param(pictures.jpeg()[:-2] + b"\xff" * 4096 + b"\xff\xd9", id="padded"),
     ],
 )
-def test_jpeg_is_one_scan_of_anything_else_is_not_promised(data):
+def test_jpeg_is_one_scan_of_anything_else_is_false(data):
     assert not is_one_scan(data)
 
 
-def test_jpeg_is_one_scan_with_components_in_scans_of_their_own_is_not():
+def test_jpeg_is_one_scan_with_a_scan_per_component_is_false():
     data = bytearray(pictures.jpeg(pictures.photo()))
     scan = data.find(b"\xff\xda")
     data[scan + 4] = 1

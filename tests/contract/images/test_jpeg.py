@@ -109,7 +109,7 @@ def test_decode_jpeg_of_rgb_channels_is_left_to_pillow():
     assert np.array_equal(array(decode_reduced(data, 4000)), np.asarray(decode(data)))
 
 
-def test_decode_jpeg_of_another_size_than_said_is_left_to_pillow():
+def test_decode_jpeg_of_undeclared_size_is_left_to_pillow():
     assert decode_jpeg(pictures.jpeg(noisy()), (100, 101), 1) is None
 
 
@@ -139,8 +139,8 @@ def test_decode_reduced_flipped_bits_end_as_in_decode(kind):
 
 
 @pytest.mark.parametrize("n_more", [1, 2, 200])
-def test_decode_reduced_scan_behind_a_complete_one_ends_as_in_decode(n_more):
-    """libjpeg expects none (JERR_EOI_EXPECTED), so they need not be counted beforehand."""
+def test_decode_reduced_scan_after_a_complete_one_ends_as_in_decode(n_more):
+    # libjpeg refuses more scans (JERR_EOI_EXPECTED), so they need not be counted in advance.
     data = pictures.jpeg(noisy())
     scan = data[data.rfind(b"\xff\xda") : -2]
     file = data[:-2] + n_more * scan + b"\xff\xd9"
@@ -177,7 +177,7 @@ def test_decode_reduced_is_upright(orientation, format_name):
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_decode_reduced_turned_jpeg_knows_its_whole_size(orientation):
+def test_decode_reduced_rotated_jpeg_keeps_its_full_size(orientation):
     data = pictures.oriented(pictures.photo((91, 61)), orientation)
 
     picture = decode_reduced(data, 30)

@@ -17,7 +17,7 @@ INTERPOLATIONS = {
 
 @pytest.fixture(params=["vectors", "pillow"])
 def engine(request, monkeypatch):
-    """Resizes with vector instructions, if they are installed, and without."""
+    """Runs a test with the vectorised resizer, if it is installed, and without it."""
     if request.param == "pillow":
         monkeypatch.setattr(resampling, "simd", None)
     else:
@@ -25,7 +25,7 @@ def engine(request, monkeypatch):
 
 
 def squeezed(image, side_px, interpolation):
-    """Resizes a whole picture, whatever its aspect."""
+    """Resizes a whole picture to a square, ignoring its aspect ratio."""
     across, down = Span(0, image.width), Span(0, image.height)
     return resize_part(image, across, down, side_px, interpolation)
 

@@ -27,7 +27,7 @@ STRIP = {"jpeg": stripped_jpeg, "png": strip_png, "gif": strip_gif}
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_strip_drops_what_makes_no_pixels(name):
+def test_strip_drops_everything_but_pixels(name):
     stripped = STRIP[name.split("-")[0]](MARKED[name])
 
     assert MARKER in MARKED[name]
@@ -41,7 +41,7 @@ def test_strip_twice_equals_once(name):
     assert STRIP[name](once).data == once
 
 
-def test_strip_jpeg_hands_out_the_first_exif_block():
+def test_strip_jpeg_returns_the_first_exif_block():
     first, second = (pictures.exif_block([(0x0112, 3, 1, value)]) for value in (6, 3))
     segments = [pictures.jpeg_segment(0xE1, block) for block in (b"http://xmp", first, second)]
 
@@ -51,7 +51,7 @@ def test_strip_jpeg_hands_out_the_first_exif_block():
     assert b"Exif" not in stripped.data
 
 
-def test_strip_png_hands_out_the_exif_block_wherever_it_stands():
+def test_strip_png_returns_the_exif_block_at_any_position():
     block = pictures.exif_block([(0x0112, 3, 1, 6)])[6:]
 
     assert strip_png(pictures.small_png((b"eXIf", block))).exif == block
