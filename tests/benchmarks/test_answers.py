@@ -33,12 +33,12 @@ def test_agreement_missing_answer_is_wrong():
         agreement({0: json.dumps({"predictions": PREDICTIONS})}, [[7], [7]])
 
 
-def test_agreement_few_equal_is_wrong():
+def test_agreement_too_low_is_wrong():
     with pytest.raises(WrongAnswers, match=r"0\.0 %"):
         agreement({0: json.dumps({"predictions": PREDICTIONS})}, [[8]])
 
 
-def test_agreement_all_equal_is_whole():
+def test_agreement_all_equal_is_100_percent():
     found = agreement({0: json.dumps({"predictions": PREDICTIONS})}, [[7]])
 
     assert (found.n, found.top1_percent, found.top5_percent) == (1, 100.0, 100.0)

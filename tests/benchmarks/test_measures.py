@@ -31,7 +31,7 @@ def test_latency_late_sending_counts_from_the_intended_time():
     assert summary["goodput_per_s"] == 0
 
 
-def test_summary_refusals_are_apart_from_accepted():
+def test_summary_counts_refusals_separately():
     rows = [row(0.1), row(0.01, 503, retry_after=True), row(0.03, 429)]
 
     summary = summarise(rows, 1.0, deadline_s=1.0)
@@ -58,7 +58,7 @@ def test_summary_broken_pictures_count_among_statuses_only():
     assert summary["statuses"] == {"200": 1, "422": 1}
 
 
-def test_spread_leaves_out_what_is_missing():
+def test_spread_ignores_missing_values():
     found = spread([3.0, None, 1.0, 2.0])
 
     assert found is not None

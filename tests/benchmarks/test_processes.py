@@ -7,7 +7,7 @@ from benchmarks.processes import Stat, cpu_s, descendants, parse_stat
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def test_parse_stat_odd_command_is_read_past():
+def test_parse_stat_skips_an_odd_command():
     fields = ["S", "7", *["0"] * 9, "100", "20", "3", "4", "20", "0"]
 
     stat = parse_stat(f"42 (a) b) c) {' '.join(fields)}")

@@ -232,7 +232,7 @@ def test_main_verify_reports_good_and_corrupt_versions(half_corrupt):
     ],
     ids=["name", "version", "both"],
 )
-def test_main_verify_only_the_named_versions(half_corrupt, names, verified):
+def test_main_verify_checks_only_the_named_versions(half_corrupt, names, verified):
     result = run("verify", *names, "--models-dir", half_corrupt)
 
     assert result.exit_code == 0

@@ -1,4 +1,4 @@
-"""Public names use words that a stranger knows: no private metaphors."""
+"""Public names contain none of the project's former private metaphors."""
 
 import ast
 import re

@@ -29,7 +29,7 @@ def test_complaint_names_a_missing_package():
     ("command", "package"),
     [("convserve", "service"), ("convserve", "contract"), ("training", "contract")],
 )
-def test_start_with_a_foreign_package_refused_with_both_paths(tmp_path, command, package):
+def test_start_with_a_foreign_package_is_refused_with_both_paths(tmp_path, command, package):
     foreign = tmp_path / package
     foreign.mkdir()
     (foreign / "__init__.py").write_text("raise SystemExit('the foreign package was imported')\n")

@@ -27,6 +27,6 @@ def test_varied_examples_are_different_photos_of_one_size():
     assert all(photo.startswith(b"\xff\xd8") for photo in photos)
 
 
-def test_pictures_are_the_same_that_training_finds():
+def test_pictures_match_those_of_training():
     assert example_folder() == pictures.example_pictures()
     assert pictures.SUFFIXES == SUFFIXES

@@ -39,7 +39,7 @@ class TickingClock:
 
 
 class RecordingPrepare:
-    """Prepares pictures and records them and the threads."""
+    """Prepares pictures and records them with the threads that did it."""
 
     def __init__(self) -> None:
         self.prepared: list[bytes] = []
@@ -97,7 +97,7 @@ def test_schedule_of_slow_network_has_fewer_rounds(batch_s, rounds, expected_s):
     assert takes_s == pytest.approx(expected_s)
 
 
-def test_bench_prepares_between_runs_and_not_between_bare_ones():
+def test_bench_prepares_between_runs_but_not_between_bare_runs():
     engine, prepare = FakeEngine(), RecordingPrepare()
     bench = make_bench(engine, prepare)
 
@@ -110,7 +110,7 @@ def test_bench_prepares_between_runs_and_not_between_bare_ones():
     assert len(prepare.prepared) == 12 + 2
 
 
-def test_bench_sample_is_of_the_slice():
+def test_bench_sample_measures_the_slice():
     bench = make_bench(FakeEngine(), RecordingPrepare())
 
     sample = bench.sample(TWO, 0, 0.08)
@@ -212,7 +212,7 @@ def rates(*images_per_s: float) -> list[Sample]:
 
 
 def curve(**by_size: list[Sample]) -> Samples:
-    """Samples by name: `b4` is batches of 4, `one` is one lane, `wide` one lane with two threads."""
+    """Samples by name: `b4` has batches of 4, `one` has one lane, `wide` one lane with two threads."""
     others = {"one": Configuration(1, 1, 1), "wide": Configuration(1, 2, 1)}
     return {
         others.get(name) or Configuration(2, 1, int(name[1:])): samples
@@ -279,7 +279,7 @@ def test_choose_keeps_the_default_unless_something_is_clearly_faster(samples, se
     assert changed_settings(choice.configuration, DEFAULT) == settings
 
 
-def test_choose_names_the_best_rival_of_the_default():
+def test_choose_names_the_best_alternative_to_the_default():
     choice = choose(curve(b1=BASE, b2=rates(*[101] * 5), b4=rates(*[90] * 5)), DEFAULT)
 
     assert (choice.configuration, choice.rival) == (DEFAULT, Configuration(2, 1, 2))
