@@ -58,8 +58,8 @@ def test_preprocessing_of_tiny_is_its_config():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"input_size": (1, 32, 32)}, "not a RGB square", id="grey"),
-        pytest.param({"input_size": (3, 32, 48)}, "not a RGB square", id="oblong"),
+        pytest.param({"input_size": (1, 32, 32)}, "not an RGB square", id="grey"),
+        pytest.param({"input_size": (3, 32, 48)}, "not an RGB square", id="oblong"),
         pytest.param({"crop_mode": "border"}, "crop mode 'border'", id="crop-mode"),
         pytest.param({"interpolation": "random"}, "interpolation 'random'", id="interpolation"),
     ],
