@@ -47,7 +47,7 @@ install: $(VENV)/.all  ## virtual environment with everything: training, tests, 
 serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 	$(BIN)/convserve serve
 
-test: install  ## every test without a Docker engine or a long load, with coverage and its floors
+test: install  ## every test that needs neither Docker nor long load, with minimum coverage
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
@@ -96,7 +96,7 @@ models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and it
 bench: install  ## convserve beside other servers: writes benchmarks/records/ (PHOTOS, FP32, ARGS)
 	$(BENCH) run $(if $(FP32),--fp32 "$(FP32)") $(ARGS)
 
-bench-quick: install  ## convserve and the bare limit only, about two minutes
+bench-quick: install  ## convserve and a loop without HTTP only, about two minutes
 	$(BENCH) run --servers convserve --rounds 1 --name quick $(ARGS)
 
 bench-micro: install  ## decoding, preprocessing, engine, batcher and HTTP one by one

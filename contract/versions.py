@@ -1,9 +1,9 @@
 """The model repository on disk: `<models>/<name>/<version>/` with a manifest and the files it lists.
 
-A version is immutable. `manifest.sha256` holds the digest of `manifest.json`, which holds the digests
-of all other files. Reading a version verifies every digest and returns the bytes that were hashed, so
-a file cannot be swapped between check and use. Links, special files and files that the manifest does
-not list are refused.
+The files of a version are never edited. `manifest.sha256` holds the digest of `manifest.json`, which
+holds the digests of all other files. Reading a version verifies every digest and returns the bytes
+that were hashed, so a file cannot be swapped between check and use. Links, special files and files
+that the manifest does not list are refused.
 """
 
 from __future__ import annotations

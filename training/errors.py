@@ -99,7 +99,7 @@ class CheckpointRefused(InputRefused):
 
 
 class VersionExists(InputRefused):
-    """The version is already published, and versions are immutable."""
+    """The version is already published, and `--replace` was not given."""
 
     code = "version_exists"
 
