@@ -1,4 +1,4 @@
-"""Access to the inside of a running application, to block, watch or break its lanes."""
+"""Helpers that reach into a running application to block, watch or break its lanes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def batcher_of(client: Any) -> Batcher:
     return service._backend.batcher
 
 
-def run_by(service: Service, engine: Engine) -> None:
-    """Runs every version with this engine from now on."""
+def use_engine(service: Service, engine: Engine) -> None:
+    """Makes every version run on this engine."""
     backend = service._backend
     backend.repository = Repository(
         [replace(version, engine=engine) for version in backend.repository.versions()]
@@ -45,7 +45,7 @@ def run_by(service: Service, engine: Engine) -> None:
 def occupy(client: Any, engine: FakeEngine) -> Future[RowResult]:
     """Runs one picture in a lane, which stays in the engine until `engine.release()`."""
     service: Service = client.app.state.service
-    run_by(service, engine)
+    use_engine(service, engine)
     engine.hold()
     row = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     version = service.repository.get()
@@ -59,11 +59,11 @@ def occupy(client: Any, engine: FakeEngine) -> Future[RowResult]:
 def lose_lanes(client: Any) -> None:
     """Loses every lane, with a long backoff before its replacement starts."""
 
-    def lose() -> None:
+    def lose_all() -> None:
         lanes = batcher_of(client)._lanes
         for slot in lanes._slots:
             assert slot.lane is not None
             slot.backoff_s = 60.0
             lanes._replace(slot.lane, RestartReason.DIED)
 
-    client.portal.call(lose)
+    client.portal.call(lose_all)

@@ -25,12 +25,12 @@ from tests import tinymodel
 from tests.fakes import FakeEngine
 from tests.problems import assert_problem
 from tests.service.asgi import call_and_disconnect
-from tests.service.running import PictureEngine, batcher_of, occupy, run_by
+from tests.service.running import PictureEngine, batcher_of, occupy, use_engine
 
 ROOT = Path(__file__).parents[2]
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
 
-ALLOWED = {
+ALLOWED_IMPORTS = {
     "PIL",
     "annotated_doc",
     "annotated_types",
@@ -74,7 +74,7 @@ def test_app_import_stays_light():
     loaded = set(run_python(code).split()) - sys.stdlib_module_names
 
     ours = {name for name in loaded if not name.startswith("_")}
-    assert ours <= ALLOWED
+    assert ours <= ALLOWED_IMPORTS
     assert "onnxruntime" not in ours
 
 
@@ -156,14 +156,14 @@ def test_app_wide_sessions_are_opened_only_with_several_cores(
     tinymodel.write_version(tmp_path)
     opened: list[tuple[int, bool]] = []
 
-    def recording(
+    def record_and_open(
         graph: bytes, name: str, *, threads: int, spinning: bool = False
     ) -> ProviderSession:
         opened.append((threads, spinning))
         return open_session(graph, name, threads=threads, spinning=spinning)
 
     monkeypatch.setattr(app_module, "usable_cpus", lambda: cpus)
-    monkeypatch.setattr(repository_module, "open_session", recording)
+    monkeypatch.setattr(repository_module, "open_session", record_and_open)
     create_app(Settings(models_dir=tmp_path, provider="cpu"))
 
     assert opened == expected
@@ -175,7 +175,7 @@ def test_app_image_limit_reaches_the_decoder(make_client):
     assert_problem(response, 422, "image_too_many_pixels")
 
 
-@pytest.mark.parametrize("batch", [None, 1], ids=["any_batch", "one_a_run"])
+@pytest.mark.parametrize("batch", [None, 1], ids=["any_batch", "one_per_run"])
 def test_app_concurrent_requests_get_their_own_answers(make_client, tmp_path, batch):
     tinymodel.write_version(tmp_path, batch=batch)
     client = make_client(models_dir=tmp_path, lanes=2)
@@ -186,14 +186,14 @@ def test_app_concurrent_requests_get_their_own_answers(make_client, tmp_path, ba
         label: str = answer["predictions"][0]["label"]
         return label
 
-    asked = [*pictures] * 20
+    colours = [*pictures] * 20
     with ThreadPoolExecutor(8) as pool:
-        answered = list(pool.map(classify, asked))
+        labels = list(pool.map(classify, colours))
 
-    assert answered == asked
+    assert labels == colours
 
 
-def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client, tmp_path):
+def test_app_fixed_batch_graph_answers_several_pictures_in_order(make_client, tmp_path):
     tinymodel.write_version(tmp_path, batch=1)
     files = [("image", picture) for picture in (RED, GREEN, BLUE) * 10]
 
@@ -206,7 +206,7 @@ def test_app_several_pictures_of_fixed_batch_graph_answered_in_order(make_client
 def test_app_engine_that_fails_answers_internal_error(fresh_client, caplog):
     engine = PictureEngine()
     engine.answer = lambda _batch: 1 / 0  # type: ignore[assignment,return-value]
-    run_by(fresh_client.app.state.service, engine)
+    use_engine(fresh_client.app.state.service, engine)
 
     response = fresh_client.post("/v1/classify", content=RED)
 
@@ -230,13 +230,15 @@ def test_app_disconnect_removes_the_picture_from_the_queue(make_client):
     assert fresh_client.app.state.dependencies.admission.images == 0
 
 
-def test_app_stop_with_a_blocked_engine_is_bounded_and_logged(models_dir, monkeypatch, caplog):
+def test_app_stop_with_a_blocked_engine_gives_up_in_time_and_logs_it(
+    models_dir, monkeypatch, caplog
+):
     monkeypatch.setattr(app_module, "_STOP_S", 0.01)
     app = create_app(Settings(models_dir=models_dir, lanes=1, grace_s=1))
     engine = FakeEngine()
     engine.hold()
     service = app.state.service
-    run_by(service, engine)
+    use_engine(service, engine)
 
     async def stop_during_a_run() -> object:
         service.start()
@@ -301,7 +303,7 @@ def test_app_stop_ends_its_workers(models_dir):
     assert [worker.poll() for worker in workers] == [0, 0]
 
 
-def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
+def test_app_with_workers_starts_new_ones_for_adopted_versions(make_client, tmp_path):
     tinymodel.write_version(tmp_path)
     client = make_client(models_dir=tmp_path, workers=1, provider="cpu", models_poll_s=0)
     service = client.app.state.service
@@ -314,15 +316,17 @@ def test_app_with_workers_adopts_with_new_ones(make_client, tmp_path):
     assert "convserve_lanes 1.0" in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["asked-before-the-start", "not-asked"])
-def test_app_polls_once_started_if_it_was_asked_to_before(models_dir, monkeypatch, asked):
+@pytest.mark.parametrize(
+    "requested", [True, False], ids=["requested_before_start", "not_requested"]
+)
+def test_app_polls_after_the_start_if_requested_before_it(models_dir, monkeypatch, requested):
     polls = []
     monkeypatch.setattr(RepositoryWatcher, "poll_soon", lambda _: polls.append(1))
     app = create_app(Settings(models_dir=models_dir, models_poll_s=0))
-    if asked:
+    if requested:
         app.state.service.poll_repository()
 
     with TestClient(app):
         pass
 
-    assert polls == [1] * asked
+    assert polls == [1] * requested

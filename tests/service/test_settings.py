@@ -114,12 +114,12 @@ def test_settings_unknown_variable_refused_by_name():
         from_environment({"CONVSERVE_MAX_WAIT": "1"})
 
 
-def test_settings_unknown_provider_refused_with_the_known_ones():
+def test_settings_unknown_provider_refusal_lists_the_known_ones():
     with pytest.raises(SettingsInvalid, match="'auto', 'cpu' or 'cuda'"):
         from_environment({"CONVSERVE_PROVIDER": "tpu"})
 
 
-def test_settings_foreign_variables_are_ignored():
+def test_settings_variables_of_other_programs_are_ignored():
     assert from_environment({"PATH": "/bin", "CONV": "1"}) == Settings()
 
 

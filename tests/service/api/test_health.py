@@ -89,7 +89,7 @@ def test_health_stuck_lane_fails_until_it_recovers(fresh_client, path):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_health_lanes_that_were_lost_fail(fresh_client, path):
+def test_health_fails_while_all_lanes_are_lost(fresh_client, path):
     lose_lanes(fresh_client)
 
     response = fresh_client.get(path)

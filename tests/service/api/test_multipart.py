@@ -25,6 +25,7 @@ def form(*parts: bytes) -> bytes:
 
 async def test_multipart_parts_keep_order_names_and_bytes():
     every_byte = bytes(range(256))
+
     body = form(
         part('Content-Disposition: form-data; name="one"', data=b"\r\n1\x00" + every_byte),
         part('content-disposition: form-data; name=two; filename="../x"', data=every_byte * 3),
@@ -40,7 +41,7 @@ async def test_multipart_parts_keep_order_names_and_bytes():
 
 @pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "base64", "none"])
 @pytest.mark.parametrize("order", ["boundary=b; charset={}", "charset={}; boundary=b"])
-async def test_multipart_client_charset_changes_no_byte(charset, order):
+async def test_multipart_charset_of_the_client_changes_no_byte(charset, order):
     kind = f"multipart/form-data; {order.format(charset)}"
 
     parts = await parse_form(form(part(NAME, data=bytes(range(256)))), kind, 5)
@@ -161,7 +162,7 @@ async def test_multipart_odd_disposition_is_read_if_it_names_the_part(dispositio
             await parse_form(body, KIND, 5)
 
 
-async def test_multipart_every_cut_is_refused_or_read():
+async def test_multipart_body_cut_anywhere_is_refused_or_read():
     body = form(part(FILE), part(NAME))
 
     outcomes = set[object]()
@@ -174,7 +175,7 @@ async def test_multipart_every_cut_is_refused_or_read():
     assert outcomes <= {"refused", 2}
 
 
-async def test_parse_multipart_flood_of_near_boundaries_refused_unparsed(monkeypatch):
+async def test_multipart_flood_of_near_boundaries_refused_before_parsing(monkeypatch):
     monkeypatch.setattr("service.api.multipart._FormParser", None)
     body = b"--x\r\n\r\n" + b"\r\n--xy" * 1_000_000 + b"\r\n--x--"
 

@@ -1,4 +1,4 @@
-"""Request bodies: limits to the byte in every framing, timeouts, and the readers."""
+"""Request bodies: exact size limits, upload timeouts, and the reader of each media type."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ async def test_read_body_above_the_limit_refused(length):
 
 
 @pytest.mark.anyio
-async def test_read_body_declared_too_large_refused_unread():
+async def test_read_body_declared_too_large_refused_without_reading():
     with pytest.raises(BodyTooLarge), make_admission().slot() as slot:
         await read_body(request_of([None], "101"), slot, LIMITS)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("length", ["99", "-5", "1e2", "\N{SUPERSCRIPT TWO}".encode().decode("l1")])
-async def test_read_body_of_odd_declared_length_never_crashes(length):
+async def test_read_body_with_a_wrong_content_length_never_crashes(length):
     chunks = [b"x" * 60, b"x" * 40]
 
     with make_admission().slot() as slot:
@@ -99,7 +99,7 @@ async def test_read_body_of_odd_declared_length_never_crashes(length):
 
 
 @pytest.mark.anyio
-async def test_read_body_holds_its_bytes_until_the_end():
+async def test_read_body_bytes_stay_in_flight_until_the_slot_ends():
     admission = make_admission()
 
     with admission.slot() as slot:
@@ -127,7 +127,7 @@ async def test_read_body_that_stalls_times_out():
 async def test_read_body_timeout_grows_with_the_bytes():
     limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
 
-    pieces = [b"x" * 99, b"x"]  # the first is worth 99 s
+    pieces = [b"x" * 99, b"x"]  # the first extends the timeout by 99 s
 
     async def receive() -> dict[str, Any]:
         if len(pieces) == 1:
@@ -238,7 +238,7 @@ async def test_parse_body_every_media_type_found_in_any_case_with_parameters(med
 
 
 @pytest.mark.anyio
-async def test_parse_body_unknown_type_names_the_supported_ones():
+async def test_parse_body_unknown_type_refusal_names_the_supported_ones():
     with pytest.raises(MediaTypeRefused, match="multipart/form-data, application/json"):
         await parse_body(b"", "text/plain", LIMITS)
 
@@ -267,7 +267,7 @@ async def test_parse_body_base64_wrapped_in_lines_is_read():
 
 
 @pytest.mark.anyio
-async def test_parse_body_json_of_countless_items_refused_before_it_is_built(monkeypatch):
+async def test_parse_body_json_of_too_many_items_refused_before_parsing(monkeypatch):
     monkeypatch.setattr("service.api.payload.from_json", None)
 
     with pytest.raises(InvalidParameter, match="too many items"):
@@ -275,7 +275,7 @@ async def test_parse_body_json_of_countless_items_refused_before_it_is_built(mon
 
 
 @pytest.mark.anyio
-async def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(monkeypatch):
+async def test_parse_body_json_of_too_many_images_refused_before_decoding(monkeypatch):
     monkeypatch.setattr("service.api.payload._from_base64", None)
 
     with pytest.raises(InvalidParameter, match="4 pictures in one request, the limit is 3"):
@@ -283,7 +283,7 @@ async def test_parse_body_json_of_too_many_images_refused_before_any_is_decoded(
 
 
 @pytest.mark.anyio
-async def test_read_body_silent_after_a_fast_start_times_out():
+async def test_read_body_that_stalls_after_a_fast_start_times_out():
     """Bytes received extend the timeout, but not for a client that has gone silent."""
     limits = BodyLimits(max_bytes=10**6, max_images=1, timeout_s=0.01, min_rate_bytes_per_s=1)
 
@@ -292,7 +292,7 @@ async def test_read_body_silent_after_a_fast_start_times_out():
 
 
 @pytest.mark.parametrize("second", ["gzip", "identity, br"])
-def test_check_headers_second_content_encoding_is_seen(client, second):
+def test_check_headers_second_content_encoding_is_checked(client, second):
     encodings = [("Content-Encoding", "identity"), ("Content-Encoding", second)]
 
     response = client.post("/v1/classify", content=RED, headers=encodings)

@@ -1,4 +1,4 @@
-"""The plain routes: served before FastAPI, described by it, and as strict as FastAPI itself."""
+"""The plain routes, which bypass FastAPI: described in its OpenAPI document and as strict."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def described(client: Any) -> dict[str, Any]:
     return paths
 
 
-# The description
+# OpenAPI description
 
 
 def plain_operations() -> set[tuple[str, str]]:
@@ -97,7 +97,7 @@ def test_routes_parameters_are_described_by_their_model():
 # Routing
 
 
-def test_routes_pictures_bypass_fastapi(fresh_client, monkeypatch):
+def test_routes_classify_requests_bypass_fastapi(fresh_client, monkeypatch):
     async def refuse(*_: object) -> None:
         raise AssertionError
 
@@ -135,7 +135,7 @@ def test_routes_fastapi_handles_other_methods_on_a_plain_path():
 
 @pytest.mark.parametrize("path", TEMPLATES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE", MARKER])
-def test_routes_wrong_method_gets_the_right_one(client, method, path):
+def test_routes_wrong_method_answers_405_with_the_allowed_one(client, method, path):
     response = client.request(method, path)
 
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
@@ -176,18 +176,18 @@ def test_routes_almost_right_path_is_not_found(client, path):
 )
 def test_routes_version_is_parsed_as_fastapi_parses_it(client, version, status):
     plain = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
-    fastapis = client.get(f"/v1/models/tiny/versions/{version}")
+    through_fastapi = client.get(f"/v1/models/tiny/versions/{version}")
 
-    assert (plain.status_code, fastapis.status_code) == (status, status)
+    assert (plain.status_code, through_fastapi.status_code) == (status, status)
     if status != 200:
-        assert plain.json()["detail"] == fastapis.json()["detail"]
+        assert plain.json()["detail"] == through_fastapi.json()["detail"]
 
 
-# The query
+# Query parameters
 
 UNKNOWN = "unknown query parameter; see /docs for the known ones"
-LEAST = "top_k: Input should be greater than or equal to 1"
-NO_INTEGER = "top_k: Input should be a valid integer, unable to parse string as an integer"
+TOO_LOW = "top_k: Input should be greater than or equal to 1"
+NOT_AN_INTEGER = "top_k: Input should be a valid integer, unable to parse string as an integer"
 QUERIES: dict[str, int | str] = {
     "": 3,
     "&&": 3,
@@ -202,16 +202,16 @@ QUERIES: dict[str, int | str] = {
     "top_k=x&top_k=1": 1,
     "min_probability=0.5": 1,
     "min_probability=1e-3&top_k=2": 2,
-    "top_k=0": LEAST,
-    "top_k=-1": LEAST,
-    "top_k=0&other=1": LEAST,
-    "top_k": NO_INTEGER,
-    "top_k=": NO_INTEGER,
-    "top_k=1.5": NO_INTEGER,
-    "top_k=%B2": NO_INTEGER,
-    "top_k=null": NO_INTEGER,
-    "top_k=1;top_k=2": NO_INTEGER,
-    f"top_k={MARKER}": NO_INTEGER,
+    "top_k=0": TOO_LOW,
+    "top_k=-1": TOO_LOW,
+    "top_k=0&other=1": TOO_LOW,
+    "top_k": NOT_AN_INTEGER,
+    "top_k=": NOT_AN_INTEGER,
+    "top_k=1.5": NOT_AN_INTEGER,
+    "top_k=%B2": NOT_AN_INTEGER,
+    "top_k=null": NOT_AN_INTEGER,
+    "top_k=1;top_k=2": NOT_AN_INTEGER,
+    f"top_k={MARKER}": NOT_AN_INTEGER,
     "top_k=4": "top_k: must be 1 to 3 for this model",
     "top_k=99999999999999999999": "top_k: must be 1 to 3 for this model",
     "min_probability=2": "min_probability: Input should be less than or equal to 1",

@@ -11,11 +11,11 @@ from service.http.scope import set_request_info
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
-from tests.service.running import PictureEngine, run_by
+from tests.service.running import PictureEngine, use_engine
 
 RED = tinymodel.picture("red")
 CLASSIFY = "/v1/classify"
-BAD = {
+INVALID = {
     "zero": "0",
     "negative_zero": "-0",
     "negative": "-5",
@@ -30,8 +30,8 @@ BAD = {
 }
 
 
-def request(asked: str | None = None) -> Request:
-    headers = [] if asked is None else [(b"x-request-timeout-ms", asked.encode())]
+def request(requested_ms: str | None = None) -> Request:
+    headers = [] if requested_ms is None else [(b"x-request-timeout-ms", requested_ms.encode())]
     return Request({"type": "http", "headers": headers})
 
 
@@ -40,7 +40,7 @@ def deadlines(clock: FakeClock | None = None) -> Deadlines:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected_s"),
+    ("requested_ms", "expected_s"),
     [
         (None, 30),
         ("250", 0.25),
@@ -53,42 +53,42 @@ def deadlines(clock: FakeClock | None = None) -> Deadlines:
     ],
     ids=["default", "whole", "part", "exponent", "spaces", "longest", "longer", "huge"],
 )
-def test_deadline_is_what_was_asked_for_up_to_the_longest(asked, expected_s):
-    deadline = deadlines().of(request(asked))
+def test_deadline_is_the_requested_timeout_up_to_the_maximum(requested_ms, expected_s):
+    deadline = deadlines().of(request(requested_ms))
 
     assert deadline.at_s - deadline.started_s == pytest.approx(expected_s)
 
 
 @given(st.floats(min_value=1e-3, allow_nan=False, allow_infinity=False))
-def test_deadline_of_any_positive_number_is_within_the_bound(milliseconds):
+def test_deadline_of_any_positive_number_is_within_the_maximum(milliseconds):
     deadline = deadlines().of(request(repr(milliseconds)))
 
     assert 0 <= deadline.remaining_s() <= 300
 
 
-@pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())
-def test_deadline_that_is_no_positive_number_refused(asked):
+@pytest.mark.parametrize("requested_ms", INVALID.values(), ids=INVALID.keys())
+def test_deadline_that_is_not_a_positive_number_refused(requested_ms):
     with pytest.raises(InvalidParameter, match="X-Request-Timeout-Ms"):
-        deadlines().of(request(asked))
+        deadlines().of(request(requested_ms))
 
 
-def test_deadline_default_beyond_the_longest_is_cut():
+def test_deadline_default_above_the_maximum_is_capped():
     deadline = Deadlines(default_s=30, max_s=5, clock=FakeClock()).of(request())
 
     assert deadline.remaining_s() == 5
 
 
-def test_deadline_counts_from_the_head():
-    clock, asked_request = FakeClock(), request("5000")
-    set_request_info(asked_request.scope, "id", clock())
+def test_deadline_counts_from_the_request_head():
+    clock, timed_request = FakeClock(), request("5000")
+    set_request_info(timed_request.scope, "id", clock())
     clock.advance(2)
 
-    deadline = deadlines(clock).of(asked_request)
+    deadline = deadlines(clock).of(timed_request)
 
     assert (deadline.remaining_s(), deadline.elapsed_s()) == (3, 2)
 
 
-def test_deadline_without_the_edge_counts_from_now():
+def test_deadline_without_the_edge_middleware_counts_from_now():
     clock = FakeClock()
 
     deadline = deadlines(clock).of(request("5000"))
@@ -105,9 +105,9 @@ def test_deadline_that_has_passed_has_negative_time_left():
     assert (deadline.remaining_s(), deadline.elapsed_s()) == (-1, 6)
 
 
-@pytest.mark.parametrize("asked", BAD.values(), ids=BAD.keys())
-def test_deadline_header_that_is_bad_answers_invalid_parameter(client, asked):
-    response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": asked})
+@pytest.mark.parametrize("requested_ms", INVALID.values(), ids=INVALID.keys())
+def test_deadline_header_that_is_invalid_answers_invalid_parameter(client, requested_ms):
+    response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": requested_ms})
 
     assert_problem(response, 422, "invalid_parameter")
 
@@ -118,18 +118,20 @@ def test_deadline_that_is_long_enough_is_met(client):
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("asked", ["1e-9", "0.000001"], ids=["exponent", "decimal"])
-def test_deadline_that_passed_answers_504_and_the_picture_is_never_run(fresh_client, asked):
+@pytest.mark.parametrize("requested_ms", ["1e-9", "0.000001"], ids=["exponent", "decimal"])
+def test_deadline_that_passed_answers_504_and_the_picture_is_never_run(fresh_client, requested_ms):
     engine = PictureEngine()
-    run_by(fresh_client.app.state.service, engine)
+    use_engine(fresh_client.app.state.service, engine)
 
-    response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": asked})
+    response = fresh_client.post(
+        CLASSIFY, content=RED, headers={"x-request-timeout-ms": requested_ms}
+    )
 
     assert_problem(response, 504, "deadline_exceeded")
     assert engine.batches == []
 
 
-def test_deadline_beyond_the_longest_is_cut_to_it_over_http(make_client, monkeypatch):
+def test_deadline_above_the_maximum_is_capped_over_http(make_client, monkeypatch):
     monkeypatch.setattr("service.app._MAX_REQUEST_TIMEOUT_S", 1e-9)
     client = make_client()
 

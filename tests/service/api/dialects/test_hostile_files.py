@@ -12,19 +12,19 @@ from tests.pictures import ACCEPTED, HOSTILE
 from tests.problems import assert_problem
 
 CANARY = tinymodel.picture("red")
-WAYS = {
+ENCODINGS = {
     "raw": lambda data: {"content": data, "headers": {"content-type": "image/gif"}},
     "multipart": lambda data: {"files": {"image": ("../../x.svg", data, "text/html")}},
     "base64": lambda data: {"json": {"image": base64.b64encode(data).decode()}},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_classify_hostile_file_ends_as_allowed(client, name, way):
+def test_classify_hostile_file_answers_as_documented(client, name, encoding):
     file = HOSTILE[name]
 
-    response = client.post("/v1/classify", **WAYS[way](file.data))
+    response = client.post("/v1/classify", **ENCODINGS[encoding](file.data))
 
     if response.status_code == 200:
         assert ACCEPTED in file.allowed

@@ -30,7 +30,7 @@ def test_models_description_has_properties_and_provider(client, models_dir):
     assert document["input"]["shape"][1:] == [8, 8, 3]
 
 
-def test_models_description_of_foreign_graph_is_complete(make_client, tmp_path):
+def test_models_description_of_float32_graph_is_complete(make_client, tmp_path):
     tinymodel.write_version(tmp_path, kind="float32")
     client = make_client(models_dir=tmp_path)
 
@@ -64,7 +64,7 @@ def test_models_version_described(make_client, version):
 
 
 @pytest.mark.parametrize("path", ["/v1/models/tiny/labels", "/v1/models/tiny/versions/2/labels"])
-def test_models_labels_in_order_of_output(client, path):
+def test_models_labels_in_output_order(client, path):
     document = client.get(path).json()
 
     assert (document["model"], document["version"]) == ("tiny", "2")
@@ -79,7 +79,7 @@ def test_models_unknown_name_refused(client, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["", "/labels"])
-def test_models_unknown_version_refused_with_the_served_ones(client, suffix):
+def test_models_unknown_version_refusal_lists_the_served_ones(client, suffix):
     response = client.get(f"/v1/models/tiny/versions/1{suffix}")
 
     assert_problem(response, 404, "model_not_found")

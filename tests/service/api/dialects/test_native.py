@@ -13,7 +13,7 @@ from service.api.payload import READERS
 from service.models.engine import Batch, Engine, Run
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
-from tests.service.running import run_by
+from tests.service.running import use_engine
 
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
 CLASSIFY = "/v1/classify"
@@ -29,7 +29,7 @@ def labels(response) -> list[str]:
     return [prediction["label"] for prediction in response.json()["predictions"]]
 
 
-def tops(response) -> list[str]:
+def top_labels(response) -> list[str]:
     """The first label of each result, or the code of its error."""
     assert response.status_code == 200, response.text
     return [
@@ -60,7 +60,7 @@ def red_left_of_blue(orientation: int) -> bytes:
     return buffer.getvalue()
 
 
-# One picture, raw
+# One picture as the raw body
 
 
 @pytest.mark.parametrize("colour", tinymodel.LABELS)
@@ -109,7 +109,7 @@ def test_classify_raw_picture_without_content_type_is_read(client):
     assert labels(client.send(request))[0] == "red"
 
 
-def test_classify_server_timing_tells_stages(client):
+def test_classify_server_timing_lists_the_stages(client):
     timing = client.post(CLASSIFY, content=RED).headers["server-timing"]
 
     names = [entry.partition(";")[0] for entry in timing.split(", ")]
@@ -122,9 +122,9 @@ def test_classify_server_timing_tells_stages(client):
     [(1, "left right"), (3, "right left"), (6, "top bottom"), (8, "bottom top")],
     ids=["upright", "upside_down", "clockwise", "anticlockwise"],
 )
-def test_classify_rotated_photo_seen_upright(fresh_client, orientation, edges):
+def test_classify_rotated_photo_is_turned_upright(fresh_client, orientation, edges):
     recorder = Recorder()
-    run_by(fresh_client.app.state.service, recorder)
+    use_engine(fresh_client.app.state.service, recorder)
 
     fresh_client.post(CLASSIFY, content=red_left_of_blue(orientation))
 
@@ -162,7 +162,7 @@ def test_classify_truncated_picture_refused(client):
     ["text/plain", "text/html", "application/xml", "video/mp4", f"application/{MARKER}", "image"],
 )
 @pytest.mark.parametrize("body", [RED, b"\xff\xfe\xfa\x80"], ids=["picture", "not_utf8"])
-def test_classify_declared_type_that_is_not_read_refused(client, declared, body):
+def test_classify_unsupported_content_type_refused(client, declared, body):
     response = client.post(CLASSIFY, content=body, headers={"content-type": declared})
 
     assert_problem(response, 415, "unsupported_media_type")
@@ -220,15 +220,15 @@ def test_classify_bad_query_names_the_parameter(client):
     assert response.json()["detail"].startswith("top_k: ")
 
 
-def test_classify_min_probability_leaves_out_the_rest(client):
+def test_classify_min_probability_drops_less_probable_labels(client):
     assert labels(client.post(f"{CLASSIFY}?min_probability=0.5", content=RED)) == ["red"]
 
 
-def test_classify_min_probability_of_one_may_leave_nothing(client):
+def test_classify_min_probability_of_one_can_drop_all_labels(client):
     assert labels(client.post(f"{CLASSIFY}?min_probability=1", content=RED)) == []
 
 
-# The model
+# Models and versions
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_classify_multipart_many_files_answered_in_order(client):
 
     response = client.post(CLASSIFY, files=files)
 
-    assert tops(response) == ["red", "blue", "green"]
+    assert top_labels(response) == ["red", "blue", "green"]
     assert list(response.json()) == ["model", "version", "results", "request_id"]
 
 
@@ -313,7 +313,7 @@ def test_classify_multipart_broken_picture_fails_alone(client):
 
     response = client.post(CLASSIFY, files=files)
 
-    assert tops(response) == ["red", "unsupported_media_type", "green"]
+    assert top_labels(response) == ["red", "unsupported_media_type", "green"]
     error = response.json()["results"][1]["error"]
     assert list(error) == ["status", "code", "title", "detail"]
     assert (error["status"], MARKER in response.text) == (415, False)
@@ -356,11 +356,11 @@ def test_classify_json_data_url_is_read(client):
 def test_classify_json_images_answered_in_order(client):
     response = client.post(CLASSIFY, json={"images": [encoded(RED), encoded(BLUE)]})
 
-    assert tops(response) == ["red", "blue"]
+    assert top_labels(response) == ["red", "blue"]
 
 
 def test_classify_json_list_of_one_answered_as_list(client):
-    assert tops(client.post(CLASSIFY, json={"images": [encoded(RED)]})) == ["red"]
+    assert top_labels(client.post(CLASSIFY, json={"images": [encoded(RED)]})) == ["red"]
 
 
 def test_classify_json_options_override_query(client):
@@ -387,7 +387,7 @@ def test_classify_json_broken_pictures_fail_alone(client):
 
     response = client.post(CLASSIFY, json={"images": images})
 
-    assert tops(response) == [
+    assert top_labels(response) == [
         "red",
         "malformed_request",
         "invalid_parameter",
@@ -436,7 +436,7 @@ def test_classify_bad_json_refused(client, body, status, code):
     assert_problem(client.post(CLASSIFY, content=body, headers=kind), status, code)
 
 
-# The number of pictures
+# Number of pictures
 
 
 @pytest.mark.parametrize(("count", "status"), [(31, 200), (32, 200), (33, 422)])
@@ -459,7 +459,7 @@ def test_classify_multipart_image_count_is_limited(client, count, status, code):
     assert_problem(response, status, code)
 
 
-# Under load
+# Refusals under load
 
 
 def test_classify_with_admission_closed_answers_draining(fresh_client):
@@ -481,7 +481,7 @@ def test_classify_at_the_limit_of_pictures_in_flight_answers_overloaded(make_cli
     assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
-def test_classify_more_pictures_than_can_ever_be_in_flight_is_invalid(make_client):
+def test_classify_more_pictures_than_the_in_flight_limit_is_invalid(make_client):
     """A 503 would invite retries that can never succeed."""
     response = make_client(max_in_flight=1).post(CLASSIFY, files=[("image", RED)] * 2)
 
@@ -494,7 +494,7 @@ def test_classify_past_its_deadline_answers_504(make_client):
     assert_problem(response, 504, "deadline_exceeded")
 
 
-def test_classify_after_errors_nothing_stays_in_flight(fresh_client):
+def test_classify_errors_leave_nothing_in_flight(fresh_client):
     for body in (RED, b"x", b""):
         fresh_client.post(CLASSIFY, content=body)
     fresh_client.post(CLASSIFY, json={"images": [5] * 40})
