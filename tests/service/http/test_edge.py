@@ -21,14 +21,14 @@ from tests.service.asgi import call
 RED = tinymodel.picture("red")
 
 
-def wrapped(app: Any, draining: bool = False) -> TestClient:
-    """A client of an application behind the edge."""
+def client_of(app: Any, draining: bool = False) -> TestClient:
+    """A client of an application behind the edge middleware."""
     return TestClient(EdgeMiddleware(app, Metrics(), draining=lambda: draining))
 
 
 @pytest.mark.parametrize("draining", [False, True])
 def test_edge_wraps_any_application(draining):
-    response = wrapped(PlainTextResponse("hello"), draining).get("/")
+    response = client_of(PlainTextResponse("hello"), draining).get("/")
 
     assert (response.text, len(response.headers["x-request-id"])) == ("hello", 16)
     assert response.headers["server-timing"].startswith("total;dur=")
@@ -39,7 +39,7 @@ def test_edge_wraps_any_application(draining):
 def test_edge_keeps_headers_that_the_application_set(name):
     app = PlainTextResponse("hello", headers={name: "mine"})
 
-    assert wrapped(app, draining=True).get("/").headers.get_list(name) == ["mine"]
+    assert client_of(app, draining=True).get("/").headers.get_list(name) == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_edge_turns_every_exception_into_a_problem(caplog, error, status, code):
     async def app(*_: object) -> None:
         raise error
 
-    assert_problem(wrapped(app).get("/"), status, code)
+    assert_problem(client_of(app).get("/"), status, code)
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(logged) == isinstance(error, KeyError)
 
@@ -136,9 +136,10 @@ def test_edge_logs_one_line_per_request_and_nothing_of_the_upload(fresh_client, 
     (line,) = access_lines(caplog)
     assert (line.route, line.method, line.status) == ("/v1/classify", "POST", 422)
     assert line.request_id == response.headers["x-request-id"]
+
     everything = [json.dumps(record.__dict__, default=str) for record in caplog.records]
-    ours = [text for text in everything if "httpx" not in text]
-    assert MARKER not in "".join(ours)
+    without_httpx = [text for text in everything if "httpx" not in text]
+    assert MARKER not in "".join(without_httpx)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_edge_requests_counted_by_route_template_and_status(fresh_client):
     assert counts == [1, 1, 1]
 
 
-def test_edge_random_paths_and_methods_create_no_series(fresh_client):
+def test_edge_random_paths_and_methods_create_no_metric_series(fresh_client):
     for number in range(20):
         fresh_client.get(f"/{MARKER}{number}")
         fresh_client.post(f"/v1/models/{MARKER}{number}/labels")

@@ -15,7 +15,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Transport:
+class RecordingTransport:
     """Records its calls."""
 
     limit = 7
@@ -34,8 +34,8 @@ class Transport:
 
 
 def make_transport() -> tuple[CoalescingTransport, list[bytes | str]]:
-    transport: Any = Transport()
-    return CoalescingTransport(transport, asyncio.get_running_loop()), transport.calls
+    recorder: Any = RecordingTransport()
+    return CoalescingTransport(recorder, asyncio.get_running_loop()), recorder.calls
 
 
 async def end_of_turn() -> None:
@@ -46,18 +46,18 @@ async def end_of_turn() -> None:
 
 
 async def test_coalescing_head_is_written_with_its_body():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.write(HEAD)
-    writes.write(b"done")
+    transport.write(HEAD)
+    transport.write(b"done")
 
     assert calls == [HEAD + b"done"]
 
 
 async def test_coalescing_head_and_body_are_written_once():
-    writes, calls = make_transport()
-    writes.write(HEAD)
-    writes.write(b"done")
+    transport, calls = make_transport()
+    transport.write(HEAD)
+    transport.write(b"done")
 
     await end_of_turn()
 
@@ -65,18 +65,18 @@ async def test_coalescing_head_and_body_are_written_once():
 
 
 async def test_coalescing_head_waits_for_the_rest_of_the_turn():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.write(HEAD)
+    transport.write(HEAD)
 
     assert calls == []
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"503 Busy"])
 async def test_coalescing_lone_head_is_written_at_the_end_of_the_turn(status):
-    writes, calls = make_transport()
+    transport, calls = make_transport()
     head = b"HTTP/1.1 " + status + b"\r\n\r\n"
-    writes.write(head)
+    transport.write(head)
 
     await end_of_turn()
 
@@ -84,81 +84,81 @@ async def test_coalescing_lone_head_is_written_at_the_end_of_the_turn(status):
 
 
 async def test_coalescing_body_of_a_later_turn_is_written_at_once():
-    writes, calls = make_transport()
-    writes.write(HEAD)
+    transport, calls = make_transport()
+    transport.write(HEAD)
     await end_of_turn()
 
-    writes.write(b"done")
+    transport.write(b"done")
 
     assert calls == [HEAD, b"done"]
 
 
 async def test_coalescing_only_the_first_part_of_a_body_goes_with_the_head():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
     for part in (HEAD, b"do", b"ne"):
-        writes.write(part)
+        transport.write(part)
 
     assert calls == [HEAD + b"do", b"ne"]
 
 
 async def test_coalescing_empty_body_flushes_the_head():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.write(HEAD)
-    writes.write(b"")
+    transport.write(HEAD)
+    transport.write(b"")
 
     assert calls == [HEAD]
 
 
 async def test_coalescing_continue_is_written_at_once():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.write(CONTINUE)
+    transport.write(CONTINUE)
 
     assert calls == [CONTINUE]
 
 
 async def test_coalescing_head_after_continue_is_written_with_its_body():
-    writes, calls = make_transport()
-    writes.write(CONTINUE)
+    transport, calls = make_transport()
+    transport.write(CONTINUE)
 
-    writes.write(HEAD)
-    writes.write(b"done")
+    transport.write(HEAD)
+    transport.write(b"done")
 
     assert calls == [CONTINUE, HEAD + b"done"]
 
 
 async def test_coalescing_body_that_looks_like_a_head_stays_behind_its_head():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.write(HEAD)
-    writes.write(HEAD)
+    transport.write(HEAD)
+    transport.write(HEAD)
 
     assert calls == [HEAD + HEAD]
 
 
 async def test_coalescing_close_flushes_the_head_first():
-    writes, calls = make_transport()
-    writes.write(HEAD)
+    transport, calls = make_transport()
+    transport.write(HEAD)
 
-    writes.close()
+    transport.close()
 
     assert calls == [HEAD, "close"]
 
 
 async def test_coalescing_close_without_a_head_writes_nothing():
-    writes, calls = make_transport()
+    transport, calls = make_transport()
 
-    writes.close()
+    transport.close()
 
     assert calls == ["close"]
 
 
 async def test_coalescing_nothing_is_written_after_the_close():
-    writes, calls = make_transport()
-    writes.write(HEAD)
-    writes.close()
+    transport, calls = make_transport()
+    transport.write(HEAD)
+    transport.close()
 
     await end_of_turn()
 
@@ -166,6 +166,6 @@ async def test_coalescing_nothing_is_written_after_the_close():
 
 
 async def test_coalescing_delegates_everything_else():
-    writes, _ = make_transport()
+    transport, _ = make_transport()
 
-    assert (writes.limit, writes.is_closing()) == (7, False)
+    assert (transport.limit, transport.is_closing()) == (7, False)

@@ -40,7 +40,7 @@ class Work:
 
 
 def connected() -> tuple[Request, Peer]:
-    """A request with a peer, as our own protocol makes it."""
+    """A request with a peer, as `BoundedHttpProtocol` creates it."""
     scope = {"type": "http"}
     peer = add_peer(scope)
     return Request(scope), peer
@@ -74,7 +74,7 @@ def test_peer_is_connected_at_first():
     assert (peer.disconnected, peer.on_disconnect) == (False, None)
 
 
-def test_peer_that_disconnects_calls_back():
+def test_peer_that_disconnects_calls_its_callback():
     peer, calls = Peer(), []
     peer.on_disconnect = lambda: calls.append(peer.disconnected)
 
@@ -186,7 +186,7 @@ async def test_connected_peer_already_disconnected_never_starts_the_work():
     assert work.events == []
 
 
-async def test_unknown_server_work_returns_its_result():
+async def test_without_a_peer_work_returns_its_result():
     work = Work()
     work.go_on.set()
 
@@ -195,12 +195,12 @@ async def test_unknown_server_work_returns_its_result():
     assert result is RESULT
 
 
-async def test_unknown_server_error_in_the_work_is_raised():
+async def test_without_a_peer_error_in_the_work_is_raised():
     with pytest.raises(KeyError):
         await start(request_receiving(), failing)
 
 
-async def test_unknown_server_disconnect_cancels_the_work():
+async def test_without_a_peer_disconnect_cancels_the_work():
     work = Work()
     rest = {"type": "http.request", "body": b"", "more_body": False}
     task = start(request_receiving(rest, DISCONNECT, then=work.started), work)
@@ -212,7 +212,7 @@ async def test_unknown_server_disconnect_cancels_the_work():
     assert work.events == ["started", "cancelled"]
 
 
-async def test_unknown_server_cancellation_is_not_a_disconnect():
+async def test_without_a_peer_cancellation_is_not_a_disconnect():
     work = Work()
     task = start(request_receiving(), work)
     await work.started.wait()

@@ -20,15 +20,15 @@ from tests.service.asgi import call
 BASES = (errors.ServiceError, contract_errors.ImageError)
 
 
-def with_code(module: object, base: type[Exception]) -> list[type[Exception]]:
+def errors_with_code(module: object, base: type[Exception]) -> list[type[Exception]]:
     found = inspect.getmembers(module, inspect.isclass)
     return [one for _, one in found if issubclass(one, base) and hasattr(one, "code")]
 
 
-ERRORS = with_code(errors, errors.ServiceError) + with_code(
+ERRORS = errors_with_code(errors, errors.ServiceError) + errors_with_code(
     contract_errors, contract_errors.ImageError
 )
-MODEL_ERRORS = with_code(contract_errors, contract_errors.ModelError)
+MODEL_ERRORS = errors_with_code(contract_errors, contract_errors.ModelError)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -38,7 +38,7 @@ def test_problems_every_error_has_a_row(error):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_problems_every_error_answered_with_its_message(fresh_client, error):
-    fresh_client.app.add_api_route("/raise", raiser(error("the message")))
+    fresh_client.app.add_api_route("/raise", handler_raising(error("the message")))
 
     response = fresh_client.get("/raise")
 
@@ -49,7 +49,7 @@ def test_problems_every_error_answered_with_its_message(fresh_client, error):
 
 
 @pytest.mark.parametrize("error", MODEL_ERRORS, ids=lambda error: error.__name__)
-def test_problems_model_error_at_run_time_is_internal_and_says_nothing(error):
+def test_problems_model_error_at_run_time_is_internal_without_details(error):
     document = problem_document(error(MARKER), "id")
 
     assert (document["status"], document["code"]) == (500, "internal_error")
@@ -88,7 +88,7 @@ def test_problems_every_code_is_raised_somewhere(code):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_problems_foreign_error_gets_a_code(error, code):
+def test_problems_error_of_a_framework_gets_a_code(error, code):
     assert code_of(error) == code
     assert MARKER not in json.dumps(problem_document(error, "id"))
 
@@ -105,7 +105,7 @@ def test_problems_error_without_message_gets_the_title():
     assert document["detail"] == PROBLEMS["body_too_large"].title
 
 
-def test_problems_overload_says_when_to_retry():
+def test_problems_overload_has_a_retry_after_header():
     response = problem_response(errors.Overloaded("full", retry_after_s=7), "id")
 
     assert response.headers["retry-after"] == "7"
@@ -126,7 +126,7 @@ def test_problems_unknown_path_is_not_found(client):
         (MARKER, "/v1/classify", "POST"),
     ],
 )
-def test_problems_wrong_method_gets_the_right_one(client, method, path, allowed):
+def test_problems_wrong_method_answers_405_with_the_allowed_one(client, method, path, allowed):
     response = client.request(method, path)
 
     assert_problem(response, 405, "method_not_allowed")
@@ -138,7 +138,7 @@ def test_problems_almost_right_path_is_not_redirected(client, path):
     assert_problem(client.get(path), 404, "not_found")
 
 
-def raiser(error: BaseException):
+def handler_raising(error: BaseException):
     async def handler() -> None:
         raise error
 
@@ -146,7 +146,7 @@ def raiser(error: BaseException):
 
 
 def test_problems_handler_that_raises_answers_internal_error(fresh_client, caplog):
-    fresh_client.app.add_api_route("/raise", raiser(KeyError(MARKER)))
+    fresh_client.app.add_api_route("/raise", handler_raising(KeyError(MARKER)))
     with caplog.at_level(logging.INFO):
         response = fresh_client.get("/raise")
 
@@ -156,33 +156,33 @@ def test_problems_handler_that_raises_answers_internal_error(fresh_client, caplo
     assert line.exc_info
 
 
-def test_problems_handler_that_fails_half_way_cuts_the_connection(fresh_client):
-    """Too late for a problem: re-raising makes the server close instead of ending the response."""
+def test_problems_handler_that_fails_during_its_response_closes_the_connection(fresh_client):
+    """The status is sent, so it is too late for a problem. Raising makes the server disconnect."""
 
-    async def half(_scope, _receive, send):
+    async def fail_during_response(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         raise KeyError(MARKER)
 
-    fresh_client.app.mount("/half", half)
+    fresh_client.app.mount("/half", fail_during_response)
 
     with pytest.raises(KeyError):
         fresh_client.portal.call(call, fresh_client.app, [b""], "", "/half/")
 
 
-def test_problems_handler_that_fails_after_its_answer_changes_nothing(fresh_client):
-    async def whole(_scope, _receive, send):
+def test_problems_handler_that_fails_after_its_response_changes_nothing(fresh_client):
+    async def fail_after_response(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x"})
         raise KeyError(MARKER)
 
-    fresh_client.app.mount("/whole", whole)
+    fresh_client.app.mount("/whole", fail_after_response)
 
     assert fresh_client.get("/whole/").status_code == 200
 
 
 @pytest.mark.anyio
-async def test_lingering_response_discards_the_rest_before_it_completes():
+async def test_lingering_response_discards_the_rest_of_the_body_before_it_completes():
     log: list[str] = []
     messages = [{"type": "http.request", "body": b"x", "more_body": True}] * 3
     messages += [{"type": "http.request", "body": b"", "more_body": False}]
@@ -201,7 +201,7 @@ async def test_lingering_response_discards_the_rest_before_it_completes():
 
 
 @pytest.mark.anyio
-async def test_lingering_response_ends_with_the_client():
+async def test_lingering_response_ends_when_the_client_disconnects():
     sent = []
 
     async def receive():

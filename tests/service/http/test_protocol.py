@@ -1,4 +1,4 @@
-"""The protocol in front of an application that records its requests; see also tests/e2e."""
+"""The HTTP protocol with an application that records its requests. See also tests/e2e."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from service.http.flow import BoundedFlowControl
 from service.http.heads import MAX_HEADERS
 from service.http.peer import while_connected
 from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
-from service.http.scope import Peer as ConnectedPeer
-from service.http.scope import peer_of
+from service.http.scope import Peer, peer_of
 
 pytestmark = pytest.mark.anyio
 
@@ -43,13 +42,14 @@ class Recorder:
         self.go_on = asyncio.Event()
         self.waiting = asyncio.Event()
         self.newest: list[bool] = []
-        self.protocol: Watched
+        self.protocol: WatchedProtocol
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         self.paths.append(request.url.path)
         self.newest.append(self.protocol.cycle.scope is scope)
         self.headers += [name for name, _ in request.headers.items()]
+
         if request.url.path == "/read":
             try:
                 self.bodies.append(await request.body())
@@ -60,13 +60,14 @@ class Recorder:
             await receive()
             self.waiting.set()
             await self.go_on.wait()
+
         if request.url.path == "/big":
             await Response(b"x" * 10_000_000)(scope, receive, send)
         else:
             await PlainTextResponse("done")(scope, receive, send)
 
 
-class Watched(BoundedHttpProtocol):
+class WatchedProtocol(BoundedHttpProtocol):
     """Sets an event when the connection is lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +79,7 @@ class Watched(BoundedHttpProtocol):
         self.lost.set()
 
 
-class Peer:
+class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.send = writer.write
@@ -96,18 +97,18 @@ class Peer:
 @asynccontextmanager
 async def connected(
     app: Recorder, header_timeout_s: float = NEVER_S, keep_alive_s: float = NEVER_S
-) -> AsyncIterator[Peer]:
+) -> AsyncIterator[Client]:
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
 
-    def protocol() -> Watched:
-        app.protocol = Watched(config, ServerState(), {}, header_timeout_s=header_timeout_s)
+    def protocol() -> WatchedProtocol:
+        app.protocol = WatchedProtocol(config, ServerState(), {}, header_timeout_s=header_timeout_s)
         return app.protocol
 
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        yield Peer(reader, writer)
+        yield Client(reader, writer)
     finally:
         writer.close()
         server.close()
@@ -118,9 +119,9 @@ CLOSE = b"GET /close HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 
 async def test_protocol_requests_answered_in_order():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(GET + CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(GET + CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
+        answers = await client.answers()
 
     assert (answers, app.paths) == ([200, 200, 200], ["/get", "/read", "/close"])
     assert app.bodies == [b"abc"]
@@ -130,9 +131,9 @@ async def test_protocol_requests_answered_in_order():
 async def test_protocol_field_count_is_limited(extra):
     app = Recorder()
     fields = b"".join(b"x-%d: y\r\n" % number for number in range(MAX_HEADERS - 2 + extra))
-    async with connected(app) as peer:
-        peer.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n" + fields + b"\r\n" + GET)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n" + fields + b"\r\n" + GET)
+        answers = await client.answers()
 
     assert answers == (["headers_too_large"] if extra else [200])
 
@@ -141,18 +142,18 @@ async def test_protocol_field_count_is_limited(extra):
 async def test_protocol_head_size_is_limited(excess):
     app = Recorder()
     head = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\nx: "
-    async with connected(app) as peer:
-        peer.send(head + b"y" * (MAX_HEAD_BYTES - len(head) - 4 + excess) + b"\r\n\r\n")
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(head + b"y" * (MAX_HEAD_BYTES - len(head) - 4 + excess) + b"\r\n\r\n")
+        answers = await client.answers()
 
     assert answers == (["headers_too_large"] if excess > 0 else [200])
 
 
 async def test_protocol_trailers_are_dropped():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx-trailer: y\r\n\r\n" + CLOSE)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(CHUNKED + b"3\r\nabc\r\n0\r\nx-trailer: y\r\n\r\n" + CLOSE)
+        answers = await client.answers()
 
     assert (answers, app.bodies) == ([200, 200], [b"abc"])
     assert "x-trailer" not in app.headers
@@ -160,9 +161,9 @@ async def test_protocol_trailers_are_dropped():
 
 async def test_protocol_trailers_are_limited():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES)
+        answers = await client.answers()
 
     assert (answers, app.bodies, app.disconnects) == (["headers_too_large"], [], 1)
 
@@ -170,42 +171,42 @@ async def test_protocol_trailers_are_limited():
 @pytest.mark.parametrize("body", [b"zz\r\n", b"3\r\nabcd\r\n", b"3\nabc\n"])
 async def test_protocol_malformed_body_refused_and_its_reader_disconnected(body):
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED + body + GET)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(CHUNKED + body + GET)
+        answers = await client.answers()
 
     assert (answers, app.paths, app.disconnects) == (["malformed_request"], ["/read"], 1)
 
 
-async def test_protocol_malformed_body_behind_others_lets_them_finish():
+async def test_protocol_malformed_body_lets_earlier_requests_finish():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(
+    async with connected(app) as client:
+        client.send(
             GET + LONG.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked") + b"zz"
         )
-        peer.send(b"\r\n" + GET)
-        answers = await peer.answers()
+        client.send(b"\r\n" + GET)
+        answers = await client.answers()
 
     assert (answers, app.paths) == ([200, "malformed_request"], ["/get", "/get"])
 
 
-async def test_protocol_malformed_request_behind_a_good_one_lets_it_finish():
+async def test_protocol_malformed_request_lets_earlier_requests_finish():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(GET + b"hello there\r\n\r\n" + GET)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(GET + b"hello there\r\n\r\n" + GET)
+        answers = await client.answers()
 
     assert (answers, app.paths) == ([200, "malformed_request"], ["/get"])
 
 
 async def test_protocol_malformed_rest_of_answered_request_closes_silently():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED.replace(b"/read", b"/get"))
-        await peer.until(b"done")
-        peer.send(b"zz\r\n" + GET)
+    async with connected(app) as client:
+        client.send(CHUNKED.replace(b"/read", b"/get"))
+        await client.until(b"done")
+        client.send(b"zz\r\n" + GET)
 
-        assert (await peer.answers(), app.paths) == ([], ["/get"])
+        assert (await client.answers(), app.paths) == ([], ["/get"])
 
 
 @pytest.mark.parametrize(
@@ -220,10 +221,10 @@ async def test_protocol_malformed_rest_of_answered_request_closes_silently():
 )
 async def test_protocol_malformed_head_refused(sent):
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(sent + GET)
+    async with connected(app) as client:
+        client.send(sent + GET)
 
-        assert (await peer.answers(), app.paths) == (["malformed_request"], [])
+        assert (await client.answers(), app.paths) == (["malformed_request"], [])
 
 
 @pytest.mark.parametrize(
@@ -239,42 +240,42 @@ async def test_protocol_malformed_head_refused(sent):
     ],
     ids=["nothing", "line", "half_head", "second_half_head", "no_body", "half_body", "third"],
 )
-async def test_protocol_peer_that_stops_is_closed(sent, expected):
-    async with connected(Recorder(), header_timeout_s=0.05) as peer:
-        peer.send(sent)
+async def test_protocol_client_that_stops_sending_is_closed(sent, expected):
+    async with connected(Recorder(), header_timeout_s=0.05) as client:
+        client.send(sent)
 
-        assert await peer.answers() == expected
-
-
-async def test_protocol_peer_that_sends_only_empty_lines_is_closed():
-    async with connected(Recorder(), header_timeout_s=0.05) as peer:
-        peer.send(GET)
-        await peer.until(b"done")
-        peer.send(b"\r\n")
-
-        assert await peer.answers() == []
+        assert await client.answers() == expected
 
 
-async def test_protocol_half_head_never_cuts_off_a_response():
+async def test_protocol_client_that_sends_only_empty_lines_is_closed():
+    async with connected(Recorder(), header_timeout_s=0.05) as client:
+        client.send(GET)
+        await client.until(b"done")
+        client.send(b"\r\n")
+
+        assert await client.answers() == []
+
+
+async def test_protocol_half_head_never_ends_the_response_before_it():
     """The timer of a pipelined head starts after the response to the request before it."""
     app = Recorder()
-    async with connected(app, header_timeout_s=0.05) as peer:
-        peer.send(GET.replace(b"/get", b"/wait") + b"GET /ge")
+    async with connected(app, header_timeout_s=0.05) as client:
+        client.send(GET.replace(b"/get", b"/wait") + b"GET /ge")
         await app.waiting.wait()
         assert app.protocol._head_timer is None
         app.go_on.set()
 
-        assert await peer.answers() == [200, "request_timeout"]
+        assert await client.answers() == [200, "request_timeout"]
 
 
-async def test_protocol_refused_peer_that_keeps_sending_is_disconnected(monkeypatch):
+async def test_protocol_refused_client_that_keeps_sending_is_disconnected(monkeypatch):
     monkeypatch.setattr(http_protocol, "_LINGER_S", 0.05)
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(b"hello there\r\n\r\n")
-        peer.send(GET * 100)
+    async with connected(app) as client:
+        client.send(b"hello there\r\n\r\n")
+        client.send(GET * 100)
 
-        assert (await peer.answers(), app.paths) == (["malformed_request"], [])
+        assert (await client.answers(), app.paths) == (["malformed_request"], [])
 
 
 # Pipelined requests
@@ -287,9 +288,9 @@ def declared(path: bytes, body: bytes, *fields: bytes) -> bytes:
 
 async def test_protocol_pipelined_requests_are_parsed_one_at_a_time():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send((GET + declared(b"/get", b"abc")) * 1000 + CLOSE)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send((GET + declared(b"/get", b"abc")) * 1000 + CLOSE)
+        answers = await client.answers()
 
     assert answers == [200] * 2001
     assert all(app.newest)
@@ -297,22 +298,22 @@ async def test_protocol_pipelined_requests_are_parsed_one_at_a_time():
 
 async def test_protocol_active_request_pauses_reading():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(GET.replace(b"/get", b"/wait") + GET + CLOSE)
+    async with connected(app) as client:
+        client.send(GET.replace(b"/get", b"/wait") + GET + CLOSE)
         await app.waiting.wait()
-        paused_meanwhile = app.protocol.flow.read_paused
+        paused_during_request = app.protocol.flow.read_paused
         app.go_on.set()
 
-        assert await peer.answers() == [200, 200, 200]
-    assert paused_meanwhile
+        assert await client.answers() == [200, 200, 200]
+    assert paused_during_request
 
 
 async def test_protocol_bodies_and_heads_mixed_are_answered_in_order():
     app = Recorder()
     bodies = [b"%d\r\n\r\n" % number * 20_000 for number in range(20)]
-    async with connected(app) as peer:
-        peer.send(b"".join(declared(b"/read", body) + GET for body in bodies) + CLOSE)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(b"".join(declared(b"/read", body) + GET for body in bodies) + CLOSE)
+        answers = await client.answers()
 
     assert answers == [200] * 41
     assert app.paths == ["/read", "/get"] * 20 + ["/close"]
@@ -320,20 +321,21 @@ async def test_protocol_bodies_and_heads_mixed_are_answered_in_order():
 
 
 async def test_protocol_requests_behind_a_chunked_one_are_answered():
-    """The only case of several requests in one piece: uvicorn's pipeline holds them."""
+    """The only case in which uvicorn's pipeline holds several requests at once."""
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 500 + CLOSE)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 500 + CLOSE)
+        answers = await client.answers()
 
     assert (answers, app.bodies) == ([200] * 502, [b"abc"])
 
 
 async def test_protocol_disconnect_with_a_pipeline_reaches_the_active_request():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
+    async with connected(app) as client:
+        client.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
         await app.waiting.wait()
+
         protocol = app.protocol
         cycle = protocol._active
         protocol.connection_lost(ConnectionResetError())
@@ -346,9 +348,9 @@ async def test_protocol_disconnect_with_a_pipeline_reaches_the_active_request():
 
 async def test_protocol_requests_behind_the_last_one_are_ignored():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CLOSE + GET * 100)
-        answers = await peer.answers()
+    async with connected(app) as client:
+        client.send(CLOSE + GET * 100)
+        answers = await client.answers()
 
     assert (answers, app.paths) == ([200], ["/close"])
 
@@ -361,7 +363,7 @@ class PeerRecorder(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peers: list[ConnectedPeer] = []
+        self.peers: list[Peer] = []
         self.calls: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -377,8 +379,8 @@ class PeerRecorder(Recorder):
 
 async def test_protocol_connection_lost_during_a_request_calls_its_peer_once():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(GET.replace(b"/get", b"/wait"))
+    async with connected(app) as client:
+        client.send(GET.replace(b"/get", b"/wait"))
         await app.waiting.wait()
         before = app.peers[0].disconnected
         app.protocol.connection_lost(ConnectionResetError())
@@ -389,11 +391,11 @@ async def test_protocol_connection_lost_during_a_request_calls_its_peer_once():
 
 async def test_protocol_each_request_of_a_connection_has_its_own_peer():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(GET)
-        await peer.until(b"done")
-        peer.send(CLOSE)
-        await peer.answers()
+    async with connected(app) as client:
+        client.send(GET)
+        await client.until(b"done")
+        client.send(CLOSE)
+        await client.answers()
 
     first, second = app.peers
     assert first is not second
@@ -402,9 +404,9 @@ async def test_protocol_each_request_of_a_connection_has_its_own_peer():
 
 async def test_protocol_pipelined_requests_have_their_own_peers():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 3 + CLOSE)
-        await peer.answers()
+    async with connected(app) as client:
+        client.send(CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n\r\n" + GET * 3 + CLOSE)
+        await client.answers()
 
     assert len({id(one) for one in app.peers}) == 5
     assert app.calls == []
@@ -412,8 +414,8 @@ async def test_protocol_pipelined_requests_have_their_own_peers():
 
 async def test_protocol_connection_lost_with_a_pipeline_calls_the_active_peer():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
+    async with connected(app) as client:
+        client.send(CHUNKED.replace(b"/read", b"/wait") + b"0\r\nx: y\r\n\r\n" + GET * 5)
         await app.waiting.wait()
         app.protocol.connection_lost(ConnectionResetError())
         app.go_on.set()
@@ -423,9 +425,9 @@ async def test_protocol_connection_lost_with_a_pipeline_calls_the_active_peer():
 
 async def test_protocol_connection_lost_between_requests_calls_no_peer():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(GET)
-        await peer.until(b"done")
+    async with connected(app) as client:
+        client.send(GET)
+        await client.until(b"done")
         app.protocol.connection_lost(None)
 
     assert app.calls == []
@@ -433,8 +435,8 @@ async def test_protocol_connection_lost_between_requests_calls_no_peer():
 
 async def test_protocol_connection_lost_before_any_request_is_no_error():
     app = PeerRecorder()
-    async with connected(app) as peer:
-        peer.send(b"GET /ge")
+    async with connected(app) as client:
+        client.send(b"GET /ge")
     await app.protocol.lost.wait()
 
     assert app.peers == []
@@ -458,31 +460,31 @@ async def test_protocol_disconnect_cancels_the_work():
                 self.disconnects += 1
 
     app = Working()
-    async with connected(app) as peer:
-        peer.send(GET)
+    async with connected(app) as client:
+        client.send(GET)
         await started.wait()
     await ended.wait()
 
     assert app.disconnects == 1
 
 
-# Slow peers
+# Slow clients
 
 
 LONG_CHUNKED = CHUNKED.replace(b"/read", b"/get")
 
 
 async def test_protocol_answered_request_whose_body_ends_later_is_closed_when_idle():
-    async with connected(Recorder(), keep_alive_s=0.05) as peer:
-        peer.send(LONG)
-        await peer.until(b"done")
-        peer.send(b"x" * 1000)
+    async with connected(Recorder(), keep_alive_s=0.05) as client:
+        client.send(LONG)
+        await client.until(b"done")
+        client.send(b"x" * 1000)
 
-        assert await peer.answers() == []
+        assert await client.answers() == []
 
 
 @pytest.mark.parametrize(
-    ("sent", "drop"),
+    ("sent", "piece"),
     [
         (LONG.replace(b"1000", b"100000000"), b"x"),
         (LONG_CHUNKED, b"1\r\nx\r\n"),
@@ -490,13 +492,13 @@ async def test_protocol_answered_request_whose_body_ends_later_is_closed_when_id
     ],
     ids=["declared", "chunked", "trailers"],
 )
-async def test_protocol_dripped_rest_of_an_answered_request_is_closed(sent, drop):
-    async with connected(Recorder(), header_timeout_s=0.05) as peer:
-        peer.send(sent)
-        await peer.until(b"done")
-        end = asyncio.ensure_future(peer.answers())
+async def test_protocol_slow_rest_of_an_answered_request_is_closed(sent, piece):
+    async with connected(Recorder(), header_timeout_s=0.05) as client:
+        client.send(sent)
+        await client.until(b"done")
+        end = asyncio.ensure_future(client.answers())
         while not end.done():
-            peer.send(drop)
+            client.send(piece)
             await asyncio.wait([end], timeout=0.001)
 
         with suppress(ConnectionResetError):  # for data sent after the close
@@ -504,11 +506,11 @@ async def test_protocol_dripped_rest_of_an_answered_request_is_closed(sent, drop
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["open", "close"])
-async def test_protocol_peer_that_does_not_read_is_disconnected(last):
+async def test_protocol_client_that_does_not_read_is_disconnected(last):
     app = Recorder()
-    async with connected(app, header_timeout_s=0.05) as peer:
-        peer.send(b"GET /big HTTP/1.1\r\nHost: t\r\n" + last + b"\r\n")
-        await peer.until(b"\r\n\r\n")
+    async with connected(app, header_timeout_s=0.05) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: t\r\n" + last + b"\r\n")
+        await client.until(b"\r\n\r\n")
         await app.protocol.lost.wait()
 
     assert app.protocol.transport.is_closing()
@@ -560,7 +562,7 @@ UPGRADES = {
         b"Sec-WebSocket-Key: x",
     ),
 }
-TEMPTING = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 100
+UPGRADE_LIKE_BODY = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 100
 
 
 @pytest.mark.parametrize("step", [1, 7, 10**6], ids=["bytes", "sevens", "at_once"])
@@ -568,24 +570,31 @@ TEMPTING = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 100
 async def test_protocol_upgrade_is_ignored_without_losing_data(fields, step, caplog):
     app = Recorder()
     chunked = CHUNKED.replace(b"Host: t", b"\r\n".join((b"Host: t", *fields)))
-    sent = declared(b"/read", TEMPTING, *fields) + chunked + b"3\r\nabc\r\n0\r\n\r\n" + GET + CLOSE
-    async with connected(app) as peer:
+    sent = (
+        declared(b"/read", UPGRADE_LIKE_BODY, *fields)
+        + chunked
+        + b"3\r\nabc\r\n0\r\n\r\n"
+        + GET
+        + CLOSE
+    )
+
+    async with connected(app) as client:
         for start in range(0, len(sent), step):
-            peer.send(sent[start : start + step])
-        answers = await peer.answers()
+            client.send(sent[start : start + step])
+        answers = await client.answers()
 
     assert answers == [200] * 4
-    assert app.bodies == [TEMPTING, b"abc"]
+    assert app.bodies == [UPGRADE_LIKE_BODY, b"abc"]
     assert "upgrade" not in app.headers
     assert not caplog.records
 
 
 async def test_protocol_upgrade_of_the_last_request_still_closes():
     app = Recorder()
-    async with connected(app) as peer:
-        peer.send(CLOSE.replace(b": close", b": close, Upgrade\r\nUpgrade: h2c") + GET)
+    async with connected(app) as client:
+        client.send(CLOSE.replace(b": close", b": close, Upgrade\r\nUpgrade: h2c") + GET)
 
-        assert (await peer.answers(), app.paths) == ([200], ["/close"])
+        assert (await client.answers(), app.paths) == ([200], ["/close"])
 
 
 @pytest.mark.parametrize(
@@ -600,11 +609,11 @@ async def test_protocol_upgrade_of_the_last_request_still_closes():
     ],
     ids=["none", "two", "two_1.0", "none_1.0", "empty", "connect"],
 )
-async def test_protocol_exactly_one_host_field(head, expected):
-    async with connected(Recorder()) as peer:
-        peer.send(head + b"\r\n\r\n")
+async def test_protocol_host_field_is_required_exactly_once(head, expected):
+    async with connected(Recorder()) as client:
+        client.send(head + b"\r\n\r\n")
 
-        assert await peer.answers() == [expected]
+        assert await client.answers() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -620,11 +629,11 @@ async def test_protocol_exactly_one_host_field(head, expected):
     ids=["gzip", "gzip_line", "twice", "identity", "empty", "upper_case"],
 )
 async def test_protocol_only_chunked_transfer_coding_accepted(coding, expected):
-    async with connected(Recorder()) as peer:
+    async with connected(Recorder()) as client:
         head = CHUNKED.replace(b"Encoding: chunked", b"Encoding: " + coding)
-        peer.send(head + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
+        client.send(head + b"3\r\nabc\r\n0\r\n\r\n" + CLOSE)
 
-        assert await peer.answers() == expected
+        assert await client.answers() == expected
 
 
 @pytest.mark.parametrize(
@@ -638,13 +647,13 @@ async def test_protocol_only_chunked_transfer_coding_accepted(coding, expected):
     ids=["trailer", "trailers", "extension", "zeros"],
 )
 async def test_protocol_flood_between_chunks_is_refused(flood):
-    async with connected(Recorder()) as peer:
-        peer.send(CHUNKED + flood)
+    async with connected(Recorder()) as client:
+        client.send(CHUNKED + flood)
 
-        assert await peer.answers() == ["headers_too_large"]
+        assert await client.answers() == ["headers_too_large"]
 
 
-# The log
+# Access log
 
 
 @pytest.mark.parametrize(
@@ -659,9 +668,9 @@ async def test_protocol_flood_between_chunks_is_refused(flood):
 )
 async def test_protocol_refusal_is_logged_once(caplog, sent, status, code):
     with caplog.at_level(logging.INFO):
-        async with connected(Recorder(), header_timeout_s=0.05) as peer:
-            peer.send(sent)
-            await peer.answers()
+        async with connected(Recorder(), header_timeout_s=0.05) as client:
+            client.send(sent)
+            await client.answers()
 
     (record,) = [record for record in caplog.records if record.name != "asyncio"]
     logged: Any = record

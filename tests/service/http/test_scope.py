@@ -26,7 +26,7 @@ def test_scope_returns_what_was_stored():
     assert (request_id_of(scope), started_s_of(scope)) == ("id", 1.5)
 
 
-def test_scope_of_another_server_has_no_peer_and_no_start():
+def test_scope_of_another_server_has_no_peer_and_no_start_time():
     assert (peer_of({}), started_s_of({})) == (None, None)
 
 

@@ -1,4 +1,4 @@
-"""The stages of a shutdown, with the server on the test's event loop; see also tests/e2e."""
+"""The stages of a shutdown, with the server on the test's event loop. See also tests/e2e."""
 
 from __future__ import annotations
 
