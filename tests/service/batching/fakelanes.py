@@ -1,4 +1,4 @@
-"""A batcher over fake lanes that take each step when the test says so."""
+"""A batcher with fake lanes. The test makes each lane start, answer or fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEVER = math.inf
 
 
 class FakeLane:
-    """A lane that can be lost, as a process can; it answers when the test says so."""
+    """A lane that answers when the test says so, and can be lost like a process."""
 
     busy = False
 
@@ -73,7 +73,7 @@ class FakeLane:
     def values(self) -> list[float]:
         return [number_of(entry) for job in self.jobs for entry in job.items]
 
-    # As a lane
+    # Methods of a lane
 
     def work(self, job: BatchJob[QueueEntry]) -> None:
         self.jobs.append(job)
@@ -127,11 +127,11 @@ class FakeFactory:
 
 @dataclass(eq=False)
 class Timer:
-    """A delayed call that the test triggers."""
+    """A delayed call that fires when the test says so."""
 
     delay_s: float
     call: Callable[[], None]
-    is_check: bool  # of the lanes' health
+    is_check: bool  # whether it checks the lanes' health
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -139,7 +139,7 @@ class Timer:
 
 
 class Rig:
-    """A batcher over fake lanes, with a clock and timers that stand still."""
+    """A batcher with fake lanes, a fake clock, and timers that only the test fires."""
 
     def __init__(self, factory: FakeFactory, limits: BatchLimits) -> None:
         self.clock = FakeClock()
@@ -167,7 +167,7 @@ class Rig:
 
     @property
     def delays(self) -> list[float]:
-        """Of the running timers, except those of checks."""
+        """The delays of the running timers, except health checks."""
         return [one.delay_s for one in self._running() if not one.is_check]
 
     @property
@@ -178,7 +178,7 @@ class Rig:
         return [one for one in self._timers if not one.cancelled]
 
     async def fire(self) -> None:
-        """Triggers every timer except those of checks."""
+        """Fires every timer except health checks."""
         for timer in self._running():
             if not timer.is_check:
                 self._timers.remove(timer)
@@ -186,7 +186,7 @@ class Rig:
         await settle()
 
     async def pass_time(self, seconds: float) -> None:
-        """Lets time pass, with a check of the lanes at every interval."""
+        """Advances the clock, with a health check of the lanes at every interval."""
         for _ in range(round(seconds / CHECK_INTERVAL_S)):
             self.clock.advance(CHECK_INTERVAL_S)
             checks = [one for one in self._running() if one.is_check]
@@ -195,14 +195,14 @@ class Rig:
                 check.call()
             await settle()
 
-    async def ask(
+    async def submit(
         self,
         *values: float,
         version: FakeVersion | None = None,
         deadline_s: float = NEVER,
         large: bool = False,
     ) -> list[asyncio.Task[RowResult]]:
-        """Submits pictures one after the other and lets the batcher dispatch them."""
+        """Submits pictures in order and lets the batcher dispatch them."""
         tasks = [
             asyncio.create_task(
                 self.batcher.submit(
@@ -214,25 +214,27 @@ class Rig:
             )
             for value in values
         ]
+
         self.tasks += tasks
         await settle()
         return tasks
 
 
 @asynccontextmanager
-async def rig(
+async def new_rig(
     lanes: int = 1, *, slow: bool = False, depth: int = 1, **limits: Any
 ) -> AsyncIterator[Rig]:
-    made = Rig(FakeFactory(slow=slow, depth=depth), BatchLimits(lanes=lanes, **limits))
-    made.batcher.start()
+    rig = Rig(FakeFactory(slow=slow, depth=depth), BatchLimits(lanes=lanes, **limits))
+    rig.batcher.start()
     await settle()
+
     try:
-        yield made
+        yield rig
     finally:
-        for task in made.tasks:
+        for task in rig.tasks:
             task.cancel()
-        await asyncio.gather(*made.tasks, return_exceptions=True)
-        await made.batcher.stop(0)
+        await asyncio.gather(*rig.tasks, return_exceptions=True)
+        await rig.batcher.stop(0)
 
 
 async def outcome_of(task: asyncio.Task[RowResult]) -> float | str:

@@ -1,4 +1,4 @@
-"""Shared by the tests of the batcher: a running one, items for it, and their outcomes."""
+"""Helpers for the batcher's tests: a running batcher, items to submit, and their outcomes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.fakes import FakeClock, FakeEngine, FakeVersion
 NEVER = math.inf
 
 
-class OneVersion(Batcher):
-    """A batcher with one version, which tests need not name."""
+class SingleVersionBatcher(Batcher):
+    """A batcher with a single version, so that tests need not pass one."""
 
     version: FakeVersion
 
@@ -41,12 +41,13 @@ async def running(
     on_run: Callable[[str, int, float], None] = lambda *_: None,
     max_batch_size: int = 8,
     **limits: Any,
-) -> AsyncIterator[OneVersion]:
+) -> AsyncIterator[SingleVersionBatcher]:
     callbacks = BatchCallbacks(on_run=on_run)
-    batcher = OneVersion(
+    batcher = SingleVersionBatcher(
         ThreadLaneFactory(clock), BatchLimits(**limits), clock=clock, callbacks=callbacks
     )
     batcher.version = FakeVersion(engine, max_batch_size=max_batch_size)
+
     batcher.start()
     try:
         yield batcher
@@ -55,7 +56,9 @@ async def running(
         await batcher.stop()
 
 
-def submit(batcher: OneVersion, value: float, deadline_s: float = NEVER) -> asyncio.Task[RowResult]:
+def submit(
+    batcher: SingleVersionBatcher, value: float, deadline_s: float = NEVER
+) -> asyncio.Task[RowResult]:
     row = np.array([value], np.float32)
     return asyncio.create_task(batcher.submit(row, deadline_s))
 
@@ -66,25 +69,25 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def pass_time(batcher: OneVersion, clock: FakeClock, seconds: float) -> None:
-    """Lets time pass in steps, with a check of the lanes after each."""
+def pass_time(batcher: SingleVersionBatcher, clock: FakeClock, seconds: float) -> None:
+    """Advances the clock in steps, with a health check of the lanes after each."""
     for _ in range(round(seconds / CHECK_INTERVAL_S)):
         clock.advance(CHECK_INTERVAL_S)
         batcher._lanes._check()
 
 
-async def entered(engine: FakeEngine) -> None:
-    """Returns when one more run has started."""
+async def run_started(engine: FakeEngine) -> None:
+    """Waits until one more run has started."""
     await asyncio.to_thread(engine.entered.acquire)
 
 
 async def occupy(
-    batcher: OneVersion, engine: FakeEngine, value: float = 0.0
+    batcher: SingleVersionBatcher, engine: FakeEngine, value: float = 0.0
 ) -> asyncio.Task[RowResult]:
-    """Makes a lane run one item and stay in the engine."""
+    """Blocks a lane inside the engine with one item."""
     engine.hold()
     task = submit(batcher, value)
-    await entered(engine)
+    await run_started(engine)
     return task
 
 
@@ -108,7 +111,7 @@ def raising(error: BaseException) -> Callable[[NDArray[Any]], NDArray[np.float32
     return answer
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    turn = threading.Event()
-    while not true():
-        turn.wait(0.001)
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.001)

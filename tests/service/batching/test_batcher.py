@@ -15,9 +15,9 @@ from service.errors import DeadlineExceeded, EngineFailure, ModelNotReady, Overl
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.batching.harness import (
     NEVER,
-    entered,
     occupy,
     raising,
+    run_started,
     running,
     settle,
     submit,
@@ -53,7 +53,7 @@ async def test_batcher_items_queued_while_busy_become_one_batch():
     assert engine.batches == [[0.0], [0.25, 0.5, 0.75]]
 
 
-async def test_batcher_window_starts_at_first_entry_not_when_idle_began():
+async def test_batcher_window_starts_at_the_first_entry_not_when_the_lane_became_idle():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=2, max_wait_s=60) as batcher:
         await settle()
@@ -66,14 +66,15 @@ async def test_batcher_window_starts_at_first_entry_not_when_idle_began():
     assert (alone, engine.batches, values) == ([], [[0.25, 0.5]], [0.25, 0.5])
 
 
-async def test_batcher_window_spent_while_busy_not_waited_again():
+async def test_batcher_window_that_passed_while_busy_is_not_waited_again():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=2, max_wait_s=60) as batcher:
         engine.hold()
         full = [submit(batcher, 0.25), submit(batcher, 0.375)]
-        await entered(engine)
+        await run_started(engine)
         late = submit(batcher, 0.5)
         await settle()
+
         clock.advance(61)
         engine.release()
         values = await values_of([*full, late])
@@ -82,7 +83,7 @@ async def test_batcher_window_spent_while_busy_not_waited_again():
     assert engine.batches[-1] == [0.5]
 
 
-async def test_batcher_window_that_ends_runs_what_is_there():
+async def test_batcher_end_of_the_window_runs_a_partial_batch():
     engine = FakeEngine()
     async with running(engine, max_batch_size=8, max_wait_s=0.001) as batcher:
         answered = await submit(batcher, 0.5)
@@ -127,13 +128,13 @@ async def test_batcher_many_items_never_exceed_max_batch_size(max_batch_size):
 
 async def test_batcher_idle_lanes_set_no_timers_and_do_not_wake(monkeypatch):
     timers: list[object] = []
-    looks: list[object] = []
+    dispatches: list[object] = []
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_at", lambda when, *_args, **_: timers.extend([when]))
-    monkeypatch.setattr(Batcher, "_dispatch", looks.append)
+    monkeypatch.setattr(Batcher, "_dispatch", dispatches.append)
     async with running(FakeEngine(), lanes=3):
         await settle()
-        idle = (timers[:], looks[:])
+        idle = (timers[:], dispatches[:])
         monkeypatch.undo()
 
     assert idle == ([], [])
@@ -161,7 +162,7 @@ async def test_batcher_each_run_reported_with_its_size():
     assert reported == [1, 2]
 
 
-async def test_batcher_times_tell_queue_from_run():
+async def test_batcher_times_separate_queue_and_run():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         await occupy(batcher, engine)
@@ -191,12 +192,13 @@ async def test_batcher_full_queue_refuses_at_once():
             await refused
 
 
-async def test_batcher_abandoned_entry_frees_its_place_at_once():
+async def test_batcher_cancelled_entry_frees_its_place_at_once():
     engine = FakeEngine()
     async with running(engine, max_queue=2) as batcher:
         held = await occupy(batcher, engine)
         first, second = submit(batcher, 0.25), submit(batcher, 0.5)
         await settle()
+
         second.cancel()
         await settle()
         third = submit(batcher, 0.75)
@@ -215,6 +217,7 @@ async def test_batcher_expired_entry_dropped_before_run():
         expired = submit(batcher, 0.25, deadline_s=clock() + 1)
         fresh = submit(batcher, 0.5, deadline_s=clock() + 100)
         await settle()
+
         clock.advance(2)
         engine.release()
         values = await values_of([held, expired, fresh])
@@ -223,7 +226,7 @@ async def test_batcher_expired_entry_dropped_before_run():
     assert engine.batches == [[0.0], [0.5]]
 
 
-async def test_batcher_only_expired_entries_cost_no_run():
+async def test_batcher_batch_of_expired_entries_is_not_run():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         with pytest.raises(DeadlineExceeded):
@@ -237,6 +240,7 @@ async def test_batcher_entry_expired_in_window_dropped_before_run():
     async with running(engine, clock=clock, max_batch_size=2, max_wait_s=60) as batcher:
         expired = submit(batcher, 0.25, deadline_s=clock() + 1)
         await settle()
+
         clock.advance(2)
         fresh = submit(batcher, 0.5)
         await settle()
@@ -255,10 +259,10 @@ async def test_batcher_not_started_refuses_and_is_not_alive():
         await batcher.submit(FakeVersion(FakeEngine()), np.zeros(1, np.float32), NEVER)
 
 
-# Neighbours
+# Items in the same batch
 
 
-async def test_batcher_cancelled_queued_waiter_leaves_neighbours_unharmed():
+async def test_batcher_item_cancelled_in_the_queue_does_not_affect_others():
     engine = FakeEngine()
     async with running(engine) as batcher:
         tasks = [await occupy(batcher, engine)]
@@ -272,12 +276,13 @@ async def test_batcher_cancelled_queued_waiter_leaves_neighbours_unharmed():
     assert engine.batches == [[0.0], [0.5, 0.75]]
 
 
-async def test_batcher_waiter_cancelled_during_run_leaves_neighbours_unharmed():
+async def test_batcher_item_cancelled_during_a_run_does_not_affect_others():
     engine = FakeEngine()
     async with running(engine, max_batch_size=3, max_wait_s=60) as batcher:
         engine.hold()
         tasks = [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
-        await entered(engine)
+        await run_started(engine)
+
         tasks[0].cancel()
         await settle()
         engine.release()
@@ -288,7 +293,7 @@ async def test_batcher_waiter_cancelled_during_run_leaves_neighbours_unharmed():
     assert (engine.batches[0], after) == ([0.25, 0.5, 0.75], [0.125, 0.375, 0.625])
 
 
-async def test_batcher_poisoned_item_alone_fails_after_single_retries():
+async def test_batcher_poisoned_item_fails_alone_after_retries_one_by_one():
     engine = FakeEngine()
     engine.poison = {0.5}
     async with running(engine) as batcher:
@@ -302,7 +307,7 @@ async def test_batcher_poisoned_item_alone_fails_after_single_retries():
     assert engine.batches == [[0.0], [0.25, 0.5, 0.75], [0.25], [0.5], [0.75]]
 
 
-async def test_batcher_failed_run_touches_no_other_batch():
+async def test_batcher_failed_run_does_not_affect_other_batches():
     engine = FakeEngine()
     engine.poison = {0.25}
     async with running(engine, max_batch_size=1) as batcher:
@@ -312,23 +317,23 @@ async def test_batcher_failed_run_touches_no_other_batch():
         assert batcher.alive
 
 
-async def test_batcher_waiter_gone_during_failed_run_not_retried():
+async def test_batcher_item_cancelled_during_a_failed_run_is_not_retried():
     engine = FakeEngine()
     engine.poison = {0.5}
     async with running(engine) as batcher:
         await occupy(batcher, engine)
         tasks = [submit(batcher, value) for value in (0.25, 0.5)]
         await settle()
-        loop, left = asyncio.get_running_loop(), threading.Event()
-        tasks[0].add_done_callback(lambda _: left.set())
+        loop, cancelled = asyncio.get_running_loop(), threading.Event()
+        tasks[0].add_done_callback(lambda _: cancelled.set())
 
-        def leave_and_answer(batch):
+        def cancel_and_answer(batch):
             if len(batch) > 1:
                 loop.call_soon_threadsafe(tasks[0].cancel)
-                left.wait()
+                cancelled.wait()
             return engine._answer(batch)
 
-        engine.answer = leave_and_answer
+        engine.answer = cancel_and_answer
         engine.release()
         values = await values_of(tasks)
 
@@ -341,11 +346,12 @@ async def test_batcher_waiter_gone_during_failed_run_not_retried():
     [lambda scores: scores[:-1], lambda scores: np.vstack([scores, scores]), lambda s: s[:, 0]],
     ids=["too_few", "too_many", "one_dimension"],
 )
-async def test_batcher_wrong_row_count_fails_run_and_retries_singly(answer):
+async def test_batcher_wrong_row_count_fails_the_run_and_retries_items_one_by_one(answer):
     engine = FakeEngine()
     engine.answer = lambda batch: (
         answer(engine._answer(batch)) if len(batch) > 1 else engine._answer(batch)
     )
+
     async with running(engine) as batcher:
         await occupy(batcher, engine)
         tasks = [submit(batcher, 0.25), submit(batcher, 0.5)]
@@ -395,6 +401,7 @@ async def test_batcher_rows_of_different_shapes_fail_alone():
 async def test_batcher_two_thousand_items_with_random_cancels_never_mixed_up():
     engine = FakeEngine()
     victims = random.Random(5).sample(range(2000), 300)  # noqa: S311 - repeatable
+
     async with running(engine, lanes=2, max_queue=2000) as batcher:
         tasks = {number: submit(batcher, number / 4096) for number in range(2000)}
         cancelled = set()
@@ -402,14 +409,15 @@ async def test_batcher_two_thousand_items_with_random_cancels_never_mixed_up():
             await asyncio.sleep(0)
             if tasks[victim].cancel():
                 cancelled.add(victim)
+
         values = await values_of(list(tasks.values()))
 
-    right = ["CancelledError" if n in cancelled else n / 4096 for n in range(2000)]
+    expected = ["CancelledError" if n in cancelled else n / 4096 for n in range(2000)]
     assert cancelled
-    assert values == right
+    assert values == expected
 
 
-# Ends
+# Drain and stop
 
 
 async def test_batcher_drain_finishes_accepted_and_refuses_new():
@@ -417,6 +425,7 @@ async def test_batcher_drain_finishes_accepted_and_refuses_new():
     async with running(engine, max_batch_size=1) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
         await settle()
+
         draining = asyncio.create_task(batcher.drain())
         await settle()
         late = submit(batcher, 0.75)
@@ -427,7 +436,7 @@ async def test_batcher_drain_finishes_accepted_and_refuses_new():
     assert values == [0.0, 0.25, 0.5, "Draining"]
 
 
-async def test_batcher_drain_cuts_window_short():
+async def test_batcher_drain_ends_the_window_early():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=2, max_wait_s=60) as batcher:
         waiting = submit(batcher, 0.5)
@@ -437,7 +446,7 @@ async def test_batcher_drain_cuts_window_short():
         assert value_of(await waiting) == 0.5
 
 
-async def test_batcher_drain_given_up_leaves_lanes_running():
+async def test_batcher_drain_that_is_cancelled_leaves_lanes_running():
     engine = FakeEngine()
     async with running(engine) as batcher:
         held = await occupy(batcher, engine)
@@ -450,7 +459,7 @@ async def test_batcher_drain_given_up_leaves_lanes_running():
         assert value_of(await held) == 0.0
 
 
-async def test_batcher_stop_in_time_says_so():
+async def test_batcher_stop_in_time_returns_true():
     engine = FakeEngine()
     async with running(engine) as batcher:
         answered = await submit(batcher, 0.5)
@@ -459,7 +468,7 @@ async def test_batcher_stop_in_time_says_so():
         assert value_of(answered) == 0.5
 
 
-async def test_batcher_stop_with_held_engine_bounded_and_fails_what_is_left():
+async def test_batcher_stop_with_a_blocked_engine_ends_in_time_and_fails_the_remaining_items():
     engine = FakeEngine()
     async with running(engine, max_batch_size=1) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
@@ -472,7 +481,7 @@ async def test_batcher_stop_with_held_engine_bounded_and_fails_what_is_left():
     assert (engine.batches, batcher.waiting) == ([[0.0]], 0)
 
 
-async def test_batcher_stop_without_time_fails_entry_in_window():
+async def test_batcher_stop_with_zero_timeout_fails_the_entry_in_the_window():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=2, max_wait_s=60) as batcher:
         waiting = submit(batcher, 0.5)
@@ -495,7 +504,7 @@ async def test_batcher_engine_raising_stop_iteration_fails_only_its_item():
 # Recipes
 
 
-async def test_batcher_recipe_is_carried_out_on_the_lane():
+async def test_batcher_recipe_runs_on_the_lane():
     engine = FakeEngine()
 
     def recipe() -> NDArray[Any]:
@@ -514,7 +523,7 @@ async def test_batcher_recipe_is_carried_out_on_the_lane():
     [(ValueError("bad"), "ValueError"), (StopIteration(), "RuntimeError")],
     ids=["error", "stop"],
 )
-async def test_batcher_recipe_that_fails_leaves_neighbours_unharmed(error, answer):
+async def test_batcher_recipe_that_fails_does_not_affect_other_items(error, answer):
     def recipe() -> NoReturn:
         raise error
 
@@ -542,18 +551,19 @@ async def test_batcher_expected_time_follows_the_queue_and_the_last_runs():
         engine.release()
         await first
         idle = batcher.expected_s()
+
         await occupy(batcher, engine)
         _queued = submit(batcher, 0.5)
         await settle()
-        queued_too = batcher.expected_s()
+        with_queue = batcher.expected_s()
 
-    assert (unknown, idle, queued_too) == (0.0, 0.0, 6.0)
-
-
-# Work ahead
+    assert (unknown, idle, with_queue) == (0.0, 0.0, 6.0)
 
 
-async def test_batcher_busy_lane_has_a_full_batch_ahead_and_no_more():
+# Batches ahead
+
+
+async def test_batcher_busy_lane_has_one_full_batch_ahead_and_no_more():
     engine = FakeEngine()
     async with running(engine, max_batch_size=2) as batcher:
         tasks = [await occupy(batcher, engine)]
@@ -567,7 +577,7 @@ async def test_batcher_busy_lane_has_a_full_batch_ahead_and_no_more():
     assert engine.batches == [[0.0], [0.25, 0.5], [0.75]]
 
 
-async def test_batcher_expired_work_ahead_costs_no_run():
+async def test_batcher_expired_batch_ahead_is_not_run():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1) as batcher:
         held = await occupy(batcher, engine)

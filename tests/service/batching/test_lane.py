@@ -25,7 +25,7 @@ class Bench:
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self.engine = engine or FakeEngine()
         self.clock = FakeClock()
-        self.carried_out: list[float] = []
+        self.recipes_run: list[float] = []
         self._done: asyncio.Queue[BatchJob[QueueEntry]] = asyncio.Queue()
         self.lane = ThreadLane(callbacks(lambda _, job: self._done.put_nowait(job)), self.clock)
 
@@ -36,10 +36,10 @@ class Bench:
         deadline_s: float = NEVER,
         first: Callable[[], object] = lambda: None,
     ) -> QueueEntry:
-        """An entry with a recipe, which calls `first`."""
+        """An entry with a recipe that calls `first` before it returns the row."""
 
         def recipe() -> np.ndarray[Any, Any]:
-            self.carried_out.append(value)
+            self.recipes_run.append(value)
             first()
             return np.array([value], np.float32)
 
@@ -47,7 +47,7 @@ class Bench:
         return QueueEntry(recipe, deadline_s, self.clock(), future)
 
     def interrupt(self) -> None:
-        """As `Lane.interrupt`, but on the lane's thread: it does not answer the entries."""
+        """Like `Lane.interrupt`, but called on the lane's thread and without answering the entries."""
         self.lane.jobs[0].run.interrupt()
 
     def begin(self, *batch: QueueEntry, wide: bool = False) -> None:
@@ -75,7 +75,7 @@ def callbacks(on_done: Callable[..., None]) -> LaneCallbacks:
 def outcome(entry: QueueEntry) -> float | str:
     """The entry's value, or the name of its error."""
     if not entry.future.done():
-        return "waits"
+        return "pending"
     if entry.future.cancelled():
         return "cancelled"
     error = entry.future.exception()
@@ -83,7 +83,7 @@ def outcome(entry: QueueEntry) -> float | str:
 
 
 @pytest.mark.anyio
-async def test_lane_deadline_that_passes_between_recipes_spares_the_later_ones():
+async def test_lane_deadline_that_passes_between_recipes_skips_the_later_ones():
     bench = Bench()
     slow = bench.entry(0.25, first=lambda: bench.clock.advance(2))
     late = bench.entry(0.5, deadline_s=bench.clock() + 1)
@@ -92,24 +92,24 @@ async def test_lane_deadline_that_passes_between_recipes_spares_the_later_ones()
     await bench.work(slow, late, fresh)
 
     assert [outcome(one) for one in (slow, late, fresh)] == [0.25, "DeadlineExceeded", 0.75]
-    assert bench.carried_out == [0.25, 0.75]
+    assert bench.recipes_run == [0.25, 0.75]
     assert bench.engine.batches == [[0.25, 0.75]]
 
 
 @pytest.mark.anyio
-async def test_lane_recipe_of_abandoned_entry_is_not_carried_out():
+async def test_lane_recipe_of_a_cancelled_entry_is_not_run():
     bench = Bench()
     gone, there = bench.entry(0.25), bench.entry(0.5)
     gone.future.cancel()
 
     await bench.work(gone, there)
 
-    assert (bench.carried_out, bench.engine.batches) == ([0.5], [[0.5]])
+    assert (bench.recipes_run, bench.engine.batches) == ([0.5], [[0.5]])
     assert [outcome(one) for one in (gone, there)] == ["cancelled", 0.5]
 
 
 @pytest.mark.anyio
-async def test_lane_batch_of_abandoned_entries_is_not_run_but_reported():
+async def test_lane_batch_of_cancelled_entries_is_reported_without_a_run():
     bench = Bench()
     gone = bench.entry(0.25)
     gone.future.cancel()
@@ -134,25 +134,25 @@ async def test_lane_batch_whose_recipes_all_fail_is_not_run():
 
 
 @pytest.mark.anyio
-async def test_lane_interrupted_while_preparing_carries_out_no_more_recipes():
+async def test_lane_interrupted_during_preparation_runs_no_more_recipes():
     bench = Bench()
     batch = [bench.entry(0.25, first=bench.interrupt), bench.entry(0.5)]
 
     await bench.work(*batch)
 
-    assert bench.carried_out == [0.25]
+    assert bench.recipes_run == [0.25]
 
 
-class Interruptible(FakeEngine):
-    """Calls `meanwhile` during a run, and raises if that interrupts the run."""
+class InterruptibleEngine(FakeEngine):
+    """Calls `during_run` in every run, and raises if that interrupts the run."""
 
-    meanwhile: Callable[[], object]
+    during_run: Callable[[], object]
 
     def run(self, batch: Any, run: Any = None) -> Any:
         interrupts: list[bool] = []
         run.on_interrupt(lambda: interrupts.append(True))
         scores = super().run(batch)
-        self.meanwhile()
+        self.during_run()
         if interrupts:
             raise RuntimeError("terminated")
         return scores
@@ -160,9 +160,9 @@ class Interruptible(FakeEngine):
 
 @pytest.mark.anyio
 async def test_lane_interrupted_batch_is_not_retried():
-    engine = Interruptible()
+    engine = InterruptibleEngine()
     bench = Bench(engine)
-    engine.meanwhile = bench.interrupt
+    engine.during_run = bench.interrupt
     batch = [bench.entry(0.25), bench.entry(0.5)]
 
     job = await bench.work(*batch)
@@ -172,10 +172,10 @@ async def test_lane_interrupted_batch_is_not_retried():
 
 
 @pytest.mark.anyio
-async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine(caplog):
-    engine = Interruptible()
+async def test_lane_interrupted_picture_is_not_logged_as_an_engine_failure(caplog):
+    engine = InterruptibleEngine()
     bench = Bench(engine)
-    engine.meanwhile = bench.interrupt
+    engine.during_run = bench.interrupt
 
     job = await bench.work(bench.entry(0.25))
 
@@ -183,13 +183,13 @@ async def test_lane_interrupted_picture_is_not_taken_for_a_failure_of_the_engine
 
 
 @pytest.mark.anyio
-async def test_lane_after_an_interrupted_batch_works_on():
-    engine = Interruptible()
+async def test_lane_runs_the_next_batch_after_an_interrupted_one():
+    engine = InterruptibleEngine()
     bench = Bench(engine)
-    engine.meanwhile = bench.interrupt
+    engine.during_run = bench.interrupt
     bench.begin(bench.entry(0.25))
     await bench.done()
-    engine.meanwhile = lambda: None
+    engine.during_run = lambda: None
     entry = bench.entry(0.5)
 
     await bench.work(entry)
@@ -198,7 +198,7 @@ async def test_lane_after_an_interrupted_batch_works_on():
 
 
 @pytest.mark.anyio
-async def test_lane_deadline_that_passes_before_a_retry_spares_it():
+async def test_lane_deadline_that_passes_before_a_retry_prevents_it():
     bench = Bench()
 
     def fail_slowly(batch: Any) -> Any:
@@ -218,7 +218,7 @@ async def test_lane_deadline_that_passes_before_a_retry_spares_it():
 
 
 @pytest.mark.anyio
-async def test_lane_times_tell_queue_preparing_and_run_apart():
+async def test_lane_times_separate_queue_preparation_and_run():
     bench = Bench()
 
     def answer(batch: Any) -> Any:
@@ -237,29 +237,29 @@ async def test_lane_times_tell_queue_preparing_and_run_apart():
 
 
 @pytest.mark.anyio
-async def test_lane_run_counts_from_its_beginning_not_from_the_preparing():
+async def test_lane_run_starts_after_the_preparation():
     bench = Bench()
-    begun_s = bench.clock()
+    submitted_s = bench.clock()
 
     job = await bench.work(bench.entry(0.5, first=lambda: bench.clock.advance(2)))
 
-    assert job.started_s == begun_s + 2
+    assert job.started_s == submitted_s + 2
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-async def test_lane_run_has_all_cores_if_asked(wide):
-    widths = []
+async def test_lane_run_has_all_cores_on_request(wide):
+    wide_flags = []
 
     class Engine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
-            widths.append(run.wide)
+            wide_flags.append(run.wide)
             return super().run(batch)
 
     bench = Bench(Engine())
     await bench.work(bench.entry(0.5), wide=wide)
 
-    assert widths == [wide]
+    assert wide_flags == [wide]
 
 
 @pytest.mark.anyio
@@ -279,7 +279,7 @@ async def test_lane_interrupted_twice_fails_its_batch_once():
 
 
 @pytest.mark.anyio
-async def test_lane_interrupted_after_a_deadline_says_that_it_passed():
+async def test_lane_interrupted_after_a_deadline_reports_the_deadline():
     bench = Bench()
     bench.engine.hold()
     batch = [bench.entry(0.25, deadline_s=bench.clock() + 1), bench.entry(0.5)]
@@ -295,7 +295,7 @@ async def test_lane_interrupted_after_a_deadline_says_that_it_passed():
 
 
 @pytest.mark.anyio
-async def test_job_of_lane_that_died_fails_what_has_no_outcome():
+async def test_job_of_a_lane_that_died_fails_entries_without_an_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)
     row = RowResult(np.array([0.25, 0.75], np.float32), 0, 0, 2)
@@ -309,7 +309,7 @@ async def test_job_of_lane_that_died_fails_what_has_no_outcome():
 
 
 @pytest.mark.anyio
-async def test_job_leaves_entries_that_were_answered_meanwhile():
+async def test_job_does_not_change_entries_that_already_have_an_outcome():
     bench = Bench()
     entry = bench.entry(0.25)
     entry.fail(DeadlineExceeded("late"))
@@ -322,8 +322,8 @@ async def test_job_leaves_entries_that_were_answered_meanwhile():
     assert outcome(entry) == "DeadlineExceeded"
 
 
-def test_lane_whose_loop_is_closed_during_a_run_ends_quietly():
-    """An exception on the thread would fail the test."""
+def test_lane_whose_event_loop_closes_during_a_run_ends_without_an_error():
+    """pytest turns an exception on the thread into a failure."""
     loop = asyncio.new_event_loop()
 
     async def begin() -> Bench:
@@ -389,4 +389,4 @@ async def test_lane_queued_batch_can_be_stolen_and_the_running_one_cannot():
     bench.lane.close()
 
     assert [job and job.items for job in stolen] == [[ahead], None]
-    assert (outcome(first), ahead.future.done(), bench.carried_out) == (0.25, False, [0.25])
+    assert (outcome(first), ahead.future.done(), bench.recipes_run) == (0.25, False, [0.25])

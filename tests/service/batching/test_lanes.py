@@ -9,10 +9,10 @@ import pytest
 from service.batching.lanes import OVERDUE_S
 from tests.fakes import FakeClock, FakeEngine
 from tests.service.batching.harness import (
-    entered,
     occupy,
     pass_time,
     raising,
+    run_started,
     running,
     settle,
     submit,
@@ -23,7 +23,7 @@ from tests.service.batching.harness import (
 pytestmark = pytest.mark.anyio
 
 
-DEADLY = {
+FATAL_ERRORS = {
     "system_exit": SystemExit(2),
     "keyboard_interrupt": KeyboardInterrupt(),
     "cancelled": asyncio.CancelledError(),
@@ -31,7 +31,7 @@ DEADLY = {
 }
 
 
-@pytest.mark.parametrize("error", DEADLY.values(), ids=DEADLY.keys())
+@pytest.mark.parametrize("error", FATAL_ERRORS.values(), ids=FATAL_ERRORS.keys())
 async def test_lane_that_dies_fails_its_item_and_is_replaced(error):
     engine = FakeEngine()
     async with running(engine, max_batch_size=1) as batcher:
@@ -70,7 +70,7 @@ async def test_lanes_successful_run_resets_the_backoff():
         assert batcher.alive
 
 
-async def test_lanes_stuck_lane_fails_liveness_until_it_comes_back():
+async def test_lanes_stuck_lane_fails_liveness_until_it_recovers():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         held = await occupy(batcher, engine)
@@ -78,6 +78,7 @@ async def test_lanes_stuck_lane_fails_liveness_until_it_comes_back():
         for seconds in (30, 1):
             clock.advance(seconds)
             states.append(batcher.alive)
+
         engine.release()
         await held
         states.append(batcher.alive)
@@ -96,7 +97,7 @@ class InterruptibleEngine(FakeEngine):
         return scores
 
 
-async def test_lanes_stuck_run_is_interrupted_and_the_lane_goes_on():
+async def test_lanes_stuck_run_is_interrupted_and_the_lane_keeps_working():
     engine, clock = InterruptibleEngine(), FakeClock()
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
@@ -113,8 +114,9 @@ async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_re
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
         await settle()
+
         pass_time(batcher, clock, 33)
-        await entered(engine)  # the new lane's
+        await run_started(engine)  # the run of the new lane
         alive_while_stuck = batcher.alive
         engine.release()
         values = await values_of(tasks)
@@ -123,14 +125,15 @@ async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_re
     assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
 
 
-async def test_lanes_work_ahead_of_a_stuck_lane_goes_to_another():
+async def test_lanes_batch_behind_a_stuck_run_goes_to_another_lane():
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, max_batch_size=1, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
         await settle()
         ahead = batcher.waiting == 0
+
         pass_time(batcher, clock, 33)
-        await entered(engine)  # the new lane's
+        await run_started(engine)  # the run of the new lane
         engine.release()
         values = await values_of(tasks)
 
@@ -143,7 +146,7 @@ async def test_lanes_run_overdue_by_a_second_is_interrupted():
     async with running(engine, clock=clock) as batcher:
         engine.hold()
         late = submit(batcher, 0.0, clock() + 2)
-        await entered(engine)
+        await run_started(engine)
         pass_time(batcher, clock, 2.75)
         before = late.done()
         pass_time(batcher, clock, 0.75)
@@ -152,16 +155,17 @@ async def test_lanes_run_overdue_by_a_second_is_interrupted():
     assert (before, values) == (False, ["DeadlineExceeded", 0.25])
 
 
-async def test_lanes_interrupted_run_does_not_count_as_a_usual_time():
+async def test_lanes_interrupted_run_does_not_count_in_the_usual_time():
     engine, clock = InterruptibleEngine(), FakeClock()
     async with running(engine, clock=clock) as batcher:
         due_s = []
         for _ in range(2):
             engine.hold()
             late = submit(batcher, 0.0, clock() + 2)
-            await entered(engine)
+            await run_started(engine)
             (lane,) = batcher._lanes
             due_s.append(lane.jobs[0].due_s - clock())
+
             pass_time(batcher, clock, 3.5)
             engine.release()
             await values_of([late])
@@ -180,15 +184,16 @@ async def test_lanes_deadline_shorter_than_a_run_does_not_interrupt_it():
         clock.advance(10)
         engine.release()
         await first
-        engine.hold()
-        hasty = submit(batcher, 0.5, clock() + 0.1)
-        await entered(engine)
-        pass_time(batcher, clock, 18)
-        patient = hasty.done()
-        engine.release()
-        values = await values_of([hasty])
 
-    assert (patient, values) == (False, [0.5])
+        engine.hold()
+        short = submit(batcher, 0.5, clock() + 0.1)
+        await run_started(engine)
+        pass_time(batcher, clock, 18)
+        done_early = short.done()
+        engine.release()
+        values = await values_of([short])
+
+    assert (done_early, values) == (False, [0.5])
 
 
 async def test_lanes_blocked_event_loop_interrupts_no_run():
@@ -196,7 +201,8 @@ async def test_lanes_blocked_event_loop_interrupts_no_run():
     async with running(engine, clock=clock) as batcher:
         engine.hold()
         task = submit(batcher, 0.5, clock() + 1)
-        await entered(engine)
+        await run_started(engine)
+
         for _ in range(2):
             clock.advance(60)
             batcher._lanes._check()
@@ -220,42 +226,42 @@ class OneSlowRun(FakeEngine):
         return scores
 
 
-async def test_lanes_work_ahead_of_a_slow_run_goes_to_a_lane_that_is_free():
+async def test_lanes_batch_behind_a_slow_run_goes_to_a_free_lane():
     engine = OneSlowRun()
     async with running(engine, lanes=2, max_batch_size=1) as batcher:
         tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
         tasks += [submit(batcher, value) for value in (0.25, 0.5)]
         await settle()
-        ahead_of_each = batcher.waiting == 0
+        queue_is_empty = batcher.waiting == 0
+
         engine.release()
         others = await values_of(tasks[1:])
         slow_done = tasks[0].done()
         engine.slow.set()
         (last,) = await values_of(tasks[:1])
 
-    assert (ahead_of_each, others, slow_done, last) == (True, [0.125, 0.25, 0.5], False, 0.0)
+    assert (queue_is_empty, others, slow_done, last) == (True, [0.125, 0.25, 0.5], False, 0.0)
     assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5]]
 
 
 @pytest.mark.parametrize(
     ("passed_s", "second_run"), [(0.01, 0.75), (10.0, 0.25)], ids=["usual", "slow"]
 )
-async def test_lanes_work_behind_a_slow_run_is_not_overtaken_by_what_came_later(
-    passed_s, second_run
-):
+async def test_lanes_batch_behind_a_slow_run_is_not_overtaken_by_later_ones(passed_s, second_run):
     engine, clock = OneSlowRun(), FakeClock()
     async with running(engine, clock=clock, lanes=2, max_batch_size=1) as batcher:
         tasks = [await occupy(batcher, engine, 0.0), await occupy(batcher, engine, 0.125)]
         tasks += [submit(batcher, value) for value in (0.25, 0.5, 0.75)]
         await settle()
         batcher._queue_of(batcher.version).times.item_s = 0.01
+
         clock.advance(passed_s)
         engine.release()
         await values_of([tasks[1], tasks[3]])
         await asyncio.to_thread(wait_until, lambda: len(engine.batches) > 3)
-        after_both = engine.batches[3][0]
+        fourth_batch = engine.batches[3][0]
         engine.slow.set()
         await values_of(tasks)
 
-    assert after_both == second_run
+    assert fourth_batch == second_run
     assert sorted(engine.batches) == [[0.0], [0.125], [0.25], [0.5], [0.75]]

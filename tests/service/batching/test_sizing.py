@@ -19,7 +19,7 @@ from service.settings import Settings
 
 @pytest.fixture(scope="module")
 def repository(models_dir: Path) -> Repository:
-    """The versions 1 and 2 of `tiny`."""
+    """Versions 1 and 2 of `tiny`."""
     return load_repository(RepositoryConfig(models_dir, EngineConfig("cpu"), versions_per_model=0))
 
 
@@ -41,8 +41,8 @@ def test_lanes_follow_cores_and_settings(repository, changes, cpus, lanes):
     assert batch_limits(repository, settings(**changes), cpus).lanes == lanes
 
 
-def test_lanes_are_for_all_versions_together(repository):
-    """One on a GPU and one on the CPU: the GPU's run takes one of the lanes."""
+def test_lanes_are_counted_for_all_versions_together(repository):
+    """With one version on a GPU and one on the CPU, the GPU's runs take one of the lanes."""
     first, second = repository.versions()
     mixed, gpu = Repository([on_gpu(first), second]), Repository([on_gpu(first), on_gpu(second)])
 
@@ -59,17 +59,22 @@ def test_limits_follow_the_settings(repository):
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 1), (8, 4)])
-def test_threads_that_prepare_leave_half_of_the_cores_to_runs(repository, cpus, threads):
+def test_prepare_threads_leave_half_of_the_cores_to_runs(repository, cpus, threads):
     assert prepare_threads(repository, cpus) == threads
 
 
-def test_threads_that_prepare_have_all_cores_where_runs_need_none(repository):
+def test_prepare_threads_have_all_cores_if_a_version_runs_on_a_gpu(repository):
     first, second = repository.versions()
 
     assert prepare_threads(Repository([on_gpu(first), second]), 8) == 8
 
 
-def test_run_plan_gives_a_lone_run_all_cores_and_others_one():
-    plan = engine_config(settings(provider="cpu", max_batch_size=3), 4)
+def test_engine_config_gives_a_lone_run_all_cores_and_others_one():
+    config = engine_config(settings(provider="cpu", max_batch_size=3), 4)
 
-    assert (plan.provider, plan.threads, plan.wide_threads, plan.max_batch_size) == ("cpu", 1, 4, 3)
+    assert (config.provider, config.threads, config.wide_threads, config.max_batch_size) == (
+        "cpu",
+        1,
+        4,
+        3,
+    )

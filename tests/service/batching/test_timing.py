@@ -30,7 +30,7 @@ def test_load_monitor_overlap_counts_for_a_while():
     assert (before, after, load.one_at_a_time()) == (True, False, True)
 
 
-def test_run_times_without_runs_on_one_core_all_cores_are_used():
+def test_run_times_without_runs_on_one_core_prefer_all_cores():
     clock = FakeClock()
     times = RunTimes(clock)
     for _ in range(20):
@@ -41,15 +41,15 @@ def test_run_times_without_runs_on_one_core_all_cores_are_used():
 
 def test_run_times_item_time_is_a_running_mean():
     times = RunTimes(FakeClock())
-    costs = []
+    means = []
     for item_s in (1.0, 2.0):
         times.record_item(item_s)
-        costs.append(times.item_s)
+        means.append(times.item_s)
 
-    assert costs == [1.0, pytest.approx(1.1)]
+    assert means == [1.0, pytest.approx(1.1)]
 
 
-async def test_wide_lone_items_get_all_cores_and_overlapping_ones_do_not():
+async def test_wide_lone_items_get_all_cores_but_overlapping_ones_do_not():
     wide: list[bool] = []
 
     class Engine(FakeEngine):

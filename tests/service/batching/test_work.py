@@ -16,7 +16,7 @@ from tests import tinymodel
 from tests.fakes import FakeClock
 
 RED = tinymodel.picture("red")
-FOREVER = float("inf")
+NEVER = float("inf")
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def manifest(models_dir: Path) -> Manifest:
     return read_version(models_dir, "tiny", 1).manifest
 
 
-def test_preparation_makes_a_row_of_the_graph_s_input(manifest):
-    row = Preparation(inspect(RED), manifest, FOREVER)()
+def test_preparation_returns_one_row_of_the_graphs_input(manifest):
+    row = Preparation(inspect(RED), manifest, NEVER)()
 
     assert (row.shape, row.dtype.name) == ((8, 8, 3), "uint8")
     assert row.tobytes() == bytes([255, 0, 0] * 64)
 
 
-def test_preparation_times_tell_decoding_from_the_rest(manifest, monkeypatch):
+def test_preparation_times_separate_decoding_and_preprocessing(manifest, monkeypatch):
     clock = FakeClock()
 
     def decode_slowly(*arguments: object) -> object:
@@ -44,31 +44,31 @@ def test_preparation_times_tell_decoding_from_the_rest(manifest, monkeypatch):
 
     monkeypatch.setattr(module, "decode_file", decode_slowly)
     monkeypatch.setattr(module, "to_input", resize_slowly)
-    recipe = Preparation(inspect(RED), manifest, FOREVER, clock)
+    recipe = Preparation(inspect(RED), manifest, NEVER, clock)
     before = (recipe.decode_s, recipe.preprocess_s)
     recipe()
 
     assert (before, (recipe.decode_s, recipe.preprocess_s)) == ((0, 0), (2, 3))
 
 
-def test_preparation_of_a_cut_picture_raises_what_is_wrong_with_it(manifest):
+def test_preparation_of_a_truncated_picture_raises_an_image_error(manifest):
     with pytest.raises(ImageError):
-        Preparation(inspect(RED[:40]), manifest, FOREVER)()
+        Preparation(inspect(RED[:40]), manifest, NEVER)()
 
 
-def test_preparation_keeps_the_limits_of_the_inspection(manifest):
+def test_preparation_applies_the_limits_of_the_inspection(manifest):
     with pytest.raises(ImageTooManyPixels):
-        Preparation(inspect(RED, ImageLimits(max_pixels=10)), manifest, FOREVER)()
+        Preparation(inspect(RED, ImageLimits(max_pixels=10)), manifest, NEVER)()
 
 
-def test_preparation_without_memory_is_overload(manifest, monkeypatch):
+def test_preparation_out_of_memory_raises_overloaded(manifest, monkeypatch):
     def decode(*_arguments: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(module, "decode_file", decode)
 
     with pytest.raises(Overloaded, match="memory") as raised:
-        Preparation(inspect(RED), manifest, FOREVER)()
+        Preparation(inspect(RED), manifest, NEVER)()
     assert raised.value.reason == "memory"
 
 
@@ -81,11 +81,11 @@ def test_preparation_of_an_expired_picture_decodes_nothing(manifest, late_s):
 
 
 @pytest.mark.parametrize(("more", "large"), [(0, False), (1, True)], ids=["at_limit", "above"])
-def test_picture_is_large_above_so_many_pixels(monkeypatch, more, large):
+def test_picture_is_large_above_the_pixel_limit(monkeypatch, more, large):
     monkeypatch.setattr(module, "LARGE_PIXELS", 16 * 16 - more)
 
     assert is_large(inspect(RED)) is large
 
 
-def test_picture_of_a_camera_is_large_and_one_of_a_page_is_not():
+def test_camera_photo_is_large_but_a_screen_sized_picture_is_not():
     assert 1920 * 1080 < LARGE_PIXELS < 12_000_000
