@@ -1,4 +1,4 @@
-"""Device runs in main memory, which onnxruntime binds in the same way as a GPU's."""
+"""Device runs in main memory, which onnxruntime binds in the same way as GPU memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import tinymodel
 NAMES = TensorNames("image", "probabilities")
 
 
-class Recorder:
+class RecordingSession:
     """A session that records the shape of every bound run."""
 
     def __init__(self, session: Any) -> None:
@@ -43,7 +43,7 @@ def pictures(count: int) -> np.ndarray[Any, Any]:
 @pytest.fixture
 def opened() -> ProviderSession:
     session = open_session(tinymodel.graph(), "cpu", threads=1)
-    return ProviderSession(Recorder(session.session), "cpu")
+    return ProviderSession(RecordingSession(session.session), "cpu")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_fixed_sizes_end_with_the_largest(sizes, largest, expected):
 
 
 @pytest.mark.parametrize(("count", "run"), [(1, 1), (2, 4), (3, 4), (4, 4), (5, 8), (8, 8)])
-def test_device_runs_fill_up_to_the_next_size(opened, count, run):
+def test_device_runs_are_padded_to_the_next_size(opened, count, run):
     plain = open_session(tinymodel.graph(), "cpu", threads=1).session
     batch = pictures(count)
 
@@ -77,7 +77,7 @@ def test_device_runs_fill_up_to_the_next_size(opened, count, run):
     assert answers == pytest.approx(plain.run([NAMES.output], {NAMES.input: batch})[0], abs=1e-6)
 
 
-def test_device_runs_answers_outlive_the_next_run(opened):
+def test_device_runs_answers_survive_the_next_run(opened):
     runs = DeviceRuns(opened, "cpu", NAMES, (4,))
     first = runs.run(pictures(3), None)
     kept = first.copy()
@@ -96,10 +96,10 @@ def test_device_runs_warm_up_runs_every_size(opened):
 def test_device_runs_take_a_batch_that_is_not_contiguous(opened):
     batch = pictures(4)
 
-    turned = DeviceRuns(opened, "cpu", NAMES, (4,)).run(batch[::-1], None)
+    answers_reversed = DeviceRuns(opened, "cpu", NAMES, (4,)).run(batch[::-1], None)
 
-    straight = DeviceRuns(opened, "cpu", NAMES, (4,)).run(batch, None)
-    assert np.array_equal(turned[::-1], straight)
+    answers = DeviceRuns(opened, "cpu", NAMES, (4,)).run(batch, None)
+    assert np.array_equal(answers_reversed[::-1], answers)
 
 
 def test_device_runs_of_two_threads_do_not_share_buffers(opened):
@@ -137,7 +137,7 @@ def test_engine_on_a_device_serves_a_version(tmp_path, kind):
 
 
 @pytest.mark.usefixtures("on_device")
-def test_engine_on_a_device_runs_the_provider_s_sizes(tmp_path, opened):
+def test_engine_on_a_device_runs_the_sizes_of_the_provider(tmp_path, opened):
     engine = OnnxEngine(opened, tinymodel.write_version(tmp_path), largest_batch=6)
     engine.warm_up()
 
@@ -150,7 +150,7 @@ def test_engine_on_a_device_runs_the_provider_s_sizes(tmp_path, opened):
 def test_engine_on_a_device_with_a_fixed_batch_runs_that_size_only(tmp_path):
     manifest: Manifest = tinymodel.write_version(tmp_path, batch=1)
     session = open_session(tinymodel.graph(batch=1), "cpu", threads=1).session
-    opened = ProviderSession(Recorder(session), "cpu")
+    opened = ProviderSession(RecordingSession(session), "cpu")
 
     engine = OnnxEngine(opened, manifest, largest_batch=1)
     engine.warm_up()
@@ -168,7 +168,7 @@ def test_engine_on_a_device_interrupted_run_fails(tmp_path, opened):
         engine.run(pictures(1), run)
 
 
-def test_engine_on_the_processor_binds_nothing(tmp_path, opened, monkeypatch):
+def test_engine_on_the_cpu_binds_nothing(tmp_path, opened, monkeypatch):
     monkeypatch.setattr(engine_module, "DeviceRuns", None)
     engine = OnnxEngine(opened, tinymodel.write_version(tmp_path), largest_batch=6)
 
@@ -179,7 +179,7 @@ def test_engine_on_the_processor_binds_nothing(tmp_path, opened, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_providers_with_few_sizes_can_run_a_single_picture(name):
+def test_providers_with_fixed_sizes_can_run_a_single_picture(name):
     sizes = PROVIDERS[name].batch_sizes
 
     assert not sizes or min(sizes) == 1

@@ -46,7 +46,7 @@ def test_engine_answers_each_row_as_expected(tmp_path, kind, count):
     assert probabilities == pytest.approx(np.array(expected), abs=1e-5)
 
 
-def test_engine_other_input_name_refused(manifest):
+def test_engine_different_input_name_refused(manifest):
     wrong = changed(manifest, input=manifest.graph.input.model_copy(update={"name": "pixels"}))
 
     with pytest.raises(GraphMismatch, match="inputs are image, the manifest says pixels"):
@@ -56,7 +56,7 @@ def test_engine_other_input_name_refused(manifest):
 @pytest.mark.parametrize(
     ("manifest_kind", "graph_kind"), [("uint8", "float32"), ("float32", "uint8")]
 )
-def test_engine_other_dtype_refused(tmp_path, manifest_kind, graph_kind):
+def test_engine_different_dtype_refused(tmp_path, manifest_kind, graph_kind):
     manifest = tinymodel.write_version(tmp_path, kind=manifest_kind)
 
     with pytest.raises(GraphMismatch, match=r"the input is tensor\("):
@@ -64,14 +64,14 @@ def test_engine_other_dtype_refused(tmp_path, manifest_kind, graph_kind):
 
 
 @pytest.mark.parametrize(("declared", "actual"), [(None, 1), (1, None)], ids=["any", "one"])
-def test_engine_other_batch_size_refused(tmp_path, declared, actual):
+def test_engine_different_batch_size_refused(tmp_path, declared, actual):
     manifest = tinymodel.write_version(tmp_path, batch=declared)
 
     with pytest.raises(GraphMismatch, match="input's shape"):
         engine_of(manifest, tinymodel.graph(batch=actual))
 
 
-def test_engine_other_sides_refused(manifest):
+def test_engine_different_image_size_refused(manifest):
     wrong = changed(
         manifest, input=manifest.graph.input.model_copy(update={"shape": (None, 9, 9, 3)})
     )
@@ -87,7 +87,7 @@ def test_engine_missing_output_refused(manifest):
         engine_of(changed(manifest, outputs=outputs), tinymodel.graph())
 
 
-def test_engine_other_number_of_classes_refused(manifest):
+def test_engine_different_number_of_classes_refused(manifest):
     wrong = manifest.model_copy(update={"labels": manifest.labels[:2]})
 
     with pytest.raises(GraphMismatch, match="returns 3 classes, the manifest has 2 labels"):
@@ -103,7 +103,7 @@ def node(name: str, kind: str, shape: list[Any]) -> SimpleNamespace:
     [(["N", "H", "W", "C"], ["N", "classes"]), (["N", 8, 8, 3], [])],
     ids=["symbolic", "unknown_output"],
 )
-def test_engine_symbolic_sides_are_accepted(manifest, input_shape, output_shape):
+def test_engine_symbolic_dimensions_are_accepted(manifest, input_shape, output_shape):
     session = SimpleNamespace(
         get_inputs=lambda: [node("image", "tensor(uint8)", input_shape)],
         get_outputs=lambda: [node("probabilities", "tensor(float)", output_shape)],
@@ -112,7 +112,7 @@ def test_engine_symbolic_sides_are_accepted(manifest, input_shape, output_shape)
     assert OnnxEngine(ProviderSession(session, "cpu"), manifest)
 
 
-def test_engine_input_of_other_rank_refused(manifest):
+def test_engine_input_of_different_rank_refused(manifest):
     session = SimpleNamespace(
         get_inputs=lambda: [node("image", "tensor(uint8)", ["N", 8, 8])],
         get_outputs=lambda: [node("probabilities", "tensor(float)", ["N", 3])],
@@ -122,27 +122,27 @@ def test_engine_input_of_other_rank_refused(manifest):
         OnnxEngine(ProviderSession(session, "cpu"), manifest)
 
 
-# Runs that are told to end
+# Interrupted runs
 
 
 def rows(count: int = 1) -> np.ndarray[Any, Any]:
     return np.zeros((count, tinymodel.SIDE_PX, tinymodel.SIDE_PX, 3), np.uint8)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    turn = threading.Event()
-    while not true():
-        turn.wait(0.001)
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.001)
 
 
-def at_work(thread: threading.Thread) -> bool:
+def is_computing(thread: threading.Thread) -> bool:
     """Returns whether a thread has used more CPU time than entering the runtime takes."""
     return thread.ident is not None and (
         time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) > 0.1
     )
 
 
-def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
+def test_engine_endless_run_is_ended_by_an_interrupt(manifest):
     engine, run = engine_of(manifest, tinymodel.endless_graph()), Run()
     errors: list[Exception] = []
 
@@ -154,7 +154,7 @@ def test_engine_run_without_end_is_ended_by_an_interrupt(manifest):
 
     thread = threading.Thread(target=endless, daemon=True)
     thread.start()
-    wait_until(lambda: at_work(thread))
+    wait_until(lambda: is_computing(thread))
     run.interrupt()
     thread.join(10)
 
@@ -189,22 +189,22 @@ def test_engine_retry_with_the_same_run_can_be_interrupted(manifest):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_run_interrupt_reaches_the_runtime_in_either_order(order):
-    run, told = Run(), []
-    steps = [run.interrupt, lambda: run.on_interrupt(lambda: told.append(order))]
+def test_run_interrupt_calls_a_callback_registered_before_or_after_it(order):
+    run, calls = Run(), []
+    steps = [run.interrupt, lambda: run.on_interrupt(lambda: calls.append(order))]
 
     for step in steps if order == "before" else reversed(steps):
         step()
 
-    assert told == [order]
+    assert calls == [order]
 
 
-def test_run_that_is_not_interrupted_tells_nobody():
-    run, told = Run(), []
+def test_run_that_is_not_interrupted_calls_no_callback():
+    run, calls = Run(), []
 
-    run.on_interrupt(lambda: told.append("x"))
+    run.on_interrupt(lambda: calls.append("x"))
 
-    assert told == []
+    assert calls == []
 
 
 # Runs with all cores
@@ -217,12 +217,14 @@ def test_engine_wide_runs_answer_the_same(manifest, count):
     engine = OnnxEngine(narrow, manifest, wide)
     batch = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 3), np.uint8)
 
-    alone, beside = (engine.run(batch, Run(wide=is_wide)) for is_wide in (True, False))
+    with_all_cores, with_one_core = (
+        engine.run(batch, Run(wide=is_wide)) for is_wide in (True, False)
+    )
 
-    np.testing.assert_allclose(alone, beside, atol=1e-6)
+    np.testing.assert_allclose(with_all_cores, with_one_core, atol=1e-6)
 
 
-class Noting:
+class RecordingSession:
     """A session that records its runs."""
 
     def __init__(self, name: str, runs: list[str]) -> None:
@@ -245,12 +247,14 @@ class Noting:
         (None, True, "narrow"),
         (Run(wide=True), False, "narrow"),
     ],
-    ids=["wide", "narrow", "unsaid", "only_one"],
+    ids=["wide", "narrow", "unspecified", "only_one"],
 )
-def test_engine_run_takes_the_session_that_is_meant(manifest, run, has_wide, expected):
+def test_engine_run_uses_the_wide_session_only_if_requested_and_available(
+    manifest, run, has_wide, expected
+):
     runs: list[str] = []
-    wide = ProviderSession(Noting("wide", runs), "cpu") if has_wide else None
-    engine = OnnxEngine(ProviderSession(Noting("narrow", runs), "cpu"), manifest, wide)
+    wide = ProviderSession(RecordingSession("wide", runs), "cpu") if has_wide else None
+    engine = OnnxEngine(ProviderSession(RecordingSession("narrow", runs), "cpu"), manifest, wide)
 
     engine.run(rows(), run)
 

@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[3]
 class FakeRuntime:
     """The part of onnxruntime that opens a session."""
 
-    def __init__(self, available: list[str], lands_on: str, fails_on: str = "") -> None:
+    def __init__(self, available: list[str], selects: str, fails_on: str = "") -> None:
         self.available = available
-        self.lands_on = lands_on
+        self.selects = selects
         self.fails_on = fails_on
         self.preloaded = 0
         self.entries: dict[str, str] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requested: list[tuple[str, dict[str, str]]] = []
 
     def get_available_providers(self) -> list[str]:
         return self.available
@@ -48,13 +48,13 @@ class FakeRuntime:
         self.entries[key] = value
 
     def InferenceSession(self, _graph: bytes, _options: Any, providers: Any) -> FakeRuntime:  # noqa: N802
-        self.asked = providers
+        self.requested = providers
         if providers[0][0] == self.fails_on:
             raise RuntimeError("no kernel image\nsecond line")
         return self
 
     def get_providers(self) -> list[str]:
-        return [self.lands_on, "CPUExecutionProvider"]
+        return [self.selects, "CPUExecutionProvider"]
 
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -81,8 +81,8 @@ def test_providers_cpu_opens_a_graph():
     assert opened.session.get_providers()[0] == CPU
 
 
-def test_providers_auto_without_cuda_falls_back_and_says_why(runtime):
-    runtime([CPU], lands_on=CPU)
+def test_providers_auto_without_cuda_falls_back_and_gives_the_reason(runtime):
+    runtime([CPU], selects=CPU)
 
     opened, fallback = session_on("auto")
 
@@ -90,8 +90,8 @@ def test_providers_auto_without_cuda_falls_back_and_says_why(runtime):
     assert (opened.provider, fallback) == ("cpu", ProviderFallback("not_installed", reason))
 
 
-def test_providers_auto_with_cuda_takes_it(runtime):
-    runtime([CUDA, CPU], lands_on=CUDA)
+def test_providers_auto_with_cuda_uses_it(runtime):
+    runtime([CUDA, CPU], selects=CUDA)
 
     opened, fallback = session_on("auto")
 
@@ -103,15 +103,15 @@ def test_providers_auto_with_cuda_takes_it(runtime):
     [("", "its libraries or its device are missing"), (CUDA, "no kernel image")],
     ids=["silently_on_cpu", "raises"],
 )
-def test_providers_auto_with_broken_cuda_falls_back_and_says_so(runtime, fails_on, reason):
-    runtime([CUDA, CPU], lands_on=CPU, fails_on=fails_on)
+def test_providers_auto_with_broken_cuda_falls_back_and_gives_the_reason(runtime, fails_on, reason):
+    runtime([CUDA, CPU], selects=CPU, fails_on=fails_on)
 
     opened, fallback = session_on("auto")
 
     assert (opened.provider, fallback) == ("cpu", ProviderFallback("failed", f"cuda: {reason}"))
 
 
-def test_providers_auto_passes_over_a_provider_that_does_not_prove_itself():
+def test_providers_auto_skips_a_provider_that_gives_wrong_answers():
     def open_on(name: str) -> str:
         if name == "cuda":
             raise ProviderUnavailable("cuda: wrong answers")
@@ -144,14 +144,14 @@ def test_providers_auto_keeps_the_first_reason_unless_a_later_one_failed(monkeyp
 
 
 def test_providers_cuda_by_name_without_it_refused(runtime):
-    runtime([CPU], lands_on=CPU)
+    runtime([CPU], selects=CPU)
 
     with pytest.raises(ProviderNotInstalled, match="cuda"):
         session_on("cuda")
 
 
 def test_providers_cuda_by_name_silently_on_cpu_refused(runtime):
-    runtime([CUDA, CPU], lands_on=CPU)
+    runtime([CUDA, CPU], selects=CPU)
 
     with pytest.raises(ProviderUnavailable, match="libraries or its device"):
         session_on("cuda")
@@ -160,12 +160,12 @@ def test_providers_cuda_by_name_silently_on_cpu_refused(runtime):
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_providers_every_row_opened_with_its_own_name_and_options(runtime, name):
     row = PROVIDERS[name]
-    fake = runtime([row.runtime_name], lands_on=row.runtime_name)
+    fake = runtime([row.runtime_name], selects=row.runtime_name)
 
     opened = open_session(GRAPH, name, threads=3)
 
     assert opened.provider == name
-    assert fake.asked == [(row.runtime_name, row.options)]
+    assert fake.requested == [(row.runtime_name, row.options)]
     assert fake.preloaded == int(row.preload)
     assert vars(fake)["intra_op_num_threads"] == 3
     assert fake.entries["session.intra_op.allow_spinning"] == "0"
@@ -175,7 +175,7 @@ def test_providers_every_row_opened_with_its_own_name_and_options(runtime, name)
 def test_providers_spinning_reaches_the_session_and_always_ends_with_the_run(
     runtime, spinning, entry
 ):
-    fake = runtime([CPU], lands_on=CPU)
+    fake = runtime([CPU], selects=CPU)
 
     open_session(GRAPH, "cpu", threads=2, spinning=spinning)
 
@@ -183,7 +183,7 @@ def test_providers_spinning_reaches_the_session_and_always_ends_with_the_run(
     assert fake.entries["session.force_spinning_stop"] == "1"
 
 
-def test_providers_last_row_is_what_runs_everywhere():
+def test_providers_last_row_is_the_cpu():
     assert [*PROVIDERS][-1] == "cpu"
 
 
@@ -193,7 +193,7 @@ def test_providers_graph_that_cannot_be_read_refused(graph):
         open_session(graph, "cpu", threads=1)
 
 
-_WATCHED = """
+_AUDITED = """
 import os, sys
 seen, outside = [], []
 def hook(event, args):
@@ -210,9 +210,9 @@ finally:
 """
 
 
-def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_is_off(models_dir):
-    """`uvicorn service.app:create_app` does not use our command."""
-    code = _WATCHED.format(
+def test_providers_embedding_program_imports_the_runtime_with_telemetry_off(models_dir):
+    """`uvicorn service.app:create_app` does not go through the `convserve` command."""
+    code = _AUDITED.format(
         enter="from service.app import create_app; from service.settings import Settings; "
         f"create_app(Settings(models_dir={str(models_dir)!r}, lanes=1))"
     )
@@ -228,8 +228,8 @@ def test_providers_runtime_of_an_embedding_program_imported_after_its_telemetry_
     assert done.stdout.splitlines()[-1:] == ["REPORT ['1'] []"], done.stderr
 
 
-def test_providers_run_leaves_the_environment_alone(monkeypatch):
-    """Native code on another thread could be reading it."""
+def test_providers_run_does_not_change_the_environment(monkeypatch):
+    """Native code on another thread could be reading the environment."""
     providers.runtime()
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
 
@@ -242,7 +242,7 @@ def test_providers_classifying_reaches_no_network_and_writes_no_file(models_dir,
     picture, home = tmp_path / "red.png", tmp_path / "home"
     picture.write_bytes(tinymodel.picture("red"))
     home.mkdir()
-    code = _WATCHED.format(
+    code = _AUDITED.format(
         enter="from convserve.commands import convserve; convserve(sys.argv[1:], standalone_mode=False)"
     )
 

@@ -32,7 +32,7 @@ from service.models.repository import (
 )
 from tests import tinymodel
 
-PLAN = EngineConfig("cpu", max_batch_size=4)
+CONFIG = EngineConfig("cpu", max_batch_size=4)
 
 
 def published(
@@ -54,7 +54,7 @@ def fake_version(name: str, number: int) -> Any:
     return SimpleNamespace(key=(name, number), manifest=SimpleNamespace(name=name, version=number))
 
 
-# Finding
+# Lookup
 
 
 def test_repository_get_without_number_is_the_newest():
@@ -74,7 +74,7 @@ def test_repository_get_without_number_is_the_newest():
     ],
     ids=["first_name", "preferred", "configured"],
 )
-def test_repository_default_model_follows_the_rules(names, configured, expected):
+def test_repository_default_model_is_configured_preferred_or_first(names, configured, expected):
     found = Repository([fake_version(name, 1) for name in names], configured)
 
     assert (found.default_name, found.get().key) == (expected, (expected, 1))
@@ -85,7 +85,7 @@ def test_repository_default_model_that_is_not_there_refused():
         Repository([fake_version("a", 1)], "c")
 
 
-def test_repository_of_nothing_refused():
+def test_repository_without_versions_refused():
     with pytest.raises(ManifestInvalid, match="no version"):
         Repository([])
 
@@ -96,15 +96,15 @@ def test_repository_get_unknown_refused(name, number):
         Repository([fake_version("a", 1)]).get(name, number)
 
 
-# Where the repository is
+# Location
 
 
-def test_models_dir_configured_wins_even_if_empty(tmp_path):
+def test_models_dir_that_is_configured_wins_even_if_empty(tmp_path):
     assert resolve_models_dir(tmp_path / "x", tmp_path) == tmp_path / "x"
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["working_dir", "bundled", "source_tree"])
-def test_models_dir_is_the_first_that_holds_a_version(tmp_path, monkeypatch, place):
+def test_models_dir_is_the_first_candidate_that_holds_a_version(tmp_path, monkeypatch, place):
     monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
     places = [tmp_path / "cwd", tmp_path / "src" / "service" / "bundled_models", tmp_path / "src"]
     candidates = [places[0] / "models", places[1], places[2] / "models"]
@@ -115,7 +115,7 @@ def test_models_dir_is_the_first_that_holds_a_version(tmp_path, monkeypatch, pla
     assert resolve_models_dir(None, tmp_path / "cwd") == candidates[place]
 
 
-def test_models_dir_without_any_version_is_the_working_dirs(tmp_path, monkeypatch):
+def test_models_dir_without_any_version_is_that_of_the_working_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
 
     assert resolve_models_dir(None, tmp_path) == tmp_path / "models"
@@ -131,7 +131,7 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
     for version in (2, 9, 10):
         tinymodel.write_version(tmp_path, version=version)
 
-    found = load_repository(RepositoryConfig(tmp_path, PLAN, count))
+    found = load_repository(RepositoryConfig(tmp_path, CONFIG, count))
 
     assert list(found.models["tiny"]) == expected
 
@@ -139,13 +139,13 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
 @pytest.mark.parametrize("exists", [True, False])
 def test_load_repository_without_versions_refused(tmp_path, exists):
     with pytest.raises(ManifestInvalid, match="holds no version"):
-        load_repository(RepositoryConfig(tmp_path if exists else tmp_path / "missing", PLAN))
+        load_repository(RepositoryConfig(tmp_path if exists else tmp_path / "missing", CONFIG))
 
 
-def test_load_version_reports_what_it_proved(tmp_path, caplog):
+def test_load_version_reports_and_logs_what_it_verified(tmp_path, caplog):
     tinymodel.write_version(tmp_path)
     with caplog.at_level("INFO"):
-        loaded = load_version(tmp_path, "tiny", 1, PLAN)
+        loaded = load_version(tmp_path, "tiny", 1, CONFIG)
 
     assert (loaded.provider, loaded.max_batch_size, loaded.key) == ("cpu", 4, ("tiny", 1))
     assert loaded.golden_difference < 1e-5
@@ -153,10 +153,10 @@ def test_load_version_reports_what_it_proved(tmp_path, caplog):
     assert (line.model, line.version, line.provider) == ("tiny", 1, "cpu")
 
 
-def test_load_version_of_fixed_batch_runs_one_picture_a_time(tmp_path):
+def test_load_version_of_fixed_batch_runs_one_picture_at_a_time(tmp_path):
     tinymodel.write_version(tmp_path, batch=1)
 
-    assert load_version(tmp_path, "tiny", 1, PLAN).max_batch_size == 1
+    assert load_version(tmp_path, "tiny", 1, CONFIG).max_batch_size == 1
 
 
 def test_load_version_with_changed_file_refused_by_name(tmp_path):
@@ -164,7 +164,7 @@ def test_load_version_with_changed_file_refused_by_name(tmp_path):
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(tinymodel.graph() + b"\0")
 
     with pytest.raises(VersionCorrupt, match=r"tiny/1: model\.onnx"):
-        load_version(tmp_path, "tiny", 1, PLAN)
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
 @pytest.mark.parametrize("position", range(0, 1000, 97))
@@ -178,27 +178,27 @@ def test_load_version_with_one_flipped_bit_refused(tmp_path, position):
             break
 
     with pytest.raises(VersionCorrupt, match="tiny/1"):
-        load_version(tmp_path, "tiny", 1, PLAN)
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
-def test_load_version_with_graph_that_cannot_be_read_refused_by_name(tmp_path):
+def test_load_version_with_unreadable_graph_refused_by_name(tmp_path):
     published(tmp_path, graph=b"no graph")
 
     with pytest.raises(GraphMismatch, match="tiny/1: onnxruntime cannot load the graph"):
-        load_version(tmp_path, "tiny", 1, PLAN)
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
-def test_load_version_with_other_golden_answer_refused_by_name(tmp_path):
+def test_load_version_with_wrong_golden_answer_refused_by_name(tmp_path):
     manifest = tinymodel.write_version(tmp_path / "source")
     golden = manifest.model_dump(mode="json")["golden"]
     golden[1]["top5"][0]["probability"] -= 0.01
     published(tmp_path / "models", golden=golden)
 
     with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/green\.png: .* differs by 0\.0100"):
-        load_version(tmp_path / "models", "tiny", 1, PLAN)
+        load_version(tmp_path / "models", "tiny", 1, CONFIG)
 
 
-def test_load_version_with_golden_picture_that_is_none_refused_by_name(tmp_path):
+def test_load_version_with_unreadable_golden_picture_refused_by_name(tmp_path):
     manifest = tinymodel.write_version(tmp_path)
     path = tmp_path / "tiny" / "1" / "golden" / "red.png"
     path.write_bytes(b"no picture")
@@ -208,7 +208,7 @@ def test_load_version_with_golden_picture_that_is_none_refused_by_name(tmp_path)
         (tmp_path / "tiny" / "1" / file).write_bytes(data)
 
     with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/red\.png: the bytes are not"):
-        load_version(tmp_path, "tiny", 1, PLAN)
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
 @pytest.mark.parametrize("provider", ["cuda"])
@@ -250,11 +250,13 @@ def wrapped_graph(nodes: list[onnx.NodeProto], sides: list[int | str]) -> bytes:
     for node in model.graph.node:
         node.output[:] = ["before" if name == "probabilities" else name for name in node.output]
     model.graph.node.extend(nodes)
+
     numbers = {"first": [0], "one": [1], "shape": [1, 3], "minus": [-1]}
     for name, values in numbers.items():
         model.graph.initializer.append(
             helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         )
+
     del model.graph.output[:]
     model.graph.output.append(
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, sides)
@@ -263,19 +265,19 @@ def wrapped_graph(nodes: list[onnx.NodeProto], sides: list[int | str]) -> bytes:
 
 
 @pytest.mark.parametrize(("nodes", "sides"), NODES.values(), ids=NODES.keys())
-def test_load_version_whose_graph_answers_nonsense_refused_by_name(tmp_path, nodes, sides):
+def test_load_version_whose_graph_returns_nonsense_refused_by_name(tmp_path, nodes, sides):
     published(tmp_path, graph=wrapped_graph(nodes, sides))
 
     with pytest.raises((ModelError, ProviderUnavailable), match="tiny/1: "):
-        load_version(tmp_path, "tiny", 1, PLAN)
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
 def test_replay_golden_runs_singly_and_as_a_full_batch(models_dir):
     version = read_version(models_dir, "tiny", 1)
     sizes = []
 
-    def run(batch, how):
-        sizes.append((len(batch), how.wide))
+    def run(batch, run_options):
+        sizes.append((len(batch), run_options.wide))
         colours = batch.reshape(len(batch), -1, 3).mean(axis=1)  # (N, 3)
         return np.array([tinymodel.expected(colour) for colour in colours], np.float32)
 
@@ -285,10 +287,10 @@ def test_replay_golden_runs_singly_and_as_a_full_batch(models_dir):
     assert difference < 1e-6
 
 
-def test_replay_golden_error_of_the_full_batch_only_is_found(models_dir):
+def test_replay_golden_finds_an_error_of_the_full_batch_only(models_dir):
     version = read_version(models_dir, "tiny", 1)
 
-    def run(batch, _how):
+    def run(batch, _run_options):
         colours = batch.reshape(len(batch), -1, 3).mean(axis=1)
         rows = np.array([tinymodel.expected(colour) for colour in colours], np.float32)
         return rows if len(rows) == 1 else rows[::-1]

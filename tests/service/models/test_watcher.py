@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 RED = tinymodel.picture("red")
 
 
-class Running:
-    """An application that runs, and a watcher that polls when told to."""
+class RunningService:
+    """A running application, and a watcher that polls when the test says so."""
 
     def __init__(self, models_dir: Path, **settings: Any) -> None:
         self.models_dir = models_dir
@@ -32,9 +32,11 @@ class Running:
             models_dir, EngineConfig("cpu"), settings.get("versions_per_model", 1)
         )
         seen = fingerprint(models_dir)
+
         values = {"models_dir": models_dir, "provider": "cpu", "models_poll_s": 0, **settings}
         self.app: FastAPI = create_app(Settings.model_validate(values))
         self.service: Service = self.app.state.service
+
         self.watcher = RepositoryWatcher(
             config,
             lambda: self.service.repository,
@@ -43,7 +45,7 @@ class Running:
             seen=seen,
         )
 
-    async def __aenter__(self) -> Running:
+    async def __aenter__(self) -> RunningService:
         self.service.start()
         return self
 
@@ -77,8 +79,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_watcher_takes_a_newer_version_and_leaves_the_older(root):
-    async with Running(root) as running:
+async def test_watcher_adopts_a_newer_version_and_drops_the_older(root):
+    async with RunningService(root) as running:
         tinymodel.write_version(root, version=2)
         before = await running.classify()
 
@@ -90,7 +92,7 @@ async def test_watcher_takes_a_newer_version_and_leaves_the_older(root):
 
 
 async def test_watcher_keeps_unchanged_versions_as_they_are(root):
-    async with Running(root, versions_per_model=0) as running:
+    async with RunningService(root, versions_per_model=0) as running:
         first = running.service.repository.get("tiny", 1)
         tinymodel.write_version(root, version=2)
 
@@ -101,8 +103,8 @@ async def test_watcher_keeps_unchanged_versions_as_they_are(root):
         assert await running.classify() == 2
 
 
-async def test_watcher_takes_new_models_and_drops_removed_ones(root):
-    async with Running(root) as running:
+async def test_watcher_adopts_new_models_and_drops_removed_ones(root):
+    async with RunningService(root) as running:
         tinymodel.write_version(root, name="other")
         await running.watcher.poll()
         both = running.served
@@ -117,8 +119,8 @@ async def test_watcher_takes_new_models_and_drops_removed_ones(root):
         assert 'model="tiny"' not in text
 
 
-async def test_watcher_takes_a_replaced_version_of_the_same_number(root):
-    async with Running(root) as running:
+async def test_watcher_adopts_a_replaced_version_with_the_same_number(root):
+    async with RunningService(root) as running:
         before = running.service.repository.get("tiny").manifest_sha256
         shutil.rmtree(root / "tiny")
         tinymodel.write_version(root, architecture="another")
@@ -131,8 +133,8 @@ async def test_watcher_takes_a_replaced_version_of_the_same_number(root):
         assert await running.classify() == 1
 
 
-async def test_watcher_refuses_a_broken_version_and_goes_on_serving(root, caplog):
-    async with Running(root) as running:
+async def test_watcher_refuses_a_broken_version_and_keeps_serving(root, caplog):
+    async with RunningService(root) as running:
         tinymodel.write_version(root, version=2)
         (root / "tiny" / "2" / "model.onnx").write_bytes(b"broken")
 
@@ -146,10 +148,10 @@ async def test_watcher_refuses_a_broken_version_and_goes_on_serving(root, caplog
         assert "model.onnx" in caplog.records[0].__dict__["reason"]
 
 
-async def test_watcher_tries_a_version_again_once_it_was_copied_whole(root, tmp_path_factory):
+async def test_watcher_retries_a_version_once_its_copy_is_complete(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     tinymodel.write_version(elsewhere, version=2)
-    async with Running(root) as running:
+    async with RunningService(root) as running:
         late = elsewhere / "tiny" / "2" / "model.onnx"
         graph = late.read_bytes()
         late.unlink()
@@ -163,8 +165,8 @@ async def test_watcher_tries_a_version_again_once_it_was_copied_whole(root, tmp_
         assert (half, running.served) == ([("tiny", 1)], [("tiny", 2)])
 
 
-async def test_watcher_of_an_emptied_repository_goes_on_serving(root):
-    async with Running(root) as running:
+async def test_watcher_of_an_emptied_repository_keeps_serving(root):
+    async with RunningService(root) as running:
         shutil.rmtree(root / "tiny")
 
         await running.watcher.poll()
@@ -178,7 +180,7 @@ async def test_watcher_without_a_change_loads_nothing(root, monkeypatch):
     monkeypatch.setattr(
         "service.models.watcher.renew", lambda *arguments: renewed.append(arguments)
     )
-    async with Running(root) as running:
+    async with RunningService(root) as running:
         before = running.service.repository
 
         await running.watcher.poll()
@@ -187,9 +189,9 @@ async def test_watcher_without_a_change_loads_nothing(root, monkeypatch):
         assert running.service.repository is before
 
 
-async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeypatch):
-    """A version retires when a request has chosen it but is not in its queue yet."""
-    async with Running(root) as running:
+async def test_adopted_versions_do_not_disturb_a_request_in_progress(root, monkeypatch):
+    """The old version retires after a request chose it, but before the request is in its queue."""
+    async with RunningService(root) as running:
         gate, decoding = asyncio.Event(), asyncio.Event()
         batcher = running.batcher
         submit = batcher.submit
@@ -200,7 +202,7 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
             return await submit(*arguments, **options)
 
         monkeypatch.setattr(batcher, "submit", held)
-        under_way = asyncio.create_task(running.classify())
+        in_progress = asyncio.create_task(running.classify())
         await decoding.wait()
         tinymodel.write_version(root, version=2)
         await running.watcher.poll()
@@ -209,14 +211,14 @@ async def test_adopted_versions_do_not_disturb_a_request_under_way(root, monkeyp
 
         gate.set()
 
-        assert (new, await under_way) == (2, 1)
+        assert (new, await in_progress) == (2, 1)
         await asyncio.gather(*retiring)
         assert not batcher.alive, "its lanes have ended"
         assert not running.service._retiring
 
 
-async def test_polling_goes_on_after_a_poll_that_raised(root, monkeypatch, caplog):
-    async with Running(root) as running:
+async def test_polling_continues_after_a_poll_that_raised(root, monkeypatch, caplog):
+    async with RunningService(root) as running:
         polled = asyncio.Event()
         polls = 0
 
@@ -243,7 +245,7 @@ async def test_polling_on_request_does_not_wait_for_the_interval(root, monkeypat
     async def poll() -> None:
         polls.put_nowait(next(count))
 
-    async with Running(root) as running:
+    async with RunningService(root) as running:
         monkeypatch.setattr(running.watcher, "poll", poll)
 
         async with running.watcher.polling(interval_s):
@@ -262,7 +264,7 @@ async def test_polling_request_during_a_poll_causes_one_more(root, monkeypatch):
         begun.put_nowait(done)
         await done.wait()
 
-    async with Running(root) as running:
+    async with RunningService(root) as running:
         monkeypatch.setattr(running.watcher, "poll", poll)
 
         async with running.watcher.polling(0):
@@ -276,8 +278,8 @@ async def test_polling_request_during_a_poll_causes_one_more(root, monkeypatch):
         assert second is not first
 
 
-async def test_watcher_whose_workers_do_not_come_up_reports_it_and_tries_again(root, caplog):
-    async with Running(root) as running:
+async def test_watcher_whose_workers_do_not_start_reports_it_and_retries(root, caplog):
+    async with RunningService(root) as running:
         attempts: list[object] = []
 
         async def adopt(repository: Any) -> None:
