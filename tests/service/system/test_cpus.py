@@ -59,12 +59,12 @@ def test_cpus_quota_period_of_zero_ignored(tmp_path, version):
 
 
 @pytest.mark.usefixtures("_eight_cores")
-def test_cpus_without_cgroup_are_the_affinity(tmp_path):
+def test_cpus_without_cgroup_are_those_of_the_affinity(tmp_path):
     assert usable_cpus(tmp_path / "missing") == 8
 
 
 @pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
-def test_cpus_without_affinity_are_the_machines(monkeypatch, tmp_path, count, expected):
+def test_cpus_without_affinity_are_those_of_the_machine(monkeypatch, tmp_path, count, expected):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
 

@@ -58,7 +58,7 @@ def test_formatter_keeps_one_line_whatever_the_value(hostile):
     assert json.loads(text)["value"] == hostile
 
 
-def test_formatter_value_json_does_not_know_is_written_as_text():
+def test_formatter_value_that_json_cannot_encode_is_written_as_text():
     assert formatted(record(value={1}))["value"] == "{1}"
 
 
@@ -66,7 +66,7 @@ def test_formatter_long_message_is_cut():
     assert len(str(formatted(record("x" * 100_000))["message"])) == 2000
 
 
-def test_formatter_exception_becomes_a_member():
+def test_formatter_exception_becomes_a_field():
     try:
         raise KeyError("k")
     except KeyError:
@@ -140,7 +140,7 @@ class StalledStream(io.StringIO):
         return super().write(text)
 
 
-def test_writer_with_stalled_reader_never_blocks_and_stops_in_time(monkeypatch):
+def test_writer_with_a_stalled_reader_never_blocks_and_stops_in_time(monkeypatch):
     monkeypatch.setattr("service.system.logs._QUEUE_RECORDS", 10)
     stream, dropped = StalledStream(), []
     writer = LogWriter("info", stream)
@@ -179,7 +179,7 @@ def test_writer_without_stream_writes_to_standard_output(capfd):
     assert json.loads(capfd.readouterr().out)["message"] == "hello"
 
 
-def test_log_writer_writes_a_burst_together_and_in_order():
+def test_writer_writes_a_burst_together_and_in_order():
     writes: list[str] = []
 
     class Stream(io.StringIO):

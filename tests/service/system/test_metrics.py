@@ -54,7 +54,7 @@ def test_metrics_pictures_counted_by_outcome(fresh_client):
     assert counts == {"ok": 3, "unsupported_media_type": 2}
 
 
-def test_metrics_stages_and_batches_observed_once_a_run(fresh_client):
+def test_metrics_stages_and_batches_observed_once_per_run(fresh_client):
     for _ in range(3):
         fresh_client.post("/v1/classify", content=RED)
 
@@ -75,6 +75,7 @@ def test_metrics_request_without_good_picture_observes_no_stage(fresh_client):
 def test_metrics_refusals_counted_by_code(make_client):
     client = make_client(max_in_flight=1)
     client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
+
     client.post("/v1/classify", content=RED)
     client.app.state.dependencies.admission.closed = True
     client.post("/v1/classify", content=RED)
@@ -91,7 +92,7 @@ def test_metrics_refusals_counted_by_code(make_client):
     assert counts == {"overloaded": 1, "draining": 1, "model_not_found": None}
 
 
-def test_metrics_in_flight_gauges_read_the_door(fresh_client):
+def test_metrics_in_flight_gauges_follow_admission(fresh_client):
     with fresh_client.app.state.dependencies.admission.slot() as slot:
         slot.add_images(3)
         slot.add_bytes(77)
@@ -110,7 +111,7 @@ def test_metrics_model_info_names_every_version(make_client):
         assert value(client, "convserve_model_info", provider_fallback="none", **labels) == 1
 
 
-def test_metrics_waiting_is_the_sum_over_versions(make_client):
+def test_metrics_waiting_pictures_are_summed_over_versions(make_client):
     client = make_client(versions_per_model=0)
     for version in client.app.state.service.repository.versions():
         batcher_of(client)._queue_of(version).n_pending = 2
@@ -121,7 +122,7 @@ def test_metrics_waiting_is_the_sum_over_versions(make_client):
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_metrics_lanes_are_those_that_work_or_could(make_client, lanes):
+def test_metrics_lanes_gauge_counts_only_live_lanes(make_client, lanes):
     client = make_client(lanes=lanes)
     ready = value(client, "convserve_lanes")
     next(iter(batcher_of(client)._lanes)).dead = True
@@ -129,7 +130,7 @@ def test_metrics_lanes_are_those_that_work_or_could(make_client, lanes):
     assert (ready, value(client, "convserve_lanes")) == (lanes, lanes - 1)
 
 
-def test_metrics_lanes_at_work_counted_in_seconds(fresh_client):
+def test_metrics_time_of_busy_lanes_counted_in_seconds(fresh_client):
     before = value(fresh_client, "convserve_lane_busy_seconds_total", model="tiny")
     fresh_client.post("/v1/classify", content=RED)
 
@@ -161,7 +162,7 @@ def test_metrics_dropped_log_records_are_counted():
     assert b"convserve_log_records_dropped_total 1.0" in metrics.render()
 
 
-def test_metrics_codes_used_as_labels_are_a_closed_set():
+def test_metrics_codes_used_as_labels_are_plain_identifiers():
     def codes(base: type[ServiceError]) -> set[str]:
         return {
             c for one in base.__subclasses__() for c in ({getattr(one, "code", "")} | codes(one))

@@ -24,7 +24,7 @@ def in_child(code: str, *, close: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["in", "out", "err"])
-def test_open_missing_streams_gives_closed_ones_back_their_number(number):
+def test_open_missing_streams_reopens_closed_ones_under_their_number(number):
     code = (
         "from service.system import process; import os, sys; process.open_missing_streams();"
         f"sys.exit(os.readlink('/proc/self/fd/{number}') != os.devnull)"
@@ -52,7 +52,7 @@ def test_limit_freed_memory_asks_glibc(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-def test_limit_freed_memory_keeps_what_every_picture_needs():
+def test_limit_freed_memory_keeps_the_memory_that_every_picture_needs():
     code = """
 import resource
 from service.system import process
@@ -70,7 +70,8 @@ print(faults() - before)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
 
-    assert int(run.stdout) < 1000  # 171 pages once; 27,832 when each is cleared every time
+    # 171 page faults if freed memory is kept, 27,832 if it is returned to the system.
+    assert int(run.stdout) < 1000
 
 
 def test_limit_freed_memory_without_glibc_does_nothing(monkeypatch):
@@ -82,7 +83,7 @@ def test_limit_freed_memory_without_glibc_does_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_bound_socket_has_the_address_but_takes_no_connection(host):
+def test_bound_socket_has_the_address_but_accepts_no_connection(host):
     with process.bind_socket(host, 0) as bound:
         address = bound.getsockname()
 
@@ -90,7 +91,7 @@ def test_bound_socket_has_the_address_but_takes_no_connection(host):
             socket.create_connection(address[:2])
 
 
-def test_bound_socket_of_taken_address_says_which():
+def test_bound_socket_error_names_an_address_in_use():
     with process.bind_socket("127.0.0.1", 0) as first:
         first.listen()
         port = first.getsockname()[1]
@@ -99,19 +100,19 @@ def test_bound_socket_of_taken_address_says_which():
             process.bind_socket("127.0.0.1", port)
 
 
-def test_bound_socket_of_no_address_says_which():
+def test_bound_socket_error_names_an_address_of_another_machine():
     with pytest.raises(process.AddressUnusable, match=r"203\.0\.113\.1:80"):
         process.bind_socket("203.0.113.1", 80)
 
 
-def test_within_calls_back_once_the_time_is_over():
+def test_within_calls_back_once_the_time_has_passed():
     called = threading.Event()
 
     with process.within(0.0, called.set):
         assert called.wait(20)
 
 
-def test_within_calls_nobody_in_time():
+def test_within_does_not_call_back_if_the_block_ends_in_time():
     called = threading.Event()
 
     with process.within(3600, called.set):
@@ -121,7 +122,7 @@ def test_within_calls_nobody_in_time():
     assert not called.is_set()
 
 
-def test_leave_at_once_flushes_and_skips_the_rest():
+def test_exit_now_flushes_and_skips_exit_handlers():
     code = (
         "from service.system import process; import atexit, sys; atexit.register(print, 'too late');"
         "sys.stdout.write('said'); process.exit_now(7)"

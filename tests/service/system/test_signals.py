@@ -1,4 +1,4 @@
-"""Each test uses a separate process, because pytest handles the signals of its own."""
+"""Each test runs in a separate process, because pytest handles the signals of its own process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 20
+TIMEOUT_S = 20
 START = """
 import ctypes, os, signal, subprocess, sys, threading
 from service.system.signals import SignalHandlers
@@ -39,18 +39,18 @@ def run(code: str) -> tuple[int, str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert done.stderr == ""
     return done.returncode, done.stdout
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_signals_taken_end_the_process_inside_native_code_with_zero(name):
+def test_signals_installed_end_the_process_inside_native_code_with_status_zero(name):
     assert run(f"signals.install(); send(signal.{name}); native()") == (0, "")
 
 
-def test_signals_pending_while_they_are_taken_are_not_lost():
+def test_signals_pending_before_installation_are_not_lost():
     code = """
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 send(signal.SIGTERM)
@@ -60,25 +60,25 @@ native()
     assert run(code) == (0, "")
 
 
-def test_signals_exit_is_announced():
+def test_signals_call_before_exit():
     code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGINT); native()"
 
     assert run(code) == (0, "exits for SIGINT\n")
 
 
-def test_signals_hangup_that_is_not_handled_ends_nothing():
+def test_signals_hangup_that_is_not_handled_does_not_end_the_process():
     code = "signals.before_exit = before_exit; signals.install(); send(signal.SIGHUP, signal.SIGTERM); native()"
 
     assert run(code) == (0, "exits for SIGTERM\n")
 
 
-def test_signals_hangup_from_before_is_handled_later_and_once():
+def test_signals_hangup_before_the_handlers_is_handled_later_and_once():
     code = """
 signals.install()
 send(signal.SIGHUP)
-heard = threading.Event()
-with signals.handled(lambda _: None, heard.set):
-    heard.wait()
+called = threading.Event()
+with signals.handled(lambda _: None, called.set):
+    called.wait()
     say("hangup")
 with signals.handled(lambda _: None, lambda: say("hangup again")):
     pass
@@ -86,25 +86,25 @@ with signals.handled(lambda _: None, lambda: say("hangup again")):
     assert run(code) == (0, "hangup\n")
 
 
-def test_signals_handled_call_their_functions_on_another_thread():
+def test_signals_handlers_run_on_another_thread():
     code = """
-told, main = threading.Event(), threading.get_ident()
+called, main = threading.Event(), threading.get_ident()
 
 def on_stop(number):
     say(number.name, threading.get_ident() != main)
-    told.set()
+    called.set()
 
 signals.before_exit = before_exit
 signals.install()
 with signals.handled(on_stop, lambda: say("hangup")):
     send(signal.SIGHUP, signal.SIGTERM)
-    told.wait()
+    called.wait()
 say("stopped")
 """
     assert run(code) == (0, "hangup\nSIGTERM True\nstopped\n")
 
 
-def test_signals_second_one_ends_the_process_where_the_handler_does_not():
+def test_signals_second_one_ends_the_process_if_the_handler_does_not():
     code = """
 signals.before_exit = before_exit
 signals.install()
@@ -119,7 +119,7 @@ with signals.handled(lambda number: say(number.name), lambda: None):
     assert said.splitlines()[2].startswith("exits for ")
 
 
-def test_signals_closed_event_loop_ends_the_process():
+def test_signals_handler_that_raises_ends_the_process():
     code = """
 def on_stop(number):
     raise RuntimeError("the event loop is closed")
@@ -145,13 +145,13 @@ native()
     assert run(code) == (0, "exits for SIGTERM\n")
 
 
-def test_signals_exit_that_cannot_be_announced_is_one():
+def test_signals_before_exit_that_raises_does_not_prevent_the_exit():
     code = "signals.before_exit = lambda _: sys.exit(4); signals.install(); send(signal.SIGTERM); native()"
 
     assert run(code) == (0, "")
 
 
-def test_signals_thread_from_before_does_not_take_them_away():
+def test_signals_are_handled_despite_a_thread_started_earlier():
     code = """
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 signals.before_exit = before_exit
@@ -163,7 +163,7 @@ while True:
     assert run(code) == (0, "exits for SIGTERM\n")
 
 
-def test_signals_child_has_them_blocked_and_can_unblock_them():
+def test_signals_are_blocked_in_a_child_which_can_unblock_them():
     code = """
 signals.install()
 child = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('lives', flush=True);"

@@ -25,7 +25,7 @@ def test_thread_is_a_daemon_with_its_name():
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt()])
-def test_thread_call_that_raises_hands_it_over_and_goes_on(error):
+def test_thread_call_that_raises_fails_its_future_and_the_thread_continues(error):
     thread = DaemonThread("t")
 
     def fail() -> None:
@@ -47,7 +47,7 @@ def test_thread_call_cancelled_before_its_turn_never_runs():
     assert ran == []
 
 
-def test_thread_closed_ends_after_what_is_queued():
+def test_thread_closed_ends_after_the_queued_calls():
     thread = DaemonThread("t")
     future = thread.submit(lambda: 1)
 
@@ -57,7 +57,7 @@ def test_thread_closed_ends_after_what_is_queued():
     assert (future.result(0), thread._thread.is_alive()) == (1, False)
 
 
-def test_daemon_thread_is_busy_during_a_call_and_not_after():
+def test_thread_is_busy_during_a_call_and_not_after():
     entered, leave = threading.Event(), threading.Event()
     thread = DaemonThread("test")
 
@@ -68,6 +68,7 @@ def test_daemon_thread_is_busy_during_a_call_and_not_after():
     future = thread.submit(call)
     assert entered.wait(20)
     during = thread.busy
+
     leave.set()
     future.result(20)
     after = thread.submit(lambda: None)
