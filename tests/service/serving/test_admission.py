@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching import work as local
+from service.batching import work
 from service.errors import Draining, Overloaded
 from service.serving.admission import Admission
 from tests import tinymodel
@@ -58,7 +58,7 @@ def test_admission_beyond_a_limit_refused_and_not_counted(images, n_bytes):
     assert (admission.images, admission.n_bytes) == (0, 0)
 
 
-def test_admission_full_refuses_before_the_body():
+def test_admission_full_refuses_before_the_body_is_read():
     admission, _ = new_admission(max_images=1)
 
     with admission.slot() as slot:
@@ -70,7 +70,7 @@ def test_admission_full_refuses_before_the_body():
         slot.add_images(1)
 
 
-def test_admission_slot_without_pictures_holds_no_place():
+def test_admission_slot_without_pictures_takes_no_place():
     admission, _ = new_admission(max_images=1)
 
     with admission.slot(), admission.slot() as second:
@@ -88,14 +88,14 @@ def test_admission_closed_refuses_new_work():
 
 
 @pytest.mark.parametrize(
-    ("departures", "seconds", "in_flight", "expected"),
+    ("n_ended", "seconds", "in_flight", "expected"),
     [(0, 0, 4, 1), (1, 1, 4, 1), (2, 0, 4, 1), (10, 1, 4, 4), (10, 0.01, 4, 1), (4, 100, 4, 60)],
-    ids=["none_left", "one_left", "no_time", "one_a_second", "fast", "hours"],
+    ids=["none_ended", "one_ended", "no_time", "one_per_second", "fast", "hours"],
 )
-def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, expected):
-    """`departures` requests of one picture each ended `seconds` apart."""
+def test_admission_retry_after_follows_the_rate(n_ended, seconds, in_flight, expected):
+    """The rate is that of `n_ended` requests of one picture each, which ended `seconds` apart."""
     admission, clock = new_admission()
-    for _ in range(departures):
+    for _ in range(n_ended):
         with admission.slot() as slot:
             slot.add_images(1)
         clock.advance(seconds)
@@ -106,11 +106,11 @@ def test_admission_retry_after_follows_the_rate(departures, seconds, in_flight, 
         assert admission.retry_after_s() == expected
 
 
-# What would be too late
+# Requests that would miss their deadline
 
 
 @given(SECONDS, SECONDS)
-def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, remaining_s):
+def test_admission_refuses_exactly_the_requests_expected_to_be_late(expected_s, remaining_s):
     refused = False
 
     try:
@@ -122,7 +122,7 @@ def test_admission_refuses_exactly_what_is_expected_to_be_late(expected_s, remai
 
 
 @given(SECONDS.filter(bool), st.floats(-1e6, 0))
-def test_admission_late_refusal_says_when_to_retry_and_why(expected_s, remaining_s):
+def test_admission_late_refusal_has_a_reason_and_a_time_to_retry(expected_s, remaining_s):
     with pytest.raises(Overloaded) as caught:
         new_admission()[0].check_wait(expected_s, remaining_s)
 
@@ -154,7 +154,7 @@ def test_admission_without_an_estimate_refuses_nothing(remaining_s):
     assert (admission.images, admission.n_bytes) == before
 
 
-def test_admission_late_refusal_holds_nothing():
+def test_admission_late_refusal_takes_no_place():
     admission, _ = new_admission()
 
     with pytest.raises(Overloaded):
@@ -163,7 +163,7 @@ def test_admission_late_refusal_holds_nothing():
     assert (admission.images, admission.n_bytes) == (0, 0)
 
 
-# What the metrics say of refusals
+# Metrics of refusals
 
 
 def fill_pictures(client):
@@ -221,11 +221,11 @@ def test_admission_refusal_counted_by_its_reason(fresh_client, cause, code, reas
     assert refusals(fresh_client) == {(code, reason): 1}
 
 
-def test_admission_refusal_for_memory_counted_as_that(fresh_client, monkeypatch):
+def test_admission_refusal_counted_with_reason_memory(fresh_client, monkeypatch):
     def decode(*_args):
         raise MemoryError
 
-    monkeypatch.setattr(local, "decode_file", decode)
+    monkeypatch.setattr(work, "decode_file", decode)
 
     response = fresh_client.post(CLASSIFY, content=RED)
 
@@ -233,7 +233,7 @@ def test_admission_refusal_for_memory_counted_as_that(fresh_client, monkeypatch)
     assert refusals(fresh_client) == {("overloaded", "memory"): 1}
 
 
-def test_admission_passed_deadline_counted_as_that(make_client):
+def test_admission_passed_deadline_counted_with_reason_deadline(make_client):
     client = make_client(request_timeout_s=1e-9)
 
     client.post(CLASSIFY, content=RED)
@@ -241,7 +241,7 @@ def test_admission_passed_deadline_counted_as_that(make_client):
     assert refusals(client) == {("deadline_exceeded", "deadline"): 1}
 
 
-def test_admission_slow_model_still_accepts_late_deadlines(fresh_client):
+def test_admission_slow_model_still_accepts_distant_deadlines(fresh_client):
     slow_down(fresh_client)
 
     response = fresh_client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "300000"})
@@ -250,9 +250,9 @@ def test_admission_slow_model_still_accepts_late_deadlines(fresh_client):
 
 
 def test_admission_idle_service_recovers_from_a_slow_run(fresh_client):
-    """One run that was slow, on a paused machine for example, must not refuse everything since.
+    """A single slow run, for example on a paused machine, must not cause refusals from then on.
 
-    Neither while pictures for other models are always in flight.
+    This holds even while pictures for other models are always in flight.
     """
     fresh_client.app.state.dependencies.admission.images = 1
     times = queue_of(fresh_client).times

@@ -1,4 +1,4 @@
-"""Both kinds of backend with the tiny model: threads of this process, and real child processes."""
+"""Both kinds of backend with the tiny model: threads in this process, and real child processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 RED, GREEN, BLUE = (tinymodel.picture(colour) for colour in tinymodel.LABELS)
 KINDS = {"threads": {"lanes": 2}, "processes": {"workers": 2}}
-both = pytest.mark.parametrize("kind", KINDS)
+both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def load(
@@ -74,7 +74,7 @@ def label_of(answered: InferenceResult) -> str:
 # Answers
 
 
-@both
+@both_kinds
 async def test_backend_answers_with_each_version_and_its_stage_times(models_dir, kind):
     async with running(models_dir, kind) as backend:
         answers = [await answer(backend, number=number) for number in (1, 2)]
@@ -86,19 +86,19 @@ async def test_backend_answers_with_each_version_and_its_stage_times(models_dir,
         assert one.queue_s >= 0
 
 
-@both
-async def test_backend_answers_are_the_same_bit_for_bit(models_dir, kind):
+@both_kinds
+async def test_backend_answers_are_identical_to_those_of_threads(models_dir, kind):
     pictures = [tinymodel.picture((40 * n, 255 - 30 * n, 7 * n), 8 + 5 * n) for n in range(6)]
-    async with running(models_dir) as threads, running(models_dir, kind) as other:
-        here = [await answer(threads, one) for one in pictures]
-        there = await asyncio.gather(*(answer(other, one) for one in pictures))
+    async with running(models_dir) as threads, running(models_dir, kind) as backend:
+        from_threads = [await answer(threads, one) for one in pictures]
+        from_other = await asyncio.gather(*(answer(backend, one) for one in pictures))
 
-    assert [one.probabilities.tobytes() for one in here] == [
-        one.probabilities.tobytes() for one in there
+    assert [one.probabilities.tobytes() for one in from_threads] == [
+        one.probabilities.tobytes() for one in from_other
     ]
 
 
-@both
+@both_kinds
 async def test_backend_bad_picture_fails_alone(models_dir, kind):
     async with running(models_dir, kind) as backend:
         jobs = [answer(backend, image) for image in (RED, RED[:40], b"x", BLUE)]
@@ -109,7 +109,7 @@ async def test_backend_bad_picture_fails_alone(models_dir, kind):
     assert labels == ["red", "blue"]
 
 
-@both
+@both_kinds
 async def test_backend_expired_picture_is_not_decoded(models_dir, kind):
     async with running(models_dir, kind) as backend:
         version = backend.repository.get("tiny", 1)
@@ -117,15 +117,15 @@ async def test_backend_expired_picture_is_not_decoded(models_dir, kind):
             await backend.answer(version, RED[:40], time.monotonic() - 1)
 
 
-@both
+@both_kinds
 async def test_backend_limits_reach_the_decoder(models_dir, kind):
     async with running(models_dir, kind, max_image_pixels=10) as backend:
         with pytest.raises(ImageTooManyPixels):
             await answer(backend)
 
 
-@both
-async def test_backend_calls_back_for_runs_and_work(models_dir, kind):
+@both_kinds
+async def test_backend_calls_the_callbacks_for_runs_and_work(models_dir, kind):
     runs: list[tuple[str, int]] = []
     works: list[str] = []
     callbacks = BatchCallbacks(
@@ -137,7 +137,7 @@ async def test_backend_calls_back_for_runs_and_work(models_dir, kind):
     assert (runs, works) == ([("tiny", 1)], ["tiny"])
 
 
-@both
+@both_kinds
 async def test_backend_has_an_estimate_after_the_first_run(models_dir, kind):
     async with running(models_dir, kind) as backend:
         version = backend.repository.get("tiny", 1)
@@ -151,23 +151,23 @@ async def test_backend_has_an_estimate_after_the_first_run(models_dir, kind):
     assert (unknown, known > 0) == (0.0, True)
 
 
-# What is prepared where
+# Where pictures are prepared
 
 
 @pytest.fixture
 def prepared_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The thread names of all decoding in this process."""
+    """The names of the threads of this process that decoded a picture, one per picture."""
     names: list[str] = []
 
-    def noting(*args: Any) -> Any:
+    def record_thread(*args: Any) -> Any:
         names.append(threading.current_thread().name.partition("_")[0])
         return decode_file(*args)
 
-    monkeypatch.setattr(work, "decode_file", noting)
+    monkeypatch.setattr(work, "decode_file", record_thread)
     return names
 
 
-async def test_backend_of_threads_prepares_usual_pictures_on_their_lanes(models_dir, prepared_on):
+async def test_backend_of_threads_prepares_small_pictures_on_their_lanes(models_dir, prepared_on):
     async with running(models_dir) as backend:
         await answer(backend)
 
@@ -195,7 +195,7 @@ async def test_backend_of_threads_prepares_everything_in_the_pool_for_a_gpu(
     assert prepared_on == ["prepare"]
 
 
-async def test_backend_of_processes_prepares_nothing_in_this_one(
+async def test_backend_of_processes_prepares_nothing_in_this_process(
     models_dir, prepared_on, monkeypatch
 ):
     monkeypatch.setattr(work, "LARGE_PIXELS", 1)
@@ -213,26 +213,29 @@ async def test_backend_of_processes_queues_large_pictures_separately(models_dir,
         large = [asyncio.create_task(answer(backend)) for _ in range(3)]
         small = asyncio.create_task(answer(backend, tinymodel.picture("blue", 8)))
         await asyncio.sleep(0)
-        at_work = [[job.large for job in lane.jobs] for lane in backend.batcher._lanes]
+
+        running_jobs = [[job.large for job in lane.jobs] for lane in backend.batcher._lanes]
         waiting = backend.batcher.waiting
         answers = await asyncio.gather(*large, small)
 
-    assert (at_work, waiting) == ([[True], [False]], 2)
+    assert (running_jobs, waiting) == ([[True], [False]], 2)
     assert [label_of(one) for one in answers] == ["red", "red", "red", "blue"]
 
 
-# Its state
+# State
 
 
-@both
+@both_kinds
 async def test_backend_is_alive_from_start_to_stop(models_dir, kind):
     backend = load(models_dir, kind)
     states = [(backend.alive, backend.n_lanes)]
+
     backend.start()
     await answer(backend)
     await all_ready(backend)
     states.append((backend.alive, backend.n_lanes))
     healthy = backend.trouble()
+
     finished = await backend.stop(5)
     states.append((backend.trouble() is None, backend.n_lanes))
     backend.close()
@@ -241,7 +244,7 @@ async def test_backend_is_alive_from_start_to_stop(models_dir, kind):
     assert (healthy, finished) == (None, True)
 
 
-async def test_backend_of_processes_without_any_is_not_ready_but_alive(models_dir):
+async def test_backend_whose_processes_all_died_is_not_ready_but_alive(models_dir):
     replaced: list[RestartReason] = []
     callbacks = BatchCallbacks(on_replaced=replaced.append)
     async with running(models_dir, "processes", callbacks=callbacks) as backend:
@@ -250,36 +253,38 @@ async def test_backend_of_processes_without_any_is_not_ready_but_alive(models_di
             lane._process.kill()  # type: ignore[attr-defined]
         while backend.n_lanes:  # noqa: ASYNC110 - the loss must be noticed without a request
             await asyncio.sleep(0.001)
+
         state = (backend.alive, backend.trouble())
-        again = await answer(backend)
+        after_restart = await answer(backend)
 
     assert state == (True, "no lane is ready")
-    assert (label_of(again), replaced) == ("red", [RestartReason.EXITED] * 2)
+    assert (label_of(after_restart), replaced) == ("red", [RestartReason.EXITED] * 2)
 
 
-# Its successor
+# Replacement by a successor
 
 
-@both
+@both_kinds
 async def test_backend_successor_answers_with_the_new_versions(tmp_path, kind):
     tinymodel.write_version(tmp_path)
     async with running(tmp_path, kind) as backend:
         tinymodel.write_version(tmp_path, version=2)
         new = backend.load(tmp_path, "tiny", 2, engine_config(Settings(provider="cpu"), 2))
         successor = await backend.renewed(Repository([*backend.repository.versions(), new]))
+
         successor.start()
-        both_kept = [await answer(one, number=1) for one in (backend, successor)]
+        answers_of_both = [await answer(one, number=1) for one in (backend, successor)]
         stopped = await backend.stop(5)
         newest = await answer(successor, number=2)
         state = (successor.alive, successor.trouble())
         await successor.stop(5)
 
-    assert [label_of(one) for one in (*both_kept, newest)] == ["red"] * 3
+    assert [label_of(one) for one in (*answers_of_both, newest)] == ["red"] * 3
     assert (stopped, state) == (True, (True, None))
     assert [one.key for one in successor.repository.versions()] == [("tiny", 1), ("tiny", 2)]
 
 
-async def test_backend_whose_successor_does_not_start_goes_on(models_dir, monkeypatch):
+async def test_backend_whose_successor_does_not_start_keeps_working(models_dir, monkeypatch):
     async def fail(_launcher: ProcessLauncher) -> None:
         raise WorkerNotStarted("no memory")
 
@@ -292,10 +297,11 @@ async def test_backend_whose_successor_does_not_start_goes_on(models_dir, monkey
         assert label_of(await answer(backend)) == "red"
 
 
-@both
+@both_kinds
 async def test_backend_loads_versions_where_its_lanes_run(models_dir, kind):
     backend = load(models_dir, kind)
     backend.start()
+
     try:
         loaded: LoadedVersion = await asyncio.to_thread(
             backend.load, models_dir, "tiny", 2, engine_config(Settings(provider="cpu"), 2)
@@ -304,11 +310,11 @@ async def test_backend_loads_versions_where_its_lanes_run(models_dir, kind):
         await backend.stop(5)
         backend.close()
 
-    here = type(loaded.engine).__name__ == "OnnxEngine"
-    assert (loaded.key, here) == (("tiny", 2), kind == "threads")
+    in_this_process = type(loaded.engine).__name__ == "OnnxEngine"
+    assert (loaded.key, in_this_process) == (("tiny", 2), kind == "threads")
 
 
-@both
+@both_kinds
 def test_backend_of_a_broken_version_is_not_created(tmp_path, kind):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")

@@ -126,7 +126,7 @@ async def test_classifier_bad_picture_fails_alone(classifier, backend):
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), DeadlineExceeded("late")])
-async def test_classifier_refusal_by_the_backend_is_the_pictures_outcome(
+async def test_classifier_refusal_by_the_backend_is_the_outcome_of_the_picture(
     classifier, backend, error
 ):
     backend.error = error
@@ -176,9 +176,9 @@ def test_active_backend_finds_the_version_and_its_backend(classifier, backend):
         assert (served.version.key, served.backend) == (("tiny", 2), backend)
 
 
-@pytest.mark.parametrize("wanted", [("none", None), ("tiny", 1), (None, 7)])
-def test_active_backend_unknown_version_refused(classifier, wanted):
-    with pytest.raises(ModelNotFound), classifier.active.find(*wanted):
+@pytest.mark.parametrize("name_and_version", [("none", None), ("tiny", 1), (None, 7)])
+def test_active_backend_unknown_version_refused(classifier, name_and_version):
+    with pytest.raises(ModelNotFound), classifier.active.find(*name_and_version):
         pass
 
     assert classifier.active.n_users == 0
@@ -194,7 +194,9 @@ async def test_active_backend_is_unused_once_the_last_request_has_ended(classifi
     await unused
 
 
-async def test_classifier_answers_with_the_version_found_even_after_a_swap(classifier, backend):
+async def test_classifier_answers_with_the_version_found_even_if_the_backend_is_replaced(
+    classifier, backend
+):
     before = classifier.active
     with before.find() as served:
         successor = FakeBackend(before.repository)
