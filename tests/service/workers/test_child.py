@@ -1,4 +1,4 @@
-"""The child's side, run in this process; the test plays the front."""
+"""The child's side of the connection, mostly run in this process. The test plays the front."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LIMITS = ImageLimits()
 
 @pytest.fixture(scope="module")
 def versions(models_dir: Path) -> list[LoadedVersion]:
-    """The versions 1 and 2 of `tiny`."""
+    """Versions 1 and 2 of `tiny`."""
     return [load_version(models_dir, "tiny", number, EngineConfig("cpu")) for number in (1, 2)]
 
 
@@ -85,14 +85,14 @@ def test_child_answers_each_picture_of_a_batch_in_order(versions):
         assert one.row.run_s == run_s
 
 
-def test_child_runs_the_version_that_it_was_asked_for(versions):
-    class Second:
+def test_child_runs_the_requested_version(versions):
+    class BlueEngine:
         def run(self, batch: Any, _run: Any) -> Any:
             return np.tile(np.array([0, 0, 1], np.float32), (len(batch), 1))
 
     other = LoadedVersion(
         **{name: getattr(versions[1], name) for name in LoadedVersion.__slots__}
-        | {"engine": Second()}
+        | {"engine": BlueEngine()}
     )
 
     labels = [answered([versions[0], other], work_of(RED, version=place)) for place in (0, 1)]
@@ -101,12 +101,12 @@ def test_child_runs_the_version_that_it_was_asked_for(versions):
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-def test_child_run_has_all_cores_if_asked(versions, wide):
-    widths = []
+def test_child_run_has_all_cores_on_request(versions, wide):
+    wide_flags = []
 
     class Engine:
         def run(self, batch: Any, run: Any) -> Any:
-            widths.append(run.wide)
+            wide_flags.append(run.wide)
             return versions[0].engine.run(batch, run)
 
     version = LoadedVersion(
@@ -116,7 +116,7 @@ def test_child_run_has_all_cores_if_asked(versions, wide):
 
     answered([version], WireBatch(0, wide, [WirePicture(RED, math.inf)]))
 
-    assert widths == [wide]
+    assert wide_flags == [wide]
 
 
 def test_child_bad_pictures_fail_alone(versions):
@@ -145,14 +145,15 @@ def test_child_limits_reach_the_decoder(versions):
 
 
 @pytest.mark.anyio
-async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
+async def test_child_answers_are_identical_to_those_of_a_thread(versions):
     images = [tinymodel.picture((40 * n, 255 - 30 * n, 7 * n), 8 + 5 * n) for n in range(5)]
     child = Worker(cast(socket.socket, None), versions, LIMITS)
     done: asyncio.Queue[BatchJob[QueueEntry]] = asyncio.Queue()
     ignored: Any = [lambda *_: None] * 3
     lane = ThreadLane(LaneCallbacks(lambda _, job: done.put_nowait(job), *ignored), lambda: 0.0)
 
-    there = child.answer(work_of(*images, version=1)).outcomes
+    from_child = child.answer(work_of(*images, version=1)).outcomes
+
     loop = asyncio.get_running_loop()
     entries = [
         QueueEntry(
@@ -163,15 +164,16 @@ async def test_child_answers_as_a_thread_does_bit_for_bit(versions):
         )
         for image in images
     ]
+
     lane.work(BatchJob(versions[1], entries, Run(), 0.0))
     await done.get()
     lane.close()
 
-    here = [entry.future.result().probabilities.tobytes() for entry in entries]
-    assert [scores_of(outcome) for outcome in there] == here
+    from_lane = [entry.future.result().probabilities.tobytes() for entry in entries]
+    assert [probabilities_of(outcome) for outcome in from_child] == from_lane
 
 
-def scores_of(outcome: WireRow | Exception | None) -> bytes:
+def probabilities_of(outcome: WireRow | Exception | None) -> bytes:
     assert isinstance(outcome, WireRow)
     return outcome.row.probabilities.tobytes()
 
@@ -180,7 +182,7 @@ def scores_of(outcome: WireRow | Exception | None) -> bytes:
 
 
 class Front:
-    """The other end of a child's connection; blocks."""
+    """The front's end of a child's connection. Its calls block."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -232,7 +234,7 @@ def test_child_ends_when_the_front_breaks_the_protocol(pair, versions, data, wor
         Worker(sock, versions, LIMITS).serve()
 
 
-class Meanwhile:
+class CallbackSocket:
     """A child's socket that calls back at a chosen moment, as a signal handler would run."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -242,19 +244,19 @@ class Meanwhile:
         self._sock = sock
 
     def recv_into(self, view: memoryview) -> int:
-        _once(self, "before_receiving")
+        call_once(self, "before_receiving")
         return self._sock.recv_into(view)
 
     def sendall(self, data: bytes) -> None:
-        _once(self, "before_sending")
+        call_once(self, "before_sending")
         self._sock.sendall(data)
-        _once(self, "after_sending")
+        call_once(self, "after_sending")
 
 
-def _once(sock: Meanwhile, name: str) -> None:
-    act = getattr(sock, name)
+def call_once(sock: CallbackSocket, name: str) -> None:
+    callback = getattr(sock, name)
     setattr(sock, name, lambda: None)
-    act()
+    callback()
 
 
 @pytest.mark.parametrize(
@@ -270,9 +272,9 @@ def test_child_asks_to_be_replaced_between_its_answers(pair, versions, moment, k
     front, sock = pair
     front.send(*wire.pack_work(work_of(RED)))
     front.sock.shutdown(socket.SHUT_WR)
-    meanwhile = Meanwhile(sock)
-    child = Worker(cast(socket.socket, meanwhile), versions, LIMITS)
-    setattr(meanwhile, moment, child.retire)
+    callback_socket = CallbackSocket(sock)
+    child = Worker(cast(socket.socket, callback_socket), versions, LIMITS)
+    setattr(callback_socket, moment, child.retire)
 
     child.serve()
     sock.close()
@@ -283,7 +285,7 @@ def test_child_asks_to_be_replaced_between_its_answers(pair, versions, moment, k
     assert label_of(done.outcomes[0]) == "red"
 
 
-def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
+def test_child_sigterm_during_a_run_retires_after_the_answer(pair, versions):
     front, sock = pair
     front.send(*wire.pack_work(work_of(RED)), *wire.pack_work(work_of(BLUE)))
     front.sock.shutdown(socket.SHUT_WR)
@@ -303,22 +305,22 @@ def test_child_told_to_terminate_in_a_run_asks_after_its_answer(pair, versions):
     assert kinds == [FrameKind.DONE, FrameKind.RETIRE, FrameKind.DONE]
 
 
-class Halfway(Meanwhile):
-    """Calls back in the middle of a send."""
+class SplitSendSocket(CallbackSocket):
+    """Calls back in the middle of each send."""
 
     def sendall(self, data: bytes) -> None:
         self._sock.sendall(data[:4])
-        _once(self, "before_sending")
+        call_once(self, "before_sending")
         self._sock.sendall(data[4:])
 
 
-def test_child_told_to_terminate_again_while_it_asks_finishes_that_first(pair, versions):
+def test_child_sigterm_during_a_send_does_not_split_the_frame(pair, versions):
     front, sock = pair
     front.send(*wire.pack_work(work_of(RED)))
     front.sock.shutdown(socket.SHUT_WR)
-    meanwhile = Halfway(sock)
-    child = Worker(cast(socket.socket, meanwhile), versions, LIMITS)
-    meanwhile.before_receiving = meanwhile.before_sending = child.retire
+    callback_socket = SplitSendSocket(sock)
+    child = Worker(cast(socket.socket, callback_socket), versions, LIMITS)
+    callback_socket.before_receiving = callback_socket.before_sending = child.retire
 
     child.serve()
     sock.close()
@@ -327,7 +329,7 @@ def test_child_told_to_terminate_again_while_it_asks_finishes_that_first(pair, v
     assert kinds == [FrameKind.RETIRE, FrameKind.DONE, FrameKind.RETIRE]
 
 
-def test_child_told_to_terminate_before_it_began_asks_at_once(pair, versions):
+def test_child_sigterm_before_serving_retires_at_once(pair, versions):
     front, sock = pair
     front.sock.shutdown(socket.SHUT_WR)
     child = Worker(sock, versions, LIMITS)
@@ -339,55 +341,56 @@ def test_child_told_to_terminate_before_it_began_asks_at_once(pair, versions):
     assert [one.kind for one in iter(front.next, None) if one] == [FrameKind.RETIRE]
 
 
-# Its versions
+# Loading the versions
 
 
-def plan_of(models_dir: Path, *numbers: int, digest: str = "") -> dict[str, Any]:
-    told = []
+def start_message(models_dir: Path, *numbers: int, digest: str = "") -> dict[str, Any]:
+    listed = []
     for number in numbers or (2,):
         manifest = models_dir / "tiny" / str(number) / "manifest.json"
-        found = sha256(manifest.read_bytes()) if manifest.exists() else ""
-        told.append(["tiny", number, digest or found])
+        actual = sha256(manifest.read_bytes()) if manifest.exists() else ""
+        listed.append(["tiny", number, digest or actual])
+
     return {
         "models_dir": str(models_dir),
         "run": {"provider": "cpu", "threads": 1, "wide_threads": 1, "max_batch_size": 3},
-        "versions": told,
+        "versions": listed,
         "limits": {"max_pixels": 1000},
         "log_level": "info",
     }
 
 
 def test_child_loads_its_versions_in_the_order_of_the_start_message(models_dir):
-    loaded, facts = load(plan_of(models_dir, 2, 1))
+    loaded, facts = load(start_message(models_dir, 2, 1))
 
     assert [one.key for one in loaded] == [("tiny", 2), ("tiny", 1)]
-    for version, said in zip(loaded, facts, strict=True):
-        assert (said["provider"], said["fallback"], said["max_batch_size"]) == ("cpu", None, 3)
-        assert said["golden_difference"] == version.golden_difference
-        assert said["load_s"] == version.load_s > 0
+    for version, fact in zip(loaded, facts, strict=True):
+        assert (fact["provider"], fact["fallback"], fact["max_batch_size"]) == ("cpu", None, 3)
+        assert fact["golden_difference"] == version.golden_difference
+        assert fact["load_s"] == version.load_s > 0
 
 
 def test_child_version_with_another_manifest_is_refused(models_dir):
     with pytest.raises(VersionCorrupt, match=r"tiny/2.*replaced"):
-        load(plan_of(models_dir, digest="0" * 64))
+        load(start_message(models_dir, digest="0" * 64))
 
 
-# The whole life of a worker, in this process
+# A worker from start to exit, in this process
 
 
 class FrontThread(threading.Thread):
     """Starts a child, has one picture answered and closes the connection."""
 
-    def __init__(self, sock: socket.socket, plan: Any, image: bytes) -> None:
+    def __init__(self, sock: socket.socket, message: Any, image: bytes) -> None:
         super().__init__(daemon=True)
         self.replies: list[Frame | None] = []
         self._front = Front(sock)
-        self._plan = plan
+        self._message = message
         self._image = image
 
     def run(self) -> None:
         with self._front.sock:
-            self._front.send(*wire.pack_json(FrameKind.START, self._plan))
+            self._front.send(*wire.pack_json(FrameKind.START, self._message))
             self.replies.append(self._front.next())
             first = self.replies[0]
             if first and first.kind is FrameKind.READY:
@@ -403,10 +406,10 @@ def no_signals(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return handlers
 
 
-def live(plan: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
+def run_worker(message: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
     """Runs a worker to its end; returns its exit status and the frames it sent."""
     ours, theirs = socket.socketpair()
-    front = FrontThread(ours, plan, image)
+    front = FrontThread(ours, message, image)
     front.start()
     with theirs:
         status = module._run(theirs)
@@ -414,8 +417,8 @@ def live(plan: Any, image: bytes = RED) -> tuple[int, list[Frame | None]]:
     return status, front.replies
 
 
-def test_worker_process_answers_until_the_front_leaves(models_dir, no_signals):
-    status, (ready, done) = live(plan_of(models_dir))
+def test_worker_process_answers_until_the_front_disconnects(models_dir, no_signals):
+    status, (ready, done) = run_worker(start_message(models_dir))
 
     assert (status, ready and ready.kind, done and done.kind) == (
         0,
@@ -424,14 +427,16 @@ def test_worker_process_answers_until_the_front_leaves(models_dir, no_signals):
     )
     assert ready
     assert [one["provider"] for one in wire.unpack_json(ready.payload)["versions"]] == ["cpu"]
+
     assert done
     assert [label_of(one) for one in wire.unpack_done(done.payload).outcomes] == ["red"]
+
     ((number, handler),) = no_signals
     assert (number, handler.__name__) == (signal.SIGTERM, "retire")
 
 
 def test_worker_process_keeps_the_limits_of_the_start_message(models_dir, no_signals):
-    _, (_, done) = live(plan_of(models_dir), tinymodel.picture("red", 33))
+    _, (_, done) = run_worker(start_message(models_dir), tinymodel.picture("red", 33))
 
     assert done
     (outcome,) = wire.unpack_done(done.payload).outcomes
@@ -439,28 +444,28 @@ def test_worker_process_keeps_the_limits_of_the_start_message(models_dir, no_sig
     assert no_signals
 
 
-def test_worker_process_that_cannot_serve_says_why(tmp_path):
-    status, (reply,) = live(plan_of(tmp_path))
+def test_worker_process_that_cannot_serve_reports_why(tmp_path):
+    status, (reply,) = run_worker(start_message(tmp_path))
 
     assert reply
     assert (status, reply.kind) == (EXIT_NOT_SERVABLE, FrameKind.FAILED)
     assert isinstance(wire.unpack_failed(reply.payload), ManifestInvalid)
 
 
-def test_worker_process_with_a_bug_at_the_start_says_so_without_details(models_dir, capfd):
-    plan = plan_of(models_dir) | {"run": {"provider": "cpu", "secret": 1}}
+def test_worker_process_with_a_bug_at_the_start_reports_it_without_details(models_dir, capfd):
+    message = start_message(models_dir) | {"run": {"provider": "cpu", "secret": 1}}
 
-    status, (reply,) = live(plan)
+    status, (reply,) = run_worker(message)
 
     assert reply
     assert (status, reply.kind) == (EXIT_NOT_SERVABLE, FrameKind.FAILED)
-    said = wire.unpack_failed(reply.payload)
-    assert type(said) is EngineFailure
-    assert "secret" not in str(said)
+    error = wire.unpack_failed(reply.payload)
+    assert type(error) is EngineFailure
+    assert "secret" not in str(error)
     assert "could not start" in capfd.readouterr().out
 
 
-def test_worker_process_whose_front_is_gone_exits():
+def test_worker_process_whose_front_has_disconnected_exits():
     ours, theirs = socket.socketpair()
     ours.close()
     with theirs:
@@ -484,7 +489,7 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 ):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(b"".join(wire.pack_json(FrameKind.START, plan_of(models_dir))))
+        ours.sendall(b"".join(wire.pack_json(FrameKind.START, start_message(models_dir))))
         ours.sendall(b"".join(wire.pack_work(work_of(RED)))[:-1])
         ours.shutdown(socket.SHUT_WR)
 
@@ -500,14 +505,14 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 @pytest.fixture
 def launched(models_dir: Path) -> Iterator[LaunchedWorker]:
     """A worker that serves version 2 of `tiny`; its connection blocks."""
-    (one,) = ProcessLauncher(plan_of(models_dir), 60.0).launch_now(1)
+    (one,) = ProcessLauncher(start_message(models_dir), 60.0).launch_now(1)
     one.sock.settimeout(60)
     yield one
     one.abort()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda one: one.name)
-def test_worker_process_ignores_what_a_terminal_sends(launched, number):
+def test_worker_process_ignores_the_signals_of_a_terminal(launched, number):
     front = Front(launched.sock)
     os.kill(launched.process.pid, number)
     front.send(*wire.pack_work(work_of(RED)))
@@ -517,15 +522,15 @@ def test_worker_process_ignores_what_a_terminal_sends(launched, number):
     assert done.kind is FrameKind.DONE
 
 
-def test_worker_process_told_to_terminate_again_and_again_tears_no_answer(launched):
-    n_batches, size = 60, 200  # more than fits between the two ends
+def test_worker_process_repeated_sigterm_corrupts_no_answer(launched):
+    n_batches, size = 60, 200  # more than the socket buffers hold
     front = Front(launched.sock)
     batch = b"".join(wire.pack_work(work_of(*[RED] * size)))
     sender = threading.Thread(target=front.send, args=[batch] * n_batches)
     sender.start()
 
     answers: list[WireBatchDone] = []
-    n_asked = 0
+    n_retire_frames = 0
     while len(answers) < n_batches:
         for _ in range(3):
             os.kill(launched.process.pid, signal.SIGTERM)
@@ -533,12 +538,12 @@ def test_worker_process_told_to_terminate_again_and_again_tears_no_answer(launch
         assert frame
         if frame.kind is FrameKind.DONE:
             answers.append(wire.unpack_done(frame.payload))
-        n_asked += frame.kind is FrameKind.RETIRE
+        n_retire_frames += frame.kind is FrameKind.RETIRE
     sender.join()
 
-    assert n_asked
+    assert n_retire_frames
     assert {len(one.outcomes) for one in answers} == {size}
-    assert len({scores_of(outcome) for one in answers for outcome in one.outcomes}) == 1
+    assert len({probabilities_of(outcome) for one in answers for outcome in one.outcomes}) == 1
 
 
 def test_worker_process_whose_parent_has_ended_already_exits():

@@ -1,4 +1,4 @@
-"""A lane that is a child process; the test plays the child."""
+"""A lane on a child process. The test plays the child."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.workers import wire
 from service.workers.lane import ProcessLane, is_stopped, resident_bytes
 from service.workers.wire import FrameKind, WireBatchDone
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
-from tests.service.workers.peers import FakeLauncher, Peer, row_of
+from tests.service.workers.fakeworkers import FakeLauncher, FakeWorker, row_of
 
 pytestmark = pytest.mark.anyio
 
@@ -33,15 +33,15 @@ KEY = ("tiny", 1)
 
 
 @pytest.fixture(autouse=True)
-def only_time_that_tests_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks happen when a test calls them, and waits for an exit take no time."""
+def no_real_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes health checks run only when a test calls them, and waits for an exit return at once."""
     monkeypatch.setattr(module, "CHECK_INTERVAL_S", 3600.0)
     monkeypatch.setattr(module, "_EXIT_S", 0.002)
     monkeypatch.setattr(module, "_POLL_S", 0.0001)
 
 
-class Machine:
-    """The system's view of processes, set by the test."""
+class FakeSystem:
+    """What the operating system reports about a process, set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped = False
@@ -51,12 +51,12 @@ class Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
+def system(monkeypatch: pytest.MonkeyPatch) -> FakeSystem:
+    return FakeSystem(monkeypatch)
 
 
 class Bench:
-    """A lane over a fake worker, and the events it reports."""
+    """A lane with a fake worker, and the events that the lane reports."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -65,6 +65,7 @@ class Bench:
         self.done: list[BatchJob[QueueEntry]] = []
         self.lost: list[RestartReason] = []
         self.retiring: list[RestartReason] = []
+
         self.callbacks = LaneCallbacks(
             lambda _, job: self.done.append(job),
             lambda lane: self.ready.append(cast(ProcessLane, lane)),
@@ -73,7 +74,7 @@ class Bench:
         )
 
     def _on_lost(self, lane: Any, reason: RestartReason) -> None:
-        """Does what `Lanes` does with a lost lane."""
+        """Treats a lost lane like `Lanes` does."""
         self.lost.append(reason)
         assert lane.take_unstarted() == []
         lane.close()
@@ -86,8 +87,8 @@ class Bench:
         return self.lane
 
     @property
-    def peer(self) -> Peer:
-        return self.launcher.peers[-1]
+    def worker(self) -> FakeWorker:
+        return self.launcher.workers[-1]
 
     def entry(self, image: bytes, deadline_s: float = NEVER) -> QueueEntry:
         file = ImageFile(image, ImageLimits(), cast(Any, None), cast(Any, None))
@@ -100,7 +101,7 @@ class Bench:
         """Gives the lane a batch and returns when the worker has received it."""
         job = BatchJob(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
         self.lane.work(job)
-        await until(lambda: bool(self.peer.works))
+        await until(lambda: bool(self.worker.unanswered))
         return job
 
 
@@ -119,7 +120,7 @@ async def running(**options: Any) -> AsyncIterator[Bench]:
 
 async def until(happened: Callable[[], bool]) -> None:
     """Waits for a condition; bounded by the test's timeout."""
-    while not happened():  # noqa: ASYNC110 - it must not be what is tested that wakes this
+    while not happened():  # noqa: ASYNC110 - the code under test must not wake this
         await asyncio.sleep(0)
 
 
@@ -131,7 +132,7 @@ async def settle() -> None:
 def outcome(entry: QueueEntry) -> float | str:
     """The entry's value, or the name of its error."""
     if not entry.future.done():
-        return "waits"
+        return "pending"
     error = entry.future.exception()
     return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
 
@@ -147,7 +148,7 @@ async def test_process_lane_is_ready_once_its_worker_is(way):
     await until(lambda: lane.ready)
     await settle()
 
-    assert (before, bench.ready, len(bench.launcher.peers)) == ((False, False), [lane], 1)
+    assert (before, bench.ready, len(bench.launcher.workers)) == ((False, False), [lane], 1)
     lane.close()
     await lane.ended
 
@@ -168,10 +169,10 @@ async def test_process_lane_whose_worker_does_not_start_is_lost(caplog):
 
 async def test_process_lane_sends_version_index_cores_pictures_and_remaining_time():
     async with running() as bench:
-        patient, hasty = bench.entry(b"1"), bench.entry(b"22", bench.clock() + 2.5)
-        await bench.begin(patient, hasty, wide=True)
+        unlimited, limited = bench.entry(b"1"), bench.entry(b"22", bench.clock() + 2.5)
+        await bench.begin(unlimited, limited, wide=True)
 
-        assert bench.peer.works == [
+        assert bench.worker.unanswered == [
             wire.WireBatch(1, True, [wire.WirePicture(b"1", NEVER), wire.WirePicture(b"22", 2.5)])
         ]
 
@@ -181,13 +182,14 @@ async def test_process_lane_answers_are_delivered_in_order_with_their_times():
         entries = [bench.entry(b"1"), bench.entry(b"333")]
         bench.clock.advance(2)
         job = await bench.begin(*entries)
-        in_hand = list(bench.lane.jobs)
+        in_progress = list(bench.lane.jobs)
+
         bench.clock.advance(60)
-        bench.peer.answer()
+        bench.worker.answer()
         await until(lambda: bool(bench.done))
 
         assert [outcome(one) for one in entries] == [1.0, 3.0]
-        assert (in_hand, bench.done, list(bench.lane.jobs)) == ([job], [job], [])
+        assert (in_progress, bench.done, list(bench.lane.jobs)) == ([job], [job], [])
         assert (job.runs, job.work_s) == ([(2, 0.5)], 0.75)
         for one in entries:
             row, recipe = one.future.result(), cast(Preparation, one.item)
@@ -195,11 +197,11 @@ async def test_process_lane_answers_are_delivered_in_order_with_their_times():
             assert (recipe.decode_s, recipe.preprocess_s) == (0.25, 0.375)
 
 
-async def test_process_lane_error_of_a_picture_is_raised_as_it_was():
+async def test_process_lane_error_of_a_picture_is_raised_unchanged():
     async with running() as bench:
         bad, good = bench.entry(b"1"), bench.entry(b"22")
         await bench.begin(bad, good)
-        bench.peer.answer(ImageTruncated("row 7 is missing"))
+        bench.worker.answer(ImageTruncated("row 7 is missing"))
         await until(lambda: bool(bench.done))
 
         assert outcome(good) == 2.0
@@ -207,30 +209,30 @@ async def test_process_lane_error_of_a_picture_is_raised_as_it_was():
             bad.future.result()
 
 
-async def test_process_lane_goes_on_with_the_next_batch():
+async def test_process_lane_continues_with_the_next_batch():
     async with running() as bench:
         for image in (b"1", b"22", b"333"):
             entry = bench.entry(image)
             await bench.begin(entry)
-            bench.peer.answer()
+            bench.worker.answer()
             await until(entry.future.done)
             assert outcome(entry) == len(image)
 
-        assert bench.peer.seen == [[b"1"], [b"22"], [b"333"]]
+        assert bench.worker.received == [[b"1"], [b"22"], [b"333"]]
 
 
 async def test_process_lane_answer_for_a_client_that_left_is_dropped():
     async with running() as bench:
-        gone, stays = bench.entry(b"1"), bench.entry(b"22")
-        await bench.begin(gone, stays)
-        gone.future.cancel()
-        bench.peer.answer()
+        cancelled, kept = bench.entry(b"1"), bench.entry(b"22")
+        await bench.begin(cancelled, kept)
+        cancelled.future.cancel()
+        bench.worker.answer()
         await until(lambda: bool(bench.done))
 
-        assert (outcome(stays), bench.lost) == (2.0, [])
+        assert (outcome(kept), bench.lost) == (2.0, [])
 
 
-# Workers that end or break
+# Workers that exit or break the protocol
 
 
 async def test_process_lane_worker_that_exits_fails_its_pictures(caplog):
@@ -239,8 +241,9 @@ async def test_process_lane_worker_that_exits_fails_its_pictures(caplog):
         entries[2].future.cancel()
         await bench.begin(*entries)
         bench.clock.advance(2)
+
         with caplog.at_level(logging.INFO):
-            bench.peer.process.exit(-11)
+            bench.worker.process.exit(-11)
             await bench.lane.ended
 
         assert [outcome(one) for one in entries[:2]] == ["WorkerLost", "DeadlineExceeded"]
@@ -251,13 +254,13 @@ async def test_process_lane_worker_that_exits_fails_its_pictures(caplog):
         assert (ended["pid"], ended["signal"]) == (1000, "SIGSEGV")
 
 
-async def test_process_lane_answer_that_was_sent_before_the_exit_counts():
+async def test_process_lane_answer_sent_before_the_exit_counts():
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
-        bench.peer.answer()
+        bench.worker.answer()
         await settle()
-        bench.peer.process.exit(1)
+        bench.worker.process.exit(1)
         await bench.lane.ended
 
         assert (outcome(entry), bench.lost) == (1.0, [RestartReason.EXITED])
@@ -265,13 +268,13 @@ async def test_process_lane_answer_that_was_sent_before_the_exit_counts():
 
 async def test_process_lane_worker_that_exits_while_idle_is_lost():
     async with running() as bench:
-        bench.peer.process.exit(0)
+        bench.worker.process.exit(0)
         await bench.lane.ended
 
         assert bench.lost == [RestartReason.EXITED]
 
 
-def done_of(n_pictures: int) -> list[bytes]:
+def done_frame(n_pictures: int) -> list[bytes]:
     return wire.pack_done(WireBatchDone([row_of(1.0)] * n_pictures, [], 0.0))
 
 
@@ -279,37 +282,37 @@ BREACHES = {
     "noise": [b"\xff" * 20],
     "wrong_way": wire.pack(FrameKind.WORK),
     "cut": wire.pack(FrameKind.DONE, b"x"),
-    "too_few": done_of(1),
-    "too_many": done_of(3),
+    "too_few": done_frame(1),
+    "too_many": done_frame(3),
     "ready_again": wire.pack_json(FrameKind.READY, {"versions": []}),
 }
 
 
 @pytest.mark.parametrize("frame", BREACHES.values(), ids=BREACHES.keys())
-async def test_process_lane_worker_that_breaks_the_protocol_is_ended(frame: Iterable[bytes]):
+async def test_process_lane_worker_that_breaks_the_protocol_is_killed(frame: Iterable[bytes]):
     async with running() as bench:
         entries = [bench.entry(b"1"), bench.entry(b"22")]
         await bench.begin(*entries)
-        bench.peer.send(frame)
+        bench.worker.send(frame)
         await bench.lane.ended
 
         assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
-        assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
+        assert (bench.lost, bench.worker.process.status) == ([RestartReason.EXITED], -9)
 
 
-async def test_process_lane_unexpected_answer_breaks_the_protocol():
+async def test_process_lane_answer_without_a_batch_breaks_the_protocol():
     async with running() as bench:
-        bench.peer.send(done_of(0))
+        bench.worker.send(done_frame(0))
         await bench.lane.ended
 
-        assert (bench.lost, bench.peer.process.status) == ([RestartReason.EXITED], -9)
+        assert (bench.lost, bench.worker.process.status) == ([RestartReason.EXITED], -9)
 
 
 async def test_process_lane_frames_after_a_breach_are_ignored():
     async with running() as bench:
         entries = [bench.entry(b"1"), bench.entry(b"22")]
         await bench.begin(*entries)
-        bench.peer.send([*done_of(1), *done_of(2)])
+        bench.worker.send([*done_frame(1), *done_frame(2)])
         await bench.lane.ended
 
         assert [outcome(one) for one in entries] == ["WorkerLost"] * 2
@@ -318,31 +321,31 @@ async def test_process_lane_frames_after_a_breach_are_ignored():
 # Health
 
 
-async def test_process_lane_worker_stopped_at_two_checks_is_killed(machine):
+async def test_process_lane_worker_stopped_at_two_checks_is_killed(system):
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
-        machine.stopped = True
+        system.stopped = True
         bench.lane._check()
         before = (bench.lane.ready, outcome(entry))
         bench.lane._check()
         await bench.lane.ended
 
-        assert (before, outcome(entry)) == ((True, "waits"), "WorkerLost")
-        assert (bench.lost, bench.peer.process.status) == ([RestartReason.STOPPED], -9)
+        assert (before, outcome(entry)) == ((True, "pending"), "WorkerLost")
+        assert (bench.lost, bench.worker.process.status) == ([RestartReason.STOPPED], -9)
 
 
-async def test_process_lane_worker_that_goes_on_after_one_check_is_kept(machine):
+async def test_process_lane_worker_that_continues_after_one_check_is_kept(system):
     """After Ctrl-Z and fg the front may be the first to run again."""
     async with running() as bench:
         for stopped in (True, False, True, False):
-            machine.stopped = stopped
+            system.stopped = stopped
             bench.lane._check()
 
         assert (bench.lost, bench.lane.ready) == ([], True)
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("system")
 @pytest.mark.parametrize(
     ("limit", "retiring"),
     [(None, []), (1000, []), (999, [RestartReason.MEMORY] * 2)],
@@ -356,15 +359,15 @@ async def test_process_lane_above_its_memory_limit_retires_at_every_check(limit,
         assert (bench.retiring, bench.lane.ready, bench.lane.dead) == (retiring, True, False)
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("system")
 async def test_process_lane_worker_that_got_sigterm_retires_at_every_check():
     async with running() as bench:
         entry = bench.entry(b"1")
         await bench.begin(entry)
-        bench.peer.send(wire.pack(FrameKind.RETIRE))
+        bench.worker.send(wire.pack(FrameKind.RETIRE))
         await until(lambda: bool(bench.retiring))
         bench.lane._check()
-        bench.peer.answer()
+        bench.worker.answer()
         await until(entry.future.done)
 
         assert (bench.retiring, outcome(entry)) == ([RestartReason.TERMINATED] * 2, 1.0)
@@ -373,14 +376,14 @@ async def test_process_lane_worker_that_got_sigterm_retires_at_every_check():
 
 async def test_process_lane_interrupted_kills_its_worker():
     async with running() as bench:
-        late, patient = bench.entry(b"1", bench.clock() + 1), bench.entry(b"22")
-        await bench.begin(late, patient)
+        late, unlimited = bench.entry(b"1", bench.clock() + 1), bench.entry(b"22")
+        await bench.begin(late, unlimited)
         bench.clock.advance(2)
         bench.lane.interrupt()
         await bench.lane.ended
 
-        assert [outcome(one) for one in (late, patient)] == ["DeadlineExceeded", "WorkerLost"]
-        assert (bench.lost, bench.peer.process.status) == ([RestartReason.OVERDUE], -9)
+        assert [outcome(one) for one in (late, unlimited)] == ["DeadlineExceeded", "WorkerLost"]
+        assert (bench.lost, bench.worker.process.status) == ([RestartReason.OVERDUE], -9)
 
 
 async def test_process_lane_interrupted_while_idle_does_nothing():
@@ -388,7 +391,7 @@ async def test_process_lane_interrupted_while_idle_does_nothing():
         bench.lane.interrupt()
         await settle()
 
-        assert (bench.lost, bench.peer.process.status, bench.lane.ready) == ([], None, True)
+        assert (bench.lost, bench.worker.process.status, bench.lane.ready) == ([], None, True)
 
 
 async def test_process_lane_marked_dead_still_fails_its_pictures():
@@ -402,7 +405,7 @@ async def test_process_lane_marked_dead_still_fails_its_pictures():
         assert outcome(entry) == "WorkerLost"
 
 
-# End
+# Close
 
 
 async def test_process_lane_closed_lets_its_worker_exit():
@@ -410,7 +413,7 @@ async def test_process_lane_closed_lets_its_worker_exit():
         bench.lane.close()
         await bench.lane.ended
 
-        assert (bench.peer.closed, bench.peer.process.status, bench.lost) == (True, 0, [])
+        assert (bench.worker.closed, bench.worker.process.status, bench.lost) == (True, 0, [])
 
 
 async def test_process_lane_closed_during_a_batch_kills_its_worker():
@@ -419,28 +422,28 @@ async def test_process_lane_closed_during_a_batch_kills_its_worker():
         bench.lane.close()
         await bench.lane.ended
 
-        assert (bench.peer.process.status, bench.lost) == (-9, [])
+        assert (bench.worker.process.status, bench.lost) == (-9, [])
 
 
-async def test_process_lane_closed_twice_is_closed():
+async def test_process_lane_can_be_closed_twice():
     async with running() as bench:
         bench.lane.close()
         bench.lane.close()
         await bench.lane.ended
 
-        assert bench.peer.process.status == 0
+        assert bench.worker.process.status == 0
 
 
 async def test_process_lane_worker_that_does_not_exit_is_killed():
     async with running() as bench:
-        bench.peer.process.exits = False
+        bench.worker.process.exits = False
         bench.lane.close()
         await bench.lane.ended
 
-        assert (bench.peer.closed, bench.peer.process.status) == (True, -9)
+        assert (bench.worker.closed, bench.worker.process.status) == (True, -9)
 
 
-async def test_process_lane_closed_before_its_worker_is_ready_leaves_nothing():
+async def test_process_lane_closed_before_its_worker_is_ready_leaves_no_process():
     bench = Bench()
     bench.launcher.gate.clear()
     lane = bench.open()
@@ -450,7 +453,7 @@ async def test_process_lane_closed_before_its_worker_is_ready_leaves_nothing():
     bench.launcher.gate.set()
     await settle()
 
-    assert (bench.launcher.peers, bench.ready, bench.lost) == ([], [], [])
+    assert (bench.launcher.workers, bench.ready, bench.lost) == ([], [], [])
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -463,11 +466,11 @@ async def test_process_lane_closed_at_any_moment_of_its_start_leaves_no_process(
     lane.close()
     await asyncio.gather(lane.ended, return_exceptions=True)
 
-    assert None not in [peer.process.status for peer in bench.launcher.peers]
-    await until(lambda: all(peer.closed for peer in bench.launcher.peers))
+    assert None not in [worker.process.status for worker in bench.launcher.workers]
+    await until(lambda: all(worker.closed for worker in bench.launcher.workers))
 
 
-# The system's view
+# Process state from /proc
 
 
 @pytest.mark.parametrize(
@@ -480,7 +483,7 @@ async def test_process_lane_closed_at_any_moment_of_its_start_leaves_no_process(
     ],
     ids=["sleeps", "stopped", "odd_name", "empty"],
 )
-def test_process_is_stopped_as_the_system_says(tmp_path, stat, stopped):
+def test_is_stopped_reads_the_state_of_the_process(tmp_path, stat, stopped):
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "stat").write_text(stat, encoding="ascii")
 
@@ -489,7 +492,7 @@ def test_process_is_stopped_as_the_system_says(tmp_path, stat, stopped):
     assert not is_stopped(os.getpid())
 
 
-def test_process_memory_is_what_the_system_says(tmp_path):
+def test_resident_bytes_reads_the_memory_of_the_process(tmp_path):
     for pid, statm in ((7, "100 7 3 1 0 9 0\n"), (8, "x"), (9, "")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "statm").write_text(statm, encoding="ascii")

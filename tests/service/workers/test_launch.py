@@ -38,16 +38,16 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
 
 @pytest.fixture
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Every process started."""
-    found: list[subprocess.Popen[bytes]] = []
+    """Every process that the test started, in order."""
+    started: list[subprocess.Popen[bytes]] = []
 
-    class Seen(subprocess.Popen[bytes]):
+    class RecordingPopen(subprocess.Popen[bytes]):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            found.append(self)
+            started.append(self)
 
-    monkeypatch.setattr(subprocess, "Popen", Seen)
-    return found
+    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
+    return started
 
 
 async def test_launching_worker_that_is_ready_returns_its_facts(models_dir):
@@ -76,7 +76,7 @@ def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
     assert launched.process.wait() == 0
 
 
-async def test_launching_missing_version_raises_what_the_worker_raised(tmp_path, spawned):
+async def test_launching_missing_version_raises_the_error_of_the_worker(tmp_path, spawned):
     with pytest.raises(ManifestInvalid, match="tiny/2"):
         await launcher(tmp_path).launch()
 
@@ -95,7 +95,7 @@ async def test_launching_worker_that_is_too_slow_is_killed(models_dir, spawned):
     [("this", "exited with status 0"), ("no_such_module", "exited with status 1")],
     ids=["says_nothing", "cannot_run"],
 )
-def test_launching_process_that_only_exits_reports_its_status(
+def test_launching_process_that_exits_at_once_reports_its_status(
     models_dir, monkeypatch, module, words
 ):
     monkeypatch.setattr(launching, "_MODULE", module)
@@ -104,8 +104,8 @@ def test_launching_process_that_only_exits_reports_its_status(
         launcher(models_dir).launch_now(2)
 
 
-def saying(pieces: list[bytes]) -> str:
-    """A program that sends these bytes to its parent and stays."""
+def program_sending(pieces: list[bytes]) -> str:
+    """A program that sends these bytes to its parent and keeps running."""
     return (
         "import signal, socket, sys\n"
         "sock = socket.socket(fileno=int(sys.argv[1]))\n"
@@ -126,9 +126,9 @@ def saying(pieces: list[bytes]) -> str:
 def test_launching_worker_that_is_not_ready_is_killed(
     models_dir, monkeypatch, tmp_path, spawned, pieces, words
 ):
-    (tmp_path / "says_it.py").write_text(saying(pieces), encoding="ascii")
+    (tmp_path / "fake_worker.py").write_text(program_sending(pieces), encoding="ascii")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(launching, "_MODULE", "says_it")
+    monkeypatch.setattr(launching, "_MODULE", "fake_worker")
 
     with pytest.raises(WorkerNotStarted, match=words):
         launcher(models_dir).launch_now(1)
@@ -136,7 +136,7 @@ def test_launching_worker_that_is_not_ready_is_killed(
     assert spawned[0].returncode == -9
 
 
-async def test_launching_given_up_leaves_no_process(models_dir, spawned):
+async def test_launching_cancelled_leaves_no_process(models_dir, spawned):
     task = asyncio.create_task(launcher(models_dir).launch())
     await asyncio.sleep(0)
     task.cancel()
@@ -157,7 +157,7 @@ async def test_launching_does_not_block_the_event_loop(models_dir):
     assert turns > 100
 
 
-def test_launching_leaves_no_descriptor_open(models_dir):
+def test_launching_leaves_no_file_descriptor_open(models_dir):
     def count() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -40,12 +40,12 @@ def config_of(models_dir: Path, **run: Any) -> WorkerConfig:
     return WorkerConfig(config, ImageLimits(), "info", 60.0)
 
 
-def here(models_dir: Path) -> Repository:
-    """The same versions, loaded in this process."""
+def loaded_here(models_dir: Path) -> Repository:
+    """The same repository, loaded in this process."""
     return load_repository(config_of(models_dir).repository)
 
 
-async def ask(batcher: Batcher, factory: ProcessLaneFactory, number: int) -> RowResult:
+async def classify(batcher: Batcher, factory: ProcessLaneFactory, number: int) -> RowResult:
     version = factory.repository.get("tiny", number)
     deadline_s = time.monotonic() + 30
     recipe = Preparation(inspect(RED), version.manifest, deadline_s)
@@ -57,7 +57,9 @@ async def answers_of(factory: ProcessLaneFactory, lanes: int) -> list[int]:
     batcher = Batcher(factory, BatchLimits(lanes=lanes))
     batcher.start()
     try:
-        rows = [await ask(batcher, factory, one.key[1]) for one in factory.repository.versions()]
+        rows = [
+            await classify(batcher, factory, one.key[1]) for one in factory.repository.versions()
+        ]
         assert batcher.n_ready == lanes
     finally:
         finished = await batcher.stop()
@@ -89,13 +91,13 @@ async def test_children_that_are_not_needed_are_killed(models_dir):
     assert (launched.process.poll(), factory._ready) == (-9, [])
 
 
-async def test_children_repository_is_described_as_one_of_this_process(models_dir):
+async def test_children_repository_equals_one_loaded_in_this_process(models_dir):
     factory = start_children(config_of(models_dir, max_batch_size=3), 1)
     factory.abort()
 
     ours = load_repository(config_of(models_dir, max_batch_size=3).repository)
-    for one, apart in zip(ours.versions(), factory.repository.versions(), strict=True):
-        assert isinstance(apart.engine, RemoteEngine)
+    for one, remote in zip(ours.versions(), factory.repository.versions(), strict=True):
+        assert isinstance(remote.engine, RemoteEngine)
         for name in (
             "manifest",
             "manifest_sha256",
@@ -104,11 +106,11 @@ async def test_children_repository_is_described_as_one_of_this_process(models_di
             "max_batch_size",
             "golden_difference",
         ):
-            assert getattr(apart, name) == getattr(one, name)
-        assert apart.load_s > 0
+            assert getattr(remote, name) == getattr(one, name)
+        assert remote.load_s > 0
 
 
-def test_children_default_model_is_that_of_the_config(tmp_path):
+def test_children_repository_has_the_configured_default_model(tmp_path):
     for name in ("another", "tiny"):
         tinymodel.write_version(tmp_path, name)
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"), default_model="tiny")
@@ -126,11 +128,11 @@ def test_children_of_a_repository_that_cannot_be_served_are_killed(
     made: list[LaunchedWorker] = []
     launch_now = ProcessLauncher.launch_now
 
-    def noting(launcher: ProcessLauncher, count: int) -> list[LaunchedWorker]:
+    def record_launch(launcher: ProcessLauncher, count: int) -> list[LaunchedWorker]:
         made.extend(launch_now(launcher, count))
         return made
 
-    monkeypatch.setattr(ProcessLauncher, "launch_now", noting)
+    monkeypatch.setattr(ProcessLauncher, "launch_now", record_launch)
     config = RepositoryConfig(
         models_dir if default_model else tmp_path, EngineConfig("cpu"), default_model=default_model
     )
@@ -146,10 +148,10 @@ def test_remote_engine_runs_nothing():
         RemoteEngine().run(np.zeros((1, 8, 8, 3), np.uint8))
 
 
-# Another set of versions
+# Renewal with another set of versions
 
 
-async def test_children_for_another_repository_are_ready_with_its_factory(models_dir):
+async def test_children_for_another_repository_are_ready_with_the_new_factory(models_dir):
     config = config_of(models_dir)
     first = start_children(config, 1)
     version = load_in_child(config, models_dir, "tiny", 2, EngineConfig("cpu"))
@@ -163,7 +165,7 @@ async def test_children_for_another_repository_are_ready_with_its_factory(models
     assert [one.key for one in factory.repository.versions()] == [("tiny", 2)]
 
 
-async def test_children_of_which_one_fails_are_all_killed(models_dir, monkeypatch):
+async def test_children_are_all_killed_if_one_does_not_start(models_dir, monkeypatch):
     launch, made, failed = ProcessLauncher.launch, [], asyncio.Event()
 
     async def fail_once(launcher: ProcessLauncher) -> LaunchedWorker:
@@ -174,22 +176,24 @@ async def test_children_of_which_one_fails_are_all_killed(models_dir, monkeypatc
         return made[-1]
 
     monkeypatch.setattr(ProcessLauncher, "launch", fail_once)
-    factory = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
+    factory = ProcessLaneFactory(config_of(models_dir), loaded_here(models_dir), [])
 
     with pytest.raises(WorkerNotStarted):
-        await factory.renewed(here(models_dir), 2)
+        await factory.renewed(loaded_here(models_dir), 2)
 
     assert set(statuses(made)) <= {-9}
 
 
-@pytest.mark.parametrize("one_is_ready", [True, False], ids=["one_is_ready", "none_is"])
-async def test_children_given_up_while_they_start_are_killed(models_dir, monkeypatch, one_is_ready):
-    found: list[subprocess.Popen[bytes]] = []
+@pytest.mark.parametrize("one_is_ready", [True, False], ids=["one_is_ready", "none_is_ready"])
+async def test_children_cancelled_while_they_start_are_killed(
+    models_dir, monkeypatch, one_is_ready
+):
+    started: list[subprocess.Popen[bytes]] = []
 
-    class Seen(subprocess.Popen[bytes]):
+    class RecordingPopen(subprocess.Popen[bytes]):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            found.append(self)
+            started.append(self)
 
     launch, ready, never = ProcessLauncher.launch, asyncio.Event(), asyncio.Event()
 
@@ -200,10 +204,12 @@ async def test_children_given_up_while_they_start_are_killed(models_dir, monkeyp
         ready.set()
         return launched
 
-    monkeypatch.setattr(subprocess, "Popen", Seen)
+    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
     monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
-    factory = ProcessLaneFactory(config_of(models_dir), here(models_dir), [])
-    task = asyncio.create_task(factory.renewed(here(models_dir), 2))
+    factory = ProcessLaneFactory(config_of(models_dir), loaded_here(models_dir), [])
+
+    task = asyncio.create_task(factory.renewed(loaded_here(models_dir), 2))
+
     if one_is_ready:
         await ready.wait()
     await asyncio.sleep(0)
@@ -211,20 +217,20 @@ async def test_children_given_up_while_they_start_are_killed(models_dir, monkeyp
     await asyncio.gather(task, return_exceptions=True)
 
     assert task.cancelled()
-    assert [one.returncode for one in found] == [-9] * len(found)
+    assert [one.returncode for one in started] == [-9] * len(started)
 
 
-async def test_process_factory_starts_new_ones_after_the_ready_ones(models_dir):
+async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(models_dir):
     factory = start_children(config_of(models_dir), 1)
     (launched,) = factory._ready
     batcher = Batcher(factory, BatchLimits(lanes=1))
     batcher.start()
-    first = await ask(batcher, factory, 1)
+    first = await classify(batcher, factory, 1)
 
     launched.process.kill()
     while batcher.n_ready:  # noqa: ASYNC110 - the loss must be noticed without a request
         await asyncio.sleep(0.001)
-    second = await ask(batcher, factory, 1)
+    second = await classify(batcher, factory, 1)
     await batcher.stop()
 
     assert [int(one.probabilities.argmax()) for one in (first, second)] == [0, 0]
@@ -243,17 +249,17 @@ async def test_process_factory_is_closed_once_its_children_have_ended(models_dir
     assert None not in statuses(ready)
 
 
-# One version in a child of its own
+# Loading one version in a child process
 
 
-def test_version_is_loaded_in_a_child_of_its_own(models_dir):
+def test_version_is_loaded_in_a_child_process(models_dir):
     version = load_in_child(config_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
 
     assert (version.key, version.provider) == (("tiny", 2), "cpu")
     assert isinstance(version.engine, RemoteEngine)
-    assert version.manifest_sha256 == here(models_dir).get("tiny", 2).manifest_sha256
+    assert version.manifest_sha256 == loaded_here(models_dir).get("tiny", 2).manifest_sha256
     assert math.isclose(
-        version.golden_difference, here(models_dir).get("tiny", 2).golden_difference
+        version.golden_difference, loaded_here(models_dir).get("tiny", 2).golden_difference
     )
 
 

@@ -64,7 +64,7 @@ def reader_of(data: bytes) -> Callable[[int], bytes | None]:
     st.lists(st.tuples(KINDS, st.binary(max_size=200)), max_size=10),
     st.randoms(use_true_random=False),
 )
-def test_wire_frames_are_the_same_however_they_arrive(sent, random):
+def test_wire_frames_do_not_depend_on_how_the_bytes_are_split(sent, random):
     stream = joined(joined(wire.pack(*one)) for one in sent)
     reader = FrameReader()
     received: list[Frame] = []
@@ -78,18 +78,18 @@ def test_wire_frames_are_the_same_however_they_arrive(sent, random):
 
 
 @given(KINDS, st.binary(max_size=50))
-def test_wire_frame_is_read_with_its_own_bytes_and_no_more(kind, payload):
+def test_wire_read_frame_reads_no_bytes_beyond_the_frame(kind, payload):
     read = reader_of(joined(wire.pack(kind, payload)) + b"more")
 
     assert wire.read_frame(read) == Frame(kind, payload)
     assert read(4) == b"more"
 
 
-def test_wire_stream_that_ends_between_frames_is_over():
+def test_wire_stream_that_ends_between_frames_is_at_its_end():
     assert wire.read_frame(reader_of(b"")) is None
 
 
-def test_wire_stream_that_ends_within_a_frame_breaks():
+def test_wire_stream_that_ends_within_a_frame_is_an_error():
     whole = joined(wire.pack(FrameKind.WORK, b"payload"))
 
     with pytest.raises(WireError, match="within a frame"):
@@ -97,7 +97,7 @@ def test_wire_stream_that_ends_within_a_frame_breaks():
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
-def test_wire_reader_of_arbitrary_bytes_breaks_or_waits(pieces):
+def test_wire_reader_of_arbitrary_bytes_raises_or_waits(pieces):
     reader, found, broken = FrameReader(), 0, False
 
     try:
@@ -109,7 +109,7 @@ def test_wire_reader_of_arbitrary_bytes_breaks_or_waits(pieces):
 
 
 @given(st.binary(max_size=60))
-def test_wire_arbitrary_bytes_break_or_end_what_reads_one_frame(data):
+def test_wire_read_frame_of_arbitrary_bytes_raises_or_ends(data):
     try:
         frame = wire.read_frame(reader_of(data))
     except WireError:
@@ -117,14 +117,14 @@ def test_wire_arbitrary_bytes_break_or_end_what_reads_one_frame(data):
     assert frame is None or len(frame.payload) <= len(data) - 9
 
 
-def test_wire_unknown_kind_breaks():
+def test_wire_unknown_kind_is_an_error():
     with pytest.raises(WireError, match="99"):
         list(FrameReader().feed(bytes(8) + bytes([99])))
 
 
 @pytest.mark.parametrize("name", UNPACKERS)
 @given(payload=st.binary(max_size=200))
-def test_wire_arbitrary_payload_is_read_or_broken(name, payload):
+def test_wire_arbitrary_payload_is_read_or_raises(name, payload):
     try:
         read = UNPACKERS[name](payload)
     except WireError:
@@ -133,7 +133,7 @@ def test_wire_arbitrary_payload_is_read_or_broken(name, payload):
 
 
 @given(works, st.data())
-def test_wire_work_that_was_cut_breaks(work, data):
+def test_wire_truncated_work_is_an_error(work, data):
     whole = payload_of(wire.pack_work(work))
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
@@ -141,12 +141,12 @@ def test_wire_work_that_was_cut_breaks(work, data):
         wire.unpack_work(cut)
 
 
-def test_wire_more_pictures_than_there_are_bytes_for_break():
+def test_wire_picture_count_beyond_the_payload_is_an_error():
     with pytest.raises(WireError):
         wire.unpack_work(b"\0\0\0\xff\xff")
 
 
-# Work
+# Batches
 
 
 @given(works)
@@ -155,7 +155,7 @@ def test_wire_work_round_trip(work):
 
 
 @pytest.mark.parametrize("remaining_s", [-1.5, 0.0, math.inf], ids=["passed", "now", "never"])
-def test_wire_deadline_travels_as_it_is(remaining_s):
+def test_wire_remaining_time_round_trip_is_exact(remaining_s):
     work = WireBatch(0, False, [WirePicture(b"x", remaining_s)])
 
     assert wire.unpack_work(payload_of(wire.pack_work(work))) == work
@@ -170,7 +170,7 @@ def test_wire_pictures_are_not_copied_into_their_frame():
     assert all(any(piece is image for piece in pieces) for image in images)
 
 
-# What became of it
+# Outcomes
 
 rows = st.builds(
     lambda scores, queue_s, run_s, size, decode_s, preprocess_s: WireRow(
@@ -219,14 +219,14 @@ def test_wire_outcomes_keep_their_order():
     assert list(map(type, read)) == list(map(type, sent))
 
 
-def test_wire_row_that_is_no_float32_breaks():
+def test_wire_row_that_is_not_float32_is_an_error():
     head = bytes(12 - 1) + b"\1" + b"\1" + (36 + 3).to_bytes(8, "big")
 
     with pytest.raises(WireError, match="float32"):
         wire.unpack_done(head + bytes(36 + 3))
 
 
-def test_wire_outcome_of_an_unknown_kind_breaks():
+def test_wire_outcome_of_an_unknown_kind_is_an_error():
     with pytest.raises(WireError, match="77"):
         wire.unpack_done(bytes(12 - 1) + b"\1" + bytes([77]) + bytes(8))
 
@@ -235,35 +235,35 @@ def test_wire_outcome_of_an_unknown_kind_breaks():
 
 
 @pytest.mark.parametrize("name", wire.ERRORS)
-def test_wire_every_error_arrives_as_what_it_was(name):
+def test_wire_every_listed_error_round_trip(name):
     error = wire.ERRORS[name]("what happened: ü")
 
     for read in (outcome_of(error), wire.unpack_failed(payload_of(wire.pack_failed(error)))):
         assert (type(read), str(read)) == (type(error), "what happened: ü")
 
 
-def test_wire_errors_of_both_packages_are_known():
+def test_wire_errors_of_both_packages_are_listed():
     known = {ImageTruncated, Overloaded, EngineFailure, WorkerNotStarted}
 
     assert known <= set(wire.ERRORS.values())
 
 
 @given(st.text(max_size=80), st.text(max_size=40))
-def test_wire_refusal_keeps_reason_and_when_to_come_back(detail, reason):
+def test_wire_refusal_keeps_its_reason_and_retry_time(detail, reason):
     read = outcome_of(Overloaded(detail, 7, reason=reason))
 
     assert isinstance(read, Unavailable)
     assert (str(read), read.reason, read.retry_after_s) == (detail, reason or "overloaded", 7)
 
 
-class EngineFailureOfOurs(EngineFailure):
-    """A subclass that is not in the table."""
+class UnlistedEngineFailure(EngineFailure):
+    """A subclass that is not in `wire.ERRORS`."""
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("secret"), EngineFailureOfOurs("secret")], ids=["bug", "subclass"]
+    "error", [ZeroDivisionError("secret"), UnlistedEngineFailure("secret")], ids=["bug", "subclass"]
 )
-def test_wire_error_that_is_not_in_the_table_travels_without_its_message(error):
+def test_wire_unlisted_error_is_sent_without_its_message(error):
     read = outcome_of(error)
 
     assert type(read) is EngineFailure
@@ -271,14 +271,14 @@ def test_wire_error_that_is_not_in_the_table_travels_without_its_message(error):
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "Exception", "", "os.system"])
-def test_wire_error_of_another_class_breaks(name):
+def test_wire_error_of_an_unknown_class_is_an_error(name):
     payload = b"\0\0" + len(name).to_bytes(2, "big") + b"\0\0" + name.encode()
 
     with pytest.raises(WireError):
         wire.unpack_failed(payload)
 
 
-# The start
+# Start message
 
 
 def test_wire_start_message_round_trip():
@@ -290,6 +290,6 @@ def test_wire_start_message_round_trip():
 @pytest.mark.parametrize(
     "payload", [b"[1]", b"{", b"\xff", b"[" * 100_000], ids=["list", "cut", "bytes", "deep"]
 )
-def test_wire_start_message_that_is_no_object_breaks(payload):
+def test_wire_start_message_that_is_not_an_object_is_an_error(payload):
     with pytest.raises(WireError):
         wire.unpack_json(payload)

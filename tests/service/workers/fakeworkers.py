@@ -1,4 +1,4 @@
-"""Fake worker processes: the other ends of socket pairs, driven by the test."""
+"""Fake worker processes: the test drives the other end of each socket pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.workers.wire import FrameKind, FrameReader, WireBatch, WireBatchDon
 
 
 class FakeProcess:
-    """A process that is only a number.
+    """A process that exists only as a PID.
 
     Attributes:
         status: its exit status, None while it runs.
@@ -46,18 +46,18 @@ class FakeProcess:
         self.end()
 
 
-class Peer(asyncio.Protocol):
+class FakeWorker(asyncio.Protocol):
     """A fake worker, driven by the test.
 
     Attributes:
-        works: the batches it has received and not answered.
-        seen: the pictures of every batch it has received.
+        unanswered: the batches that it has received but not answered.
+        received: the pictures of every batch that it has received.
     """
 
     def __init__(self, process: FakeProcess) -> None:
         self.process = process
-        self.works: list[WireBatch] = []
-        self.seen: list[list[bytes]] = []
+        self.unanswered: list[WireBatch] = []
+        self.received: list[list[bytes]] = []
         self.closed = False
         self._reader = FrameReader()
 
@@ -73,15 +73,15 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data):
             assert frame.kind is FrameKind.WORK
-            self.works.append(wire.unpack_work(frame.payload))
-            self.seen.append([one.image for one in self.works[-1].pictures])
+            self.unanswered.append(wire.unpack_work(frame.payload))
+            self.received.append([one.image for one in self.unanswered[-1].pictures])
 
     def send(self, pieces: Iterable[bytes]) -> None:
         self._transport.write(b"".join(pieces))
 
     def answer(self, *errors: Exception | None) -> None:
         """Answers the oldest batch: each picture with its length, or with the error at its index."""
-        work = self.works.pop(0)
+        work = self.unanswered.pop(0)
         pictures = work.pictures
         given = [*errors, *[None] * (len(pictures) - len(errors))]
         outcomes: list[WireRow | Exception | None] = [
@@ -101,13 +101,13 @@ class FakeLauncher:
     """Starts fake workers.
 
     Attributes:
-        peers: every worker started, in order.
+        workers: every worker started, in order.
         failures: errors of the next starts, one each.
         gate: starts wait until it is set.
     """
 
     def __init__(self) -> None:
-        self.peers: list[Peer] = []
+        self.workers: list[FakeWorker] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -123,13 +123,14 @@ class FakeLauncher:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        peer = Peer(FakeProcess(1000 + len(self.peers)))
-        self.peers.append(peer)
+
+        worker = FakeWorker(FakeProcess(1000 + len(self.workers)))
+        self.workers.append(worker)
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_unix_connection(lambda: peer, sock=theirs)
+            await loop.create_unix_connection(lambda: worker, sock=theirs)
         except asyncio.CancelledError:
             ours.close()
             theirs.close()
             raise
-        return LaunchedWorker(peer.process, ours, [])
+        return LaunchedWorker(worker.process, ours, [])
