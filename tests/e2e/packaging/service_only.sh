@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a user gets who installs the wheel and nothing else: builds it, installs it with the locked
-# dependencies into a clean environment, and serves the bundled model from an empty folder.
+# Checks the service as a user gets it from the wheel alone: builds the wheel, installs it with the
+# locked dependencies into a clean environment, and serves the bundled model from an empty folder.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../../.." && pwd)

@@ -1,4 +1,4 @@
-"""The image and the compose file, really built and run; needs a Docker engine."""
+"""The image and the compose file, built and run for real. Needs a Docker engine."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def run(*command: str, timeout_s: int = 900) -> str:
     return done.stdout
 
 
-def engine_is_there() -> bool:
-    """Says whether a Docker engine answers."""
+def docker_is_running() -> bool:
     if shutil.which("docker") is None:
         return False
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0  # noqa: S607
@@ -38,7 +37,7 @@ def engine_is_there() -> bool:
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not engine_is_there(), reason="no Docker engine"),
+    pytest.mark.skipif(not docker_is_running(), reason="no Docker engine"),
 ]
 
 
@@ -51,7 +50,7 @@ def image() -> str:
 
 @pytest.fixture(scope="module")
 def compose(image: str) -> Iterator[list[str]]:
-    """Brings the compose file up with the built image; yields the compose command."""
+    """Starts the compose file's service from the built image; yields the compose command."""
     program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
     command = [*program, "-p", f"convserve-{uuid.uuid4().hex[:8]}"]
     os.environ.update(CONVSERVE_TAG=image.partition(":")[2], CONVSERVE_PUBLISHED_PORT="18467")
@@ -63,14 +62,14 @@ def compose(image: str) -> Iterator[list[str]]:
 
 
 def container(compose: list[str]) -> dict[str, object]:
-    """Returns what the engine says of the running container."""
+    """Returns what `docker inspect` reports about the running container."""
     container_id = run(*compose, "ps", "-q", "convserve").strip()
     inspected: list[dict[str, object]] = json.loads(run("docker", "inspect", container_id))
     return inspected[0]
 
 
 def wait_healthy(compose: list[str]) -> None:
-    """Returns when the engine's own health check has passed."""
+    """Waits until Docker's own health check has passed."""
     container_id = run(*compose, "ps", "-q", "convserve").strip()
     template = "{{.State.Health.Status}}"
     script = (
@@ -79,7 +78,7 @@ def wait_healthy(compose: list[str]) -> None:
     run("timeout", "60", "sh", "-c", script)
 
 
-def test_image_carries_the_service_and_nothing_else(image: str) -> None:
+def test_image_contains_no_training_packages_and_no_build_tools(image: str) -> None:
     forbidden = "torch torchvision timm onnx onnxscript pip setuptools"
     probe = (
         "import importlib.util as u, json, os;"
@@ -123,15 +122,18 @@ def test_compose_container_is_confined(compose: list[str]) -> None:
     state = container(compose)
     host = state["HostConfig"]
     assert isinstance(host, dict)
+
     identity = run(
         *compose, "exec", "-T", "convserve", "python", "-c", "import os; print(os.getuid())"
     )
+
     write = (
         "import pathlib, errno\n"
         "for path in ('/x', '/srv/x', '/opt/convserve/x', '/models/x'):\n"
         "    try: pathlib.Path(path).write_text('x')\n"
         "    except OSError as error: print(errno.errorcode[error.errno])"
     )
+
     refusals = run(*compose, "exec", "-T", "convserve", "python", "-c", write).split()
 
     assert identity.strip() == "10001"

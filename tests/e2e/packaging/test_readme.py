@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand against a running server."""
+"""The README's commands, run against a real server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_readme_curl_gets_the_answer_it_shows(server: Server) -> None:
+def test_readme_curl_command_gets_the_answer_shown(server: Server) -> None:
     shown = json.loads(block("json", "predictions"))
     command = block("sh", "--data-binary @examples/cat.jpg").replace(DOCUMENTED_URL, server.url)
 
@@ -71,7 +71,7 @@ def test_readme_several_pictures_show_one_error(server: Server) -> None:
     assert bad["error"]["code"] == "unsupported_media_type"
 
 
-def test_readme_names_no_command_or_file_that_is_not_there() -> None:
+def test_readme_names_only_commands_and_files_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"`?make ([a-z-]+)", README))
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
@@ -82,7 +82,7 @@ def test_readme_names_no_command_or_file_that_is_not_there() -> None:
     assert missing == []
 
 
-def test_readme_guesses_are_what_the_bundled_model_answers(server: Server) -> None:
+def test_readme_example_predictions_match_the_bundled_model(server: Server) -> None:
     svg = (ROOT / "docs" / "images" / "guesses.svg").read_text(encoding="utf-8")
     shown = re.findall(r">([A-Za-z ]+)</text>.*?>(\d+)%</text>", svg, re.DOTALL)
 
@@ -95,13 +95,13 @@ def test_readme_guesses_are_what_the_bundled_model_answers(server: Server) -> No
         assert int(percent) == pytest.approx(100 * one["probability"], abs=3)
 
 
-def test_readme_benchmark_picture_is_the_records() -> None:
+def test_readme_benchmark_figure_matches_the_records() -> None:
     svg = (ROOT / "docs" / "images" / "benchmark.svg").read_text(encoding="utf-8")
 
     assert svg == figures.benchmark_svg()
 
 
-def test_architecture_names_no_file_that_is_not_there() -> None:
+def test_architecture_names_only_files_that_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     files = set(re.findall(r"[\w/]+\.py", page))
     tops = [ROOT, ROOT / "service", ROOT / "training"]

@@ -1,4 +1,4 @@
-"""The release script: what it refuses, what it writes, and a dry run in a clone of this tree."""
+"""The release script: what it refuses, what it writes, and a dry run in a clone of the repository."""
 
 # ruff: noqa: S603, S607 - runs git and our own script
 
@@ -52,12 +52,12 @@ def test_release_moves_unreleased_entries_under_the_version():
 @pytest.mark.parametrize(
     ("changelog", "version", "message"),
     [
-        pytest.param(CHANGELOG, "0.1.0", "section for 0.1.0 already", id="version-is-there"),
-        pytest.param(CHANGELOG.replace("- A fault.", ""), "0.2.0", "no entry", id="nothing-new"),
+        pytest.param(CHANGELOG, "0.1.0", "section for 0.1.0 already", id="version-exists"),
+        pytest.param(CHANGELOG.replace("- A fault.", ""), "0.2.0", "no entry", id="no-new-entry"),
         pytest.param("# Changelog\n", "0.2.0", "no entry", id="no-unreleased-section"),
     ],
 )
-def test_release_refuses_a_changelog_without_news(changelog, version, message):
+def test_release_refuses_a_released_version_or_an_empty_changelog(changelog, version, message):
     with pytest.raises(release.ReleaseRefused, match=message):
         release.with_release(changelog, version, date(2027, 1, 31))
 
