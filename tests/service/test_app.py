@@ -68,7 +68,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_app_import_stays_light():
+def test_app_import_loads_only_allowed_packages():
     code = "import sys, service.app; print(*{name.partition('.')[0] for name in sys.modules})"
 
     loaded = set(run_python(code).split()) - sys.stdlib_module_names

@@ -57,7 +57,7 @@ def make_admission(max_bytes: int = 10_000) -> Admission:
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [99, 100], ids=["below", "at"])
 @pytest.mark.parametrize("declare", [True, False], ids=["declared", "chunked"])
-async def test_read_body_up_to_the_limit_is_whole(size, declare):
+async def test_read_body_up_to_the_limit_is_read_completely(size, declare):
     body = bytes(range(size))
 
     with make_admission().slot() as slot:

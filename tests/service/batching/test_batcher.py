@@ -259,7 +259,7 @@ async def test_batcher_not_started_refuses_and_is_not_alive():
         await batcher.submit(FakeVersion(FakeEngine()), np.zeros(1, np.float32), NEVER)
 
 
-# Items in the same batch
+# Failures and cancellations
 
 
 async def test_batcher_item_cancelled_in_the_queue_does_not_affect_others():

@@ -49,7 +49,7 @@ async def test_lanes_that_are_free_together_take_even_shares(waiting, shares):
         assert await outcomes_of(tasks) == list(range(waiting))
 
 
-async def test_lane_that_is_free_alone_leaves_the_others_their_shares():
+async def test_lane_that_becomes_free_first_takes_only_its_share():
     async with new_rig(2) as rig:
         tasks = [*await rig.submit(0), *await rig.submit(1), *await rig.submit(2, 3, 4)]
         rig.lanes[1].answer()

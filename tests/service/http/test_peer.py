@@ -130,7 +130,7 @@ async def test_connected_disconnect_cancels_the_work():
 
 
 async def test_connected_task_itself_is_not_cancelled():
-    """The task goes on after a disconnect, for example to write its log line."""
+    """The task continues after a disconnect, for example to write its log line."""
     (request, peer), work = connected(), Work()
 
     async def handle() -> tuple[str, int]:

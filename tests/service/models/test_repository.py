@@ -80,7 +80,7 @@ def test_repository_default_model_is_configured_preferred_or_first(names, config
     assert (found.default_name, found.get().key) == (expected, (expected, 1))
 
 
-def test_repository_default_model_that_is_not_there_refused():
+def test_repository_default_model_that_does_not_exist_refused():
     with pytest.raises(ManifestInvalid, match="'c' is not in the model repository"):
         Repository([fake_version("a", 1)], "c")
 

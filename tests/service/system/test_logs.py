@@ -50,7 +50,7 @@ def test_formatter_writes_message_level_logger_and_extras():
 @pytest.mark.parametrize(
     "hostile", ["a\nb", "a\r\n{}", "\x1b[31m", "\x00", '"}', "\u2028", "\u202e"]
 )
-def test_formatter_keeps_one_line_whatever_the_value(hostile):
+def test_formatter_writes_one_line_for_any_value(hostile):
     text = JsonFormatter().format(record(hostile, value=hostile))
 
     assert text.isascii()
@@ -114,7 +114,7 @@ def test_writer_writes_every_record_before_it_stops():
     assert [line["number"] for line in lines] == list(range(100))
 
 
-def test_writer_takes_over_uvicorns_warnings_only():
+def test_writer_writes_only_the_warnings_of_uvicorn():
     stream = io.StringIO()
     writer = LogWriter("info", stream)
     writer.start()

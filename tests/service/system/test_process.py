@@ -33,7 +33,7 @@ def test_open_missing_streams_reopens_closed_ones_under_their_number(number):
     assert in_child(code, close=number).returncode == 0
 
 
-def test_open_missing_streams_leaves_open_ones_alone():
+def test_open_missing_streams_does_not_change_open_ones():
     before = [os.fstat(number).st_ino for number in (0, 1, 2)]
 
     process.open_missing_streams()

@@ -1,4 +1,4 @@
-"""Each test runs in a separate process, because pytest handles the signals of its own process."""
+"""Signal handling, tested in separate processes because pytest handles its own signals."""
 
 from __future__ import annotations
 

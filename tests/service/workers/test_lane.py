@@ -98,7 +98,7 @@ class Bench:
         )
 
     async def begin(self, *entries: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
-        """Gives the lane a batch and returns when the worker has received it."""
+        """Gives the lane a batch and waits until the worker has received it."""
         job = BatchJob(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
         self.lane.work(job)
         await until(lambda: bool(self.worker.unanswered))
