@@ -13,8 +13,9 @@ from training.config.config import Data
 from training.data.checks.findings import Finding, Findings, counted
 from training.data.checks.picture_rules import check_pictures
 from training.data.checks.selection import LEAK, TWO_LABELS, UNREADABLE, Selection, groups
+from training.data.pictures import SUFFIXES
 from training.data.samples import SPLITS
-from training.data.sources.folders import NOT_A_PICTURE
+from training.data.sources.folders import LINKED_FOLDER, NOT_A_PICTURE
 
 FEW_PICTURES: Final = 10  # of a class, to train on
 IMBALANCE: Final = 10.0  # the largest class to the smallest
@@ -22,6 +23,20 @@ MANY_LEFT_OUT: Final = 0.2  # share of the pictures that leaks take away
 
 _ORDER: Final = {"stop": 0, "warning": 1, "note": 2}
 _HARMLESS: Final = frozenset({NOT_A_PICTURE, "listed twice"})  # reasons to skip
+
+# What to do, by the reason to skip. The keys are the reasons that the sources report.
+SKIP_ADVICE: Final = {
+    NOT_A_PICTURE: f"no action needed; picture files end in {', '.join(sorted(SUFFIXES))}",
+    LINKED_FOLDER: "links to folders are not followed; copy the folder here",
+    "a link out of the folder": "links out of the folder are not followed; copy the picture here",
+    "a link to nothing": "delete the link or restore the picture it points to",
+    "a picture outside the class folders": "move each picture into the folder of its class",
+    "a folder beside the splits": "move its pictures into a split, or delete the folder",
+    "a folder that cannot be read": "make the folder readable for this user",
+    "a line without path or label": "add what is missing, or delete the line",
+    "listed twice": "the first line counts; delete the others",
+    "no such file": "correct the path or delete the line; paths start at the list's folder",
+}
 
 
 def find_problems(selection: Selection, config: Data, input_size_px: int | None = None) -> Findings:
@@ -190,6 +205,7 @@ def _check_files(selection: Selection) -> Iterator[Finding]:
             "note" if reason in _HARMLESS else "warning",
             "skipped",
             f"{len(names)} skipped: {reason}",
+            SKIP_ADVICE[reason],
             items=tuple((name,) for name in names),
         )
 

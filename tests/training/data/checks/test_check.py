@@ -11,6 +11,7 @@ from tests.training.helpers.picture_sets import (
     write_splits,
 )
 from training.data.checks.findings import render
+from training.data.checks.rules import SKIP_ADVICE
 from training.errors import DataRefused
 
 
@@ -168,6 +169,26 @@ def test_check_reports_what_was_skipped(root, tmp_path):
         "1 skipped: not a picture": "note",
         "1 skipped: a picture outside the class folders": "warning",
     }
+
+
+def test_check_says_what_to_do_about_everything_it_skips(root, tmp_path):
+    write(tmp_path, "elsewhere/1.jpg")
+    write(root, "train/loose.jpg", "extra/a/1.jpg", seed=50)
+    (root / "train" / "a" / "notes.txt").write_text("x")
+    (root / "train" / "a" / "out.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    (root / "train" / "a" / "gone.jpg").symlink_to(root / "none.jpg")
+    (root / "train" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    lines = ["path,label", "test/a/a1.jpg,a", "test/a/a1.jpg,a", "none.jpg,a", ",a"]
+    (root / "list.csv").write_text("\n".join(lines))
+
+    found = [*check(root, tmp_path).items, *check(root / "list.csv", tmp_path).items]
+
+    skipped = {one.message: one.advice for one in found if one.code == "skipped"}
+    reasons = {message.partition(": ")[2] for message in skipped}
+    # Permissions do not stop root, so a folder that cannot be read is not made here.
+    assert {*reasons, "a folder that cannot be read"} == SKIP_ADVICE.keys()
+    assert all(skipped.values())
+    assert skipped["1 skipped: no such file"].startswith("correct the path")
 
 
 def test_check_of_one_colour_pictures_makes_no_near_duplicates(tmp_path):
