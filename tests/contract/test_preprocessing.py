@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -75,14 +75,28 @@ def test_resize_and_crop_any_size_gives_the_crop(size, sizes, mode):
     st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     st.sampled_from(["shortest_side", "squash"]),
 )
+@example((30, 1), (36, 32), "bilinear", "shortest_side")  # 6% of the values differ
+@example((24, 34), (36, 32), "bilinear", "shortest_side")  # 22%, the most that was found
+@example((1536, 1536), (256, 224), "bilinear", "shortest_side")  # 17%
 def test_resize_and_crop_is_resize_then_crop_up_to_rounding(size, sizes, interpolation, mode):
     image, chosen = photo(size), spec(sizes, mode, interpolation)
 
     difference = np.abs(resize_and_crop(image, chosen).astype(int) - two_steps(image, chosen))
 
-    # A value that the first pass rounds the other way shifts results of the second pass.
+    # A value that the first pass rounds the other way shifts results of the second pass. At simple
+    # ratios, such as 24 px to 36 px, many values lie halfway between two levels.
     assert difference.max() <= 2
-    assert (difference > 0).mean() < 0.05
+    assert (difference > 0).mean() < 0.3
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(500, 375), (640, 427), (1280, 960), (2592, 1944)])
+def test_resize_and_crop_of_photographs_differs_in_few_values(size, interpolation):
+    image, chosen = photo(size), spec((256, 224), interpolation=interpolation)
+
+    differs = resize_and_crop(image, chosen) != two_steps(image, chosen)
+
+    assert differs.mean() < 0.05
 
 
 @settings(max_examples=60, deadline=None)
