@@ -17,7 +17,7 @@ from training.data.sampler import share
 
 SIDE = 24
 MIXUP = Augment(mixup=0.4)
-EVERYTHING = Augment(
+ALL_CHANGES = Augment(
     crop_scale=(0.3, 1.0),
     flip=0.5,
     rotate_degrees=20,
@@ -28,7 +28,7 @@ EVERYTHING = Augment(
     color_jitter=0.4,
     erasing=0.5,
 )
-EACH = {
+SINGLE_CHANGES = {
     "crop": Augment(crop_scale=(0.2, 0.6)),
     "flip": Augment(flip=1.0),
     "rotate": Augment(rotate_degrees=40),
@@ -51,7 +51,7 @@ def spec_of(interpolation="bicubic", mean=(0.5, 0.4, 0.3)):
     )
 
 
-def plain(image, spec=None):
+def evaluation_pixels(image, spec=None):
     return resize_and_crop(image, spec or spec_of()).transpose(2, 0, 1)
 
 
@@ -61,36 +61,36 @@ def test_augmentation_with_everything_off_is_the_evaluation_preprocessing():
     pixels = Augmentation(Augment(), spec_of()).change(image, (0,))
 
     assert pixels.dtype == torch.uint8
-    np.testing.assert_array_equal(pixels.numpy(), plain(image))
+    np.testing.assert_array_equal(pixels.numpy(), evaluation_pixels(image))
 
 
-@pytest.mark.parametrize("name", EACH)
-def test_each_change_changes_pixels_and_keeps_their_shape(name):
+@pytest.mark.parametrize("name", SINGLE_CHANGES)
+def test_each_change_alters_the_pixels_and_keeps_their_shape(name):
     image = photo((50, 37), seed=1)
 
-    pixels = Augmentation(EACH[name], spec_of()).change(image, (3, 1, 4))
+    pixels = Augmentation(SINGLE_CHANGES[name], spec_of()).change(image, (3, 1, 4))
 
     assert pixels.shape == (3, SIDE, SIDE)
     assert pixels.dtype == torch.uint8
-    assert (pixels.numpy() != plain(image)).mean() > 0.02
+    assert (pixels.numpy() != evaluation_pixels(image)).mean() > 0.02
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_augmentation_takes_every_interpolation_of_the_contract(interpolation):
-    pixels = Augmentation(EVERYTHING, spec_of(interpolation)).change(photo((40, 30)), (1,))
+def test_augmentation_accepts_every_interpolation_of_the_contract(interpolation):
+    pixels = Augmentation(ALL_CHANGES, spec_of(interpolation)).change(photo((40, 30)), (1,))
 
     assert pixels.shape == (3, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 60), (200, 3), (500, 500)])
-def test_augmentation_takes_pictures_of_odd_sizes(size):
-    assert Augmentation(EVERYTHING, spec_of()).change(photo(size), (1,)).shape == (3, SIDE, SIDE)
+def test_augmentation_accepts_pictures_of_unusual_sizes(size):
+    assert Augmentation(ALL_CHANGES, spec_of()).change(photo(size), (1,)).shape == (3, SIDE, SIDE)
 
 
 def test_augmentation_is_a_pure_function_of_picture_and_seed():
     image = photo((50, 37), seed=1)
     before = image.tobytes()
-    one, other = Augmentation(EVERYTHING, spec_of()), Augmentation(EVERYTHING, spec_of())
+    one, other = Augmentation(ALL_CHANGES, spec_of()), Augmentation(ALL_CHANGES, spec_of())
 
     first = [one.change(image, (0, 1, i)) for i in range(6)]
     again = [other.change(image, (0, 1, i)) for i in reversed(range(6))][::-1]
@@ -101,14 +101,14 @@ def test_augmentation_is_a_pure_function_of_picture_and_seed():
 
 
 def random_states():
-    """Returns the states of all global generators, comparable with ==."""
+    """Returns the states of all global random generators, comparable with ==."""
     return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
 
 
 def test_augmentation_and_mixing_restore_global_random_states():
     before = random_states()
 
-    Augmentation(EVERYTHING, spec_of()).change(photo((50, 37)), (0,))
+    Augmentation(ALL_CHANGES, spec_of()).change(photo((50, 37)), (0,))
     mix(
         torch.rand(4, 3, 8, 8, generator=torch.Generator()),
         torch.arange(4),
@@ -121,7 +121,7 @@ def test_augmentation_and_mixing_restore_global_random_states():
 
 
 def test_augmentation_can_be_pickled_for_a_worker_process():
-    image, augmentation = photo((50, 37)), Augmentation(EVERYTHING, spec_of())
+    image, augmentation = photo((50, 37)), Augmentation(ALL_CHANGES, spec_of())
     expected = augmentation.change(image, (0, 1))
 
     copied = pickle.loads(pickle.dumps(augmentation))  # noqa: S301 - made here
@@ -131,7 +131,7 @@ def test_augmentation_can_be_pickled_for_a_worker_process():
 
 def test_flip_is_an_exact_mirror_image_half_of_the_time():
     image, flip = photo((50, 37)), Augmentation(Augment(flip=0.5), spec_of())
-    straight = torch.from_numpy(plain(image).copy())
+    straight = torch.from_numpy(evaluation_pixels(image).copy())
 
     mirrored = []
     for i in range(60):
@@ -149,13 +149,13 @@ def test_uncovered_corners_have_the_colour_of_the_pictures_border(name, colour):
     image = Image.new("RGB", (40, 40), colour)
     image.paste((10, 200, 30), (15, 15, 25, 25))
 
-    pixels = Augmentation(EACH[name], spec_of("nearest")).change(image, (2,)).numpy()
+    pixels = Augmentation(SINGLE_CHANGES[name], spec_of("nearest")).change(image, (2,)).numpy()
 
     found = set(map(tuple, pixels.reshape(3, -1).T.tolist()))
     assert found <= {colour, (10, 200, 30)}
 
 
-def test_rand_augment_fills_with_the_border_too():
+def test_rand_augment_fills_corners_with_the_border_colour_too():
     image = Image.new("RGB", (40, 40), (255, 255, 255))
     shift = Augment(rand_augment_operations=1, rand_augment_magnitude=10)
 
@@ -179,11 +179,11 @@ def test_border_colour_is_the_median_of_the_outermost_pixels():
 
 
 def test_erased_rectangle_is_zero_after_normalisation():
-    erasing = Augmentation(EACH["erasing"], spec_of(mean=(0.2, 0.4, 0.6)))
+    erasing = Augmentation(SINGLE_CHANGES["erasing"], spec_of(mean=(0.2, 0.4, 0.6)))
 
     pixels = erasing.change(photo((60, 60)), (1,))
 
-    changed = pixels.numpy() != plain(photo((60, 60)), spec_of(mean=(0.2, 0.4, 0.6)))
+    changed = pixels.numpy() != evaluation_pixels(photo((60, 60)), spec_of(mean=(0.2, 0.4, 0.6)))
     assert np.unique(pixels.numpy()[0][changed[0]]).tolist() == [51]
     assert np.unique(pixels.numpy()[2][changed[2]]).tolist() == [153]
 
@@ -200,15 +200,15 @@ def test_random_crop_keeps_the_configured_share_of_the_area():
         assert np.ptp(pixels[1]) == pytest.approx(128, abs=8)
 
 
-def one_colour_each(n):
-    """Returns pictures in which every value of picture i is i + 1, and their classes."""
+def constant_pictures(n):
+    """Returns n pictures and their classes. Every value of picture i is i + 1."""
     values = torch.arange(1.0, n + 1)
     return values.view(n, 1, 1, 1).expand(n, 3, 8, 8).clone(), torch.arange(n)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
 def test_mixup_blends_pictures_and_targets_with_one_ratio(n):
-    images, indexes = one_colour_each(n)
+    images, indexes = constant_pictures(n)
 
     mixed, targets = mix(images, indexes, MIXUP, n_classes=n, seed=3)
 
@@ -224,7 +224,7 @@ def test_mixup_blends_pictures_and_targets_with_one_ratio(n):
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_cutmix_blends_targets_by_the_area_that_was_pasted(n):
-    images, indexes = one_colour_each(n)
+    images, indexes = constant_pictures(n)
 
     mixed, targets = mix(images, indexes, Augment(cutmix=1.0), n_classes=n, seed=5)
 
@@ -234,12 +234,12 @@ def test_cutmix_blends_targets_by_the_area_that_was_pasted(n):
     assert set(mixed[0].unique().tolist()) == {1.0, float(n)}
 
 
-def test_mix_without_mixing_smooths_targets_only():
-    images, indexes = one_colour_each(3)
+def test_mix_without_mixup_and_cutmix_smooths_targets_only():
+    images, indexes = constant_pictures(3)
 
     mixed, targets = mix(images, indexes, Augment(), n_classes=4, label_smoothing=0.2, seed=1)
 
-    assert torch.equal(mixed, one_colour_each(3)[0])
+    assert torch.equal(mixed, constant_pictures(3)[0])
     torch.testing.assert_close(targets[1], torch.tensor([0.05, 0.85, 0.05, 0.05]))
 
 
@@ -254,13 +254,13 @@ def test_mix_of_an_empty_batch_is_empty():
 
 @pytest.mark.parametrize("changes", [MIXUP, Augment(cutmix=1.0), Augment(mixup=0.4, cutmix=1.0)])
 @pytest.mark.parametrize(("n", "world"), [(8, 2), (9, 2), (12, 3), (7, 3)])
-def test_processes_mix_what_one_process_would(changes, n, world):
-    images, indexes = one_colour_each(n)
+def test_processes_together_mix_as_one_process_does(changes, n, world):
+    images, indexes = constant_pictures(n)
     whole, targets = mix(images.clone(), indexes, changes, n_classes=n, seed=11)
 
     for rank in range(world):
-        mine = torch.from_numpy(share(n, rank, world))
-        part, part_targets = mix(images[mine], indexes[mine], changes, n_classes=n, seed=11)
+        own = torch.from_numpy(share(n, rank, world))
+        part, part_targets = mix(images[own], indexes[own], changes, n_classes=n, seed=11)
 
-        torch.testing.assert_close(part, whole[mine])
-        torch.testing.assert_close(part_targets, targets[mine])
+        torch.testing.assert_close(part, whole[own])
+        torch.testing.assert_close(part_targets, targets[own])

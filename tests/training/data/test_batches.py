@@ -27,7 +27,7 @@ def samples_of(n, classes=3):
 
 
 @dataclass(frozen=True)
-class Tagged(EvaluationTransform):
+class SeedTagged(EvaluationTransform):
     """Writes the seed it was called with into the corner of the picture."""
 
     def __call__(self, data: bytes, seed: tuple[int, ...] = ()) -> torch.Tensor:
@@ -36,8 +36,8 @@ class Tagged(EvaluationTransform):
         return pixels
 
 
-class Counting(Sample):
-    """A sample that records when it is read."""
+class CountedSample(Sample):
+    """A sample that records each read."""
 
     reads: list[str] = []  # noqa: RUF012 - shared on purpose
 
@@ -48,8 +48,8 @@ class Counting(Sample):
 
 @pytest.fixture
 def reads():
-    Counting.reads.clear()
-    return Counting.reads
+    CountedSample.reads.clear()
+    return CountedSample.reads
 
 
 def test_batches_of_an_epoch_contain_every_picture_once_in_nearly_equal_parts():
@@ -78,7 +78,7 @@ def test_batches_contain_the_pixels_the_service_sees_and_their_classes():
 
 
 def test_batches_give_each_position_a_seed_of_its_own():
-    batches = Batches(samples_of(6), Tagged(SPEC), batch_size=4, sampling=Sampling(7))
+    batches = Batches(samples_of(6), SeedTagged(SPEC), batch_size=4, sampling=Sampling(7))
 
     seeds = [
         tuple(image[0, 0, :3].tolist()) for batch in batches.epoch(2) for image in batch.images
@@ -87,17 +87,17 @@ def test_batches_give_each_position_a_seed_of_its_own():
     assert sorted(seeds) == [(7, 2, i) for i in range(6)]
 
 
-def test_batches_unshuffled_are_seeded_and_in_order():
+def test_unshuffled_batches_are_seeded_and_in_order():
     sampling = Sampling(7, shuffled=False)
-    (batch,) = Batches(samples_of(3), Tagged(SPEC), batch_size=4, sampling=sampling).epoch(1)
+    (batch,) = Batches(samples_of(3), SeedTagged(SPEC), batch_size=4, sampling=sampling).epoch(1)
 
     assert batch.numbers.tolist() == [0, 1, 2]
     assert batch.images[:, 0, 0, :3].tolist() == [[7, 1, 0], [7, 1, 1], [7, 1, 2]]
 
 
-def test_balanced_batches_show_a_rare_picture_in_several_ways():
+def test_balanced_batches_augment_each_repeat_of_a_rare_picture_anew():
     samples = [*samples_of(9, classes=1), Sample("rare", 1, data=tinynet.picture("blue"))]
-    batches = Batches(samples, Tagged(SPEC), batch_size=10, sampling=Sampling(0, balanced=True))
+    batches = Batches(samples, SeedTagged(SPEC), batch_size=10, sampling=Sampling(0, balanced=True))
 
     (batch,) = batches.epoch(0)
 
@@ -107,7 +107,7 @@ def test_balanced_batches_show_a_rare_picture_in_several_ways():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_together_see_what_one_process_sees(world):
+def test_processes_together_get_the_batches_of_one_process(world):
     changes = Augment(flip=0.5, rotate_degrees=10, crop_scale=(0.5, 1.0))
     batches = Batches(
         samples_of(11), Augmentation(changes, SPEC), batch_size=6, sampling=Sampling(1)
@@ -129,7 +129,7 @@ def test_processes_together_see_what_one_process_sees(world):
 
 
 def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
-    samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
+    samples = [CountedSample(s.name, s.index, data=s.data) for s in samples_of(9)]
     batches = Batches(samples, EvaluationTransform(SPEC), batch_size=3, sampling=Sampling(4))
     whole = list(batches.epoch(1))
     reads.clear()
@@ -141,8 +141,8 @@ def test_epoch_from_a_later_step_reads_nothing_before_it(reads):
     assert len(reads) == 3
 
 
-def test_epoch_is_read_batch_by_batch(reads):
-    samples = [Counting(s.name, s.index, data=s.data) for s in samples_of(9)]
+def test_epoch_reads_one_batch_at_a_time(reads):
+    samples = [CountedSample(s.name, s.index, data=s.data) for s in samples_of(9)]
 
     next(Batches(samples, EvaluationTransform(SPEC), batch_size=3).epoch(0))
 
@@ -190,32 +190,32 @@ def test_batch_of_unreadable_files_is_empty(tmp_path):
     assert batch.global_size == 2
 
 
-def test_batches_of_no_samples_are_none():
+def test_no_samples_give_no_batches():
     assert list(Batches([], EvaluationTransform(SPEC), batch_size=4).epoch(0)) == []
 
 
 def test_worker_processes_give_the_same_batches_epoch_after_epoch(tmp_path, caplog):
     samples = [*samples_of(7), *broken_samples(tmp_path)[:1]]
     prepare = Augmentation(Augment(rotate_degrees=20), SPEC)
-    here = Batches(samples, prepare, batch_size=4, sampling=Sampling(0))
+    in_process = Batches(samples, prepare, batch_size=4, sampling=Sampling(0))
     torch.manual_seed(0)
     expected_random = torch.rand(1)
     torch.manual_seed(0)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        there = Batches(samples, prepare, batch_size=4, sampling=Sampling(0), workers=1)
-        next(there.epoch(0))  # abandoned after one batch
+        in_worker = Batches(samples, prepare, batch_size=4, sampling=Sampling(0), workers=1)
+        next(in_worker.epoch(0))  # abandoned after one batch
         for epoch, first_step in ((0, 0), (1, 1)):
-            ours = list(here.epoch(epoch, first_step=first_step))
-            theirs = list(there.epoch(epoch, first_step=first_step))
+            expected = list(in_process.epoch(epoch, first_step=first_step))
+            found = list(in_worker.epoch(epoch, first_step=first_step))
 
-            assert len(ours) == len(theirs) == 2 - first_step
-            for one, other in zip(ours, theirs, strict=True):
+            assert len(expected) == len(found) == 2 - first_step
+            for one, other in zip(expected, found, strict=True):
                 assert torch.equal(one.images, other.images)
                 assert torch.equal(one.indexes, other.indexes)
                 assert torch.equal(one.numbers, other.numbers)
-        there.close()
+        in_worker.close()
 
     assert caplog.messages == 2 * ["gone.png is left out: No such file or directory"]
     assert torch.equal(torch.rand(1), expected_random)

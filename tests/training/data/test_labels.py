@@ -68,19 +68,19 @@ def test_read_labels_reads_synsets(tmp_path, name, text):
         pytest.param("l.yaml", "- cat", "must end in one of", id="suffix"),
     ],
 )
-def test_read_labels_that_name_no_classes_are_refused(tmp_path, name, text, message):
+def test_read_labels_of_an_invalid_file_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
 
     with pytest.raises(LabelsInvalid, match=message):
         read_labels(tmp_path / name)
 
 
-def test_read_labels_of_a_missing_file_says_so(tmp_path):
+def test_read_labels_of_a_missing_file_is_refused(tmp_path):
     with pytest.raises(LabelsInvalid, match=r"none.txt: No such file"):
         read_labels(tmp_path / "none.txt")
 
 
-def test_read_labels_that_are_not_text_are_refused(tmp_path):
+def test_read_labels_of_a_binary_file_is_refused(tmp_path):
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe\xfa")
 
     with pytest.raises(LabelsInvalid, match=r"l.txt"):
@@ -106,5 +106,5 @@ LABELS = (
         pytest.param("sparrow", None, id="unknown-name"),
     ],
 )
-def test_class_of_folder_is_its_synset_or_name(folder, index):
+def test_class_of_folder_is_found_by_synset_or_name(folder, index):
     assert class_of_folder(folder, LABELS) == index

@@ -11,7 +11,7 @@ from training.errors import PicturesMissing
 PHOTOS = [photo((300, 200), seed=1), photo((120, 400), seed=2)]
 
 
-def test_photographs_are_all_in_the_wheel():
+def test_all_photographs_are_in_the_scikit_image_wheel():
     pytest.importorskip("skimage")
 
     photographs = read_photographs()
@@ -20,14 +20,14 @@ def test_photographs_are_all_in_the_wheel():
     assert {image.mode for image in photographs} == {"RGB"}
 
 
-def test_photographs_without_scikit_image_say_what_to_do(monkeypatch):
+def test_read_photographs_without_scikit_image_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
     with pytest.raises(PicturesMissing, match="pip install scikit-image"):
         read_photographs()
 
 
-def test_crops_of_one_seed_are_the_same_and_of_another_differ():
+def test_varied_crops_repeat_for_a_seed_and_differ_between_seeds():
     one, same, other = (varied_crops(PHOTOS, 6, 32, seed=seed) for seed in (1, 1, 2))
 
     assert one == same
@@ -35,7 +35,7 @@ def test_crops_of_one_seed_are_the_same_and_of_another_differ():
     assert {image.size for image in one} == {(32, 32)}
 
 
-def test_crops_of_a_very_flat_photograph_still_come_out():
+def test_varied_crops_of_a_very_wide_photograph_have_the_asked_size():
     crops = varied_crops([Image.new("RGB", (2000, 10))], 3, 16, seed=0)
 
     assert [image.size for image in crops] == [(16, 16)] * 3

@@ -30,12 +30,12 @@ def test_scan_labelled_reads_imagenet_file_names(tmp_path):
     assert folder.unlabelled == 1
 
 
-def test_scan_labelled_counts_unreadable_files_and_goes_on(tmp_path):
+def test_scan_labelled_counts_unreadable_files_and_continues(tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "good.png").write_bytes(tinynet.picture("red"))
     (tmp_path / "red" / "cut.png").write_bytes(tinynet.picture("red")[:300])
     (tmp_path / "red" / "text.jpg").write_text("no picture")
-    (tmp_path / "red" / "notes.txt").write_text("not even asked")
+    (tmp_path / "red" / "notes.txt").write_text("ignored")
 
     folder = scan_labelled(tmp_path, tinynet.labels())
 
@@ -80,7 +80,7 @@ def test_scan_of_a_missing_folder_is_refused(tmp_path):
         scan_plain(tmp_path / "none")
 
 
-def test_input_rows_are_what_the_service_makes(tiny_graph, colour_pictures):
+def test_input_rows_have_the_shape_and_type_of_the_graph_input(tiny_graph, colour_pictures):
     rows = input_rows(colour_pictures, tinynet.draft(tiny_graph))
 
     assert len(rows) == len(colour_pictures)

@@ -15,27 +15,27 @@ from tests.training.helpers import tinynet
 from training.data.prepared import PreparedPictures
 
 SPEC = tinynet.spec()
-OTHER = SPEC.model_copy(update={"resize_mode": "squash"})
+SQUASHED = SPEC.model_copy(update={"resize_mode": "squash"})
 N_BYTES = 3 * SPEC.crop_size_px**2
 FIRST, SECOND, THIRD = (jpeg(photo((90, 70), seed=i)) for i in range(3))
 
 
 @pytest.fixture
 def reads(monkeypatch) -> list[bytes]:
-    """The files that were decoded and preprocessed, in order."""
+    """Records the files that are decoded and preprocessed, in order."""
     seen: list[bytes] = []
 
-    def noted(data: bytes, spec: Preprocessing) -> NDArray[np.uint8]:
+    def record(data: bytes, spec: Preprocessing) -> NDArray[np.uint8]:
         seen.append(data)
         return read_pixels(data, spec)
 
-    monkeypatch.setattr("training.data.prepared.read_pixels", noted)
+    monkeypatch.setattr("training.data.prepared.read_pixels", record)
     return seen
 
 
 @pytest.mark.parametrize("in_graph", [True, False], ids=["pixels", "normalised"])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-def test_rows_are_what_the_contract_returns_the_first_time_and_later(tiny_graph, in_graph, layout):
+def test_rows_equal_the_contracts_before_and_after_caching(tiny_graph, in_graph, layout):
     draft = tinynet.draft(tiny_graph)
     graph_input = draft.graph.input.model_copy(update={"layout": layout})
     draft = replace(
@@ -57,7 +57,7 @@ def test_pixels_are_prepared_once_for_each_file_and_preprocessing(reads):
     prepared = PreparedPictures(10 * N_BYTES)
 
     for _ in range(3):
-        for data, spec in ((FIRST, SPEC), (SECOND, SPEC), (FIRST, OTHER)):
+        for data, spec in ((FIRST, SPEC), (SECOND, SPEC), (FIRST, SQUASHED)):
             prepared.pixels(data, spec)
 
     assert reads == [FIRST, SECOND, FIRST]
@@ -73,7 +73,7 @@ def test_full_cache_keeps_the_first_pictures_and_prepares_others_again(reads):
     assert reads == [FIRST, SECOND, THIRD, THIRD]
 
 
-def test_kept_pixels_cannot_be_changed_and_own_their_memory():
+def test_cached_pixels_are_read_only_and_own_their_memory():
     prepared = PreparedPictures(N_BYTES)
     pixels = prepared.pixels(FIRST, SPEC)
 

@@ -6,7 +6,7 @@ import pytest
 from training.data.sampler import order, share
 
 
-def test_order_shows_every_sample_once_in_another_order_each_epoch():
+def test_order_has_every_sample_once_and_differs_by_epoch_and_seed():
     first, second = order(50, 1, 0), order(50, 1, 1)
 
     assert sorted(first) == sorted(second) == list(range(50))
@@ -35,7 +35,7 @@ def test_balanced_order_draws_every_class_and_every_sample_of_it_equally_often(e
         assert np.ptp(times) <= 1
 
 
-def test_balanced_order_shows_all_of_a_frequent_class_over_several_epochs():
+def test_balanced_order_covers_a_frequent_class_over_several_epochs():
     indexes = np.array([0] * 40 + [1] * 10)
 
     seen = {
@@ -52,7 +52,7 @@ def test_balanced_order_without_classes_is_an_error():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 33])
-def test_shares_of_all_processes_are_the_batch_and_nearly_equal(size, world):
+def test_shares_of_all_processes_cover_the_batch_and_are_nearly_equal(size, world):
     shares = [share(size, rank, world) for rank in range(world)]
 
     assert sorted(np.concatenate(shares).tolist()) == list(range(size))
@@ -61,7 +61,8 @@ def test_shares_of_all_processes_are_the_batch_and_nearly_equal(size, world):
 
 
 @pytest.mark.parametrize(("size", "world"), [(8, 2), (9, 2), (32, 3)])
-def test_share_is_its_own_mirror_image(size, world):
+def test_share_is_symmetric_about_the_middle_of_the_batch(size, world):
+    # `mix` pairs the first picture with the last, and so on, so both belong in one process.
     for rank in range(world):
         part = share(size, rank, world)
 

@@ -17,11 +17,11 @@ def test_sample_without_content_is_a_missing_file():
         Sample("gone.jpg", 0).read()
 
 
-def test_sample_does_not_print_its_bytes():
+def test_sample_repr_leaves_out_its_bytes():
     assert "secret" not in repr(Sample("1", 0, data=b"secret"))
 
 
-def test_dataset_splits_by_name():
+def test_data_set_returns_its_splits_by_name():
     train, validation, test = samples("1"), samples("2", "3"), samples("4")
     data = DataSet("made", (), train, validation, test)
 
@@ -29,7 +29,7 @@ def test_dataset_splits_by_name():
     assert data.n_classes == 0
 
 
-def test_sample_pictures_are_read_anew_on_every_pass(tmp_path):
+def test_sample_pictures_are_read_again_on_every_pass(tmp_path):
     path = tmp_path / "1.jpg"
     pictures = SamplePictures([Sample("train/1.jpg", 3, path=path)])
 

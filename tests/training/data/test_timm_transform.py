@@ -1,7 +1,7 @@
 """The contract's pixels are timm's, over odd sizes, modes and filters.
 
-The reference is exactly equal: both resize with Pillow and crop whole pixels. What answers requests
-rounds a few values in a thousand to the other side (docs/decisions/0033).
+The reference is exactly equal, because both resize with Pillow and crop whole pixels. The faster way,
+which answers requests, rounds a few values differently (docs/decisions/0033).
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def test_contract_pixels_equal_timms_transform(
         np.testing.assert_array_equal(exact, expected, err_msg=f"{size}")
         difference = np.abs(pixels.astype(int) - expected)
         assert difference.max() <= 2, size
-        # Enlarged by a simple ratio, many values lie in the middle of two.
+        # If a picture is enlarged by a simple ratio, many values lie halfway between two levels.
         assert (difference > 0).mean() < 0.1, size
 
 
 @pytest.mark.parametrize(
     ("mode", "resize_mode"), [("center", "shortest_side"), ("squash", "squash")]
 )
-def test_preprocessing_of_a_network_states_its_own_geometry(mode, resize_mode):
+def test_preprocessing_of_a_network_comes_from_its_config(mode, resize_mode):
     class Network:
         pretrained_cfg = {  # noqa: RUF012 - timm reads it as it is
             "input_size": (3, 64, 64),

@@ -38,7 +38,7 @@ def write_classes(root: Path, labels: str = "ab", n: int = 10, split: str = "") 
 
 
 def write_splits(root: Path, labels: str = "ab", n: int = 10) -> Path:
-    """Writes a data set with all three splits and no problems."""
+    """Writes a data set with all three splits and no findings."""
     for split in ("train", "validation", "test"):
         write_classes(root, labels, n, split)
     return root
@@ -52,22 +52,19 @@ def samples(*names: str, index: int = 0) -> tuple[Sample, ...]:
 
 
 def sample_names(found: SourceContents) -> list[str]:
-    """Returns the names of the samples in their order."""
     return [sample.name for sample in found.samples]
 
 
 def label_names(found: SourceContents) -> list[str]:
-    """Returns the names of the classes in their order."""
     return [label.name for label in found.labels]
 
 
 def by_code(findings: Findings) -> dict[str, Finding]:
-    """Returns the findings by code; the last one of each."""
+    """Returns the last finding of each code."""
     return {one.code: one for one in findings.items}
 
 
-def names_of(data: DataSet) -> dict[str, set[str]]:
-    """Returns the names in each split."""
+def names_by_split(data: DataSet) -> dict[str, set[str]]:
     return {
         split: {sample.name for sample in data.split(split)}
         for split in ("train", "validation", "test")
@@ -112,7 +109,7 @@ def check(root, tmp_path, **config):
 
 
 def copy(root, source, target, change=None):
-    """Copies a picture to another place in the data set, with one of `CHANGES` or as it is."""
+    """Copies a picture within the data set, unchanged or with one of `CHANGES`."""
     path = root / target
     path.parent.mkdir(parents=True, exist_ok=True)
     if change is None:

@@ -8,20 +8,13 @@ from tests.training.helpers.picture_sets import (
     load,
     write,
     write_classes,
-    write_splits,
 )
 from training.data.checks.findings import render
 from training.data.checks.rules import SKIP_ADVICE
 from training.errors import DataRefused
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A data set of two classes and three splits without problems."""
-    return write_splits(tmp_path / "data")
-
-
-def test_check_shows_an_empty_class_among_other_findings_and_load_data_stops(root, tmp_path):
+def test_check_reports_an_empty_class_among_other_findings_and_load_data_stops(root, tmp_path):
     for split in ("train", "validation", "test"):
         (root / split / "gloves").mkdir()
     (root / "train" / "a" / "text.jpg").write_text("x")
@@ -90,7 +83,7 @@ def test_check_warns_of_small_unbalanced_and_missing_classes(root, tmp_path):
     assert findings["class_missing_in_test"].items == (("c",),)
 
 
-def test_check_warns_of_odd_pictures(root, tmp_path):
+def test_check_warns_of_unusual_modes_and_sizes(root, tmp_path):
     folder = root / "train" / "a"
     (folder / "cmyk.jpg").write_bytes(jpeg(photo((64, 64), 90).convert("CMYK")))
     (folder / "palette.png").write_bytes(png(photo((64, 64), 91).convert("P")))
@@ -111,7 +104,7 @@ def test_check_warns_of_odd_pictures(root, tmp_path):
     assert by_code(findings)["below_input"].message.startswith("61 pictures with a side shorter")
 
 
-def test_check_of_pictures_that_are_all_tiny_or_all_transparent_only_notes_it(tmp_path):
+def test_check_of_tiny_transparent_pictures_only_notes_what_all_share(tmp_path):
     for label in "ab":
         for i in range(4):
             path = tmp_path / "data" / label / f"{i}.png"
@@ -148,7 +141,7 @@ def test_check_warns_if_most_training_pictures_repeat_test_pictures(root, tmp_pa
     assert "fixed camera" in findings["many_left_out"].advice
 
 
-def test_check_warns_of_labels_spelt_in_two_ways(root, tmp_path):
+def test_check_warns_of_labels_spelled_in_two_ways(root, tmp_path):
     write(root, "train/T_Shirt/1.jpg", "train/t-shirt/2.jpg", "train/b /3.jpg", seed=60)
 
     findings = by_code(check(root, tmp_path))
@@ -191,7 +184,7 @@ def test_check_says_what_to_do_about_everything_it_skips(root, tmp_path):
     assert skipped["1 skipped: no such file"].startswith("correct the path")
 
 
-def test_check_of_one_colour_pictures_makes_no_near_duplicates(tmp_path):
+def test_check_finds_no_duplicates_among_one_colour_pictures(tmp_path):
     for i, label in enumerate("aabbbb"):
         path = tmp_path / "data" / label / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,13 +24,13 @@ def thumbnails_of(*images):
     return thumbnails([picture_facts(Sample("x", 0, data=jpeg(image))) for image in images])
 
 
-def distinct(n):
+def distinct_digests(n):
     return [i.to_bytes(4, "big") for i in range(n)]
 
 
-def compare(*images):
+def duplicates_among(*images):
     n = len(images)
-    return find_duplicates(distinct(n), thumbnails_of(*images), np.ones(n, np.bool_))
+    return find_duplicates(distinct_digests(n), thumbnails_of(*images), np.ones(n, np.bool_))
 
 
 def scene(seed, size=(240, 200)):
@@ -58,7 +58,7 @@ def shirt(colour, creases, ground=(245, 245, 245)):
 def test_find_duplicates_finds_a_changed_copy_among_others(change):
     images = [scene(i) for i in range(12)]
 
-    found = compare(*images, change(images[7]))
+    found = duplicates_among(*images, change(images[7]))
 
     assert found.near.tolist() == [*range(12), 7]
     assert found.exact.tolist() == list(range(13))
@@ -67,21 +67,21 @@ def test_find_duplicates_finds_a_changed_copy_among_others(change):
 def test_find_duplicates_finds_mirrored_copies():
     image = scene(3)
 
-    found = compare(image, scene(4), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    found = duplicates_among(image, scene(4), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
     assert found.near.tolist() == [0, 1, 0]
 
 
-def test_find_duplicates_separates_similar_things_on_a_plain_background():
+def test_find_duplicates_separates_similar_objects_on_a_plain_background():
     white = [shirt((225, 225, 230), creases) for creases in range(8)]
 
-    assert compare(*white).near.tolist() == list(range(8))
+    assert duplicates_among(*white).near.tolist() == list(range(8))
 
 
-def test_find_duplicates_finds_the_same_thing_on_a_plain_background():
+def test_find_duplicates_finds_a_copy_of_an_object_on_a_plain_background():
     white = [shirt((225, 225, 230), creases) for creases in range(4)]
 
-    found = compare(*white, CHANGES["recompressed"](white[2]))
+    found = duplicates_among(*white, CHANGES["recompressed"](white[2]))
 
     assert found.near.tolist() == [0, 1, 2, 3, 2]
 
@@ -89,7 +89,7 @@ def test_find_duplicates_finds_the_same_thing_on_a_plain_background():
 def test_find_duplicates_groups_all_copies_of_one_picture():
     image = scene(1)
 
-    found = compare(scene(2), *(change(image) for change in CHANGES.values()))
+    found = duplicates_among(scene(2), *(change(image) for change in CHANGES.values()))
 
     assert found.near.tolist() == [0] + [1] * len(CHANGES)
 
@@ -104,7 +104,7 @@ def test_find_duplicates_adds_exact_copies_to_the_group_of_a_near_one():
     assert found.near.tolist() == [0, 0, 0, 3]
 
 
-def test_find_duplicates_of_incomparable_pictures_are_exact_ones_only():
+def test_find_duplicates_finds_only_exact_copies_of_incomparable_pictures():
     images = [scene(1), CHANGES["brighter"](scene(1)), scene(1)]
 
     found = find_duplicates([b"a", b"b", b"a"], thumbnails_of(*images), np.zeros(3, np.bool_))
@@ -120,51 +120,53 @@ FLAT = {
 
 
 @pytest.mark.parametrize("make", FLAT.values(), ids=FLAT.keys())
-def test_find_duplicates_of_flat_pictures_are_exact_ones_only(make):
+def test_find_duplicates_finds_no_near_copies_among_flat_pictures(make):
     flat = np.stack([make(i) for i in range(40)]).clip(0, 255).astype(np.uint8)
 
-    found = find_duplicates(distinct(40), flat, np.ones(40, np.bool_))
+    found = find_duplicates(distinct_digests(40), flat, np.ones(40, np.bool_))
 
     assert found.near.tolist() == list(range(40))
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_find_duplicates_of_no_picture_or_one(n):
-    found = find_duplicates(distinct(n), np.zeros((n, 32, 32), np.uint8), np.ones(n, np.bool_))
+def test_find_duplicates_of_less_than_two_pictures_finds_none(n):
+    found = find_duplicates(
+        distinct_digests(n), np.zeros((n, 32, 32), np.uint8), np.ones(n, np.bool_)
+    )
 
     assert found.exact.tolist() == found.near.tolist() == list(range(n))
 
 
 def test_find_duplicates_is_the_same_in_small_blocks(monkeypatch):
     images = thumbnails_of(*(scene(i % 9, (120 + i, 100)) for i in range(18)))
-    whole = find_duplicates(distinct(18), images, np.ones(18, np.bool_))
+    whole = find_duplicates(distinct_digests(18), images, np.ones(18, np.bool_))
     monkeypatch.setattr(duplicates, "_BLOCK", 4)
     monkeypatch.setattr(duplicates, "_CHUNK", 3)
     done = []
 
     blocks = find_duplicates(
-        distinct(18), images, np.ones(18, np.bool_), lambda *one: done.append(one)
+        distinct_digests(18), images, np.ones(18, np.bool_), lambda *one: done.append(one)
     )
 
     assert blocks.near.tolist() == whole.near.tolist() == [*range(9), *range(9)]
     assert done == [(4, 18), (8, 18), (12, 18), (16, 18), (18, 18)]
 
 
-def test_find_duplicates_of_pictures_that_are_all_alike_stays_bounded(monkeypatch):
-    # As with a fixed camera, every pair passes the first two tests.
+def test_find_duplicates_of_similar_frames_compares_a_bounded_number_of_pairs(monkeypatch):
+    # As in frames from a fixed camera, every pair passes the first two filters.
     frame = scene(0)
     images = [frame.copy() for _ in range(40)]
     for i, image in enumerate(images):
         image.paste((255, 255 * (i % 2), 0), (5 * i, 4 * i, 5 * i + 40, 4 * i + 40))
     seen = []
 
-    def counting(first, second):
+    def count(first, second):
         seen.append(len(first))
         return detail_correlation(first, second)
 
-    monkeypatch.setattr(duplicates, "detail_correlation", counting)
+    monkeypatch.setattr(duplicates, "detail_correlation", count)
 
-    compare(*images)
+    duplicates_among(*images)
 
     assert 0 < sum(seen) <= 2 * 8 * 40
 
@@ -204,7 +206,7 @@ def test_detail_correlation_sees_a_crop_from_either_side():
     assert both.min() > 0.94
 
 
-def test_has_detail_tells_text_from_paper():
+def test_has_detail_is_true_for_text_but_not_for_blank_paper():
     paper = np.full((2, 32, 32), 250, np.uint8)
     paper[1, 8:24:4, 4:28] = 120
 

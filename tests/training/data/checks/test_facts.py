@@ -62,7 +62,7 @@ def test_facts_show_16_bit_colours_that_pillow_hides():
     assert facts_of(data).mode == "RGB 16-bit"
 
 
-def test_read_facts_survives_hostile_files():
+def test_read_facts_accepts_or_refuses_hostile_files_as_the_service_does():
     files = [Sample(name, 0, data=hostile.data) for name, hostile in HOSTILE.items()]
 
     facts = read_facts(files)
@@ -143,5 +143,5 @@ def test_thumbnails_are_grey_and_squashed():
     assert set(np.unique(thumbnails(facts))) == {29}  # 0.114 of blue, as Rec. 601 weighs it
 
 
-def test_thumbnails_of_nothing_are_none():
+def test_thumbnails_of_no_facts_are_empty():
     assert thumbnails([]).shape == (0, 32, 32)

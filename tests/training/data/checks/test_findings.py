@@ -6,15 +6,8 @@ import pytest
 from tests.training.helpers.picture_sets import (
     check,
     write_classes,
-    write_splits,
 )
 from training.data.checks.findings import Finding, Findings, printable, render
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A data set of two classes and three splits without problems."""
-    return write_splits(tmp_path / "data")
 
 
 def test_findings_json_has_the_full_lists(root, tmp_path):
@@ -66,7 +59,7 @@ def test_printable_escapes_control_characters():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are Unicode there")
-def test_check_survives_file_names_that_are_not_unicode(tmp_path):
+def test_findings_with_file_names_that_are_not_unicode_can_be_shown_and_saved(tmp_path):
     root = write_classes(tmp_path / "data")
     name = os.fsencode(root / "a") + b"/\xff\x1b.jpg"
     with open(name, "wb") as file:  # noqa: PTH123

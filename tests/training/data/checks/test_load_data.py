@@ -5,20 +5,13 @@ from tests.training.helpers.picture_sets import (
     by_code,
     copy,
     load,
-    names_of,
+    names_by_split,
     write_classes,
-    write_splits,
 )
 from training.config.config import Data
 from training.data.checks.check import load_data
 from training.data.checks.findings import LEAK_CODES
 from training.errors import DataRefused
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A data set of two classes and three splits without problems."""
-    return write_splits(tmp_path / "data")
 
 
 def test_load_data_of_a_folder_without_problems_takes_all_pictures(root, tmp_path):
@@ -41,7 +34,7 @@ def test_load_data_of_class_folders_splits_them_the_same_way_every_time(tmp_path
     other, _ = load(root, tmp_path, split_seed=1)
 
     assert first == second
-    assert names_of(first) != names_of(other)
+    assert names_by_split(first) != names_by_split(other)
     assert [len(first.split(split)) for split in ("train", "validation", "test")] == [28, 6, 6]
     assert "6 for validation and 6 for test cut" in by_code(findings)["cut"].message
 
@@ -53,7 +46,7 @@ def test_load_data_cuts_only_the_split_that_is_missing(tmp_path):
     data, findings = load(root, tmp_path)
 
     assert [len(data.split(split)) for split in ("train", "validation", "test")] == [34, 6, 10]
-    assert all(name.startswith("test/") for name in names_of(data)["test"])
+    assert all(name.startswith("test/") for name in names_by_split(data)["test"])
     assert "6 for validation cut" in by_code(findings)["cut"].message
 
 
@@ -66,8 +59,8 @@ def test_load_data_of_a_list_reads_its_splits(tmp_path):
 
     data, _ = load(root / "list.csv", tmp_path)
 
-    assert names_of(data)["validation"] == {"a/a8.jpg", "b/b8.jpg"}
-    assert names_of(data)["test"] == {"a/a9.jpg", "b/b9.jpg"}
+    assert names_by_split(data)["validation"] == {"a/a8.jpg", "b/b8.jpg"}
+    assert names_by_split(data)["test"] == {"a/a9.jpg", "b/b9.jpg"}
 
 
 UNREADABLE = {
@@ -91,7 +84,7 @@ def test_load_data_leaves_unreadable_files_out_and_names_them(root, tmp_path):
     assert {item[0].rsplit("/", 1)[1] for item in unreadable.items} == UNREADABLE.keys()
     assert all(reason for _, reason in unreadable.items)
     assert len(data.train) == 21
-    assert "train/a/is-a-jpeg.png" in names_of(data)["train"]
+    assert "train/a/is-a-jpeg.png" in names_by_split(data)["train"]
     for split in ("train", "validation", "test"):
         assert all(sample.read() for sample in data.split(split))
 
@@ -113,8 +106,8 @@ def test_load_data_drops_a_leak_from_the_earlier_split(
 
     data, findings = load(root, tmp_path)
 
-    assert f"{dropped}/a/a3.jpg" not in names_of(data)[dropped]
-    assert f"{kept}/a/copy.jpg" in names_of(data)[kept]
+    assert f"{dropped}/a/a3.jpg" not in names_by_split(data)[dropped]
+    assert f"{kept}/a/copy.jpg" in names_by_split(data)[kept]
     code = "near_across" if change else "exact_across"
     assert [set(item) for item in by_code(findings)[code].items] == [
         {f"{first}/a/a3.jpg", f"{second}/a/copy.jpg"}
@@ -123,7 +116,7 @@ def test_load_data_drops_a_leak_from_the_earlier_split(
     assert by_code(findings)["left_out"].items == ((f"{dropped}/a/a3.jpg",),)
 
 
-def test_load_data_keeps_the_test_split_complete_if_all_three_share_a_picture(root, tmp_path):
+def test_load_data_keeps_the_test_split_complete_if_all_splits_share_a_picture(root, tmp_path):
     for split in ("validation", "test"):
         copy(root, "train/a/a1.jpg", f"{split}/a/copy.jpg")
 
@@ -158,7 +151,7 @@ def test_load_data_keeps_copies_together_when_it_splits(tmp_path):
 
     data, findings = load(root, tmp_path)
 
-    for names in names_of(data).values():
+    for names in names_by_split(data).values():
         for i in range(10):
             assert (f"a/a{i}.jpg" in names) == (f"a/copy{i}.jpg" in names)
     assert len(by_code(findings)["near_within"].items) == 10
@@ -171,7 +164,7 @@ def test_load_data_drops_a_training_picture_with_two_labels(root, tmp_path):
     data, findings = load(root, tmp_path)
     kept, _ = load(root, tmp_path, leaks="keep")
 
-    assert not {"train/a/a1.jpg", "train/b/same.jpg"} & names_of(data)["train"]
+    assert not {"train/a/a1.jpg", "train/b/same.jpg"} & names_by_split(data)["train"]
     assert by_code(findings)["two_labels"].items == (
         ("train/a/a1.jpg (a)", "train/b/same.jpg (b)"),
     )
@@ -179,7 +172,7 @@ def test_load_data_drops_a_training_picture_with_two_labels(root, tmp_path):
         "2 training pictures with equal pixels are left out"
         in by_code(findings)["two_labels"].advice
     )
-    assert {"train/a/a1.jpg", "train/b/same.jpg"} <= names_of(kept)["train"]
+    assert {"train/a/a1.jpg", "train/b/same.jpg"} <= names_by_split(kept)["train"]
 
 
 def test_load_data_keeps_a_near_copy_with_another_label_and_reports_it(root, tmp_path):

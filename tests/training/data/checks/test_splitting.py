@@ -10,7 +10,7 @@ BOTH = {"test": 0.15, "validation": 0.15}
 
 
 def make(*sizes):
-    """Samples without content; class i has sizes[i]."""
+    """Returns samples without content, sizes[i] of class i."""
     return [Sample(f"{label}/{i}.jpg", label) for label, n in enumerate(sizes) for i in range(n)]
 
 
@@ -48,7 +48,7 @@ def test_assign_cuts_the_same_share_of_every_class():
         (20, (14, 3, 3)),
     ],
 )
-def test_assign_gives_small_classes_something_of_each(n, expected):
+def test_assign_gives_small_classes_pictures_in_each_split(n, expected):
     assert count(split(make(n))) == expected
 
 
@@ -63,7 +63,7 @@ def test_assign_never_takes_all_pictures_of_a_class():
     [({"validation": 0.2}, (80, 20, 0)), ({"test": 0.2}, (80, 0, 20))],
     ids=["validation-only", "test-only"],
 )
-def test_assign_cuts_only_what_is_missing(fractions, expected):
+def test_assign_cuts_only_the_missing_splits(fractions, expected):
     assert count(split(make(100), fractions=fractions)) == expected
 
 
@@ -114,7 +114,7 @@ def test_assign_moves_few_pictures_when_some_are_added():
     assert 0 < moved <= 12  # some of the ten new ones enter each split and push others out
 
 
-def test_assign_of_one_class_is_not_moved_by_another():
+def test_assign_of_one_class_does_not_depend_on_another():
     alone, together = split(make(50)), split(make(50, 80))
 
     assert alone == {name: where for name, where in together.items() if name in alone}
@@ -129,5 +129,5 @@ def test_assign_counts_a_group_for_its_most_frequent_label():
     assert Counter(where[3:])["test"] == 2
 
 
-def test_assign_takes_names_that_are_not_unicode():
+def test_assign_accepts_names_that_are_not_unicode():
     assert assign([Sample("a\udcff.jpg", 0)], [0], BOTH, seed=0) == ["train"]

@@ -15,7 +15,7 @@ from training.errors import DataRefused
 from training.system.torch_compat import prepare_torchvision
 
 
-def test_find_digits_are_the_whole_set_in_all_its_grey_levels(tmp_path):
+def test_find_digits_returns_the_whole_set_with_all_grey_levels(tmp_path):
     datasets = pytest.importorskip("sklearn.datasets")
 
     found = find("digits", cache_dir=tmp_path)
@@ -28,7 +28,7 @@ def test_find_digits_are_the_whole_set_in_all_its_grey_levels(tmp_path):
     assert found.samples[5].index == datasets.load_digits().target[5]
 
 
-def test_find_digits_without_scikit_learn_say_what_to_do(tmp_path, monkeypatch):
+def test_find_digits_without_scikit_learn_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
 
     with pytest.raises(DataRefused, match="pip install scikit-learn"):
@@ -54,7 +54,7 @@ class FakeSet:
 
 @pytest.fixture
 def fake_torchvision(monkeypatch):
-    """Replaces `torchvision.datasets`."""
+    """An empty module in place of `torchvision.datasets`."""
     module = types.ModuleType("torchvision.datasets")
     monkeypatch.setattr(importlib, "import_module", lambda _: module)
     return module
@@ -73,7 +73,7 @@ def test_find_torchvision_keeps_the_test_split_of_the_set(tmp_path, fake_torchvi
     assert decode(found.samples[0].read()).size == (6, 6)
 
 
-def test_find_torchvision_without_class_names_takes_the_numbers(tmp_path, fake_torchvision):
+def test_find_torchvision_without_class_names_uses_the_numbers(tmp_path, fake_torchvision):
     fake_torchvision.USPS = type("USPS", (FakeSet,), {"classes": None})
 
     assert label_names(find("torchvision:USPS", cache_dir=tmp_path)) == ["0", "1"]
@@ -93,7 +93,7 @@ def test_find_torchvision_without_a_network_is_refused_in_one_line(
         find("torchvision:MNIST", cache_dir=tmp_path)
 
 
-def test_find_torchvision_of_another_name_lists_what_there_is(tmp_path):
+def test_find_torchvision_of_an_unknown_set_lists_the_supported_ones(tmp_path):
     with pytest.raises(
         DataRefused, match="Imagenet is not supported; use one of CIFAR10, CIFAR100"
     ):
@@ -101,7 +101,7 @@ def test_find_torchvision_of_another_name_lists_what_there_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", TORCHVISION_SETS)
-def test_torchvision_sets_exist_and_take_what_is_handed_to_them(name):
+def test_torchvision_sets_exist_and_take_the_arguments_passed(name):
     prepare_torchvision()
     import torchvision.datasets
 

@@ -5,7 +5,7 @@ from tests.training.helpers.picture_sets import label_names, sample_names, write
 from training.data.sources.find import find
 from training.errors import DataRefused
 
-HEADERS = {
+DIALECTS = {
     "comma": "path,label,split\n{0},cat,train\n{1},dog,Val\n",
     "semicolon": "path;label;split\n{0};cat;train\n{1};dog;valid\n",
     "tab-and-aliases": "Filename\tCLASS\tset\n{0}\tcat\tTRAIN\n{1}\tdog\tdev\n",
@@ -14,8 +14,8 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("text", HEADERS.values(), ids=HEADERS.keys())
-def test_find_reads_lists_of_many_dialects(tmp_path, text):
+@pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS.keys())
+def test_find_reads_lists_in_many_csv_dialects(tmp_path, text):
     write(tmp_path, "in, quotes/1.jpg" if '"' in text else "photos/1.jpg", "photos/2.jpg")
     first = "in, quotes/1.jpg" if '"' in text else "photos/1.jpg"
     (tmp_path / "list.csv").write_text(text.format(first, "photos/2.jpg"), newline="")
@@ -28,14 +28,14 @@ def test_find_reads_lists_of_many_dialects(tmp_path, text):
     assert found.splits == ("train", "validation")
 
 
-def test_find_lists_without_splits(tmp_path):
+def test_find_reads_a_list_without_splits(tmp_path):
     write(tmp_path, "1.jpg")
     (tmp_path / "list.csv").write_text("file,label\n1.jpg,cat\n\n")
 
     assert find(str(tmp_path / "list.csv"), cache_dir=tmp_path).splits == (None,)
 
 
-def test_find_reads_paths_of_windows(tmp_path):
+def test_find_reads_windows_paths(tmp_path):
     write(tmp_path, "photos/1.jpg")
     (tmp_path / "list.csv").write_text("path,label\nphotos\\1.jpg,cat\n")
 
@@ -98,6 +98,6 @@ def test_find_refuses_a_list_it_cannot_read(tmp_path, content, message):
         find(str(tmp_path / "list.csv"), cache_dir=tmp_path)
 
 
-def test_find_refuses_a_list_that_is_missing(tmp_path):
+def test_find_refuses_a_missing_list(tmp_path):
     with pytest.raises(DataRefused, match=r"none\.csv: No such file"):
         find(str(tmp_path / "none.csv"), cache_dir=tmp_path)

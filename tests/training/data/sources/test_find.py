@@ -21,7 +21,7 @@ def test_natural_key_orders_names_of_any_script():
     assert sorted(names, key=natural_key) == ["", "1²3", "12" * 50, "A1b", "a9", "a10", "²", "٣"]
 
 
-def test_find_takes_names_that_differ_in_spaces_as_one_label(tmp_path):
+def test_find_merges_label_names_that_differ_in_outer_spaces_only(tmp_path):
     write(tmp_path, "train/cat/1.jpg", "val/cat /2.jpg", "train/dog/3.jpg")
 
     found = find(str(tmp_path), cache_dir=tmp_path)

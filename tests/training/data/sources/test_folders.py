@@ -129,7 +129,7 @@ def test_find_does_not_open_pipes(tmp_path):
     ],
     ids=["no-train", "two-validations", "nothing", "one-level-too-high", "upside-down"],
 )
-def test_find_in_a_folder_of_another_layout_is_refused(tmp_path, folders, message):
+def test_find_in_a_folder_with_the_wrong_layout_is_refused(tmp_path, folders, message):
     root = tmp_path / "data"
     root.mkdir()
     for folder in folders:
