@@ -13,7 +13,7 @@ from training.evaluation.measures import cross_entropy, reliability
 def drawn(
     n: int, n_classes: int = 5, *, seed: int = 0, sharpness: float = 1.0
 ) -> calibrate.Labelled:
-    """Pictures whose classes are drawn from softmax(logits / sharpness)."""
+    """Returns logits, and classes drawn from softmax(logits / sharpness)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (n, n_classes))
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -22,7 +22,7 @@ def drawn(
 
 
 @pytest.mark.parametrize("sharpness", [0.2, 1.0, 3.0, 8.0])
-def test_fit_temperature_finds_how_sharp_the_logits_are(sharpness):
+def test_fit_temperature_finds_the_sharpness_of_the_logits(sharpness):
     logits, indexes = drawn(4000, sharpness=sharpness)
 
     assert calibrate.fit_temperature(logits, indexes) == pytest.approx(sharpness, rel=0.1)
@@ -58,7 +58,7 @@ def test_fit_temperature_never_raises_the_cross_entropy(seed, n, n_classes, shar
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.05, 20))
-def test_temperature_never_changes_the_order(seed, temperature):
+def test_temperature_never_changes_the_order_of_classes(seed, temperature):
     logits = np.random.default_rng(seed).integers(-40, 41, (8, 6)) / 8
 
     divided = softmax(logits, temperature)
@@ -67,8 +67,8 @@ def test_temperature_never_changes_the_order(seed, temperature):
         assert (np.diff(probabilities[np.argsort(row)]) >= 0).all()
 
 
-def test_fit_temperature_where_every_picture_is_right_claims_no_certainty():
-    """The plain minimum lies at 0: every temperature below is better for these pictures."""
+def test_fit_temperature_of_perfect_predictions_stays_below_certainty():
+    # Without a prior, the cross-entropy of these pictures is lowest at a temperature of 0.
     indexes = np.arange(30) % 3
     logits = 4 * np.eye(3, dtype=np.float32)[indexes]
 
@@ -95,7 +95,7 @@ def test_fit_temperature_of_a_single_class_is_one():
     assert calibrate.fit_temperature(np.ones((4, 1), dtype=np.float32), np.zeros(4, int)) == 1.0
 
 
-def test_fit_temperature_without_pictures_says_so():
+def test_fit_temperature_without_pictures_is_refused():
     with pytest.raises(PicturesMissing):
         calibrate.fit_temperature(np.empty((0, 3), dtype=np.float32), np.empty(0, dtype=np.int64))
 
@@ -106,7 +106,8 @@ def test_fit_temperature_of_an_infinite_logit_is_refused():
 
 
 def test_conformal_threshold_is_the_ranked_probability():
-    """9 pictures, 90 %: the ceil(10 * 0.9) = 9th smallest nonconformity, the least probability."""
+    # With 9 pictures and 90% coverage, the threshold is the nonconformity of rank ceil(10 * 0.9) = 9,
+    # which belongs to the lowest probability.
     true_class = np.linspace(0.55, 0.95, 9)
     logits = np.log(np.stack([true_class, 1 - true_class], axis=1)).astype(np.float32)
     labelled = logits, np.zeros(9, dtype=np.int64)
@@ -120,7 +121,7 @@ def test_conformal_threshold_is_the_ranked_probability():
 
 
 @pytest.mark.parametrize(("n", "all_classes"), [(98, True), (99, False)])
-def test_conformal_with_too_few_pictures_takes_every_class(n, all_classes):
+def test_conformal_with_too_few_pictures_includes_every_class(n, all_classes):
     labelled = drawn(n, seed=1)
 
     fitted = calibrate.conformal(labelled, labelled)[-1]
@@ -130,8 +131,8 @@ def test_conformal_with_too_few_pictures_takes_every_class(n, all_classes):
     assert (fitted.mean_set_size == 5.0) is all_classes
 
 
-def test_conformal_covers_new_pictures_as_asked_on_average():
-    """The guarantee is for the mean over fits: coverage .. coverage + 1 / (N + 1)."""
+def test_conformal_reaches_the_required_coverage_of_new_pictures_on_average():
+    """The guarantee holds for the mean over fits: from coverage to coverage + 1 / (N + 1)."""
     logits, indexes = drawn(400 * 250, seed=3, sharpness=2.0)
     achieved = []
     for start in range(0, len(indexes), 250):
@@ -144,10 +145,10 @@ def test_conformal_covers_new_pictures_as_asked_on_average():
     means = np.mean(achieved, axis=0)
 
     errors = np.std(achieved, axis=0) / np.sqrt(400)
-    asked = np.array(calibrate.COVERAGES_PERCENT)
-    assert (means >= asked - 3 * errors).all()
-    # Where a probability falls below the threshold of a first class it is in the set all the same.
-    assert (means[1:] <= asked[1:] + 1.0 + 3 * errors[1:]).all()
+    required = np.array(calibrate.COVERAGES_PERCENT)
+    assert (means >= required - 3 * errors).all()
+    # A set includes the first class even if its probability is below the threshold.
+    assert (means[1:] <= required[1:] + 1.0 + 3 * errors[1:]).all()
 
 
 def test_conformal_sets_grow_with_the_coverage():
@@ -158,7 +159,7 @@ def test_conformal_sets_grow_with_the_coverage():
     assert sizes[0] < sizes[-1]
 
 
-def test_prediction_sets_always_hold_the_first_class():
+def test_prediction_sets_always_include_the_first_class():
     answers = np.array([[0.4, 0.35, 0.25], [0.9, 0.06, 0.04]], dtype=np.float32)
 
     members = calibrate.prediction_sets(answers, 0.5)
@@ -185,9 +186,8 @@ def test_is_unlike_flags_flat_logits_and_keeps_the_sharp_ones():
     rule = calibrate.fit_out_of_distribution(sharp, sharp, 2.0)
 
     assert calibrate.is_out_of_distribution(np.zeros((3, 4), dtype=np.float32), rule, 2.0).all()
-    assert (
-        calibrate.is_out_of_distribution(sharp, rule, 2.0).sum() == 2
-    )  # rank 3 of 60 is the threshold
+    # The threshold is the score of rank 3 of 60.
+    assert calibrate.is_out_of_distribution(sharp, rule, 2.0).sum() == 2
     assert rule.flagged_percent == pytest.approx(100 * 2 / 60, abs=1e-3)
 
 
@@ -229,7 +229,7 @@ def test_calibrate_fits_on_validation_and_measures_on_test():
 
 
 @pytest.mark.parametrize("empty", ["validation", "test"])
-def test_calibrate_with_an_empty_split_says_so(empty):
+def test_calibrate_with_an_empty_split_is_refused(empty):
     splits = {"validation": drawn(5), "test": drawn(5)}
     splits[empty] = drawn(0)
 

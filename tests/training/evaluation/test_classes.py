@@ -11,20 +11,20 @@ def test_class_measures_equal_the_definitions():
     assert second == classes.ClassMeasure(0.75, 0.6, pytest.approx(12 / 18), 10)  # type: ignore[arg-type]
 
 
-def test_class_measures_of_a_class_never_shown_nor_answered_are_zero():
+def test_class_measures_of_an_absent_class_are_zero():
     found = classes.class_measures(np.array([[3, 0], [0, 0]]))
 
     assert found[1] == classes.ClassMeasure(0.0, 0.0, 0.0, 0)
 
 
-def test_most_confused_gives_the_most_frequent_first_and_equal_ones_by_index():
+def test_most_confused_sorts_by_frequency_and_then_by_index():
     confusion = np.array([[9, 1, 0], [4, 9, 1], [0, 0, 9]])
 
     assert classes.most_confused(confusion) == [(1, 0, 4), (0, 1, 1), (1, 2, 1)]
     assert classes.most_confused(confusion, n=1) == [(1, 0, 4)]
 
 
-def test_average_leaves_classes_without_pictures_out():
+def test_average_leaves_out_classes_without_pictures():
     found = classes.class_measures(np.array([[3, 0, 0], [0, 1, 1], [0, 0, 0]]))
 
     macro = classes.average(found, weighted=False)

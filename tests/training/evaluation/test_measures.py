@@ -36,7 +36,7 @@ def rows(seed: int, n: int = 40, n_classes: int = 6) -> tuple[np.ndarray, np.nda
         ("cross_entropy", 0.38, 1.06, 0.005),
     ],
 )
-def test_errors_of_the_worked_example_equal_the_guides(name, first, second, tolerance):
+def test_errors_equal_those_of_the_worked_example(name, first, second, tolerance):
     assert MEASURES[name](NETWORK_1, TRUTH) == pytest.approx(first, abs=tolerance)
     assert MEASURES[name](NETWORK_2, TRUTH) == pytest.approx(second, abs=tolerance)
 
@@ -53,7 +53,7 @@ def test_cross_entropy_of_a_zero_probability_stays_finite():
     assert loss == pytest.approx(87.3, abs=0.05)
 
 
-def test_mean_squared_error_leaves_its_input_alone():
+def test_mean_squared_error_does_not_change_its_input():
     probabilities = NETWORK_1.copy()
 
     measures.mean_squared_error(probabilities, TRUTH)
@@ -61,7 +61,7 @@ def test_mean_squared_error_leaves_its_input_alone():
     np.testing.assert_array_equal(probabilities, NETWORK_1)
 
 
-def test_reliability_of_certain_but_half_right_answers_is_fifty():
+def test_reliability_of_certain_but_half_right_answers_has_an_ece_of_fifty():
     answers = np.array([[1.0, 0.0]] * 4)
 
     measured = measures.reliability(answers, np.array([0, 0, 1, 1]))
@@ -72,7 +72,7 @@ def test_reliability_of_certain_but_half_right_answers_is_fifty():
     assert (measured.bins[0].mean_probability, measured.bins[0].accuracy) == (None, None)
 
 
-def test_reliability_of_answers_right_as_often_as_claimed_is_zero():
+def test_reliability_of_calibrated_answers_has_an_ece_of_zero():
     answers = np.array([[0.75, 0.25]] * 8)
 
     assert measures.reliability(answers, np.array([0] * 6 + [1] * 2)).ece_percent == 0.0
@@ -110,7 +110,7 @@ def test_confusion_matrix_has_true_classes_in_rows():
     assert confusion.dtype == np.int64
 
 
-def test_at_thresholds_leaves_out_what_is_less_sure():
+def test_at_thresholds_leaves_out_less_certain_predictions():
     first, second, third = measures.at_thresholds(NETWORK_1, TRUTH, (0.0, 0.9, 0.95))
 
     assert first.answered_percent == 100
@@ -137,7 +137,7 @@ def test_wilson_interval_equals_published_values(hits, n, low, high):
 
 @settings(deadline=None)
 @given(n=st.integers(1, 500), data=st.data())
-def test_wilson_interval_holds_the_proportion(n, data):
+def test_wilson_interval_contains_the_proportion(n, data):
     hits = data.draw(st.integers(0, n))
 
     low, high = measures.wilson_interval(hits, n)
@@ -149,7 +149,7 @@ def test_wilson_interval_holds_the_proportion(n, data):
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000))
-def test_evaluate_agrees_with_itself(seed):
+def test_evaluate_results_are_consistent(seed):
     answers, truth = rows(seed)
 
     measured = measures.evaluate(answers, truth, "test")
@@ -185,7 +185,7 @@ def test_evaluation_to_json_is_plain_and_complete():
     assert read["macro"]["f1"] == measured.macro.f1
 
 
-def test_evaluate_without_pictures_says_so():
+def test_evaluate_without_pictures_is_refused():
     with pytest.raises(PicturesMissing, match="no pictures"):
         measures.evaluate(np.empty((0, 3)), np.empty(0, dtype=np.int64), "test")
 
@@ -201,6 +201,6 @@ def test_evaluate_without_pictures_says_so():
     ],
     ids=["rows", "rank", "index", "negative", "nan"],
 )
-def test_evaluate_of_what_does_not_fit_is_refused(answers, truth, message):
+def test_evaluate_of_invalid_arrays_is_refused(answers, truth, message):
     with pytest.raises(ValueError, match=message):
         measures.evaluate(answers, truth, "test")

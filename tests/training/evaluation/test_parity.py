@@ -35,7 +35,7 @@ def rotated_by_metadata(image):
 
 @pytest.fixture
 def odd_pictures():
-    """Files whose preprocessing has corners to get wrong."""
+    """Files that are easy to preprocess wrongly: odd sizes, grey, tiny and rotated by metadata."""
     return [
         Picture("odd.png", encoded(photo((301, 77), 1))),
         Picture("tall.png", encoded(photo((40, 203), 2))),
@@ -45,7 +45,7 @@ def odd_pictures():
     ]
 
 
-def test_graph_and_torch_agree_from_bytes(tiny_graph, odd_pictures):
+def test_graph_and_torch_agree_on_image_files(tiny_graph, odd_pictures):
     scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph))
     expected = reference_probabilities(tinynet.TinyNet().eval(), odd_pictures)
     rows = input_rows(odd_pictures, scorer.manifest, reference_input)
@@ -79,7 +79,7 @@ def test_wrong_geometry_fails_parity(tiny_graph, odd_pictures, change):
         check_parity(parity, answers, expected)
 
 
-def stated(difference=0.0):
+def parity_of(difference=0.0):
     return Parity(
         reference="x",
         max_abs_difference=difference,
@@ -89,20 +89,20 @@ def stated(difference=0.0):
     )
 
 
-def test_another_first_class_between_near_ties_is_accepted():
+def test_different_first_class_of_a_near_tie_is_accepted():
     expected = np.array([[0.5, 0.5 - MAX_DIFFERENCE, MAX_DIFFERENCE]], dtype=np.float32)
     answers = expected[:, [1, 0, 2]]
 
-    check_parity(stated(), answers, expected)
+    check_parity(parity_of(), answers, expected)
 
     assert answers.argmax() != expected.argmax()
 
 
-def test_another_first_class_of_a_decided_picture_is_refused():
+def test_different_first_class_of_a_decided_picture_is_refused():
     expected = np.array([[0.6, 0.4]], dtype=np.float32)
 
     with pytest.raises(ParityFailed, match="1 of 1 pictures have another first class"):
-        check_parity(stated(), expected[:, ::-1], expected)
+        check_parity(parity_of(), expected[:, ::-1], expected)
 
 
 def test_transparent_pictures_are_left_out():

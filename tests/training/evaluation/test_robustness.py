@@ -27,14 +27,14 @@ def samples(colour_pictures) -> list[Sample]:
 
 
 def photo(width: int = 60, height: int = 40) -> Image.Image:
-    """Coloured, chequered, unlike its mirror image."""
+    """Returns a coloured, chequered picture that differs from its mirror image."""
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     pixels = np.stack([200 * across, 150 * down, 100 * across * down + 40], axis=-1)
     squares = np.indices((height, width)).sum(axis=0) % 2
     return Image.fromarray((pixels + 20 * squares[..., None]).astype(np.uint8))
 
 
-def counted(*counts: int) -> list[Sample]:
+def samples_per_class(*counts: int) -> list[Sample]:
     return [Sample(f"{i}/{j}", i, data=b"") for i, n in enumerate(counts) for j in range(n)]
 
 
@@ -56,7 +56,7 @@ def test_change_of_the_same_seed_gives_the_same_pixels(change):
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
-def test_change_of_a_single_pixel_works(change):
+def test_change_accepts_a_single_pixel(change):
     assert min(change.apply(Image.new("RGB", (1, 1)), 0).size) >= 1
 
 
@@ -77,7 +77,7 @@ def test_changes_have_unique_names():
         ("JPEG 10", (60, 40)),
     ],
 )
-def test_change_gives_the_size_it_says(name, size):
+def test_change_gives_the_stated_size(name, size):
     assert BY_NAME[name].apply(photo(), 0).size == size
 
 
@@ -96,7 +96,7 @@ def test_brightness_multiplies_and_clips(name, factor):
     np.testing.assert_allclose(changed, np.clip(factor * values, 0, 255), atol=1)
 
 
-def test_noisy_has_the_deviation_it_says_and_differs_by_seed():
+def test_noisy_has_the_stated_deviation_and_differs_by_seed():
     grey = Image.new("RGB", (80, 80), (128, 128, 128))
 
     one, other = (np.asarray(BY_NAME["noisy"].apply(grey, seed)) for seed in (1, 2))
@@ -136,14 +136,14 @@ def test_reduced_limits_the_shorter_side_only(size, expected):
     assert reduced(Image.new("RGB", size), 50).size == expected
 
 
-def test_stratified_takes_rare_classes_whole_and_shares_the_rest():
-    drawn = stratified(counted(2, 50, 50), 20)
+def test_stratified_takes_all_of_rare_classes_and_divides_the_rest():
+    drawn = stratified(samples_per_class(2, 50, 50), 20)
 
     assert np.bincount([sample.index for sample in drawn]).tolist() == [2, 9, 9]
 
 
 def test_stratified_draws_by_seed_and_keeps_the_order():
-    samples = counted(30, 30)
+    samples = samples_per_class(30, 30)
 
     drawn = stratified(samples, 10, seed=1)
 
@@ -153,7 +153,7 @@ def test_stratified_draws_by_seed_and_keeps_the_order():
 
 
 def test_stratified_of_few_pictures_takes_all():
-    assert stratified(counted(1, 2), 10) == counted(1, 2)
+    assert stratified(samples_per_class(1, 2), 10) == samples_per_class(1, 2)
 
 
 def test_measure_robustness_of_harmless_changes_drops_nothing(scorer, samples):
@@ -164,8 +164,8 @@ def test_measure_robustness_of_harmless_changes_drops_nothing(scorer, samples):
     assert {row.n for row in rows} == {9}
 
 
-def test_measure_robustness_of_a_harmful_change_tells_how_much(scorer, samples):
-    """Everything becomes red, which is right for a third of the pictures."""
+def test_measure_robustness_of_a_harmful_change_measures_the_drop(scorer, samples):
+    """Every picture becomes red, which is right for a third of them."""
     red = Image.open(io.BytesIO(tinynet.picture("red"))).convert("RGB")
 
     _, row = measure_robustness(scorer, samples, changes=[Change("red", "", lambda *_: red)])
@@ -175,7 +175,7 @@ def test_measure_robustness_of_a_harmful_change_tells_how_much(scorer, samples):
     assert row.kept_percent == pytest.approx(100 / 3, abs=1e-3)
 
 
-def test_changed_rows_are_what_lossless_files_of_the_pictures_would_give(scorer, samples):
+def test_changed_rows_equal_those_of_lossless_files(scorer, samples):
     changes = [Change("unchanged", "", lambda image, _: image), BY_NAME["noisy"]]
 
     rows = list(robustness._changed_rows(samples, changes, scorer.manifest))
@@ -191,17 +191,17 @@ def test_changed_rows_are_what_lossless_files_of_the_pictures_would_give(scorer,
 def test_measure_robustness_decodes_each_picture_once(scorer, samples, monkeypatch):
     decoded: list[bytes] = []
 
-    def noted(data: bytes) -> Image.Image:
+    def record(data: bytes) -> Image.Image:
         decoded.append(data)
         return decode(data)
 
-    monkeypatch.setattr(robustness, "decode", noted)
+    monkeypatch.setattr(robustness, "decode", record)
 
     measure_robustness(scorer, samples, changes=[BY_NAME["mirrored"], BY_NAME["dark"]])
 
     assert decoded == [sample.read() for sample in samples]
 
 
-def test_measure_robustness_without_pictures_says_so(scorer):
+def test_measure_robustness_without_pictures_is_refused(scorer):
     with pytest.raises(PicturesMissing):
         measure_robustness(scorer, [])

@@ -15,7 +15,7 @@ ROWS = np.array(
 )
 
 
-def test_accuracy_counts_first_and_first_five():
+def test_accuracy_counts_top1_and_top5_with_the_standard_error():
     metrics = accuracy(ROWS, np.array([0, 0]), "two rows")
 
     assert (metrics.top1_percent, metrics.top5_percent) == (50.0, 50.0)
@@ -33,7 +33,7 @@ def test_agreement_compares_first_classes():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_scorer_answers_the_same_whatever_the_batch(tiny_graph, colour_pictures, batch_size):
+def test_scorer_answers_do_not_depend_on_the_batch_size(tiny_graph, colour_pictures, batch_size):
     scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph))
 
     answers = scorer.probabilities(iter(colour_pictures), batch_size)
@@ -43,7 +43,7 @@ def test_scorer_answers_the_same_whatever_the_batch(tiny_graph, colour_pictures,
 
 
 @pytest.mark.parametrize("plan", [SessionPlan(threads=1), SessionPlan(optimise=False)])
-def test_scorer_answers_the_same_under_every_plan(tiny_graph, colour_pictures, plan):
+def test_scorer_answers_do_not_depend_on_the_session_plan(tiny_graph, colour_pictures, plan):
     draft = tinynet.draft(tiny_graph)
 
     answers = Scorer(tiny_graph, draft, plan).probabilities(colour_pictures)
@@ -52,7 +52,7 @@ def test_scorer_answers_the_same_under_every_plan(tiny_graph, colour_pictures, p
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
-def test_scorer_without_pictures_says_so(tiny_graph):
+def test_scorer_without_pictures_is_refused(tiny_graph):
     with pytest.raises(PicturesMissing):
         Scorer(tiny_graph, tinynet.draft(tiny_graph)).probabilities([])
 
@@ -87,7 +87,7 @@ def test_scorer_of_a_graph_without_logits_refuses_them(tiny_graph, colour_pictur
         Scorer(tiny_graph, draft).probabilities_and_logits(colour_pictures)
 
 
-def test_answer_labelled_keeps_answers_and_classes_in_step(tiny_graph, colour_pictures):
+def test_answer_labelled_returns_answers_and_classes_in_one_order(tiny_graph, colour_pictures):
     scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph))
 
     answers, indexes = answer_labelled(scorer, colour_pictures)
@@ -96,7 +96,7 @@ def test_answer_labelled_keeps_answers_and_classes_in_step(tiny_graph, colour_pi
     assert answers.argmax(axis=1).tolist() == indexes.tolist()
 
 
-def test_answer_labelled_without_a_label_says_so(tiny_graph):
+def test_answer_labelled_without_a_label_is_refused(tiny_graph):
     scorer = Scorer(tiny_graph, tinynet.draft(tiny_graph))
 
     with pytest.raises(PicturesMissing, match=r"a.png has no class"):

@@ -8,8 +8,8 @@ from training.errors import PicturesMissing
 from training.evaluation import speed
 
 
-def ticking(step_s: float):
-    """A clock that moves on by `step_s` whenever it is read."""
+def ticking_clock(step_s: float):
+    """Returns a clock that advances by `step_s` each time it is read."""
     ticks = count()
     return lambda: step_s * next(ticks)
 
@@ -17,7 +17,7 @@ def ticking(step_s: float):
 def test_measure_speed_times_every_step(tiny_graph, colour_pictures):
     draft = tinynet.draft(tiny_graph)
 
-    steps = speed.measure_speed(tiny_graph, draft, colour_pictures, ticking(0.004))
+    steps = speed.measure_speed(tiny_graph, draft, colour_pictures, ticking_clock(0.004))
 
     assert [(step.step, step.n) for step in steps] == [
         ("decode", 9),
@@ -29,21 +29,21 @@ def test_measure_speed_times_every_step(tiny_graph, colour_pictures):
     assert steps[0].quartiles_ms == pytest.approx((4, 4))
 
 
-def test_measure_speed_of_a_fixed_batch_runs_no_other(tiny_graph, colour_pictures):
+def test_measure_speed_of_a_fixed_batch_size_runs_no_other(tiny_graph, colour_pictures):
     draft = tinynet.draft(tiny_graph)
     shape = (1, *draft.graph.input.shape[1:])
     fixed_input = draft.graph.input.model_copy(update={"shape": shape})
     fixed = replace(draft, graph=draft.graph.model_copy(update={"input": fixed_input}))
 
-    steps = speed.measure_speed(tiny_graph, fixed, colour_pictures, ticking(0.001))
+    steps = speed.measure_speed(tiny_graph, fixed, colour_pictures, ticking_clock(0.001))
 
     assert [step.step for step in steps] == ["decode", "preprocess", "graph, batch of 1"]
 
 
-def test_measure_speed_stops_at_its_number_of_pictures(tiny_graph, colour_pictures):
+def test_measure_speed_limits_the_number_of_pictures(tiny_graph, colour_pictures):
     many = colour_pictures * 8
 
-    steps = speed.measure_speed(tiny_graph, tinynet.draft(tiny_graph), many, ticking(0.001))
+    steps = speed.measure_speed(tiny_graph, tinynet.draft(tiny_graph), many, ticking_clock(0.001))
 
     assert steps[0].n == speed.N_PICTURES < len(many)
 
@@ -54,7 +54,7 @@ def test_step_time_of_uneven_times_gives_the_quartiles():
     assert (measured.median_ms, measured.quartiles_ms) == (3.0, (2.0, 4.0))
 
 
-def test_measure_speed_without_pictures_says_so(tiny_graph):
+def test_measure_speed_without_pictures_is_refused(tiny_graph):
     with pytest.raises(PicturesMissing):
         speed.measure_speed(tiny_graph, tinynet.draft(tiny_graph), [])
 

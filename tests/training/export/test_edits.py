@@ -11,7 +11,7 @@ def without_names(graph):
     return model.SerializeToString()
 
 
-def test_normalisation_is_what_lies_before_the_first_convolution(tiny_graph):
+def test_normalisation_nodes_are_those_before_the_first_convolution(tiny_graph):
     graph = onnx.load_model_from_string(tiny_graph).graph
 
     operators = {node.name: node.op_type for node in graph.node}
@@ -25,7 +25,7 @@ def test_normalisation_is_what_lies_before_the_first_convolution(tiny_graph):
     ]
 
 
-def test_prepared_nodes_without_names_can_be_told_apart(tiny_graph):
+def test_prepare_graph_gives_unnamed_nodes_unique_names(tiny_graph):
     nodes = prepare_graph(without_names(tiny_graph)).graph.node
 
     names = [node.name for node in nodes]
@@ -33,7 +33,7 @@ def test_prepared_nodes_without_names_can_be_told_apart(tiny_graph):
     assert len(set(names)) == len(names)
 
 
-def test_finished_file_has_no_history(tiny_graph):
+def test_finish_graph_removes_doc_strings(tiny_graph):
     model = onnx.load_model_from_string(tiny_graph)
     model.doc_string = model.graph.node[0].doc_string = "made in /home/me"
 

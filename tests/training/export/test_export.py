@@ -13,7 +13,7 @@ from training.export.export import INPUT, check_batches, strip_history
 from training.networks.architectures import PixelsToProbabilities
 
 
-def test_graph_answers_as_torch_at_every_batch_size(tiny_graph):
+def test_graph_answers_equal_torchs_at_every_batch_size(tiny_graph):
     worst = check_batches(tiny_graph, tinynet.wrapped(), tinynet.SIDE_PX, (1, 2, 7, 33))
 
     assert worst < 1e-6
@@ -32,7 +32,7 @@ def test_graph_takes_pixels_and_has_three_outputs(tiny_graph):
     ]
 
 
-def test_side_outputs_are_the_networks_own(tiny_graph):
+def test_all_outputs_equal_the_networks(tiny_graph):
     pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 
     answers = open_session(tiny_graph).run(None, {INPUT: pixels})
@@ -43,7 +43,7 @@ def test_side_outputs_are_the_networks_own(tiny_graph):
         np.testing.assert_allclose(answer, tensor.numpy(), atol=1e-5)
 
 
-def test_wrapper_equals_the_plain_network_behind_normalised_pixels():
+def test_wrapper_equals_the_plain_network_on_normalised_pixels():
     network = tinynet.TinyNet().eval()
     pixels = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     normalised = (pixels / 255.0 - np.array(tinynet.MEAN)) / np.array(tinynet.STD)
@@ -55,18 +55,18 @@ def test_wrapper_equals_the_plain_network_behind_normalised_pixels():
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
-def test_temperature_flattens_probabilities_and_leaves_logits():
+def test_temperature_divides_the_logits_before_the_softmax_only():
     network = tinynet.TinyNet().eval()
-    hot = PixelsToProbabilities(network, tinynet.MEAN, tinynet.STD, 4.0)
+    tempered = PixelsToProbabilities(network, tinynet.MEAN, tinynet.STD, 4.0)
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
 
     with torch.inference_mode():
-        probabilities, logits, _ = hot(pixels)
+        probabilities, logits, _ = tempered(pixels)
 
     torch.testing.assert_close(probabilities, torch.softmax(logits / 4.0, dim=-1))
 
 
-def test_graph_is_self_contained_and_says_nothing_of_its_making(tiny_graph):
+def test_graph_is_self_contained_and_has_no_build_metadata(tiny_graph):
     model = onnx.load_model_from_string(tiny_graph)
 
     assert {entry.domain for entry in model.opset_import} == {""}
@@ -75,7 +75,7 @@ def test_graph_is_self_contained_and_says_nothing_of_its_making(tiny_graph):
     assert b".py" not in tiny_graph
 
 
-def test_strip_history_removes_traces_of_every_part():
+def test_strip_history_removes_metadata_and_doc_strings():
     model = helper.make_model(
         helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", [], []), doc_string="x"
     )
@@ -89,8 +89,8 @@ def test_strip_history_removes_traces_of_every_part():
     assert not model.graph.doc_string
 
 
-class Other(nn.Module):
-    """Another network of the same signature."""
+class OtherNetwork(nn.Module):
+    """Another network with the same signature."""
 
     def __init__(self, n_classes=3):
         super().__init__()
@@ -104,8 +104,8 @@ class Other(nn.Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        pytest.param(Other(), "differs from the network", id="other-answers"),
-        pytest.param(Other(4), "gives shape", id="other-classes"),
+        pytest.param(OtherNetwork(), "differs from the network", id="other-answers"),
+        pytest.param(OtherNetwork(4), "gives shape", id="other-classes"),
     ],
 )
 def test_graph_of_another_network_is_refused(tiny_graph, network, message):
@@ -113,7 +113,7 @@ def test_graph_of_another_network_is_refused(tiny_graph, network, message):
         check_batches(tiny_graph, network, tinynet.SIDE_PX, (2,))
 
 
-def test_graph_with_a_frozen_batch_is_refused(tiny_graph):
+def test_graph_with_a_fixed_batch_size_is_refused(tiny_graph):
     model = onnx.load_model_from_string(tiny_graph)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
 
@@ -121,7 +121,7 @@ def test_graph_with_a_frozen_batch_is_refused(tiny_graph):
         check_batches(model.SerializeToString(), tinynet.wrapped(), tinynet.SIDE_PX, (2, 7))
 
 
-def test_export_of_a_network_torch_cannot_trace_says_so(monkeypatch):
+def test_export_of_a_network_torch_cannot_trace_is_refused(monkeypatch):
     def fail(*_):
         raise RuntimeError("cannot trace\nand much more")
 

@@ -1,4 +1,4 @@
-"""Float16 graphs: what stays float32, how close the answers are, and what overflows."""
+"""Float16 graphs: what stays float32, how close the answers are, and which ones overflow."""
 
 import numpy as np
 import onnx
@@ -18,8 +18,8 @@ from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.lower import lower
 
 FP16 = LowerPrecision("fp16")
+# Of a probability: float16 keeps 11 bits, and a few rounding errors add up.
 TOLERANCE = 2e-3
-"""Of a probability: float16 keeps 11 bits, and a few results are rounded one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def pixels(n):
 
 
 def answers(graph, image, plan=None):
-    """Returns what each output of a graph holds, by name."""
+    """Returns the outputs of a graph by name."""
     session = open_session(graph, plan)
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": image}), strict=True))
@@ -64,7 +64,7 @@ def test_half_graph_has_the_same_inputs_and_outputs(tiny_graph, half):
     assert {node.domain for node in after.node} == {""}
 
 
-def test_half_graph_holds_weights_in_float16(half):
+def test_half_graph_has_float16_weights(half):
     types = {tensor.name: tensor.data_type for tensor in parsed(half).initializer}
 
     weights = [name for name in types if name.endswith(".weight")]
@@ -72,7 +72,7 @@ def test_half_graph_holds_weights_in_float16(half):
     assert {types[name] for name in weights} == {TensorProto.FLOAT16}
 
 
-def test_half_graph_of_weights_is_half_the_size():
+def test_half_graph_of_a_large_classifier_is_half_the_size():
     network = tinynet.TinyNet(20_000).eval()
     graph = export(tinynet.wrapped(network), tinynet.SIDE_PX)
 
@@ -94,7 +94,7 @@ def test_half_graph_keeps_normalisation_and_softmax_in_float32(half):
     assert list(by_operator["Softmax"].output) == ["probabilities"]
 
 
-def test_softmax_comes_with_its_temperature_but_not_with_the_classifier():
+def test_softmax_nodes_include_the_temperature_but_not_the_classifier():
     graph = parsed(export(tinynet.wrapped(temperature=2.0), tinynet.SIDE_PX))
 
     operators = {node.name: node.op_type for node in graph.node}
@@ -106,7 +106,7 @@ def test_softmax_comes_with_its_temperature_but_not_with_the_classifier():
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("as_in_float16", [False, True], ids=["as-it-is", "rounded"])
-def test_half_graph_answers_nearly_as_the_float_one(tiny_graph, half, n, as_in_float16):
+def test_half_graph_answers_are_close_to_float32(tiny_graph, half, n, as_in_float16):
     image = pixels(n)
 
     found = answers(emulate_fp16(half) if as_in_float16 else half, image)
@@ -123,7 +123,7 @@ def test_half_conversion_twice_gives_the_same_bytes(tiny_graph, half):
     assert to_half(tiny_graph) == half
 
 
-def test_half_graph_of_nodes_without_names_is_converted_alike(tiny_graph, half):
+def test_half_graph_of_unnamed_nodes_has_the_same_types(tiny_graph, half):
     types = [
         sorted(tensor.data_type for tensor in parsed(graph).initializer)
         for graph in (to_half(without_names(tiny_graph)), half)
@@ -133,7 +133,7 @@ def test_half_graph_of_nodes_without_names_is_converted_alike(tiny_graph, half):
 
 
 def foreign():
-    """Returns a graph as it comes from elsewhere: float32 NCHW in, batch norm, an upsampling."""
+    """Returns a graph unlike our exports: float32 NCHW input, batch norm, upsampling."""
     generator = np.random.default_rng(0)
     vectors = ("scale", "bias", "mean", "variance")
     shapes = {"weight": (4, 3, 3, 3), "last": (4, 3), **dict.fromkeys(vectors, (4,))}
@@ -159,7 +159,7 @@ def foreign():
 
 
 @pytest.mark.parametrize("as_in_float16", [False, True], ids=["as-it-is", "rounded"])
-def test_half_graph_of_a_foreign_one_takes_and_gives_float32(as_in_float16):
+def test_half_graph_of_a_foreign_one_has_float32_inputs_and_outputs(as_in_float16):
     half = to_half(foreign())
     image = np.random.default_rng(1).uniform(0, 1, (3, 3, 8, 8)).astype(np.float32)
 
@@ -184,7 +184,7 @@ def test_emulated_results_are_float16_numbers(half):
     assert (logits.astype(np.float16).astype(np.float32) == logits).all()
 
 
-def test_half_conversion_of_what_is_no_graph_fails_in_one_line():
+def test_half_conversion_of_an_empty_model_fails_in_one_line():
     with pytest.raises(HalfPrecisionFailed, match="the conversion failed"):
         to_half(onnx.ModelProto(ir_version=8).SerializeToString())
 
@@ -205,7 +205,7 @@ def reference_for(graph, pictures):
     return PrecisionReference(pictures, answers, np.array([picture.index for picture in pictures]))
 
 
-def test_fp16_that_agrees_is_taken_with_its_cost(tiny_graph, colour_pictures, caplog):
+def test_fp16_that_passes_the_gate_records_its_loss(tiny_graph, colour_pictures, caplog):
     draft = make_fp16(tinynet.draft(tiny_graph), FP16, reference_for(tiny_graph, colour_pictures))
 
     assert draft.graph.sha256 == sha256(draft.model)
@@ -227,7 +227,7 @@ def test_fp16_that_overflows_is_refused(tiny_graph, colour_pictures, factors, me
 
 
 @pytest.mark.parametrize(("factors", "message"), OVERFLOWS)
-def test_fp16_that_overflows_leaves_the_float_graph_where_asked(
+def test_fp16_that_overflows_falls_back_to_the_float_graph_if_allowed(
     tiny_graph, colour_pictures, caplog, factors, message
 ):
     large = scaled(tiny_graph, **factors)

@@ -10,7 +10,7 @@ from training.export.gate import (
     pass_gate,
 )
 
-SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
+DECIDED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]], dtype=np.float32)
 LAST_SWAPPED = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
 CLASSES = np.array([0, 1, 0, 1])
 INT8, FP16 = LowerPrecision("int8"), LowerPrecision("fp16")
@@ -25,7 +25,7 @@ def test_gate_without_labels_counts_decided_pictures_only():
 @pytest.mark.parametrize(
     ("target", "failure"), [(INT8, QuantizationFailed), (FP16, HalfPrecisionFailed)]
 )
-def test_gate_fails_without_any_decided_picture(target, failure):
+def test_gate_fails_without_a_decided_picture(target, failure):
     undecided = np.full((4, 3), 1 / 3, dtype=np.float32)
 
     with pytest.raises(failure, match="--evaluate"):
@@ -34,7 +34,7 @@ def test_gate_fails_without_any_decided_picture(target, failure):
 
 def test_gate_returns_and_logs_the_loss(caplog):
     loss = pass_gate(
-        LAST_SWAPPED, PrecisionReference([], SURE, CLASSES), LowerPrecision("int8", max_drop=30)
+        LAST_SWAPPED, PrecisionReference([], DECIDED, CLASSES), LowerPrecision("int8", max_drop=30)
     )
 
     assert loss == PrecisionLoss(drop_percent=25.0, agreement_percent=75.0, max_difference=0.5)
@@ -55,7 +55,7 @@ def test_gate_returns_and_logs_the_loss(caplog):
 )
 def test_gate_fails_beyond_the_limits(target, indexes, failure, message):
     with pytest.raises(failure, match=message):
-        pass_gate(LAST_SWAPPED, PrecisionReference([], SURE, indexes), target)
+        pass_gate(LAST_SWAPPED, PrecisionReference([], DECIDED, indexes), target)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_gate_fails_beyond_the_limits(target, indexes, failure, message):
     ],
 )
 def test_gate_passes_at_the_limit(target):
-    assert pass_gate(LAST_SWAPPED, PrecisionReference([], SURE), target).drop_percent is None
+    assert pass_gate(LAST_SWAPPED, PrecisionReference([], DECIDED), target).drop_percent is None

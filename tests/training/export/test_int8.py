@@ -26,7 +26,7 @@ def precision_reference(tiny_graph, colour_pictures):
     )
 
 
-def test_quantized_graph_has_the_same_interface_and_nearly_the_same_answers(tiny_graph, rows):
+def test_quantized_graph_has_the_same_inputs_and_outputs(tiny_graph, rows):
     quantized = quantize(tiny_graph, rows)
 
     before, after = (onnx.load_model_from_string(data) for data in (tiny_graph, quantized))
@@ -65,12 +65,12 @@ def test_quantizing_twice_gives_the_same_bytes(tiny_graph, rows):
     assert quantize(tiny_graph, rows) == quantize(tiny_graph, rows)
 
 
-def test_quantizing_what_is_no_graph_fails_in_one_line():
+def test_quantizing_an_empty_model_fails_in_one_line():
     with pytest.raises(QuantizationFailed, match="the quantizer failed"):
         quantize(onnx.ModelProto(ir_version=8).SerializeToString(), [])
 
 
-def test_quantized_graph_of_nodes_without_names_is_the_same(tiny_graph, rows):
+def test_quantized_graph_of_unnamed_nodes_is_the_same(tiny_graph, rows):
     named, nameless = (
         onnx.load_model_from_string(quantize(graph, rows)).graph.node
         for graph in (tiny_graph, without_names(tiny_graph))
@@ -79,7 +79,7 @@ def test_quantized_graph_of_nodes_without_names_is_the_same(tiny_graph, rows):
     assert [node.op_type for node in nameless] == [node.op_type for node in named]
 
 
-def test_int8_that_agrees_is_taken_with_its_cost(
+def test_int8_that_passes_the_gate_records_its_loss(
     tiny_graph, precision_reference, colours_dir, caplog
 ):
     folders = FolderEvidence(golden_dir=colours_dir, calibration_dir=colours_dir, n_calibration=5)
