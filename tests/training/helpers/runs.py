@@ -1,4 +1,4 @@
-"""Small real runs: three colours of pictures, a network with batch norm and dropout, few steps."""
+"""Complete but small training runs: pictures of three colours, a small network, few steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE_PX = 16
 WORLD = World(device=torch.device("cpu"))
 
 
-class Learner(nn.Module):
+class SmallNet(nn.Module):
     """Convolution, batch norm, ReLU, pooling, dropout and a linear layer, with timm's interface."""
 
     def __init__(self, *, norm: bool = True, dropout: float = 0.2) -> None:
@@ -61,13 +61,13 @@ def samples(split: str, n: int) -> tuple[Sample, ...]:
         Sample(
             f"{split}/{i}.png",
             i % 3,
-            data=tinynet.picture(tinynet.NAMES[i % 3], _number(split) + i, (20, 18)),
+            data=tinynet.picture(tinynet.NAMES[i % 3], _seed_of(split) + i, (20, 18)),
         )
         for i in range(n)
     )
 
 
-def _number(text: str) -> int:
+def _seed_of(text: str) -> int:
     return sum(text.encode())
 
 
@@ -99,4 +99,4 @@ def config(**changes: Any) -> RunConfig:
 
 def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> TrainingRun:
     """Returns a run of the small network on the CPU; see `config`."""
-    return TrainingRun(network or Learner(), spec(), data_set(), config(**changes), folder, WORLD)
+    return TrainingRun(network or SmallNet(), spec(), data_set(), config(**changes), folder, WORLD)

@@ -43,7 +43,7 @@ def test_seal_gives_a_file_that_torch_opens_with_weights_only(tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 100, -70, -65, -1], ids=str)
-def test_is_whole_one_flipped_bit_anywhere_is_noticed(at):
+def test_is_whole_detects_a_flipped_bit_anywhere(at):
     sealed = checkpoint.seal(_state(1))
     damaged = bytearray(sealed)
     damaged[at] ^= 1
@@ -53,11 +53,11 @@ def test_is_whole_one_flipped_bit_anywhere_is_noticed(at):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 66, 200, -1], ids=str)
-def test_is_whole_a_shortened_file_is_noticed(keep):
+def test_is_whole_detects_a_truncated_file(keep):
     assert not checkpoint.is_whole(checkpoint.seal(_state(1))[:keep])
 
 
-def test_load_never_executes_what_a_file_holds():
+def test_load_never_executes_code_in_a_file():
     buffer = io.BytesIO()
     torch.save({"network": print}, buffer)
 
@@ -67,7 +67,7 @@ def test_load_never_executes_what_a_file_holds():
     assert "weights_only" not in str(refused.value)
 
 
-def test_load_of_a_lone_tensor_is_refused():
+def test_load_of_a_single_tensor_is_refused():
     buffer = io.BytesIO()
     torch.save(torch.ones(1), buffer)
 
@@ -75,7 +75,7 @@ def test_load_of_a_lone_tensor_is_refused():
         checkpoint.load(buffer.getvalue())
 
 
-def test_checkpoints_last_is_the_newest_and_the_one_before_is_kept(tmp_path):
+def test_checkpoints_keep_the_last_and_the_previous_one(tmp_path):
     checkpoints = _checkpoints(tmp_path)
 
     for number in (1, 2, 3):
@@ -90,7 +90,7 @@ def test_checkpoints_last_is_the_newest_and_the_one_before_is_kept(tmp_path):
     ]
 
 
-def test_checkpoints_damaged_newest_falls_back_and_says_so(tmp_path, caplog):
+def test_checkpoints_with_a_damaged_last_one_fall_back_to_the_previous(tmp_path, caplog):
     checkpoints = _checkpoints(tmp_path)
     for number in (1, 2):
         checkpoints.write_last(_state(number))
@@ -100,7 +100,7 @@ def test_checkpoints_damaged_newest_falls_back_and_says_so(tmp_path, caplog):
     assert caplog.messages == ["last.pt is damaged; resuming from last.previous.pt"]
 
 
-def test_checkpoints_good_previous_survives_the_write_after_a_damaged_newest(tmp_path):
+def test_checkpoints_keep_an_intact_previous_one_when_a_damaged_last_is_replaced(tmp_path):
     """The damaged file must not take the place of the good one between the two renames."""
     checkpoints = _checkpoints(tmp_path)
     for number in (1, 2):
@@ -115,7 +115,7 @@ def test_checkpoints_good_previous_survives_the_write_after_a_damaged_newest(tmp
     assert _step(checkpoints) == 3
 
 
-def test_checkpoints_killed_between_the_renames_go_on_from_the_previous(tmp_path):
+def test_checkpoints_after_a_kill_between_the_renames_resume_from_the_previous(tmp_path):
     checkpoints = _checkpoints(tmp_path)
     checkpoints.write_last(_state(1))
     (checkpoints.folder / checkpoint.LAST).rename(checkpoints.folder / checkpoint.PREVIOUS)
@@ -124,21 +124,21 @@ def test_checkpoints_killed_between_the_renames_go_on_from_the_previous(tmp_path
     assert _step(checkpoints) == 1
 
 
-def test_checkpoints_killed_while_writing_keep_the_last(tmp_path, monkeypatch):
+def test_checkpoints_after_a_kill_while_writing_keep_the_last(tmp_path, monkeypatch):
     checkpoints = _checkpoints(tmp_path)
     checkpoints.write_last(_state(1))
 
-    def die(_):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.system.files.os.fsync", die)
+    monkeypatch.setattr("training.system.files.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.write_last(_state(2))
 
     assert _step(checkpoints) == 1
 
 
-def test_checkpoints_all_damaged_are_refused(tmp_path):
+def test_checkpoints_that_are_all_damaged_are_refused(tmp_path):
     checkpoints = _checkpoints(tmp_path)
     for number in (1, 2):
         checkpoints.write_last(_state(number))
@@ -149,7 +149,7 @@ def test_checkpoints_all_damaged_are_refused(tmp_path):
         checkpoints.read_last()
 
 
-def test_checkpoints_of_a_new_folder_are_none(tmp_path):
+def test_checkpoints_of_a_new_folder_do_not_exist(tmp_path):
     checkpoints = _checkpoints(tmp_path / "new")
 
     assert not checkpoints.exist
@@ -163,10 +163,10 @@ def test_checkpoints_of_another_config_are_refused_with_the_keys_that_differ(tmp
         _step(_checkpoints(tmp_path, optimizer__learning_rate=0.5))
 
 
-def test_checkpoints_of_a_config_with_another_note_are_taken(tmp_path):
+def test_checkpoints_of_a_config_with_another_note_are_accepted(tmp_path):
     _checkpoints(tmp_path).write_last(_state(1))
 
-    assert _step(_checkpoints(tmp_path, note__expected="98 %")) == 1
+    assert _step(_checkpoints(tmp_path, note__expected="98%")) == 1
 
 
 def _with_first(whole, **changes):
@@ -191,7 +191,7 @@ def test_checkpoints_of_other_data_are_refused(tmp_path, change):
         _step(Checkpoints(tmp_path, _identity(change(data))))
 
 
-def test_identity_notices_the_size_of_files_and_survives_missing_ones(tmp_path):
+def test_identity_depends_on_file_sizes_and_accepts_missing_files(tmp_path):
     data, path = runs.data_set(3, 3), tmp_path / "a.png"
     found = []
     for content in (b"12", b"123", None):
@@ -213,7 +213,7 @@ def test_checkpoints_of_another_format_are_refused(tmp_path, monkeypatch):
         _step(checkpoints)
 
 
-def test_checkpoints_best_is_a_file_of_its_own(tmp_path):
+def test_checkpoints_write_the_best_epoch_to_a_separate_file(tmp_path):
     checkpoints = _checkpoints(tmp_path)
 
     checkpoints.write_best(_state(7))

@@ -26,7 +26,7 @@ def samples_of(n):
     ]
 
 
-def test_cached_features_are_what_the_classifier_gets():
+def test_cached_features_are_the_input_of_the_classifier():
     network, samples = tinynet.TinyNet().eval(), samples_of(5)
 
     seen = cached_features(
@@ -42,7 +42,7 @@ def test_cached_features_are_what_the_classifier_gets():
         torch.testing.assert_close(network.classifier(seen.values[0]), logits)
 
 
-def test_each_augmented_view_is_another_one_and_the_same_for_the_same_seed():
+def test_augmented_views_differ_and_repeat_for_the_same_seed():
     network, samples = tinynet.TinyNet().eval(), samples_of(3)
     random = Augmentation(Augment(color_jitter=0.5), SPEC)
 
@@ -71,11 +71,11 @@ def test_views_do_not_depend_on_the_batch_size():
 
 
 def test_extraction_uses_the_given_context_for_each_batch():
-    entered: list[bool] = []
+    inference_modes: list[bool] = []
 
     @contextmanager
     def context():
-        entered.append(torch.is_inference_mode_enabled())
+        inference_modes.append(torch.is_inference_mode_enabled())
         yield
 
     cached_features(
@@ -86,10 +86,10 @@ def test_extraction_uses_the_given_context_for_each_batch():
         extraction=FeatureExtraction(batch_size=3, autocast=context),
     )
 
-    assert entered == [True] * 4
+    assert inference_modes == [True] * 4
 
 
-def test_picture_that_cannot_be_read_is_left_out_of_all_views_with_a_line(caplog):
+def test_unreadable_picture_is_left_out_of_all_views_and_logged(caplog):
     samples = [*samples_of(3), Sample("bad.png", 1, data=b"no picture")]
 
     seen = cached_features(
@@ -104,21 +104,21 @@ def test_picture_that_cannot_be_read_is_left_out_of_all_views_with_a_line(caplog
     assert all(line.startswith("bad.png is left out") for line in caplog.messages)
 
 
-def test_no_readable_picture_at_all_is_an_error():
+def test_no_readable_picture_is_refused():
     with pytest.raises(DataRefused, match="none of the pictures"):
         cached_features(tinynet.TinyNet(), [Sample("a", 0, data=b"")], [PLAIN], seed=0)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_network_runs_in_evaluation_mode_and_stays_as_it_was(training):
-    class Watched(tinynet.TinyNet):
+def test_network_runs_in_evaluation_mode_and_returns_to_its_own(training):
+    class ModeRecording(tinynet.TinyNet):
         modes: list[bool] = []  # noqa: RUF012 - shared on purpose
 
         def forward_features(self, x):
             self.modes.append(self.training)
             return super().forward_features(x)
 
-    network = Watched().train(training)
+    network = ModeRecording().train(training)
 
     cached_features(network, samples_of(2), [PLAIN], seed=0)
 
@@ -127,7 +127,7 @@ def test_network_runs_in_evaluation_mode_and_stays_as_it_was(training):
 
 
 class Normalising(tinynet.TinyNet):
-    """Normalises between what `forward_head` calls the embedding and the classifier."""
+    """Normalises between the embedding and the classifier."""
 
     def forward_head(self, x, pre_logits=False):
         pooled = self.pool(x).flatten(1)
@@ -145,14 +145,14 @@ def test_features_are_the_classifiers_input_even_if_that_is_not_the_embedding():
         torch.testing.assert_close(network.classifier(seen.values[0]), expected)
 
 
-class Twice(tinynet.TinyNet):
+class CallsTwice(tinynet.TinyNet):
     def forward(self, x):
         return super().forward(x) + super().forward(-x)
 
 
-def test_classifier_that_is_asked_twice_is_refused():
+def test_classifier_that_is_called_twice_is_refused():
     with pytest.raises(ArchitectureRefused, match="leave"):
-        cached_features(Twice().eval(), samples_of(2), [PLAIN], seed=0)
+        cached_features(CallsTwice().eval(), samples_of(2), [PLAIN], seed=0)
 
 
 class TwoHeads(tinynet.TinyNet):

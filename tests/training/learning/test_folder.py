@@ -13,7 +13,7 @@ from training.learning.folder import RunFolder, RunRequest, next_folder
 REQUEST = RunRequest("/data/birds", "birds", None, "/models", "MIT", True, "convserve-train fit")
 
 
-def test_run_folder_gives_back_what_was_asked(tmp_path):
+def test_run_folder_returns_the_saved_request_and_config(tmp_path):
     config = read_config("digits", ["seed=3", "data.leaks=stop"])
     RunFolder.new(tmp_path / "run", REQUEST, config)
 
@@ -23,7 +23,7 @@ def test_run_folder_gives_back_what_was_asked(tmp_path):
     assert found == config
 
 
-def test_run_folder_that_holds_something_is_refused(tmp_path):
+def test_run_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
 
     with pytest.raises(InputRefused, match="--resume"):
@@ -32,7 +32,7 @@ def test_run_folder_that_holds_something_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"source": "x"}'])
-def test_run_folder_of_no_run_cannot_be_resumed(tmp_path, text):
+def test_folder_without_a_valid_run_cannot_be_resumed(tmp_path, text):
     if text is not None:
         (tmp_path / "run.json").write_text(text)
 
@@ -40,7 +40,7 @@ def test_run_folder_of_no_run_cannot_be_resumed(tmp_path, text):
         RunFolder(tmp_path).read_request()
 
 
-def test_run_folder_with_a_changed_config_says_which_key(tmp_path):
+def test_run_folder_with_an_invalid_config_names_the_key(tmp_path):
     folder = RunFolder.new(tmp_path / "run", REQUEST, read_config("digits"))
     folder.write("config.toml", "speed = 3\n")
 
@@ -48,7 +48,7 @@ def test_run_folder_with_a_changed_config_says_which_key(tmp_path):
         folder.read_request()
 
 
-def test_run_folder_remembers_what_was_published(tmp_path):
+def test_run_folder_remembers_the_published_version(tmp_path):
     folder = RunFolder.new(tmp_path / "run", REQUEST, read_config("digits"))
     before = folder.published
 

@@ -21,7 +21,7 @@ from training.networks.architectures import normalise
 
 
 def clusters(n_per_class, seed, spread=0.3, scale=1.0, n_views=1):
-    """Returns features of three classes around three corners."""
+    """Returns features of three classes, each scattered around its own centre."""
     generator = torch.Generator().manual_seed(seed)
     indexes = torch.arange(3).repeat(n_per_class)
     noise = spread * torch.randn(n_views, len(indexes), 4, generator=generator)
@@ -32,7 +32,7 @@ def answers(head, features):
     return (features.values[0] @ head.weight.T + head.bias).argmax(dim=1)
 
 
-def test_fitted_head_tells_classes_of_unseen_features_apart():
+def test_fitted_head_classifies_unseen_features():
     train, unseen = clusters(40, seed=0), clusters(20, seed=1)
 
     head = fit_head(train, unseen, Head(epochs=60, learning_rate=0.03), HeadObjective(3), seed=0)
@@ -77,8 +77,8 @@ def test_fit_is_a_pure_function_of_its_arguments():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_fit_sees_every_view():
-    """Only the second view tells the classes apart."""
+def test_fit_uses_every_view():
+    """Only the second view separates the classes."""
     useful = clusters(30, seed=0)
     values = torch.cat([torch.zeros_like(useful.values), useful.values])
     train = Features(values, useful.indexes)
@@ -90,7 +90,7 @@ def test_fit_sees_every_view():
 
 
 @pytest.mark.parametrize(("best_by", "kept"), [("top1", 2), ("nll", 3)])
-def test_kept_epoch_is_the_best_by_the_chosen_metric(best_by, kept, monkeypatch):
+def test_fit_keeps_the_best_epoch_by_the_chosen_metric(best_by, kept, monkeypatch):
     measured = iter([(0.5, 1.0), (0.9, 2.0), (0.9, 0.5), (0.7, 0.1), (0.8, 0.3)])
     monkeypatch.setattr("training.learning.head._measure", lambda *_: next(measured))
 
@@ -101,18 +101,18 @@ def test_kept_epoch_is_the_best_by_the_chosen_metric(best_by, kept, monkeypatch)
     assert head.epoch == kept
 
 
-def test_class_weights_even_out_classes_of_other_sizes():
-    """Features that say nothing: all that is left are the classes' shares."""
+def test_class_weights_balance_classes_of_different_sizes():
+    """The features are blank, so that only the classes' shares can be learned."""
     blank = Features(torch.zeros(1, 40, 4), torch.tensor([0] * 30 + [1] * 10))
     settings = Head(epochs=200, learning_rate=0.05)
 
     plain = fit_head(blank, blank, settings, HeadObjective(2, best_by="nll"), seed=0)
-    weighed = fit_head(
+    weighted = fit_head(
         blank, blank, settings, HeadObjective(2, class_weights=torch.tensor([1.0, 3.0])), seed=0
     )
 
     assert torch.softmax(plain.bias, 0).tolist() == pytest.approx([0.75, 0.25], abs=0.02)
-    assert weighed.bias[0].item() == pytest.approx(weighed.bias[1].item(), abs=0.1)
+    assert weighted.bias[0].item() == pytest.approx(weighted.bias[1].item(), abs=0.1)
 
 
 def test_label_smoothing_keeps_logits_small():
@@ -135,7 +135,7 @@ def test_fit_that_diverges_names_the_epoch():
         fit_head(clusters(5, 0), clusters(5, 1), Head(learning_rate=1e30), HeadObjective(3), seed=0)
 
 
-def test_installed_head_gives_the_fitted_answers_in_the_network():
+def test_installed_head_gives_the_network_its_answers():
     network = tinynet.TinyNet().eval()
     seen = cached_features(network, samples_of(6), [PLAIN], seed=0)
     head = fit_head(seen, seen, Head(epochs=2), HeadObjective(3), seed=0)
@@ -155,7 +155,7 @@ def test_head_of_another_network_is_refused():
         install_head(tinynet.TinyNet(), head)
 
 
-def test_head_survives_its_file(tmp_path):
+def test_head_round_trips_through_its_file(tmp_path):
     head = FittedHead(torch.randn(3, 8), torch.randn(3), 0.1 + 0.2, 1 / 3, 7)
 
     write_head(tmp_path / "head.safetensors", head)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it so
+import torch.nn.functional as F  # noqa: N812 - as in torch's documentation
 from torch.optim import optimizer as torch_optimizer
 
 from contract.images import decode
@@ -21,12 +21,12 @@ from training.networks.architectures import normalise
 
 def _learner(network=None, **changes):
     plain = {"augment__flip": 0.0, "augment__erasing": 0.0, "optimizer__name": "sgd"}
-    network = network or runs.Learner(norm=False, dropout=0.0)
+    network = network or runs.SmallNet(norm=False, dropout=0.0)
     return learner.Learner(runs.run(Path(), network, **{**plain, **changes}), epoch_steps=5)
 
 
 def _batch(*numbers: int) -> Batch:
-    """Returns pictures of the training split, as `Batches` would give them."""
+    """Returns pictures of the training split as a batch."""
     samples = [runs.data_set().train[number] for number in numbers]
     pixels = [resize_and_crop(decode(sample.read()), runs.spec()) for sample in samples]
     side = runs.SIDE_PX
@@ -51,9 +51,9 @@ def _steps(made, n):
         _step(made, _batch(0, 1, 2), step=step)
 
 
-def _scripted(monkeypatch, *results):
-    """Makes validation say (NLL, hits of 9 pictures), epoch by epoch."""
-    answers = iter(result for result in results for _ in range(2))  # two batches an epoch
+def _script_validation(monkeypatch, *results):
+    """Makes validation return the given (NLL, hits of 9 pictures) of each epoch."""
+    answers = iter(result for result in results for _ in range(2))  # two batches per epoch
 
     def score(_, batch):
         nll, hits = next(answers)
@@ -65,7 +65,7 @@ def _scripted(monkeypatch, *results):
 @pytest.mark.parametrize("clip_norm", [None, 1e9], ids=["unclipped", "clipped-by-nothing"])
 def test_step_gradient_equals_that_of_plain_torch(clip_norm):
     made = _learner(loop__label_smoothing=0.1, optimizer__clip_norm=clip_norm)
-    reference = runs.Learner(norm=False, dropout=0.0)
+    reference = runs.SmallNet(norm=False, dropout=0.0)
     batch = _batch(0, 1, 2, 3, 4)
 
     outcome = _step(made, batch)
@@ -90,9 +90,9 @@ def test_step_accumulated_gradient_equals_that_of_the_joined_batch():
     assert (accumulated.n_images, accumulated.hits) == (9, whole.hits)
 
 
-def test_step_weighs_classes_by_their_inverse_frequency():
+def test_step_weights_classes_by_their_inverse_frequency():
     made = _learner(loop__class_weights=True)
-    reference = runs.Learner(norm=False, dropout=0.0)
+    reference = runs.SmallNet(norm=False, dropout=0.0)
     batch = _batch(0, 1, 2, 3)
     weights = learner.class_weights(runs.data_set())  # 8, 7 and 7 pictures of 22
 
@@ -124,8 +124,8 @@ def test_step_clips_the_gradient_and_reports_its_norm_before():
     assert float(_gradients(made.network).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_step_keeps_the_frozen_part_as_it_is_and_moves_the_rest():
-    network = runs.Learner()
+def test_step_updates_the_unfrozen_part_only():
+    network = runs.SmallNet()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     made = _learner(network, loop__trained_groups=1)
 
@@ -135,7 +135,7 @@ def test_step_keeps_the_frozen_part_as_it_is_and_moves_the_rest():
     assert moved == {"classifier.weight", "classifier.bias"}
 
 
-def test_step_average_starts_near_the_weights_and_is_what_is_kept():
+def test_step_moving_average_starts_near_the_weights_and_is_kept():
     made = _learner(loop__ema_decay=0.5)
     start = made.network.classifier.weight.detach().clone()
 
@@ -147,7 +147,7 @@ def test_step_average_starts_near_the_weights_and_is_what_is_kept():
 
 
 def test_step_without_readable_pictures_changes_nothing():
-    network = runs.Learner()
+    network = runs.SmallNet()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     made = _learner(network, optimizer__weight_decay=0.0)
 
@@ -159,7 +159,7 @@ def test_step_without_readable_pictures_changes_nothing():
     assert network.norm.training
 
 
-def test_step_counts_an_unreadable_picture_as_one_without_gradient():
+def test_step_counts_an_unreadable_picture_as_a_zero_gradient():
     made, reference = _learner(), _learner()
     batch = dataclasses.replace(_batch(0, 1, 2), global_size=4)
 
@@ -169,7 +169,7 @@ def test_step_counts_an_unreadable_picture_as_one_without_gradient():
     torch.testing.assert_close(_gradients(made.network), _gradients(reference.network) * 3 / 4)
 
 
-def test_step_in_bf16_is_near_fp32():
+def test_step_gradient_in_bf16_is_close_to_fp32():
     half, full = _learner(loop__precision="bf16"), _learner()
 
     _step(half, _batch(0, 1, 2, 3))
@@ -179,15 +179,15 @@ def test_step_in_bf16_is_near_fp32():
     assert 0 < difference < 0.05 * _gradients(full.network).norm()
 
 
-def _scaled(monkeypatch):
-    """Makes learners scale their loss as for float16, but compute in float32, which a CPU can."""
+def _scale_losses(monkeypatch):
+    """Makes learners scale the loss as for float16 but compute in float32, as a CPU must."""
     precision = optim.Precision(None, scaled=True)
     monkeypatch.setattr(optim, "decide_precision", lambda *_: precision)
 
 
 def test_step_with_a_scaled_loss_has_the_gradient_of_the_plain_one(monkeypatch):
     plain = _learner()
-    _scaled(monkeypatch)
+    _scale_losses(monkeypatch)
     scaled = _learner()
 
     outcomes = [_step(made, _batch(0, 1, 2), _batch(3, 4)) for made in (plain, scaled)]
@@ -196,8 +196,8 @@ def test_step_with_a_scaled_loss_has_the_gradient_of_the_plain_one(monkeypatch):
     assert outcomes[0].gradient_norm == pytest.approx(outcomes[1].gradient_norm)
 
 
-def test_step_whose_scaled_gradient_overflows_is_skipped_until_the_scale_is_hopeless(monkeypatch):
-    _scaled(monkeypatch)
+def test_step_whose_scaled_gradient_overflows_is_skipped_until_the_scale_is_too_small(monkeypatch):
+    _scale_losses(monkeypatch)
     made = _learner()
     weight = made.network.get_parameter("classifier.weight")
     before = weight.detach().clone()
@@ -213,7 +213,7 @@ def test_step_whose_scaled_gradient_overflows_is_skipped_until_the_scale_is_hope
     assert torch.equal(weight, before)
 
 
-def test_step_whose_gradient_is_not_finite_leaves_the_weights():
+def test_step_whose_gradient_is_not_finite_does_not_change_the_weights():
     made = _learner()
     weight = made.network.get_parameter("classifier.weight")
     before = weight.detach().clone()
@@ -269,14 +269,14 @@ def test_train_validates_on_the_pixels_that_are_served(tmp_path):
     assert trained.best.validation_top1 == hits / 9
 
 
-def test_train_keeps_the_weights_of_the_best_epoch_and_never_a_worse_one(tmp_path, monkeypatch):
-    _scripted(monkeypatch, (0.9, 5), (0.5, 8), (0.4, 7))
-    copies = []
-    copied = checkpoint.Checkpoints.write_best
+def test_train_returns_and_writes_the_weights_of_the_best_epoch(tmp_path, monkeypatch):
+    _script_validation(monkeypatch, (0.9, 5), (0.5, 8), (0.4, 7))
+    written_epochs = []
+    real = checkpoint.Checkpoints.write_best
 
     def write_best(self, state):
-        copies.append(state["epoch"]["epoch"])
-        copied(self, state)
+        written_epochs.append(state["epoch"]["epoch"])
+        real(self, state)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "write_best", write_best)
 
@@ -284,14 +284,14 @@ def test_train_keeps_the_weights_of_the_best_epoch_and_never_a_worse_one(tmp_pat
 
     best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
-    assert (copies, trained.best.epoch, best["epoch"]["epoch"]) == ([1, 2], 2, 2)
+    assert (written_epochs, trained.best.epoch, best["epoch"]["epoch"]) == ([1, 2], 2, 2)
     weight = trained.network.state_dict()["conv.weight"]
     assert torch.equal(weight, best["network"]["conv.weight"])
     assert not torch.equal(weight, last["network"]["conv.weight"])
 
 
-def test_train_stops_early_when_the_patience_ends(tmp_path, monkeypatch):
-    _scripted(monkeypatch, (0.9, 8), (0.5, 5), (0.4, 7), (0.3, 9))
+def test_train_stops_early_when_the_patience_runs_out(tmp_path, monkeypatch):
+    _script_validation(monkeypatch, (0.9, 8), (0.5, 5), (0.4, 7), (0.3, 9))
 
     trained = train(runs.run(tmp_path, schedule__epochs=4, loop__patience_epochs=2))
 
@@ -299,7 +299,7 @@ def test_train_stops_early_when_the_patience_ends(tmp_path, monkeypatch):
     assert trained.best.epoch == 1
 
 
-def test_train_keeps_the_moving_average_where_there_is_one(tmp_path):
+def test_train_keeps_the_moving_average_if_enabled(tmp_path):
     trained = train(runs.run(tmp_path, schedule__epochs=1, loop__ema_decay=0.9))
 
     last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
@@ -308,8 +308,9 @@ def test_train_keeps_the_moving_average_where_there_is_one(tmp_path):
     assert not torch.equal(weight, last["network"]["conv.weight"])
 
 
-def test_train_non_finite_loss_names_the_step_and_leaves_the_checkpoint(tmp_path, monkeypatch):
-    """Reference: big_vision stops a run whose loss is not finite, naming the step."""
+def test_train_with_a_non_finite_loss_names_the_step_and_leaves_the_checkpoint(
+    tmp_path, monkeypatch
+):
     real = learner.Learner.step
 
     def step(self, batches, first_batch, step, signals):
@@ -327,7 +328,7 @@ def test_train_non_finite_loss_names_the_step_and_leaves_the_checkpoint(tmp_path
     assert bool(torch.isfinite(last["network"]["classifier.weight"]).all())
 
 
-def test_train_broken_weights_are_not_written(tmp_path, monkeypatch):
+def test_train_does_not_write_non_finite_weights(tmp_path, monkeypatch):
     real = learner.Learner.step
 
     def step(self, batches, first_batch, step, signals):
@@ -345,7 +346,7 @@ def test_train_broken_weights_are_not_written(tmp_path, monkeypatch):
     assert last["sums"]["steps"] == 2
 
 
-def test_train_with_an_exploding_learning_rate_is_stopped(tmp_path):
+def test_train_stops_if_the_learning_rate_makes_the_loss_explode(tmp_path):
     with pytest.raises(LossNotFinite, match=r"epoch 1, step \d+; nothing was saved.*now .*e\+29"):
         train(
             runs.run(
@@ -359,8 +360,8 @@ def test_train_with_an_exploding_learning_rate_is_stopped(tmp_path):
         )
 
 
-def test_train_non_finite_validation_is_stopped(tmp_path, monkeypatch):
-    _scripted(monkeypatch, (float("nan"), 3))
+def test_train_stops_if_the_validation_loss_is_not_finite(tmp_path, monkeypatch):
+    _script_validation(monkeypatch, (float("nan"), 3))
 
     with pytest.raises(LossNotFinite, match="validation NLL is nan in epoch 1, after step 4"):
         train(runs.run(tmp_path))
@@ -368,7 +369,7 @@ def test_train_non_finite_validation_is_stopped(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_train_in_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
+def test_train_in_a_folder_with_a_run_is_refused_without_resume(tmp_path):
     train(runs.run(tmp_path, schedule__epochs=1))
 
     with pytest.raises(CheckpointRefused, match="resume it or use another folder"):
@@ -385,7 +386,7 @@ def test_train_without_pictures_is_refused(tmp_path, split):
         train(dataclasses.replace(run, data=data))
 
 
-def test_train_whose_validation_pictures_all_break_is_refused(tmp_path, caplog):
+def test_train_without_a_readable_validation_picture_is_refused(tmp_path, caplog):
     run = runs.run(tmp_path, schedule__epochs=1)
     broken = tuple(dataclasses.replace(s, data=b"broken") for s in run.data.validation)
     data = dataclasses.replace(run.data, validation=broken)
@@ -396,7 +397,7 @@ def test_train_whose_validation_pictures_all_break_is_refused(tmp_path, caplog):
     assert sum("is left out" in line for line in caplog.messages) == 9
 
 
-def test_train_with_a_broken_training_picture_goes_on(tmp_path, caplog):
+def test_train_with_an_unreadable_training_picture_continues(tmp_path, caplog):
     run = runs.run(tmp_path, schedule__epochs=1)
     first, *others = run.data.train
     data = dataclasses.replace(run.data, train=(dataclasses.replace(first, data=b""), *others))
@@ -407,7 +408,7 @@ def test_train_with_a_broken_training_picture_goes_on(tmp_path, caplog):
     assert len(trained.history) == 1
 
 
-def test_train_of_a_config_without_second_stage_is_refused(tmp_path):
+def test_train_with_a_config_for_the_head_only_is_refused(tmp_path):
     run = runs.run(tmp_path)
     config = run.config.model_copy(update={"optimizer": None, "schedule": None})
 

@@ -25,7 +25,7 @@ def _one_weight() -> nn.Linear:
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit", "test_convnext"])
-def test_layer_groups_of_timm_hold_every_parameter_once_and_the_classifier_alone_on_top(name):
+def test_layer_groups_of_timm_have_each_parameter_once_and_the_classifier_last(name):
     network = _timm_network(name)
 
     groups = optim.layer_groups(network)
@@ -37,14 +37,14 @@ def test_layer_groups_of_timm_hold_every_parameter_once_and_the_classifier_alone
     assert len(groups) > 3
 
 
-def test_layer_groups_without_matcher_are_the_modules_that_own_parameters():
+def test_layer_groups_without_a_matcher_are_the_modules_with_parameters():
     assert optim.layer_groups(tinynet.TinyNet()) == (
         ("conv.weight", "conv.bias"),
         ("classifier.weight", "classifier.bias"),
     )
 
 
-def test_freeze_trains_the_topmost_groups_only():
+def test_freeze_trains_the_top_groups_only():
     network = _timm_network()
 
     optim.freeze(network, 2)
@@ -53,12 +53,12 @@ def test_freeze_trains_the_topmost_groups_only():
     assert learning == {name for group in optim.layer_groups(network)[-2:] for name in group}
 
 
-def test_freeze_keeps_statistics_of_the_frozen_part_and_moves_the_others():
+def test_freeze_stops_the_batch_norm_statistics_of_the_frozen_part_only():
     network = _timm_network()
-    still = optim.freeze(network, 3)
+    frozen_norms = optim.freeze(network, 3)
     before = {name: value.clone() for name, value in network.named_buffers()}
 
-    optim.set_training(network, still)
+    optim.set_training(network, frozen_norms)
     network(torch.randn(2, 3, 32, 32))
 
     moved = {n for n, value in network.named_buffers() if not torch.equal(value, before[n])}
@@ -70,11 +70,11 @@ def test_freeze_keeps_statistics_of_the_frozen_part_and_moves_the_others():
             assert (owner in owners) == learns == module.training
 
 
-def test_freeze_batch_norm_keeps_statistics_while_scales_learn():
-    network = runs.Learner()
-    still = optim.freeze(network, None, freeze_batch_norm=True)
+def test_freeze_batch_norm_stops_the_statistics_but_not_the_weights():
+    network = runs.SmallNet()
+    frozen_norms = optim.freeze(network, None, freeze_batch_norm=True)
 
-    optim.set_training(network, still)
+    optim.set_training(network, frozen_norms)
 
     assert not network.norm.training
     assert network.dropout.training
@@ -86,15 +86,15 @@ def test_freeze_with_more_groups_than_there_are_is_refused():
         optim.freeze(tinynet.TinyNet(), 3)
 
 
-def test_freeze_of_a_network_that_cannot_learn_is_refused():
+def test_freeze_of_a_network_without_trainable_parameters_is_refused():
     network = tinynet.TinyNet().requires_grad_(False)
 
     with pytest.raises(ConfigInvalid, match="left to train"):
         optim.freeze(network, None)
 
 
-def test_optimizer_decays_matrices_but_neither_biases_nor_norms():
-    network = runs.Learner()
+def test_optimizer_decays_matrices_but_not_biases_and_norms():
+    network = runs.SmallNet()
 
     optimizer = optim.make_optimizer(network, Optimizer(learning_rate=0.1, weight_decay=0.2))
 
@@ -108,7 +108,7 @@ def test_optimizer_decays_matrices_but_neither_biases_nor_norms():
 
 
 def test_optimizer_leaves_frozen_parameters_out():
-    network = runs.Learner()
+    network = runs.SmallNet()
     optim.freeze(network, 1)
 
     optimizer = optim.make_optimizer(network, Optimizer(learning_rate=0.1))
@@ -117,7 +117,7 @@ def test_optimizer_leaves_frozen_parameters_out():
     assert held == {id(value) for value in network.classifier.parameters()}
 
 
-def test_optimizer_with_layer_decay_learns_slower_towards_the_bottom():
+def test_optimizer_with_layer_decay_lowers_the_rate_of_lower_layers():
     network = _timm_network()
 
     optimizer = optim.make_optimizer(network, Optimizer(learning_rate=0.1, layer_decay=0.5))
@@ -134,7 +134,7 @@ def test_optimizer_with_layer_decay_learns_slower_towards_the_bottom():
 
 def test_optimizer_with_layer_decay_of_a_network_without_layers_is_refused():
     with pytest.raises(ConfigInvalid, match="layer_decay"):
-        optim.make_optimizer(runs.Learner(), Optimizer(learning_rate=0.1, layer_decay=0.5))
+        optim.make_optimizer(runs.SmallNet(), Optimizer(learning_rate=0.1, layer_decay=0.5))
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,15 @@ def test_optimizer_with_layer_decay_of_a_network_without_layers_is_refused():
             "bnbadam",
             "cannot be created",
             id="package-missing",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it may be there"),
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available(), reason="the package may be installed"
+            ),
         ),
     ],
 )
 def test_optimizer_that_cannot_be_used_is_refused(name, message):
     with pytest.raises(ConfigInvalid, match=message):
-        optim.make_optimizer(runs.Learner(), Optimizer(name=name, learning_rate=0.1))
+        optim.make_optimizer(runs.SmallNet(), Optimizer(name=name, learning_rate=0.1))
 
 
 def _rates(schedule: Schedule, epoch_steps: int) -> list[float]:
@@ -183,7 +185,7 @@ def test_schedule_constant_stays_at_the_peak_after_the_warm_up():
     assert rates[2:] == [0.8] * 10
 
 
-def test_schedule_of_a_single_step_learns():
+def test_schedule_of_a_single_step_uses_the_full_rate():
     assert _rates(Schedule(epochs=1), 1) == [0.8]
 
 
@@ -198,7 +200,7 @@ def test_schedule_is_a_pure_function_of_the_step():
         assert optim.learning_rate(optimizer) == rates[step]
 
 
-def test_schedule_of_nothing_but_warm_up_is_refused():
+def test_schedule_of_warm_up_only_is_refused():
     with pytest.raises(ConfigInvalid, match="warmup_epochs = 2 leaves nothing of 2 epochs"):
         _rates(Schedule(epochs=2, warmup_epochs=2), 5)
 
@@ -212,14 +214,14 @@ def test_schedule_of_nothing_but_warm_up_is_refused():
         pytest.param({}, None, id="other-processor"),
     ],
 )
-def test_precision_auto_takes_bf16_where_the_cpu_computes_in_it(monkeypatch, found, dtype):
+def test_precision_auto_takes_bf16_if_the_cpu_supports_it(monkeypatch, found, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
 
     assert optim.decide_precision("auto", CPU) == optim.Precision(dtype)
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_precision_auto_asks_the_cuda_device(monkeypatch, supported):
+def test_precision_auto_takes_bf16_if_the_cuda_device_supports_it(monkeypatch, supported):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
 
     decided = optim.decide_precision("auto", torch.device("cuda"))
@@ -235,7 +237,7 @@ def test_precision_fp16_scales_on_cuda_and_is_refused_on_a_cpu():
         optim.decide_precision("fp16", CPU)
 
 
-def test_precision_bf16_computes_in_it():
+def test_precision_bf16_computes_in_bfloat16():
     network = nn.Linear(2, 2)
 
     with optim.decide_precision("bf16", CPU).autocast(CPU):

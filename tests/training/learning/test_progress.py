@@ -8,7 +8,7 @@ from rich.console import Console
 from training.learning import progress
 from training.learning.history import EpochRecord, RunLength, StepRecord, best_of, is_over
 
-EXTENT = RunLength(epochs=3, epoch_steps=10)
+RUN_LENGTH = RunLength(epochs=3, epoch_steps=10)
 
 
 def step(number: int, **changes: object) -> StepRecord:
@@ -82,20 +82,20 @@ def test_is_over_after_all_epochs_or_the_patience(top1s, patience, over):
     assert is_over(history, 4, "top1", patience) == over
 
 
-def test_json_log_writes_a_line_at_once_for_each_step_and_epoch(tmp_path):
+def test_json_log_writes_a_line_for_each_step_and_epoch_at_once(tmp_path):
     path = tmp_path / "new" / "log.jsonl"
     log = progress.JsonLog(path)
 
     log.on_step(step(1))
     log.on_epoch(epoch(1), best=True)
 
-    found = _lines(path)  # not closed yet: a killed process loses none
+    found = _lines(path)  # before close(), so that a killed process loses no line
     assert found[0] == {"event": "step", **dataclasses.asdict(step(1))}
     assert found[1] == {"event": "epoch", **dataclasses.asdict(epoch(1)), "best": True}
     log.close()
 
 
-def test_json_log_writes_null_for_what_json_does_not_know(tmp_path):
+def test_json_log_writes_null_for_infinity(tmp_path):
     log = progress.JsonLog(tmp_path / "log.jsonl")
 
     log.on_step(step(1, gradient_norm=float("inf")))
@@ -104,7 +104,7 @@ def test_json_log_writes_null_for_what_json_does_not_know(tmp_path):
     assert _lines(tmp_path / "log.jsonl")[0]["gradient_norm"] is None
 
 
-def test_cut_log_keeps_what_the_checkpoint_knows_and_drops_a_torn_line(tmp_path):
+def test_cut_log_keeps_lines_up_to_the_checkpoint_and_drops_a_partial_one(tmp_path):
     path = tmp_path / "log.jsonl"
     log = progress.JsonLog(path)
     for number in range(1, 13):
@@ -131,9 +131,9 @@ def test_cut_log_without_a_log_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plain_display_speaks_every_half_minute_and_at_each_epoch(caplog):
+def test_plain_display_logs_every_half_minute_and_each_epoch(caplog):
     clock = FakeClock()
-    display = progress.PlainDisplay(dataclasses.replace(EXTENT, step=2), clock)
+    display = progress.PlainDisplay(dataclasses.replace(RUN_LENGTH, step=2), clock)
 
     for number in range(3, 11):
         clock.now_s += 10
@@ -151,7 +151,7 @@ def test_plain_display_speaks_every_half_minute_and_at_each_epoch(caplog):
 
 def test_rich_display_shows_rate_loss_and_accuracy_below_the_log():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    display = progress.RichDisplay(EXTENT, console)
+    display = progress.RichDisplay(RUN_LENGTH, console)
 
     display.on_step(step(9))
     display.on_epoch(epoch(1), best=False)
@@ -165,7 +165,7 @@ def test_rich_display_shows_rate_loss_and_accuracy_below_the_log():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "0:05"), (125, "2:05"), (3725, "1:02:05")])
-def test_clock_text_has_hours_only_where_there_are_any(seconds, text):
+def test_clock_text_has_hours_only_if_needed(seconds, text):
     assert progress.clock_text(seconds) == text
 
 
@@ -176,12 +176,12 @@ def test_clock_text_has_hours_only_where_there_are_any(seconds, text):
         pytest.param(None, progress.PlainDisplay, id="pipe"),
     ],
 )
-def test_open_watchers_shows_a_bar_where_the_log_goes_to_a_terminal(
+def test_open_callbacks_shows_a_progress_bar_on_a_terminal_only(
     tmp_path, monkeypatch, terminal, display
 ):
     monkeypatch.setattr(progress, "terminal", lambda: terminal)
 
-    callbacks = progress.open_callbacks(tmp_path, EXTENT)
+    callbacks = progress.open_callbacks(tmp_path, RUN_LENGTH)
     for callback in callbacks:
         callback.close()
 
@@ -192,10 +192,10 @@ def test_open_watchers_shows_a_bar_where_the_log_goes_to_a_terminal(
     ]
 
 
-def test_tensorboard_log_holds_scalars_and_hides_those_after_the_checkpoint(tmp_path, monkeypatch):
+def test_tensorboard_log_has_scalars_and_replaces_those_after_the_checkpoint(tmp_path, monkeypatch):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
-    # Files of one second are read in the order of their names, where 10 comes before 9.
+    # TensorBoard reads files of the same second in the order of their names: 10 before 9.
     monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(0))
     first = progress.TensorBoardLog(tmp_path, step=0)
     for number in (1, 2, 3):

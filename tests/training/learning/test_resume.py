@@ -24,51 +24,53 @@ _CHANGES: dict[str, Any] = {
     "augment__mixup": 0.2,
     "augment__cutmix": 1.0,
     "schedule__epochs": 3,
-}  # 22 pictures, batches of 6: 2 steps an epoch, 6 in all
+}  # 22 pictures in batches of 6: 2 steps per epoch, 6 in all
 _TIMES = ("images_per_s", "seconds", "train_s")
 
 
 class Killed(BaseException):
-    """Ends a run on the spot, as kill -9 does."""
+    """Ends a run at once, as kill -9 does."""
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The folder and the result of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return folder, train(runs.run(folder, **_CHANGES))
 
 
-def _plain(value):
-    """Returns the state without times, tensors as lists, to be compared exactly."""
+def _comparable(value):
+    """Returns the state without times and with tensors as lists, so that == compares it."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key not in _TIMES}
+        return {key: _comparable(item) for key, item in value.items() if key not in _TIMES}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_comparable(item) for item in value]
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def _state(folder):
     state = torch.load(folder / "checkpoints" / LAST, weights_only=True)
     del state["identity"]  # the interval of the checkpoints is part of the config
-    return _plain(state)
+    return _comparable(state)
 
 
 def _log(folder):
-    return [_plain(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [
+        _comparable(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()
+    ]
 
 
-def _assert_same(folder, trained, whole):
-    whole_folder, undisturbed = whole
-    weights = undisturbed.network.state_dict()
+def _assert_same(folder, trained, uninterrupted):
+    expected_folder, expected = uninterrupted
+    weights = expected.network.state_dict()
     for name, value in trained.network.state_dict().items():
         assert torch.equal(value, weights[name]), name
-    assert _state(folder) == _state(whole_folder)  # optimizer, average, sums, history, best
-    assert _log(folder) == _log(whole_folder)
+    assert _state(folder) == _state(expected_folder)  # optimizer, average, sums, history, best
+    assert _log(folder) == _log(expected_folder)
 
 
-def _at(monkeypatch, method, number, action):
-    """Runs an action before the given call of a method of Learner, counted from 1; once."""
+def _before_call(monkeypatch, method, number, action):
+    """Runs an action once, before the given call of a method of Learner. Calls count from 1."""
     real, calls = getattr(learner.Learner, method), []
 
     def counted(*arguments):
@@ -80,70 +82,76 @@ def _at(monkeypatch, method, number, action):
     monkeypatch.setattr(learner.Learner, method, counted)
 
 
-def _stop(number):
+def _send_signal(number):
     return lambda: signal.raise_signal(number)
 
 
-def _kill():
+def _raise_killed():
     raise Killed
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5])
-def test_train_terminated_and_resumed_equals_the_undisturbed_run(tmp_path, monkeypatch, whole, at):
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "step", at, _stop(signal.SIGTERM))
+def test_train_terminated_and_resumed_equals_the_uninterrupted_run(
+    tmp_path, monkeypatch, uninterrupted, at
+):
+    with monkeypatch.context() as patch:
+        _before_call(patch, "step", at, _send_signal(signal.SIGTERM))
         with pytest.raises(Terminated, match=rf"stopped after step {at} of 6; .*resume"):
             train(runs.run(tmp_path, **_CHANGES))
 
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
-def test_train_terminated_while_validating_validates_again(tmp_path, monkeypatch, whole):
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "score", 3, _stop(signal.SIGTERM))  # first batch of the second epoch's
+def test_train_terminated_while_validating_repeats_the_validation(
+    tmp_path, monkeypatch, uninterrupted
+):
+    with monkeypatch.context() as patch:
+        _before_call(
+            patch, "score", 3, _send_signal(signal.SIGTERM)
+        )  # first batch of the second epoch's
         with pytest.raises(Terminated, match="after step 4"):
             train(runs.run(tmp_path, **_CHANGES))
 
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
-def test_train_terminated_twice_equals_the_undisturbed_run(tmp_path, monkeypatch, whole):
+def test_train_terminated_twice_equals_the_uninterrupted_run(tmp_path, monkeypatch, uninterrupted):
     for resume in (False, True):
-        with monkeypatch.context() as disturbed:
-            _at(disturbed, "step", 2, _stop(signal.SIGTERM))
+        with monkeypatch.context() as patch:
+            _before_call(patch, "step", 2, _send_signal(signal.SIGTERM))
             with pytest.raises(Terminated):
                 train(runs.run(tmp_path, **_CHANGES), resume=resume)
 
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
 @pytest.mark.parametrize("checkpoint_s", [0.0, 1e9], ids=["every-step", "every-epoch"])
-def test_train_killed_and_resumed_equals_the_undisturbed_run(
-    tmp_path, monkeypatch, whole, at, checkpoint_s
+def test_train_killed_and_resumed_equals_the_uninterrupted_run(
+    tmp_path, monkeypatch, uninterrupted, at, checkpoint_s
 ):
     changes = {**_CHANGES, "loop__checkpoint_s": checkpoint_s}
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "step", at, _kill)
+    with monkeypatch.context() as patch:
+        _before_call(patch, "step", at, _raise_killed)
         with pytest.raises(Killed):
             train(runs.run(tmp_path, **changes))
 
     trained = train(runs.run(tmp_path, **changes), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
-def test_train_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
-    tmp_path, monkeypatch, whole, caplog
+def test_train_with_a_damaged_last_checkpoint_resumes_from_the_previous(
+    tmp_path, monkeypatch, uninterrupted, caplog
 ):
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "step", 5, _stop(signal.SIGTERM))
+    with monkeypatch.context() as patch:
+        _before_call(patch, "step", 5, _send_signal(signal.SIGTERM))
         with pytest.raises(Terminated):
             train(runs.run(tmp_path, **_CHANGES))
     newest = tmp_path / "checkpoints" / LAST
@@ -156,32 +164,32 @@ def test_train_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
         "last.pt is damaged; resuming from last.previous.pt",
         "resuming after step 4 of 6",
     ]
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
-def test_train_resumed_without_a_checkpoint_begins(tmp_path, whole):
+def test_train_resumed_without_a_checkpoint_starts_over(tmp_path, uninterrupted):
     (tmp_path / "log.jsonl").write_text('{"event": "step", "step": 1}\n')  # killed before any
 
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
-def test_train_resumed_after_its_end_returns_the_same(tmp_path):
+def test_train_resumed_after_its_end_returns_the_same_result(tmp_path):
     first = train(runs.run(tmp_path, **_CHANGES))
 
     again = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
     assert again.history == first.history
-    assert _plain(again.network.state_dict()) == _plain(first.network.state_dict())
+    assert _comparable(again.network.state_dict()) == _comparable(first.network.state_dict())
 
 
-def test_train_resumed_does_not_forget_the_best_epoch(tmp_path, monkeypatch):
+def test_train_resumed_keeps_an_earlier_best_epoch(tmp_path, monkeypatch):
     """The worse epoch after the resume must not replace it."""
     results = iter([(0.1, 1.0)] * 2 + [(9.0, 0.0)] * 4)  # two batches an epoch
     monkeypatch.setattr(learner.Learner, "score", lambda *_: next(results))
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "step", 4, _stop(signal.SIGTERM))
+    with monkeypatch.context() as patch:
+        _before_call(patch, "step", 4, _send_signal(signal.SIGTERM))
         with pytest.raises(Terminated):
             train(runs.run(tmp_path, **_CHANGES))
     (tmp_path / "checkpoints" / "best.pt").unlink()
@@ -190,12 +198,12 @@ def test_train_resumed_does_not_forget_the_best_epoch(tmp_path, monkeypatch):
 
     best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     assert trained.best.epoch == best["epoch"]["epoch"] == 1
-    assert _plain(trained.network.state_dict()) == _plain(best["network"])
+    assert _comparable(trained.network.state_dict()) == _comparable(best["network"])
 
 
-def test_train_resumed_elsewhere_says_what_is_different(tmp_path, monkeypatch, caplog):
-    with monkeypatch.context() as disturbed:
-        _at(disturbed, "step", 1, _stop(signal.SIGTERM))
+def test_train_resumed_in_another_environment_logs_the_difference(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        _before_call(patch, "step", 1, _send_signal(signal.SIGTERM))
         with pytest.raises(Terminated):
             train(runs.run(tmp_path, **_CHANGES))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
@@ -205,23 +213,23 @@ def test_train_resumed_elsewhere_says_what_is_different(tmp_path, monkeypatch, c
     assert any(line.startswith("threads: ") and "77 now" in line for line in caplog.messages)
 
 
-def test_train_checkpoints_by_the_clock(tmp_path, monkeypatch):
+def test_train_writes_checkpoints_by_the_clock(tmp_path, monkeypatch):
     now_s = [0.0]
     written = []
 
     def tick():
         now_s[0] += 0.5
-        written.append(_mtime(tmp_path))
+        written.append(_inode(tmp_path))
         return now_s[0]
 
     monkeypatch.setattr("training.system.files.os.fsync", lambda _: None)
     run = runs.run(tmp_path, loop__checkpoint_s=3.0, schedule__epochs=1, loop__batch_size=2)
     train(dataclasses.replace(run, clock=tick))
 
-    assert 2 <= len(set(written)) < 11  # 11 steps; fewer checkpoints, yet more than none
+    assert 2 <= len(set(written)) < 11  # 11 steps, with some checkpoints but not one per step
 
 
-def _mtime(folder):
+def _inode(folder):
     path = folder / "checkpoints" / LAST
     return path.stat().st_ino if path.exists() else None
 
@@ -237,7 +245,7 @@ def test_signal_becomes_an_error_with_its_exit_code(
     tmp_path, monkeypatch, number, error, exit_code
 ):
     before = signal.getsignal(number)
-    _at(monkeypatch, "step", 1, _stop(number))
+    _before_call(monkeypatch, "step", 1, _send_signal(number))
 
     with pytest.raises(Interrupted) as stopped:
         train(runs.run(tmp_path))
@@ -251,7 +259,7 @@ def test_second_sigint_ends_the_run_at_once(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    _at(monkeypatch, "step", 1, twice)
+    _before_call(monkeypatch, "step", 1, twice)
 
     with pytest.raises(KeyboardInterrupt):
         train(runs.run(tmp_path))
@@ -266,7 +274,7 @@ def test_train_resumed_with_another_network_is_refused(tmp_path):
         train(runs.run(tmp_path, tinynet.TinyNet(), schedule__epochs=1), resume=True)
 
 
-def test_train_outside_of_the_main_thread_leaves_signals_alone(tmp_path):
+def test_train_outside_the_main_thread_installs_no_signal_handlers(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         trained = pool.submit(train, runs.run(tmp_path, schedule__epochs=1)).result()
 
@@ -283,7 +291,7 @@ def test_train_outside_of_the_main_thread_leaves_signals_alone(tmp_path):
 )
 @pytest.mark.timeout(180)
 def test_process_stopped_by_a_real_signal_resumes_to_the_same_weights(
-    tmp_path, whole, number, exit_code
+    tmp_path, uninterrupted, number, exit_code
 ):
     """The child waits in the middle of its fourth step until the signal is sent."""
     command = [sys.executable, "-m", "tests.training.learning.test_resume", str(tmp_path)]
@@ -301,17 +309,17 @@ def test_process_stopped_by_a_real_signal_resumes_to_the_same_weights(
 
     trained = train(runs.run(tmp_path, **_CHANGES), resume=True)
 
-    _assert_same(tmp_path, trained, whole)
+    _assert_same(tmp_path, trained, uninterrupted)
 
 
 def _main(folder: str, wait_at: str) -> None:
-    """Trains, and in the given step tells the parent and waits until it closes the pipe."""
+    """Trains. In the given step, tells the parent and waits until it closes the pipe."""
 
     def wait() -> None:
         print("waiting", flush=True)  # noqa: T201 - the parent reads it
         sys.stdin.read()
 
-    _at(pytest.MonkeyPatch(), "step", int(wait_at), wait)
+    _before_call(pytest.MonkeyPatch(), "step", int(wait_at), wait)
     try:
         train(runs.run(Path(folder), **_CHANGES))
     except Interrupted as error:

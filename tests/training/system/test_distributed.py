@@ -1,4 +1,7 @@
-"""Two processes with gloo, as torchrun starts them; they run once, and several tests read the results."""
+"""Distributed training in two gloo processes, started as torchrun starts them.
+
+They run once, and several tests read their results.
+"""
 
 import dataclasses
 import os
@@ -35,7 +38,7 @@ _CHANGES: dict[str, Any] = {
 
 
 def _learner(world):
-    network = runs.Learner(norm=False, dropout=0.0)
+    network = runs.SmallNet(norm=False, dropout=0.0)
     run = dataclasses.replace(runs.run(Path(), network, **_CHANGES), world=world)
     return learner.Learner(run, epoch_steps=2)
 
@@ -52,19 +55,19 @@ def _batches(rank, size):
 
 
 def _gradients(world):
-    """Returns the gradient of one step of two batches, 5 and 5 pictures: parts of 2 and 3."""
+    """Returns the gradient of one step of two batches of 5 pictures, split into 2 and 3."""
     made = _learner(world)
     made.step(_batches(world.rank, world.size)[:2], 0, 0, lambda: (0, 0))
     return {name: value.grad for name, value in made.network.named_parameters()}
 
 
 def _trained(world, folder):
-    run = runs.run(folder, runs.Learner(norm=False, dropout=0.0), **_CHANGES)
+    run = runs.run(folder, runs.SmallNet(norm=False, dropout=0.0), **_CHANGES)
     trained = train(dataclasses.replace(run, world=world))
     return {"weights": trained.network.state_dict(), "nll": trained.best.validation_nll}
 
 
-def test_world_of_one_needs_no_communication():
+def test_world_of_one_process_needs_no_communication():
     world = World(device=torch.device("cpu"))
     network = torch.nn.Linear(1, 1)
 
@@ -78,7 +81,7 @@ def test_world_of_one_needs_no_communication():
     assert world.wrap(network) is network
 
 
-def test_joined_without_torchrun_is_a_world_of_one(monkeypatch):
+def test_joined_without_torchrun_is_a_world_of_one_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -94,7 +97,7 @@ def test_joined_without_torchrun_is_a_world_of_one(monkeypatch):
         pytest.param("cuda", "no CUDA device", id="not-there"),
     ],
 )
-def test_choose_device_that_is_not_there_is_refused(monkeypatch, name, message):
+def test_choose_device_refuses_a_missing_device(monkeypatch, name, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     with pytest.raises(ConfigInvalid, match=message):
@@ -102,7 +105,7 @@ def test_choose_device_that_is_not_there_is_refused(monkeypatch, name, message):
 
 
 @pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
-def test_choose_device_auto_takes_cuda_where_it_is(monkeypatch, there, device):
+def test_choose_device_auto_takes_cuda_if_available(monkeypatch, there, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
 
     assert choose_device("auto").type == device
@@ -152,7 +155,7 @@ class TestTwoProcesses:
         ):
             assert sorted([*one, *other]) == sorted(whole.numbers.tolist())
 
-    def test_run_ends_near_that_of_one_process(self, pair, tmp_path):
+    def test_run_ends_with_nearly_the_weights_of_one_process(self, pair, tmp_path):
         _, (first, second), _ = pair
 
         alone = _trained(runs.WORLD, tmp_path)
@@ -167,14 +170,14 @@ class TestTwoProcesses:
                 first["trained"]["weights"][name], second["trained"]["weights"][name]
             )
 
-    def test_sums_objects_and_errors_reach_both(self, pair):
+    def test_sums_objects_and_errors_reach_both_processes(self, pair):
         for result in pair[1]:
             assert result["sum"] == [3.0, 0.5]
             assert result["broadcast"] == {"rank": 0}
             assert result["error"] == "DataRefused: of the first"
             assert result["buffer"] == 0.0
 
-    def test_sigterm_at_one_stops_both_at_the_same_step(self, pair):
+    def test_sigterm_to_one_process_stops_both_at_the_same_step(self, pair):
         folder, (first, second), codes = pair
 
         last = torch.load(folder / "stopped" / "checkpoints" / "last.pt", weights_only=True)
@@ -186,15 +189,15 @@ class TestTwoProcesses:
 
 
 def _main(folder: Path) -> None:
-    """What each of the two processes does."""
+    """Runs in each of the two processes."""
     with joined("cpu") as world:
         result: dict[str, Any] = {
             "gradients": _gradients(world),
             "numbers": [batch.numbers.tolist() for batch in _batches(world.rank, world.size)],
             "sum": world.sum([1 + world.rank, 0.25]),
             "broadcast": world.broadcast({"rank": world.rank}),
-            "error": _error_of_the_first(world),
-            "buffer": _buffer_of_the_first(world),
+            "error": _shared_error(world),
+            "buffer": _shared_buffer(world),
             "trained": _trained(world, folder / "trained"),
         }
         try:
@@ -205,7 +208,7 @@ def _main(folder: Path) -> None:
             sys.exit(error.exit_code)
 
 
-def _error_of_the_first(world: World) -> str:
+def _shared_error(world: World) -> str:
     def refuse() -> int:
         assert world.is_first
         raise DataRefused("of the first")
@@ -217,7 +220,7 @@ def _error_of_the_first(world: World) -> str:
     return "none"
 
 
-def _buffer_of_the_first(world: World) -> float:
+def _shared_buffer(world: World) -> float:
     network = torch.nn.BatchNorm1d(1)
     torch.nn.init.constant_(network.running_mean, world.rank)  # type: ignore[arg-type] # it has one
     world.share_buffers(network)
@@ -242,8 +245,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("option", fit_command.params, ids=lambda option: option.name)
-def test_every_flag_of_fit_has_a_name_that_torchrun_leaves_alone(option):
-    """torchrun's parser looks for abbreviations of its own flags behind the module's name, too."""
+def test_every_flag_of_fit_passes_torchrun_unchanged(option):
+    """torchrun's parser also takes abbreviations of its own flags after the module's name."""
 
     def arrives(flag):
         try:
