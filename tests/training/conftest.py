@@ -1,4 +1,4 @@
-"""What the tests of training share: a tiny network, its graph, and folders of colours."""
+"""Shared fixtures: a tiny network, its graph, and folders of one-colour pictures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.data.pictures import Picture
 from training.export import gate as precision_gate
-from training.release import gates as proving
-from training.release import timm as importing
+from training.release import gates as gates
+from training.release import timm as timm_import
 
 Import = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _whole_log(caplog: pytest.LogCaptureFixture) -> None:
+def _capture_training_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "training")
 
 
@@ -32,7 +32,7 @@ def tiny_graph() -> bytes:
 
 @pytest.fixture(scope="session")
 def colours_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of one subfolder a class with four pictures each; not to be changed."""
+    """A folder for each class with four pictures each. Tests must not change it."""
     root = tmp_path_factory.mktemp("colours")
     for name in tinynet.NAMES:
         (root / name).mkdir()
@@ -44,7 +44,7 @@ def colours_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inputs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labels and weights of the tiny network as files; not to be changed."""
+    """Labels and weights of the tiny network as files. Tests must not change them."""
     root = tmp_path_factory.mktemp("inputs")
     (root / "labels.txt").write_text("\n".join(tinynet.NAMES))
     save_file(tinynet.TinyNet().state_dict(), root / "tiny.safetensors")
@@ -70,17 +70,17 @@ def run_import(
 ) -> Import:
     """Runs `convserve-train import` of the tiny network into an empty model repository.
 
-    Flags given replace the usual ones; a value of None leaves a flag out, True means no value. The
-    exporter, which takes seconds, is replaced by its result; `export` of `training.export.export` brings it
-    back.
+    Flags override the defaults. None leaves a flag out, and True passes it without a value. The
+    exporter takes seconds, so a stored result replaces it. A test that needs the real one sets
+    `gates.export` back to `training.export.export.export`.
     """
     tinynet.register()
-    monkeypatch.setattr(proving, "export", lambda *_: tiny_graph)
-    monkeypatch.setattr(importing, "_N_PARITY", 8)
+    monkeypatch.setattr(gates, "export", lambda *_: tiny_graph)
+    monkeypatch.setattr(timm_import, "_N_PARITY", 8)
     monkeypatch.setattr(precision_gate, "_N_HELD_OUT", 16)
 
     def run(source: str = tinynet.ARCHITECTURE, **flags: object) -> Result:
-        usual: dict[str, object] = {
+        defaults: dict[str, object] = {
             "weights": inputs_dir / "tiny.safetensors",
             "labels": inputs_dir / "labels.txt",
             "license": "CC0-1.0",
@@ -92,7 +92,7 @@ def run_import(
             "calibration": colours_dir,
         }
         arguments = ["import", source]
-        for key, value in {**usual, **flags}.items():
+        for key, value in {**defaults, **flags}.items():
             if value is not None and value is not False:
                 arguments.append(f"--{key.replace('_', '-')}")
                 arguments += [] if value is True else [str(value)]

@@ -13,18 +13,18 @@ from training.errors import VersionUnproven
 from training.evaluation import parity
 from training.export.export import export
 from training.networks import architectures
-from training.release import gates as proving
+from training.release import gates as gates
 from training.release import publish
 
 
-def names(tmp_path):
-    """Everything in the model repository, to see that a refused import leaves nothing."""
+def repository_files(tmp_path):
+    """Returns every path in the model repository. A refused import must leave none."""
     root = tmp_path / "models"
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
 
 
 def test_import_of_a_network_publishes_a_verified_version(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr(proving, "export", export)
+    monkeypatch.setattr(gates, "export", export)
 
     result = run_import()
 
@@ -50,7 +50,7 @@ def test_import_of_a_network_publishes_a_verified_version(run_import, tmp_path, 
     assert b"# tiny, version 1" in version.contents["MODEL_CARD.md"]
 
 
-def test_import_leaves_no_local_folder_in_any_file(run_import, tmp_path, inputs_dir):
+def test_import_writes_no_local_path_into_any_file(run_import, tmp_path, inputs_dir):
     run_import(int8=True, dataset="colours")
 
     contents = read_version(tmp_path / "models", "tiny", 1).contents
@@ -61,7 +61,7 @@ def test_import_leaves_no_local_folder_in_any_file(run_import, tmp_path, inputs_
         assert b"/training/" not in data
 
 
-def test_import_to_int8_records_method_and_cost(run_import, tmp_path):
+def test_import_to_int8_records_calibration_and_accuracy_loss(run_import, tmp_path):
     result = run_import(int8=True, dataset="twelve coloured pictures")
 
     assert result.exit_code == 0, result.output
@@ -103,32 +103,40 @@ def test_import_with_replace_puts_a_new_version_in_its_place(run_import, tmp_pat
     assert not list((tmp_path / "models" / "tiny").glob(".*"))
 
 
-def test_import_whose_mean_is_wrong_fails_parity_and_publishes_nothing(
+def test_import_with_a_wrong_mean_fails_parity_and_publishes_nothing(
     run_import, tmp_path, monkeypatch
 ):
     wrong = tinynet.spec().model_copy(update={"mean": (0.4, 0.4, 0.4)})
-    monkeypatch.setattr(proving, "export", export)
+    monkeypatch.setattr(gates, "export", export)
     monkeypatch.setattr(architectures, "preprocessing_of", lambda _: wrong)
 
     result = run_import()
 
     assert result.exit_code == 1
     assert "parity_failed: a probability differs by" in result.output
-    assert names(tmp_path) == []
+    assert repository_files(tmp_path) == []
 
 
-def test_import_whose_int8_loses_too_much_publishes_nothing(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+def test_import_whose_int8_graph_loses_too_much_publishes_nothing(
+    run_import, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "training.export.int8.quantize", lambda graph, _: with_negated_classifier(graph)
+    )
 
     result = run_import(int8=True)
 
     assert result.exit_code == 1
     assert "quantization_failed: int8 costs" in result.output
-    assert names(tmp_path) == []
+    assert repository_files(tmp_path) == []
 
 
-def test_import_whose_int8_fails_publishes_float_where_asked(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+def test_import_with_float_if_int8_fails_publishes_the_float_graph(
+    run_import, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "training.export.int8.quantize", lambda graph, _: with_negated_classifier(graph)
+    )
 
     result = run_import(int8=True, float_if_int8_fails=True)
 
@@ -136,7 +144,7 @@ def test_import_whose_int8_fails_publishes_float_where_asked(run_import, tmp_pat
     assert read_version(tmp_path / "models", "tiny", 1).manifest.quantization is None
 
 
-def test_import_to_float16_records_its_cost_and_is_served(
+def test_import_to_float16_records_the_accuracy_loss_and_is_served(
     run_import, make_client, tmp_path, colours_dir
 ):
     result = run_import(fp16=True)
@@ -147,16 +155,19 @@ def test_import_to_float16_records_its_cost_and_is_served(
     assert version.manifest.half_precision.top1_agreement_percent == 100.0
     assert version.manifest.provenance.seed is None
     assert b"as a float16 graph" in version.contents["MODEL_CARD.md"]
+
     client = make_client(models_dir=tmp_path / "models")
     picture = (colours_dir / "green" / "green1.jpeg").read_bytes()
+
     answer = client.post("/v1/classify", content=picture).json()
     described = client.get("/v1/models/tiny").json()
+
     assert answer["predictions"][0]["label"] == "green"
     assert described["half_precision"]["accuracy_drop_percent"] == 0.0
     assert described["quantization"] is None
 
 
-def test_import_to_float16_without_evaluation_is_judged_on_free_pictures(run_import, tmp_path):
+def test_import_to_float16_without_evaluation_is_gated_on_free_photographs(run_import, tmp_path):
     pytest.importorskip("skimage")
 
     result = run_import(fp16=True, evaluate=None)
@@ -167,18 +178,20 @@ def test_import_to_float16_without_evaluation_is_judged_on_free_pictures(run_imp
     assert half.accuracy_drop_percent is None
 
 
-def test_import_whose_float16_loses_too_much_publishes_nothing(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.export.fp16.to_half", broken)
+def test_import_whose_float16_graph_loses_too_much_publishes_nothing(
+    run_import, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("training.export.fp16.to_half", with_negated_classifier)
 
     result = run_import(fp16=True)
 
     assert result.exit_code == 1
     assert "half_precision_failed: fp16 costs" in result.output
-    assert names(tmp_path) == []
+    assert repository_files(tmp_path) == []
 
 
-def test_import_whose_float16_fails_publishes_float_where_asked(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.export.fp16.to_half", broken)
+def test_import_with_float_if_fails_publishes_the_float_graph(run_import, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.fp16.to_half", with_negated_classifier)
 
     result = run_import(fp16=True, float_if_fails=True)
 
@@ -186,7 +199,7 @@ def test_import_whose_float16_fails_publishes_float_where_asked(run_import, tmp_
     assert read_version(tmp_path / "models", "tiny", 1).manifest.precision == "fp32"
 
 
-def test_import_of_two_precisions_is_refused(run_import, tmp_path):
+def test_import_with_int8_and_fp16_is_refused(run_import, tmp_path):
     result = run_import(int8=True, fp16=True)
 
     assert result.exit_code == 2
@@ -194,8 +207,8 @@ def test_import_of_two_precisions_is_refused(run_import, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-def broken(graph):
-    """Returns the graph with its classifier turned upside down."""
+def with_negated_classifier(graph):
+    """Returns the graph with its classifier's weights negated, so that its answers are wrong."""
     import onnx
     from onnx import numpy_helper
 
@@ -206,7 +219,7 @@ def broken(graph):
     return model.SerializeToString()
 
 
-def test_import_without_evaluation_is_judged_on_free_pictures(run_import, tmp_path):
+def test_import_to_int8_without_evaluation_is_gated_on_free_photographs(run_import, tmp_path):
     pytest.importorskip("skimage")
 
     result = run_import(
@@ -221,15 +234,17 @@ def test_import_without_evaluation_is_judged_on_free_pictures(run_import, tmp_pa
     assert "scikit-image" in manifest.quantization.calibration_data
 
 
-def test_import_below_the_asked_agreement_is_refused(run_import, tmp_path, monkeypatch):
+def test_import_below_the_required_agreement_is_refused(run_import, tmp_path, monkeypatch):
     pytest.importorskip("skimage")
-    monkeypatch.setattr("training.export.int8.quantize", lambda graph, _: broken(graph))
+    monkeypatch.setattr(
+        "training.export.int8.quantize", lambda graph, _: with_negated_classifier(graph)
+    )
 
     result = run_import(int8=True, evaluate=None, calibration_images=4)
 
     assert result.exit_code == 1
     assert "agree in" in result.output
-    assert names(tmp_path) == []
+    assert repository_files(tmp_path) == []
 
 
 def test_import_that_fails_verification_leaves_nothing(run_import, tmp_path, monkeypatch):
@@ -241,7 +256,7 @@ def test_import_that_fails_verification_leaves_nothing(run_import, tmp_path, mon
     result = run_import()
 
     assert result.exit_code == 1
-    assert names(tmp_path) == []
+    assert repository_files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -254,11 +269,11 @@ def test_import_that_fails_verification_leaves_nothing(run_import, tmp_path, mon
         pytest.param({"labels": "missing.txt"}, "missing.txt", id="labels-missing"),
         pytest.param({"golden": "missing"}, "'missing' does not exist", id="golden-missing"),
         pytest.param({"evaluate": "missing"}, "'missing' does not exist", id="evaluate-missing"),
-        pytest.param({"max_batch": 0}, "--max-batch", id="batch-of-none"),
+        pytest.param({"max_batch": 0}, "--max-batch", id="batch-of-zero"),
         pytest.param({"name": "a/b"}, "name", id="name-with-slash"),
     ],
 )
-def test_import_of_unusable_input_is_one_line_and_exit_2(run_import, flags, message):
+def test_import_of_unusable_input_prints_one_line_and_exits_2(run_import, flags, message):
     result = run_import(**flags)
 
     assert result.exit_code == 2
@@ -266,7 +281,7 @@ def test_import_of_unusable_input_is_one_line_and_exit_2(run_import, flags, mess
     assert "Traceback" not in result.output
 
 
-def test_import_of_an_unknown_architecture_suggests_near_ones(run_import):
+def test_import_of_an_unknown_architecture_suggests_similar_ones(run_import):
     result = run_import("tf_efficientnet_light0")
 
     assert result.exit_code == 2
@@ -281,7 +296,7 @@ def test_import_from_the_hub_asks_timm_for_its_weights(run_import, tmp_path):
     assert manifest.provenance.weights_source == f"hub {tinynet.ARCHITECTURE}"
 
 
-def test_import_undecided_golden_pictures_are_refused(run_import, tmp_path):
+def test_import_with_undecided_golden_pictures_is_refused(run_import, tmp_path):
     grey = tmp_path / "grey"
     grey.mkdir()
     Image.new("RGB", (40, 40), (128, 102, 77)).save(grey / "grey.png")
@@ -292,7 +307,7 @@ def test_import_undecided_golden_pictures_are_refused(run_import, tmp_path):
     assert "version_unproven: none of 1 golden pictures" in result.output
 
 
-def test_import_judged_on_transparent_pictures_only_is_refused(run_import, tmp_path):
+def test_import_evaluated_on_transparent_pictures_only_is_refused(run_import, tmp_path):
     (tmp_path / "clear" / "red").mkdir(parents=True)
     Image.new("RGBA", (40, 40), (255, 0, 0, 90)).save(tmp_path / "clear" / "red" / "a.png")
 
@@ -302,7 +317,7 @@ def test_import_judged_on_transparent_pictures_only_is_refused(run_import, tmp_p
     assert "no readable opaque pictures" in result.output
 
 
-def test_import_help_shows_its_examples_line_by_line():
+def test_import_help_keeps_the_line_breaks_of_its_examples():
     result = CliRunner().invoke(main, ["import", "--help"])
 
     assert "\n    convserve-train import net.onnx --labels labels.txt" in result.output
@@ -341,7 +356,7 @@ def test_evaluate_writes_every_measure_as_json(run_import, tmp_path, colours_dir
         pytest.param("tiny/9", "manifest_invalid", id="missing-version"),
     ],
 )
-def test_evaluate_of_nothing_is_one_line_and_exit_2(tmp_path, model, message):
+def test_evaluate_of_a_missing_version_prints_one_line_and_exits_2(tmp_path, model, message):
     result = CliRunner().invoke(main, ["evaluate", model, str(tmp_path), "--models", str(tmp_path)])
 
     assert result.exit_code == 2
@@ -349,7 +364,7 @@ def test_evaluate_of_nothing_is_one_line_and_exit_2(tmp_path, model, message):
 
 
 def test_two_imports_give_the_same_graph(run_import, tmp_path, monkeypatch):
-    monkeypatch.setattr(proving, "export", export)
+    monkeypatch.setattr(gates, "export", export)
 
     run_import(int8=True)
     run_import(int8=True)
@@ -358,7 +373,7 @@ def test_two_imports_give_the_same_graph(run_import, tmp_path, monkeypatch):
     assert graphs[0] == graphs[1]
 
 
-def test_imported_manifest_has_the_committed_schema(run_import, tmp_path):
+def test_imported_manifest_matches_the_committed_schema(run_import, tmp_path):
     run_import()
     text = (tmp_path / "models" / "tiny" / "1" / "manifest.json").read_text()
     schema = json.loads(

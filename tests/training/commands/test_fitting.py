@@ -1,4 +1,4 @@
-"""From a folder of pictures to a version, through the command."""
+"""`convserve-train fit` and `check`, from a folder of pictures to a published version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.data.samples import SamplePictures
 from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
 from training.learning.folder import RunFolder
-from training.networks import build as transfer
+from training.networks.build import build as build_network
 from training.release.publish import verify_version
 
 pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
@@ -54,8 +54,8 @@ golden_images = 4
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One run of the command and where it wrote."""
+class FitRun:
+    """The result of one `fit` command and the folder it ran in."""
 
     root: Path
     result: Result
@@ -70,7 +70,7 @@ class Ran:
 
 
 def write_pictures(root: Path, n: int = 6) -> None:
-    """Writes n pictures of each colour for each split, no two of them alike."""
+    """Writes n pictures of each colour to each split, all different."""
     for place, split in enumerate(("train", "val", "test")):
         for name in tinynet.NAMES:
             folder = root / split / name
@@ -80,13 +80,13 @@ def write_pictures(root: Path, n: int = 6) -> None:
                 (folder / f"{i}.png").write_bytes(data)
 
 
-def run(root: Path, *arguments: str) -> Ran:
-    """Runs `fit` in a folder of its own, as a user stands in one."""
+def run(root: Path, *arguments: str) -> FitRun:
+    """Runs `fit` with `root` as the working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["convserve-train", "fit", *arguments])
         result = CliRunner().invoke(main, ["fit", *arguments], catch_exceptions=False)
-    return Ran(root, result)
+    return FitRun(root, result)
 
 
 def prepare(root: Path, *, n: int = 6) -> Path:
@@ -95,19 +95,19 @@ def prepare(root: Path, *, n: int = 6) -> Path:
     return root
 
 
-def reported(result: Result, pattern: str) -> str:
+def find_in_output(result: Result, pattern: str) -> str:
     found = re.search(pattern, result.output)
     assert found, result.output
     return found[1]
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Ran:
-    """A finished run; not to be changed."""
+def published(tmp_path_factory) -> FitRun:
+    """A finished run. Tests must not change it."""
     root = prepare(tmp_path_factory.mktemp("fit"))
-    ran = run(root, "--data", "colours", "--config", "mine.toml", "--license", "CC0-1.0")
-    assert ran.result.exit_code == 0, ran.result.output
-    return ran
+    fitted = run(root, "--data", "colours", "--config", "mine.toml", "--license", "CC0-1.0")
+    assert fitted.result.exit_code == 0, fitted.result.output
+    return fitted
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_fit_publishes_a_version_that_passes_verification(published):
     assert "--data colours" in (manifest.provenance.command or "")
 
 
-def test_fit_accuracy_is_that_of_the_published_graph_on_the_test_pictures(published):
+def test_fit_records_the_published_graphs_accuracy_on_the_test_pictures(published):
     version = published.version
     data, _ = load_data(str(published.root / "colours"), Data(), cache_dir=published.root)
 
@@ -141,11 +141,11 @@ def test_fit_accuracy_is_that_of_the_published_graph_on_the_test_pictures(publis
     assert version.manifest.metrics.top1_percent == round(100 * float(np.mean(hits)), 3)
 
 
-def test_fit_calibrates_with_the_temperature_in_the_graph(published):
+def test_fit_calibrates_on_the_validation_pictures(published):
     calibration = published.version.manifest.calibration
-    said = reported(published.result, r"temperature ([0-9.]+) on 18 validation")
+    logged = find_in_output(published.result, r"temperature ([0-9.]+) on 18 validation")
 
-    assert calibration.temperature == pytest.approx(float(said), abs=6e-4)
+    assert calibration.temperature == pytest.approx(float(logged), abs=6e-4)
     assert calibration.n_fitted == 18
     assert [row.coverage_percent for row in calibration.conformal] == [90, 95, 99]
     assert calibration.unlike
@@ -159,7 +159,7 @@ def test_fit_golden_examples_are_test_pictures_of_every_class(published):
     assert all(published.version.contents[example.file] in test_files for example in golden)
 
 
-def test_fit_writes_the_report_and_what_it_was_made_from(published):
+def test_fit_writes_the_report_and_the_files_behind_it(published):
     folder = published.folder
     metrics = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
     manifest = published.version.manifest
@@ -175,7 +175,7 @@ def test_fit_writes_the_report_and_what_it_was_made_from(published):
     assert [json.loads(line)["event"] for line in log].count("epoch") == 3
 
 
-def test_fit_leaves_no_local_folder_in_the_version(published):
+def test_fit_writes_no_local_path_into_the_version(published):
     version = published.version
     manifest = (published.root / "models" / "colours" / "1" / "manifest.json").read_bytes()
 
@@ -183,7 +183,7 @@ def test_fit_leaves_no_local_folder_in_the_version(published):
         assert str(published.root).encode() not in data
 
 
-def test_fit_of_a_published_run_is_not_repeated(published):
+def test_fit_does_not_publish_a_run_twice(published):
     again = run(published.root, "--resume", "runs/colours/1")
 
     assert again.result.exit_code == 0
@@ -191,10 +191,9 @@ def test_fit_of_a_published_run_is_not_repeated(published):
     assert find_versions(published.root / "models") == {"colours": [1]}
 
 
-def test_fit_that_was_killed_before_publishing_goes_on_from_the_trained_network(
+def test_fit_killed_before_publishing_resumes_from_the_trained_network(
     published, tmp_path, monkeypatch
 ):
-    """The epochs are not trained again, and the version has the same weights."""
     shutil.copytree(published.folder, tmp_path / "copy")
     (tmp_path / "copy" / "published.json").unlink()
     request = json.loads((tmp_path / "copy" / "run.json").read_text())
@@ -208,25 +207,25 @@ def test_fit_that_was_killed_before_publishing_goes_on_from_the_trained_network(
     assert resumed.version.graph == published.version.graph
 
 
-def test_fit_whose_test_picture_vanishes_meanwhile_goes_on_without_it(root, monkeypatch):
+def test_fit_continues_without_pictures_that_vanish_or_break_during_the_run(root, monkeypatch):
     def build(*arguments: Any) -> Any:
         (root / "colours" / "test" / "red" / "0.png").unlink()
         (root / "colours" / "val" / "red" / "0.png").write_bytes(b"broken")
-        return transfer.build(*arguments)
+        return build_network(*arguments)
 
     monkeypatch.setattr("training.commands.fitting.build", build)
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml")
+    fitted = run(root, "--data", "colours", "--config", "mine.toml")
 
-    assert ran.result.exit_code == 0, ran.result.output
-    assert "test/red/0.png is left out: No such file" in ran.result.output
-    assert "val/red/0.png is left out" in ran.result.output
-    manifest = ran.version.manifest
+    assert fitted.result.exit_code == 0, fitted.result.output
+    assert "test/red/0.png is left out: No such file" in fitted.result.output
+    assert "val/red/0.png is left out" in fitted.result.output
+    manifest = fitted.version.manifest
     assert manifest.metrics
     assert (manifest.metrics.n_images, manifest.calibration.n_fitted) == (17, 17)
 
 
-def test_fit_that_ends_during_its_report_has_published_nothing(root, monkeypatch):
+def test_fit_interrupted_while_reporting_publishes_nothing(root, monkeypatch):
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -238,38 +237,40 @@ def test_fit_that_ends_during_its_report_has_published_nothing(root, monkeypatch
     assert RunFolder(root / "runs" / "colours" / "1").published is None
 
 
-def test_fit_whose_accuracy_is_too_low_publishes_nothing(root):
+def test_fit_below_the_minimum_accuracy_publishes_nothing(root):
     arguments = ("--data", "colours", "--config", "mine.toml", "--set", "schedule.epochs=1")
     limits = ("--set", "publish.min_top1_percent=100", "--set", "optimizer.learning_rate=1e-9")
 
-    ran = run(root, *arguments, *limits)
+    fitted = run(root, *arguments, *limits)
 
-    assert ran.result.exit_code == 1
-    assert "accuracy_too_low" in ran.result.output
+    assert fitted.result.exit_code == 1
+    assert "accuracy_too_low" in fitted.result.output
     assert not (root / "models").exists()
 
 
-def test_fit_whose_int8_graph_loses_too_much_publishes_the_float_one(root, monkeypatch):
+def test_fit_whose_int8_graph_loses_too_much_publishes_the_float_graph(root, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise QuantizationFailed("int8 costs 9 points of top-1, the limit is 1")
 
     monkeypatch.setattr("training.export.lower.make_int8", refuse)
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml", "--set", "publish.precision=int8")
+    fitted = run(
+        root, "--data", "colours", "--config", "mine.toml", "--set", "publish.precision=int8"
+    )
 
-    assert ran.result.exit_code == 0, ran.result.output
-    assert "int8 costs 9 points" in ran.result.output
-    assert "the float graph is published instead" in ran.result.output
-    assert ran.version.manifest.quantization is None
+    assert fitted.result.exit_code == 0, fitted.result.output
+    assert "int8 costs 9 points" in fitted.result.output
+    assert "the float graph is published instead" in fitted.result.output
+    assert fitted.version.manifest.quantization is None
 
 
 def test_fit_to_int8_calibrates_on_training_pictures(root):
     limits = ("--set", "publish.precision=int8", "--set", "publish.max_drop=100")
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml", *limits)
+    fitted = run(root, "--data", "colours", "--config", "mine.toml", *limits)
 
-    assert ran.result.exit_code == 0, ran.result.output
-    quantization = ran.version.manifest.quantization
+    assert fitted.result.exit_code == 0, fitted.result.output
+    quantization = fitted.version.manifest.quantization
     assert quantization
     assert quantization.calibration_data == "training pictures of colours"
     assert quantization.n_calibration_images == 18
@@ -278,24 +279,24 @@ def test_fit_to_int8_calibrates_on_training_pictures(root):
 def test_fit_to_float16_publishes_and_reports_a_float16_graph(root):
     arguments = ("--data", "colours", "--config", "mine.toml", "--set", "publish.precision=fp16")
 
-    ran = run(root, *arguments)
+    fitted = run(root, *arguments)
 
-    assert ran.result.exit_code == 0, ran.result.output
+    assert fitted.result.exit_code == 0, fitted.result.output
     manifest = verify_version(root / "models", "colours", 1).manifest
     assert (manifest.precision, manifest.quantization) == ("fp16", None)
     assert manifest.half_precision
     assert manifest.half_precision.accuracy_drop_percent == 0.0
     assert manifest.parity
     assert manifest.parity.top1_agreement_percent == 100.0
-    assert "float16" in (ran.folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "float16" in (fitted.folder / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_fit_without_publishing_runs_gates_and_reports_only(root):
-    ran = run(root, "--data", "colours", "--config", "mine.toml", "--no-publish")
+def test_fit_without_publishing_only_runs_the_gates_and_writes_the_report(root):
+    fitted = run(root, "--data", "colours", "--config", "mine.toml", "--no-publish")
 
-    assert ran.result.exit_code == 0, ran.result.output
+    assert fitted.result.exit_code == 0, fitted.result.output
     assert not (root / "models").exists()
-    assert (ran.folder / "report" / "report.html").is_file()
+    assert (fitted.folder / "report" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -312,31 +313,31 @@ def test_fit_without_publishing_runs_gates_and_reports_only(root):
     ],
     ids=["no_data", "no_folder", "no_config", "key", "name", "run_folder", "no_run", "resume_seed"],
 )
-def test_fit_of_what_cannot_be_done_says_so_before_any_work(root, arguments, code):
-    ran = run(root, *arguments)
+def test_fit_with_invalid_arguments_is_refused_before_training(root, arguments, code):
+    fitted = run(root, *arguments)
 
-    assert ran.result.exit_code == 2
-    assert code in ran.result.output
+    assert fitted.result.exit_code == 2
+    assert code in fitted.result.output
     assert not (root / "models").exists()
 
 
-def test_fit_of_a_class_without_pictures_is_refused(root):
+def test_fit_with_an_empty_class_is_refused(root):
     (root / "colours" / "train" / "violet").mkdir()
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml")
+    fitted = run(root, "--data", "colours", "--config", "mine.toml")
 
-    assert ran.result.exit_code == 2
-    assert "violet" in ran.result.output
+    assert fitted.result.exit_code == 2
+    assert "violet" in fitted.result.output
 
 
 def test_fit_of_an_existing_version_is_refused_before_training(root, monkeypatch):
     (root / "models" / "colours" / "4").mkdir(parents=True)
     monkeypatch.setattr("training.commands.fitting.build", lambda *_: pytest.fail("trained"))
 
-    ran = run(root, "--data", "colours", "--config", "mine.toml", "--version", "4")
+    fitted = run(root, "--data", "colours", "--config", "mine.toml", "--version", "4")
 
-    assert ran.result.exit_code == 2
-    assert "version_exists" in ran.result.output
+    assert fitted.result.exit_code == 2
+    assert "version_exists" in fitted.result.output
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_fit_names_the_model_after_its_data(source, name):
     assert fit_command.name_of(source) == name
 
 
-def test_check_tells_what_is_wrong_and_ends_with_its_status(root):
+def test_check_prints_its_findings_and_exits_with_a_status(root):
     (root / "colours" / "train" / "red" / "broken.png").write_bytes(b"not a picture")
     listed = root / "found.json"
     arguments = ["check", "--data", str(root / "colours"), "--json", str(listed)]

@@ -28,7 +28,7 @@ def config_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_configs_are_valid_lab_notes(name):
+def test_shipped_configs_are_valid_and_have_complete_notes(name):
     config = read_config(name)
 
     note = config.note
@@ -37,8 +37,8 @@ def test_shipped_configs_are_valid_lab_notes(name):
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_configs_repeat_no_default_sections(name):
-    """A section that is there changes something, so that a reader can trust what a file shows."""
+def test_shipped_configs_have_no_empty_sections(name):
+    # Every section in the file changes a default, so that a reader sees at once what is special.
     values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
     assert all(values.values())
@@ -52,7 +52,7 @@ def test_config_without_changes_takes_the_defaults(config_file):
     assert config.head is None
 
 
-def test_config_changes_of_the_command_line_win(config_file):
+def test_changes_on_the_command_line_override_the_config(config_file):
     changes = [
         "seed=7",
         "loop.batch_size=8",
@@ -87,7 +87,7 @@ def test_config_changes_of_the_command_line_win(config_file):
         ("head.epochs=3", "needs network.weights"),
     ],
 )
-def test_config_that_is_wrong_is_refused_with_the_key(config_file, change, message):
+def test_invalid_config_is_refused_with_the_key(config_file, change, message):
     path = config_file(MINIMAL + "\n" if change != "seed.x=1" else "seed = 1\n" + MINIMAL)
 
     with pytest.raises(ConfigInvalid, match=message):
@@ -103,7 +103,7 @@ def test_config_that_is_wrong_is_refused_with_the_key(config_file, change, messa
     ],
     ids=["stages", "schedule", "network"],
 )
-def test_config_that_lacks_a_part_is_refused(config_file, removed, message):
+def test_config_without_a_required_section_is_refused(config_file, removed, message):
     with pytest.raises(ConfigInvalid, match=message):
         read_config(config_file(MINIMAL.replace(removed, "")))
 
@@ -116,7 +116,7 @@ def test_config_that_lacks_a_part_is_refused(config_file, removed, message):
         ("broken", "no config 'broken'"),
     ],
 )
-def test_config_that_is_not_there_is_refused(name, message):
+def test_missing_config_is_refused(name, message):
     with pytest.raises(ConfigInvalid, match=message):
         read_config(name)
 
@@ -126,10 +126,10 @@ def test_config_that_is_not_toml_is_refused(config_file):
         read_config(config_file("network = {"))
 
 
-def test_config_digest_follows_values_and_not_notes(config_file):
+def test_config_digest_depends_on_values_but_not_on_notes(config_file):
     plain = read_config(config_file())
 
-    noted = read_config(config_file(MINIMAL + '[note]\nexpected = "98 %"\n'))
+    noted = read_config(config_file(MINIMAL + '[note]\nexpected = "98%"\n'))
     spelt_out = read_config(config_file("seed = 0\n" + MINIMAL + "[loop]\nbatch_size = 32\n"))
     other = read_config(config_file(), ["seed=1"])
 
@@ -137,7 +137,7 @@ def test_config_digest_follows_values_and_not_notes(config_file):
     assert other.sha256 != plain.sha256
 
 
-def test_config_survives_its_own_json():
+def test_config_round_trips_through_json():
     config = read_config(shipped()[0])
 
     assert RunConfig.model_validate_json(config.model_dump_json()) == config

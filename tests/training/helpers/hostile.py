@@ -1,6 +1,6 @@
-"""Checkpoints that try to run code, to lie about themselves or to exhaust the reader.
+"""Checkpoints that try to run code, misstate their contents or exhaust the reader.
 
-Each entry writes one file that names TARGET in whatever it tries to do; none of them may reach it.
+Every payload that does something does it to a file called TARGET, so that a test notices if one succeeds.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ def zipped(payload: bytes, *, compression: int = zipfile.ZIP_STORED, extra: str 
     return buffer.getvalue()
 
 
-def calling(function: Callable[..., object], *arguments: object) -> bytes:
+def pickled_call(function: Callable[..., object], *arguments: object) -> bytes:
     return pickle.dumps({"weight": Call(function, *arguments)}, protocol=2)
 
 
 def legacy(function: Callable[..., object], *arguments: object) -> bytes:
     """Returns the format torch wrote before 1.6: several pickles in a row."""
     head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-    return b"".join(pickle.dumps(part, protocol=2) for part in head) + calling(function, *arguments)
+    return b"".join(pickle.dumps(part, protocol=2) for part in head) + pickled_call(
+        function, *arguments
+    )
 
 
 def scripted() -> bytes:
@@ -65,7 +67,7 @@ def tarred() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("sys_info", "pickle", "storages", "tensors"):
-            data = calling(os.system, f"touch {TARGET}")
+            data = pickled_call(os.system, f"touch {TARGET}")
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
@@ -86,16 +88,16 @@ TOUCH = f"touch {TARGET}"
 WRITE = f"open({TARGET!r}, 'w').close()"
 
 HOSTILE: dict[str, bytes] = {
-    "os-system.pth": zipped(calling(os.system, TOUCH)),
+    "os-system.pth": zipped(pickled_call(os.system, TOUCH)),
     "os-system-legacy.pth": legacy(os.system, TOUCH),
-    "os-system-bare-pickle.pth": calling(os.system, TOUCH),
-    "eval.pth": zipped(calling(eval, WRITE)),
+    "os-system-bare-pickle.pth": pickled_call(os.system, TOUCH),
+    "eval.pth": zipped(pickled_call(eval, WRITE)),
     "eval-legacy.pth": legacy(eval, WRITE),
-    "exec.pth": zipped(calling(exec, WRITE)),
-    "popen.pth": zipped(calling(os.popen, TOUCH)),
-    "open-for-writing.pth": zipped(calling(open, TARGET, "w")),
-    "import-module.pth": zipped(calling(__import__, "antigravity")),
-    "nested-loads.pth": zipped(calling(pickle.loads, calling(os.system, TOUCH))),
+    "exec.pth": zipped(pickled_call(exec, WRITE)),
+    "popen.pth": zipped(pickled_call(os.popen, TOUCH)),
+    "open-for-writing.pth": zipped(pickled_call(open, TARGET, "w")),
+    "import-module.pth": zipped(pickled_call(__import__, "antigravity")),
+    "nested-loads.pth": zipped(pickled_call(pickle.loads, pickled_call(os.system, TOUCH))),
     "getattr.pth": zipped(opcodes(b"cbuiltins\ngetattr\n(cos\nsystem\nX\x04\x00\x00\x00nametR")),
     "global-dotted.pth": zipped(
         b"\x80\x04\x8c\x05torch\x8c\x10serialization.os\x93\x8c\x06system\x93."
@@ -125,7 +127,7 @@ HOSTILE: dict[str, bytes] = {
     "sparse-tensor.pth": saved({"weight": torch.eye(2).to_sparse()}),
     "optimizer-state.pth": saved({"state_dict": collections.OrderedDict(a=[1, 2])}),
     "safetensors-header-of-2-exabytes.safetensors": struct.pack("<Q", 2**61) + b"{}",
-    "safetensors-that-is-a-pickle.safetensors": calling(os.system, TOUCH),
+    "safetensors-that-is-a-pickle.safetensors": pickled_call(os.system, TOUCH),
     "another-suffix.npy": b"\x93NUMPY",
 }
 

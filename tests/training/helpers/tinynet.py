@@ -1,4 +1,4 @@
-"""A network small enough to export in a second that really tells red, green and blue apart."""
+"""A network that tells red, green and blue apart and exports in a second."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TinyNet(nn.Module):
 
 
 def register() -> None:
-    """Makes timm know TinyNet under the name ARCHITECTURE."""
+    """Registers TinyNet with timm as ARCHITECTURE."""
     if timm().is_model(ARCHITECTURE):
         return
 

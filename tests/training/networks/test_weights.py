@@ -75,7 +75,7 @@ def test_watch_notices_what_a_plain_unpickler_would_do(tmp_path, monkeypatch, wa
 
     monkeypatch.chdir(tmp_path)
 
-    pickle.loads(hostile.calling(eval, hostile.WRITE))  # noqa: S301 - the point of the test
+    pickle.loads(hostile.pickled_call(eval, hostile.WRITE))  # noqa: S301 - the point of the test
 
     assert watched
 

@@ -28,29 +28,29 @@ def test_log_is_plain_lines_on_standard_error(capsys, isatty):
     assert bar is None
 
 
-def test_log_on_a_terminal_shares_its_console_with_the_bar(capsys, isatty):
+def test_log_on_a_terminal_shares_the_console_with_the_progress_bar(capsys, isatty):
     isatty(True)
 
     with log_to_stderr():
         bar = terminal()
-        log.info("[head] validation top-1 93 %")
+        log.info("[head] validation top-1 93%")
 
     assert bar
     assert bar.stderr
-    assert "[head] validation top-1 93 %" in capsys.readouterr().err
+    assert "[head] validation top-1 93%" in capsys.readouterr().err
 
 
-def test_log_of_other_processes_of_a_run_is_their_warnings_only(capsys, monkeypatch):
+def test_other_processes_of_a_run_log_warnings_only(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
 
     with log_to_stderr():
-        log.info("said by the first process")
+        log.info("logged by the first process too")
         log.warning("a.jpg is left out")
 
     assert capsys.readouterr().err == "a.jpg is left out\n"
 
 
-def test_log_is_left_as_it_was():
+def test_log_to_stderr_restores_the_logger():
     logger = logging.getLogger("training")
     before = (list(logger.handlers), logger.level, logger.propagate)
 

@@ -13,5 +13,5 @@ from training.errors import first_line
     ],
     ids=["several", "empty", "blank", "long"],
 )
-def test_first_line_is_what_a_user_reads_of_a_librarys_error(message, line):
+def test_first_line_shortens_a_librarys_error(message, line):
     assert first_line(ValueError(message)) == line

@@ -5,7 +5,7 @@ import pytest
 from training.system.files import write_whole
 
 
-def test_write_whole_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
+def test_write_whole_replaces_a_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "new" / "a.txt"
     write_whole(path, b"one")
 
@@ -15,14 +15,14 @@ def test_write_whole_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["a.txt"]
 
 
-def test_write_whole_that_is_interrupted_keeps_the_old_file(tmp_path, monkeypatch):
+def test_interrupted_write_whole_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_whole(path, b"old")
 
-    def crash(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", crash)
+    monkeypatch.setattr(Path, "replace", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, b"new")

@@ -6,7 +6,7 @@ import torch
 from training.system.randomness import numpy_seeded, seed_of, torch_seeded
 
 
-def test_seed_of_is_the_same_everywhere_and_tells_purposes_and_numbers_apart():
+def test_seed_of_is_stable_and_differs_by_purpose_and_numbers():
     assert seed_of("order", 1, 2) == 8544020953681925870
 
     seeds = {
@@ -18,7 +18,7 @@ def test_seed_of_is_the_same_everywhere_and_tells_purposes_and_numbers_apart():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_torch_seeded_draws_the_same_and_leaves_the_global_state():
+def test_torch_seeded_is_reproducible_and_restores_the_global_state():
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
@@ -32,7 +32,7 @@ def test_torch_seeded_draws_the_same_and_leaves_the_global_state():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_numpy_seeded_draws_the_same_and_leaves_the_global_state():
+def test_numpy_seeded_is_reproducible_and_restores_the_global_state():
     before = np.random.get_state()[1].copy()  # type: ignore[index]
 
     with numpy_seeded(2**40 + 7):

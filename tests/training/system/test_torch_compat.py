@@ -11,8 +11,8 @@ def test_timm_and_torchvision_transforms_work():
     assert torch_compat.timm().data.ImageNetInfo().num_classes() == 1000
 
 
-class _Torchvision:
-    """An import of torchvision that succeeds once its operators are declared."""
+class _FakeTorchvision:
+    """A torchvision that can be imported only after its operators are declared."""
 
     def __init__(self, declared):
         self.declared = declared
@@ -32,23 +32,23 @@ class _Torchvision:
         pytest.param(["nms"], ["nms"], id="nothing-is-missing"),
     ],
 )
-def test_operators_are_declared_where_they_are_missing(monkeypatch, before, after):
-    made = _Torchvision(before)
+def test_missing_operators_are_declared(monkeypatch, before, after):
+    torchvision = _FakeTorchvision(before)
     monkeypatch.setattr(torch_compat, "_libraries", [])
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(torch.library, "Library", lambda *_: made)
-    monkeypatch.setattr(importlib, "import_module", made.load)
+    monkeypatch.setattr(torch.library, "Library", lambda *_: torchvision)
+    monkeypatch.setattr(importlib, "import_module", torchvision.load)
 
     torch_compat.prepare_torchvision()
     torch_compat.prepare_torchvision()
 
-    assert made.declared == after
+    assert torchvision.declared == after
 
 
-def test_failure_next_to_cuda_torch_is_not_hidden(monkeypatch):
-    """Such as two versions of CUDA."""
+def test_torchvision_error_with_a_cuda_torch_is_not_hidden(monkeypatch):
+    # For example, torch and torchvision may be built for different CUDA versions.
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(importlib, "import_module", _Torchvision([]).load)
+    monkeypatch.setattr(importlib, "import_module", _FakeTorchvision([]).load)
 
     with pytest.raises(RuntimeError, match="does not exist"):
         torch_compat.prepare_torchvision()
