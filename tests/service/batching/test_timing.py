@@ -49,7 +49,7 @@ def test_run_times_item_time_is_a_running_mean():
     assert means == [1.0, pytest.approx(1.1)]
 
 
-async def test_wide_lone_items_get_all_cores_but_overlapping_ones_do_not():
+async def test_all_cores_are_used_for_lone_items_but_not_for_overlapping_ones():
     wide: list[bool] = []
 
     class Engine(FakeEngine):
@@ -71,7 +71,7 @@ async def test_wide_lone_items_get_all_cores_but_overlapping_ones_do_not():
     assert wide == [True, True, False, False, True]
 
 
-async def test_wide_all_cores_slower_than_one_are_not_used_for_a_while():
+async def test_all_cores_are_not_used_for_a_while_if_slower_than_one():
     clock = FakeClock()
     wide: list[bool] = []
 
@@ -93,7 +93,7 @@ async def test_wide_all_cores_slower_than_one_are_not_used_for_a_while():
     assert wide == [True, False, *[True] * 7, False, False, False, True]
 
 
-async def test_wide_one_slow_run_with_all_cores_changes_nothing():
+async def test_all_cores_are_still_used_after_one_slow_run():
     clock = FakeClock()
     wide: list[bool] = []
     slow = iter([0.5])
