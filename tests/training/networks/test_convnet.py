@@ -1,4 +1,4 @@
-"""The worked examples of the classic introduction to CNNs, on the network's own layers."""
+"""ConvNet, with the worked examples of a classic introduction to CNNs on its own layers."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def picture(rows):
     return torch.tensor(rows, dtype=torch.float32)[None, None]  # (1, 1, H, W)
 
 
-def detecting(kernel, padding=0):
-    """Returns one of the network's convolutions with a given feature detector."""
+def convolution_with(kernel, padding=0):
+    """Returns one of the network's convolutions with the given kernel."""
     layer = convolution(1, 1, padding=padding, bias=False)
     with torch.no_grad():
         layer.weight.copy_(picture(kernel))
@@ -68,17 +68,17 @@ def run(layer, image):
 
 
 def test_convolution_of_the_worked_example_gives_its_feature_map():
-    assert run(detecting(DETECTOR), picture(INPUT)).tolist() == FEATURE_MAP
+    assert run(convolution_with(DETECTOR), picture(INPUT)).tolist() == FEATURE_MAP
 
 
-def test_padded_convolution_keeps_the_size_and_the_middle():
-    framed = run(detecting(DETECTOR, padding=1), picture(INPUT))
+def test_padded_convolution_keeps_the_size_and_the_inner_values():
+    padded = run(convolution_with(DETECTOR, padding=1), picture(INPUT))
 
-    assert framed.shape == (7, 7)
-    assert framed[1:-1, 1:-1].tolist() == FEATURE_MAP
+    assert padded.shape == (7, 7)
+    assert padded[1:-1, 1:-1].tolist() == FEATURE_MAP
 
 
-def test_max_pooling_counts_partly_empty_boxes():
+def test_max_pooling_includes_partial_windows():
     assert run(max_pooling(), picture(FEATURE_MAP)).tolist() == POOLED
 
 
@@ -86,7 +86,7 @@ def test_first_block_of_a_network_pools_the_worked_examples_feature_map():
     network = ConvNet(2, 10, ConvNetOptions(grey=True, widths=(1,), hidden=())).eval()
     with torch.no_grad():
         network.get_parameter("blocks.0.0.weight").copy_(picture(DETECTOR))
-    # One pixel in from the corner, so that the feature map begins where a box begins.
+    # One pixel in from the corner, so that the feature map starts at a pooling window.
     image = functional.pad(picture(INPUT), (1, 2, 1, 2)).expand(1, 3, 10, 10)
 
     pooled = run(network.forward_features, image)  # (5, 5)
@@ -105,7 +105,7 @@ def test_first_block_of_a_network_pools_the_worked_examples_feature_map():
 def test_image_filter_on_a_step_of_brightness(kernel, expected):
     step = picture([[2, 2, 2, 3, 3, 3]] * 3)
 
-    np.testing.assert_allclose(run(detecting(kernel), step), [expected], atol=1e-5)
+    np.testing.assert_allclose(run(convolution_with(kernel), step), [expected], atol=1e-5)
 
 
 @settings(deadline=None, max_examples=50)
@@ -132,7 +132,7 @@ def test_softmax_of_any_logits_sums_to_one_and_keeps_their_order(logits, constan
     )
 
 
-def test_dog_against_cat_are_two_neurons_that_add_up_to_one():
+def test_probabilities_of_two_classes_add_up_to_one():
     network = ConvNet(2, 8, SMALL)
     with torch.no_grad():
         network.classifier.weight.zero_()
@@ -167,7 +167,7 @@ def test_grey_network_sees_brightness_only():
         torch.testing.assert_close(network(colour), network(torch.full((1, 3, 8, 8), luma)))
 
 
-def test_colour_network_tells_colours_of_one_brightness_apart():
+def test_colour_network_distinguishes_colours_of_equal_brightness():
     torch.manual_seed(0)
     network = ConvNet(3, 8, ConvNetOptions(widths=(4,))).eval()
     pink = torch.tensor([0.3, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
@@ -177,7 +177,7 @@ def test_colour_network_tells_colours_of_one_brightness_apart():
         assert not torch.allclose(network(pink), network(grey), atol=1e-3)
 
 
-def test_design_decides_the_layers():
+def test_options_decide_the_layers():
     network = ConvNet(
         3, 16, ConvNetOptions(widths=(4, 6), convolutions=2, batch_norm=True, drop_rate=0.5)
     )
@@ -193,7 +193,7 @@ def test_design_decides_the_layers():
     ("side", "widths"),
     [(8, (32, 64)), (32, (32, 64)), (33, (32, 64, 128)), (224, (32, 64, 128, 256, 256))],
 )
-def test_default_widths_bring_the_feature_maps_down_to_eight_pixels(side, widths):
+def test_default_widths_reduce_the_feature_maps_to_eight_pixels(side, widths):
     assert default_widths(side) == widths
 
 
@@ -207,17 +207,17 @@ def test_default_widths_bring_the_feature_maps_down_to_eight_pixels(side, widths
         pytest.param({"drop_rate": 1.0}, id="all-dropped"),
     ],
 )
-def test_design_that_is_no_network_is_refused(options):
+def test_invalid_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ConvNetOptions(**options)
 
 
-def test_network_of_tiny_pictures_is_refused():
+def test_input_below_eight_pixels_is_refused():
     with pytest.raises(ValueError, match="8 x 8 pixels or more"):
         ConvNet(2, 7, SMALL)
 
 
-def test_reset_classifier_changes_the_number_of_classes_alone():
+def test_reset_classifier_changes_the_number_of_classes_only():
     network = ConvNet(3, 8, SMALL)
     before = network.get_parameter("blocks.0.0.weight").clone()
 
@@ -241,7 +241,7 @@ def timm_optim():
     return importlib.import_module("timm.optim")
 
 
-def test_timms_layer_decay_slows_lower_layers():
+def test_timms_layer_decay_lowers_the_rate_of_lower_layers():
     network = ConvNet(3, 8, SMALL)
 
     groups = timm_optim().param_groups_layer_decay(network, layer_decay=0.5)
@@ -285,7 +285,7 @@ def test_network_learns_bars_by_backpropagation():
 
 
 def test_exported_network_of_odd_size_answers_as_torch():
-    """9 pixels are pooled to 5 and 3: the graph must count partly empty boxes too."""
+    """9 pixels are pooled to 5 and 3, so that the graph must pool partial windows too."""
     torch.manual_seed(0)
     network = ConvNet(
         3, 9, ConvNetOptions(widths=(2, 3), hidden=(4,), batch_norm=True, drop_rate=0.2)

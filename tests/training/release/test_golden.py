@@ -20,7 +20,7 @@ from training.release.golden import (
 )
 
 
-def test_golden_examples_are_answered_by_the_graph_they_came_from(tiny_graph, colour_pictures):
+def test_golden_examples_pass_on_the_graph_they_were_made_with(tiny_graph, colour_pictures):
     draft = tinynet.draft(tiny_graph)
 
     examples = make_golden(draft, colour_pictures, max_batch=4)
@@ -56,7 +56,7 @@ def test_golden_tolerance_follows_the_spread(tiny_graph, variants, tolerance):
     assert tolerance is None or tolerance <= MAX_TOLERANCE
 
 
-def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
+def test_make_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
     monkeypatch.setattr("training.release.golden._example", lambda *_: None)
 
     with pytest.raises(VersionUnproven, match="--golden"):
@@ -65,7 +65,7 @@ def test_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
         )
 
 
-def test_golden_tolerance_of_a_float16_graph_covers_its_roundings(
+def test_golden_tolerance_of_a_float16_graph_covers_its_rounding(
     tiny_graph, colour_pictures, monkeypatch
 ):
     less_sure = scaled(tiny_graph, classifier=0.6)
@@ -88,7 +88,7 @@ def sample(colour, number):
     return Sample(f"{colour}{number}", index, data=tinynet.picture(colour, number))
 
 
-def test_surest_pictures_of_each_class_come_in_turn_and_wrong_ones_never():
+def test_choose_surest_takes_classes_in_turn_and_no_wrong_predictions():
     samples = [sample("red", 0), sample("red", 1), sample("green", 2), sample("blue", 3)]
     rows = [[0.8, 0.1, 0.1], [0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.7, 0.2, 0.1]]
     answers = np.array(rows, dtype=np.float32)
@@ -99,7 +99,7 @@ def test_surest_pictures_of_each_class_come_in_turn_and_wrong_ones_never():
     assert [picture.data for picture in chosen] == [samples[i].data for i in (1, 2, 0)]
 
 
-def test_surest_pictures_of_nothing_known_are_none():
+def test_choose_surest_without_a_right_prediction_is_empty():
     wrong = np.array([[0.1, 0.9, 0.0]], dtype=np.float32)
 
     assert choose_surest([sample("red", 0)], tinynet.labels(), wrong, 3) == []

@@ -1,4 +1,4 @@
-"""Foreign ONNX files: what is taken, and every reason to refuse one."""
+"""Imports of foreign ONNX files: which are accepted, and every reason to refuse one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def bytes_of(model):
         ),
     ],
 )
-def test_foreign_graph_is_published_as_it_is(import_onnx, tmp_path, model, layout, dtype, in_graph):
+def test_foreign_graph_is_published_unchanged(
+    import_onnx, tmp_path, model, layout, dtype, in_graph
+):
     result = import_onnx(bytes_of(model))
 
     assert result.exit_code == 0, result.output
@@ -86,7 +88,7 @@ def test_foreign_graph_is_published_as_it_is(import_onnx, tmp_path, model, layou
     assert version.manifest.provenance.weights_source == "ONNX file net.onnx"
 
 
-def test_foreign_graph_of_one_picture_a_run_is_published(import_onnx, tmp_path):
+def test_foreign_graph_with_a_fixed_batch_of_one_is_published(import_onnx, tmp_path):
     result = import_onnx(tinymodel.graph("float32", batch=1), scores="auto")
 
     assert result.exit_code == 0, result.output
@@ -94,7 +96,7 @@ def test_foreign_graph_of_one_picture_a_run_is_published(import_onnx, tmp_path):
     assert manifest.graph.fixed_batch_size == 1
 
 
-def test_foreign_graph_that_answers_probabilities_is_recognised(import_onnx, tmp_path):
+def test_foreign_graph_with_probabilities_is_recognised(import_onnx, tmp_path):
     tail = [helper.make_node("Softmax", ["means"], ["scores"])]
 
     import_onnx(bytes_of(graph(tail=tail)))
@@ -103,7 +105,9 @@ def test_foreign_graph_that_answers_probabilities_is_recognised(import_onnx, tmp
     assert manifest.graph.scores.kind == "probabilities"
 
 
-def test_foreign_graph_is_quantized_where_asked(run_import, tmp_path, tiny_graph, colours_dir):
+def test_foreign_graph_is_quantized_with_the_int8_flag(
+    run_import, tmp_path, tiny_graph, colours_dir
+):
     (tmp_path / "net.onnx").write_bytes(tiny_graph)
     flags = {**FLAGS, "resize": 36, "crop": tinynet.SIDE_PX, "output": "logits"}
 
@@ -194,7 +198,7 @@ def that_answers_nan():
 
 
 def that_takes_one_picture_only():
-    """Says that its batch is dynamic but cannot run more than one picture."""
+    """Declares a dynamic batch size but can run only one picture."""
     model = graph(tail=[helper.make_node("Reshape", ["means", "shape"], ["scores"])])
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3]), "shape"))
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -278,7 +282,9 @@ def test_foreign_graph_with_other_labels_is_refused(import_onnx, tmp_path):
     assert "3 classes, but there are 2 labels" in result.output
 
 
-def test_foreign_graph_of_unknown_width_with_other_labels_is_refused(import_onnx, tmp_path):
+def test_foreign_graph_with_a_dynamic_number_of_classes_and_other_labels_is_refused(
+    import_onnx, tmp_path
+):
     (tmp_path / "two.txt").write_text("a\nb")
 
     result = import_onnx(bytes_of(graph(classes="C")), labels=tmp_path / "two.txt")
@@ -311,11 +317,11 @@ def test_foreign_graph_behind_a_link_is_refused(run_import, tmp_path):
         pytest.param([[2.0, -1.0]], "logits", id="negative"),
     ],
 )
-def test_kind_of_scores_is_told_by_their_values(rows, kind):
+def test_kind_of_scores_follows_from_their_values(rows, kind):
     assert kind_of(np.array(rows, dtype=np.float32)) == kind
 
 
-def test_graph_module_reads_no_file_above_protobufs_limit(tmp_path, monkeypatch):
+def test_read_foreign_refuses_a_file_above_the_size_limit(tmp_path, monkeypatch):
     (tmp_path / "net.onnx").write_bytes(bytes_of(graph()))
     monkeypatch.setattr(graphs, "MAX_GRAPH_BYTES", 10)
 
@@ -323,7 +329,7 @@ def test_graph_module_reads_no_file_above_protobufs_limit(tmp_path, monkeypatch)
         graphs.read_foreign(tmp_path / "net.onnx")
 
 
-def test_tiny_network_is_onnx_the_checker_accepts(tiny_graph):
+def test_exported_tiny_network_passes_the_onnx_checker(tiny_graph):
     model = onnx.load_model_from_string(tiny_graph)
     onnx.checker.check_model(model, full_check=True)
 

@@ -8,7 +8,7 @@ from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
 from training.data.pictures import Picture
 from training.errors import VersionExists, VersionUnproven
-from training.release import publish as module
+from training.release import publish as publish_module
 from training.release.golden import make_golden
 from training.release.publish import (
     STAGING_PREFIX,
@@ -23,7 +23,7 @@ PICTURE = Picture("red.png", tinynet.picture("red"))
 
 @pytest.fixture
 def finished(tiny_graph):
-    """Makes a manifest and its files, as an import does at its end."""
+    """Returns a function that makes a manifest and its files, as an import does at its end."""
 
     def make(golden=None, version=1):
         draft = replace(tinynet.draft(tiny_graph), version=version)
@@ -34,7 +34,7 @@ def finished(tiny_graph):
     return make
 
 
-def test_publish_writes_a_version_the_contract_reads(tmp_path, finished):
+def test_publish_writes_a_version_that_the_contract_can_read(tmp_path, finished):
     manifest, files = finished()
 
     folder = publish(tmp_path / "new" / "models", manifest, files)
@@ -65,7 +65,7 @@ def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatc
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, step, fail)
+    monkeypatch.setattr(publish_module, step, fail)
 
     with pytest.raises(OSError, match="disk full"):
         publish(tmp_path, manifest, files)
@@ -73,7 +73,9 @@ def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatc
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_replacing_that_fails_midway_keeps_the_old_version(tmp_path, finished, monkeypatch):
+def test_publish_with_replace_that_fails_midway_keeps_the_old_version(
+    tmp_path, finished, monkeypatch
+):
     manifest, files = finished()
     publish(tmp_path, manifest, files)
     old = read_version(tmp_path, "tiny", 1).manifest_sha256
@@ -92,16 +94,16 @@ def test_replacing_that_fails_midway_keeps_the_old_version(tmp_path, finished, m
     assert read_version(tmp_path, "tiny", 1).manifest_sha256 == old
 
 
-def test_a_reader_during_publishing_sees_no_half_version(tmp_path, finished, monkeypatch):
+def test_reader_during_publishing_sees_no_partial_version(tmp_path, finished, monkeypatch):
     manifest, files = finished()
     seen = []
-    verify_really = module.verify_version
+    verify_really = publish_module.verify_version
 
-    def look(models_dir, name, version):
+    def record(models_dir, name, version):
         seen.append(find_versions(tmp_path))
         return verify_really(models_dir, name, version)
 
-    monkeypatch.setattr(module, "verify_version", look)
+    monkeypatch.setattr(publish_module, "verify_version", record)
 
     publish(tmp_path, manifest, files)
 
@@ -114,11 +116,11 @@ def test_publish_flushes_every_file_before_the_rename(tmp_path, finished, monkey
     flushed = []
     fsync = os.fsync
 
-    def note(descriptor):
+    def record(descriptor):
         flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "fsync", record)
 
     publish(tmp_path, manifest, files)
 
@@ -153,7 +155,7 @@ def test_draft_that_contradicts_itself_is_refused(finished):
         finished(golden=())
 
 
-def test_next_version_follows_the_highest(tmp_path, finished):
+def test_next_version_is_one_above_the_highest(tmp_path, finished):
     assert next_version(tmp_path, "tiny") == 1
     publish(tmp_path, *finished(version=7))
 

@@ -11,21 +11,23 @@ from training.report.guesses import (
     show_guess,
 )
 
-SURE = np.array([[0.9, 0.1], [0.2, 0.8], [0.95, 0.05], [0.4, 0.6], [0.55, 0.45]], dtype=np.float32)
+ANSWERS = np.array(
+    [[0.9, 0.1], [0.2, 0.8], [0.95, 0.05], [0.4, 0.6], [0.55, 0.45]], dtype=np.float32
+)
 
 
 def test_pick_mistakes_gives_the_surest_wrong_answers_first():
-    rows = pick_mistakes(SURE, np.array([0, 0, 1, 1, 1]))
+    rows = pick_mistakes(ANSWERS, np.array([0, 0, 1, 1, 1]))
 
     assert rows == [2, 1, 4]
 
 
 def test_pick_mistakes_stops_at_its_number():
-    assert pick_mistakes(SURE, np.array([0, 0, 1, 1, 1]), n=1) == [2]
+    assert pick_mistakes(ANSWERS, np.array([0, 0, 1, 1, 1]), n=1) == [2]
 
 
-def test_pick_mistakes_of_a_perfect_answer_is_empty():
-    assert pick_mistakes(SURE, SURE.argmax(axis=1)) == []
+def test_pick_mistakes_of_right_answers_is_empty():
+    assert pick_mistakes(ANSWERS, ANSWERS.argmax(axis=1)) == []
 
 
 def test_pick_drawn_draws_the_same_rows_for_a_seed():
@@ -40,9 +42,9 @@ def test_pick_drawn_of_few_pictures_takes_each_once():
     assert sorted(pick_drawn(3)) == [0, 1, 2]
 
 
-def test_pick_unsure_gives_the_least_sure_first_and_no_row_that_is_shown_already():
-    assert pick_unsure(SURE) == [4, 3, 1, 0, 2]
-    assert pick_unsure(SURE, without=[3], n=2) == [4, 1]
+def test_pick_unsure_gives_the_least_sure_first_without_excluded_rows():
+    assert pick_unsure(ANSWERS) == [4, 3, 1, 0, 2]
+    assert pick_unsure(ANSWERS, without=[3], n=2) == [4, 1]
 
 
 @pytest.mark.parametrize(

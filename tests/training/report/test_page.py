@@ -24,7 +24,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Collects elements and their text, and that every tag that opens closes."""
+    """Collects elements and their text, and fails if tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def made(n_classes: int = 3, **changes: object) -> ReportData:
-    """A report on drawn answers of 60 pictures a split."""
+def report_data(n_classes: int = 3, **changes: object) -> ReportData:
+    """Returns report data with random answers for 60 pictures per split."""
     rng = np.random.default_rng(0)
     splits = {}
     for split in ("validation", "test"):
@@ -104,14 +104,14 @@ def made(n_classes: int = 3, **changes: object) -> ReportData:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws no plots: for what is about the words."""
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws no plots, for tests of the text."""
     monkeypatch.setattr(figures, "to_svg", lambda *_: b"<svg/>")
 
 
 @pytest.fixture(scope="module")
 def page() -> Page:
-    return Page(report.render(made()))
+    return Page(report.render(report_data()))
 
 
 def test_report_is_well_formed(page):
@@ -129,9 +129,9 @@ def test_report_fetches_nothing(page):
     assert "default-src 'none'" in (policy[0] or "")
 
 
-@pytest.mark.usefixtures("quick")
-def test_report_has_no_address_but_that_of_a_service_on_this_machine():
-    text = report.render(made())
+@pytest.mark.usefixtures("no_plots")
+def test_report_has_no_address_but_localhost():
+    text = report.render(report_data())
 
     assert "url(" not in text
     assert "@import" not in text
@@ -189,18 +189,18 @@ def test_report_links_lead_to_its_sections(page):
         "the true class is not among these",
     ],
 )
-def test_report_says(page, words):
+def test_report_contains(page, words):
     assert words in page.text
 
 
 def test_report_shows_the_measured_numbers(page):
-    test = made().test
+    test = report_data().test
     low, high = test.top1_interval_percent
 
     assert f"{test.top1_percent:.2f}% top-1 accuracy on 60 test pictures" in page.text
     assert f"95% interval {low:.1f} to {high:.1f}%" in page.text
     assert f"{test.cross_entropy:.4f}" in page.text
-    for fitted in made().calibration.conformal:
+    for fitted in report_data().calibration.conformal:
         assert f"{fitted.coverage_percent:g}% {fitted.achieved_percent:.2f}%" in page.text
 
 
@@ -210,7 +210,7 @@ def test_report_ticks_the_right_guess(page):
 
 
 def test_report_lists_classes_by_f1_lowest_first(page):
-    measured = made().test.classes
+    measured = report_data().test.classes
     order = sorted(range(3), key=lambda index: measured[index].f1)
 
     places = [page.text.index(f"class {i} {100 * measured[i].f1:.1f}") for i in order]
@@ -238,42 +238,44 @@ def test_report_starts_with_the_accuracy_and_ends_with_the_config(page):
     assert places == sorted(places)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("no_plots")
 def test_report_lists_classes_without_test_pictures_last():
     answers = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8]])
     test = measures.evaluate(answers, np.array([0, 1]), "test")
 
-    page = Page(report.render(made(test=test)))
+    page = Page(report.render(report_data(test=test)))
 
     assert "class 1 0.0 0.0 0.0 1 class 0 100.0 100.0 100.0 1 class 2 - - - 0" in page.text
 
 
-@pytest.mark.usefixtures("quick")
-def test_report_escapes_whatever_it_is_told():
-    told = made(
+@pytest.mark.usefixtures("no_plots")
+def test_report_escapes_html_in_all_its_texts():
+    data = report_data(
         labels=(SCRIPT, "b", "c"),
         findings=SCRIPT,
         config=SCRIPT,
         notes=(SCRIPT,),
         durations_s={SCRIPT: 1.0},
-        subject=dataclasses.replace(made().subject, model=SCRIPT, dataset=SCRIPT, machine=SCRIPT),
+        subject=dataclasses.replace(
+            report_data().subject, model=SCRIPT, dataset=SCRIPT, machine=SCRIPT
+        ),
         drawn=(Guess(SCRIPT, 0, ((0, 1.0),), Image.new("RGB", (4, 4))),),
     )
 
-    page = Page(report.render(told))
+    page = Page(report.render(data))
 
     assert "script" not in [tag for tag, _ in page.tags]
     assert page.text.count("<script>") >= 10
 
 
-@pytest.mark.usefixtures("quick")
-def test_report_of_the_templates_own_marks_shows_them():
-    page = Page(report.render(made(labels=("{{ data }}", "{% x %}", "{# y #}"))))
+@pytest.mark.usefixtures("no_plots")
+def test_report_shows_template_syntax_in_labels_as_text():
+    page = Page(report.render(report_data(labels=("{{ data }}", "{% x %}", "{# y #}"))))
 
     assert {"{{ data }}", "{% x %}", "{# y #}"} <= set(page.words)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -286,33 +288,33 @@ def test_report_of_the_templates_own_marks_shows_them():
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_report_without_a_part_says_so(changes, words):
-    assert words in Page(report.render(made(**changes))).text
+    assert words in Page(report.render(report_data(**changes))).text
 
 
-@pytest.mark.usefixtures("quick")
-def test_report_without_an_unlike_rule_leaves_it_out():
-    calibration = made().calibration.model_copy(update={"unlike": None})
+@pytest.mark.usefixtures("no_plots")
+def test_report_without_an_unlike_rule_does_not_mention_it():
+    calibration = report_data().calibration.model_copy(update={"unlike": None})
 
-    page = Page(report.render(made(calibration=calibration)))
+    page = Page(report.render(report_data(calibration=calibration)))
 
     assert "flagged as unlike" not in page.text
 
 
 @pytest.mark.parametrize("n_classes", [2, 12, 60])
 def test_report_of_any_number_of_classes_is_small(n_classes):
-    text = report.render(made(n_classes))
+    text = report.render(report_data(n_classes))
 
     assert len(text) < 1_500_000
     assert ("top-5" in text) is (n_classes > 5)
     assert ("by class index" in text) is (n_classes > 40)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("no_plots")
 def test_write_report_writes_page_and_plots(tmp_path):
-    path = report.write_report(tmp_path / "new" / "report", made())
+    path = report.write_report(tmp_path / "new" / "report", report_data())
 
     assert path == tmp_path / "new" / "report" / "report.html"
-    assert path.read_text(encoding="utf-8") == report.render(made())
+    assert path.read_text(encoding="utf-8") == report.render(report_data())
     images = sorted(file.name for file in path.parent.glob("*.png"))
     assert images == [
         "confusion.png",
@@ -326,9 +328,9 @@ def test_write_report_writes_page_and_plots(tmp_path):
         assert Image.open(io.BytesIO((path.parent / name).read_bytes())).width >= 200
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("no_plots")
 def test_write_report_leaves_empty_plots_out(tmp_path):
-    path = report.write_report(tmp_path, made(history=(), mistakes=(), drawn=(), unsure=()))
+    path = report.write_report(tmp_path, report_data(history=(), mistakes=(), drawn=(), unsure=()))
 
     assert sorted(file.name for file in path.parent.glob("*.png")) == [
         "confusion.png",

@@ -13,7 +13,7 @@ from training.evaluation.measures import reliability
 from training.report import canvas, plots
 from training.report.guesses import Guess
 
-HOSTILE = ("$x_{", "漢字", "a\nb <i>", "very long label of a class that nobody shortens")
+HOSTILE = ("$x_{", "漢字", "a\nb <i>", "very long label of a class that is not shortened")
 SIZE = (2.0, 1.5)
 
 
@@ -38,14 +38,14 @@ def opened(png: bytes) -> Image.Image:
 
 
 def axes_of(panel: canvas.Panel):
-    """Draws a panel and gives its axes to look at."""
+    """Draws a panel and returns its axes."""
     seen = []
 
-    def spy(axes):
+    def record(axes):
         panel(axes)
         seen.append(axes)
 
-    canvas.to_png([spy], (4.0, 4.0))
+    canvas.to_png([record], (4.0, 4.0))
     return seen[0]
 
 
@@ -70,7 +70,7 @@ def test_curve_panels_show_the_values_and_the_epoch_that_is_kept():
     np.testing.assert_array_equal(axes_of(accuracy).lines[1].get_ydata(), [60.0] * 4)
 
 
-def test_curve_panels_start_from_the_head_where_it_was_trained_alone():
+def test_curve_panels_start_at_the_result_of_the_head_stage():
     head = SimpleNamespace(nll=0.9, top1=0.4)
 
     loss, accuracy, rate = (axes_of(p) for p in plots.curve_panels(history(4), 3, head))
@@ -114,7 +114,7 @@ def test_confusion_panel_is_readable_for_any_number_of_classes(n_classes):
     assert ("class 0" in [t.get_text() for t in axes.get_yticklabels()]) is numbered
 
 
-def test_confusion_colours_tell_right_from_wrong():
+def test_confusion_colours_differ_for_right_and_wrong():
     colours = plots._colours(np.array([[1.0, 0.0], [1.0, 0.0]]))
 
     np.testing.assert_allclose(colours[0, 0], np.array([0x00, 0x72, 0xB2]) / 255)
@@ -122,7 +122,7 @@ def test_confusion_colours_tell_right_from_wrong():
     np.testing.assert_allclose(colours[0, 1], 1.0)
 
 
-def test_guess_panel_colours_and_ticks_the_right_one():
+def test_guess_panel_marks_the_right_class_by_colour_and_tick():
     guess = Guess("x.png", 1, ((0, 0.7), (1, 0.3)), Image.new("RGB", (8, 6)))
 
     axes = axes_of(*plots.guess_panels([guess], ("cat", "dog")))
