@@ -91,11 +91,13 @@ def run_import(
             "max_batch": 8,
             "calibration": colours_dir,
         }
+
         arguments = ["import", source]
         for key, value in {**defaults, **flags}.items():
             if value is not None and value is not False:
                 arguments.append(f"--{key.replace('_', '-')}")
                 arguments += [] if value is True else [str(value)]
+
         return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
     return run

@@ -139,6 +139,7 @@ def foreign():
     shapes = {"weight": (4, 3, 3, 3), "last": (4, 3), **dict.fromkeys(vectors, (4,))}
     values = {name: generator.uniform(0.5, 1.5, shape) for name, shape in shapes.items()}
     values["sides"] = np.array([1, 1, 2, 2])
+
     nodes = [
         helper.make_node("Conv", ["image", "weight"], ["a"]),
         helper.make_node("BatchNormalization", ["a", "scale", "bias", "mean", "variance"], ["b"]),
@@ -147,6 +148,7 @@ def foreign():
         helper.make_node("Flatten", ["d"], ["e"]),
         helper.make_node("Gemm", ["e", "last"], ["logits"]),
     ]
+
     graph = helper.make_graph(
         nodes,
         "net",

@@ -91,9 +91,11 @@ def config(**changes: Any) -> RunConfig:
         "schedule": {"epochs": 2, "warmup_epochs": 0.5},
         "loop": {"batch_size": 6, "checkpoint_s": 1e9, "precision": "fp32"},
     }
+
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
         (values.setdefault(section, {}) if section else values)[name] = value
+
     return RunConfig.model_validate(values)
 
 

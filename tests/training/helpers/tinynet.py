@@ -38,10 +38,13 @@ class TinyNet(nn.Module):
             "crop_pct": 0.875,
             "crop_mode": "center",
         }
+
         self.conv = nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=True)
         self.act = nn.ReLU6()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(6, num_classes)
+
+        # Each colour has its own channel and its own class.
         with torch.no_grad():
             self.conv.weight.copy_(0.01 * torch.randn(self.conv.weight.shape, generator=generator))
             for channel in range(3):

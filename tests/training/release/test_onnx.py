@@ -43,6 +43,7 @@ def graph(shape=("N", 3, 8, 8), dtype=TensorProto.FLOAT, *, tail=(), classes=3, 
         *(tail or [helper.make_node("Identity", ["means"], [name])]),
     ]
     axes = numpy_helper.from_array(np.array([1, 2] if channels_last else [2, 3]), "axes")
+
     return helper.make_model(
         helper.make_graph(
             nodes,

@@ -62,11 +62,13 @@ def report_data(n_classes: int = 3, **changes: object) -> ReportData:
         logits = rng.normal(0, 1, (60, n_classes)).astype(np.float32)
         logits[np.arange(60), indexes] += 2
         splits[split] = (logits, indexes)
+
     calibration = calibrate.calibrate(splits["validation"], splits["test"], 1.5)
     evaluations = {
         name: measures.evaluate(softmax(logits, 1.5), indexes, name)
         for name, (logits, indexes) in splits.items()
     }
+
     photo = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
     data = ReportData(
         subject=ReportSubject(
@@ -100,6 +102,7 @@ def report_data(n_classes: int = 3, **changes: object) -> ReportData:
         durations_s={"training": 3725.0, "data check": 2.5},
         notes=("int8 was published.",),
     )
+
     return dataclasses.replace(data, **changes)  # type: ignore[arg-type]
 
 

@@ -119,6 +119,7 @@ def pair(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
     processes = [
         subprocess.Popen(  # noqa: S603 - our own interpreter and file
             [sys.executable, "-m", "tests.training.system.test_distributed", str(folder)],
@@ -127,6 +128,7 @@ def pair(tmp_path_factory):
         )
         for rank in "01"
     ]
+
     codes = [process.wait(150) for process in processes]
     results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return folder, results, codes
@@ -200,6 +202,7 @@ def _main(folder: Path) -> None:
             "buffer": _shared_buffer(world),
             "trained": _trained(world, folder / "trained"),
         }
+
         try:
             _stop_second(world, folder / "stopped")
         except Terminated as error:
@@ -228,7 +231,7 @@ def _shared_buffer(world: World) -> float:
 
 
 def _stop_second(world: World, folder: Path) -> None:
-    """Trains a network with batch norms; the second process is told to stop in its second step."""
+    """Trains a network with batch norms; the second process gets SIGTERM in its second step."""
     real = learner.Learner.step
 
     def step(*arguments: Any) -> learner.StepOutcome:
