@@ -1,10 +1,10 @@
-"""Measures ways from the bytes of a JPEG to the pixels of a graph: CPU time, pixels, answers.
+"""Compares ways to prepare a JPEG for a graph: CPU time, pixels and answers.
 
     python -m benchmarks.preparation PHOTOS --model models/efficientnet_lite0/1 [--model ...]
 
-Every way is timed beside Pillow's full decode + resize + crop, one after the other on each photo, in
-CPU time of the thread; a ratio is the median over rounds. Answers are compared with those to
-Pillow's pixels. `--part` chooses: ways, reduced (on enlarged photos), large, memory, cuts.
+Every way is timed beside Pillow's full decode + resize + crop, alternating on each photo, in CPU time
+of the thread. A ratio is the median over rounds. Answers are compared with those to Pillow's pixels.
+`--part` chooses: ways, reduced (on enlarged photos), large, memory, cuts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from contract.preprocessing import reference_pixels, resize_and_crop, resized_si
 
 Pixels = NDArray[np.uint8]
 Way = Callable[[bytes], Pixels]
-CUTS = range(5, 100, 5)
+CUTS = range(5, 100, 5)  # percent of a file's bytes that are kept
+# Megapixels and size, all 4:3. 0.2 is about the size of a photo in ImageNet, 48 a phone's largest.
 LARGE = {
     "0.2": (500, 375),
     "0.5": (816, 612),
@@ -46,35 +47,32 @@ LARGE = {
 }
 
 
-def offsets(size: tuple[int, int], crop: int) -> tuple[int, int]:
-    """Returns the corner of the crop in a resized picture."""
+def crop_corner(size: tuple[int, int], crop: int) -> tuple[int, int]:
     return round((size[0] - crop) / 2), round((size[1] - crop) / 2)
 
 
-def plain(data: bytes) -> Image.Image:
-    """Decodes with Pillow as any tutorial does."""
+def decode_with_pillow(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         return image.convert("RGB")
 
 
-def drafted(data: bytes, side_px: int) -> Picture:
-    """Decodes with Pillow at a reduced size, the shorter side of at least `side_px`."""
+def decode_with_draft(data: bytes, side_px: int) -> Picture:
+    """Decodes with Pillow's `draft`; the shorter side has at least `side_px` pixels."""
     with Image.open(io.BytesIO(data)) as image:
         size = image.size
         image.draft(None, (side_px, side_px))
+        # The stored size goes along: the grid of resize and crop counts in full-size pixels.
         return Picture(image.convert("RGB"), size, round(max(size) / max(image.size)))
 
 
-def arrays(data: bytes, **options: Any) -> Picture:
-    """Decodes with simplejpeg."""
+def decode_with_simplejpeg(data: bytes, **options: Any) -> Picture:
     height, width = simplejpeg.decode_jpeg_header(data)[:2]
     return Picture(simplejpeg.decode_jpeg(data, "RGB", **options), (width, height))
 
 
-def without_vectors(way: Way) -> Way:
-    """Lets Pillow resize."""
-
+def resized_by_pillow(way: Way) -> Way:
     def run(data: bytes) -> Pixels:
+        # `resize_and_crop` falls back to Pillow where the vector library is not installed.
         resampling.simd = None
         try:
             return way(data)
@@ -85,7 +83,7 @@ def without_vectors(way: Way) -> Way:
 
 
 class Ways:
-    """What was tried, for one geometry."""
+    """The candidates, for one geometry."""
 
     def __init__(self, spec: Preprocessing) -> None:
         self.spec = spec
@@ -93,53 +91,65 @@ class Ways:
     def table(self) -> dict[str, Way]:
         """Returns the ways by name; the first is the reference."""
         spec = self.spec
+
         return {
             "Pillow: decode, resize, crop": self.reference,
             "Pillow: decode; columns outside dropped between passes": lambda data: reference_pixels(
-                plain(data), spec
+                decode_with_pillow(data), spec
             ),
-            "Pillow: decode; resize(box=)": lambda data: self.boxed(plain(data)),
+            "Pillow: decode; resize(box=)": lambda data: self.boxed(decode_with_pillow(data)),
             "Pillow: decode; resize(box=, reducing_gap=1)": lambda data: self.boxed(
-                plain(data), 1.0
+                decode_with_pillow(data), 1.0
             ),
-            "Pillow: decode; box in two passes": without_vectors(
-                lambda data: resize_and_crop(plain(data), spec)
+            "Pillow: decode; box in two passes": resized_by_pillow(
+                lambda data: resize_and_crop(decode_with_pillow(data), spec)
             ),
-            "simplejpeg; Pillow box in two passes": without_vectors(
-                lambda data: resize_and_crop(arrays(data), spec)
+            "simplejpeg; Pillow box in two passes": resized_by_pillow(
+                lambda data: resize_and_crop(decode_with_simplejpeg(data), spec)
             ),
             "simplejpeg at M/8; Pillow box": self.scaled,
             "Pillow: decode; vectors, columns first": lambda data: resize_and_crop(
-                plain(data), spec
+                decode_with_pillow(data), spec
             ),
             "simplejpeg; vectors, rows first": self.rows_first,
-            "simplejpeg; vectors, columns first": lambda data: resize_and_crop(arrays(data), spec),
-            "the same, fast DCT": lambda data: resize_and_crop(arrays(data, fastdct=True), spec),
-            "the same, fast upsampling": lambda data: resize_and_crop(
-                arrays(data, fastupsample=True), spec
+            "simplejpeg; vectors, columns first": lambda data: resize_and_crop(
+                decode_with_simplejpeg(data), spec
             ),
-            "simplejpeg alone, no resize": lambda data: arrays(data).pixels[:1],  # type: ignore[index]
+            "the same, fast DCT": lambda data: resize_and_crop(
+                decode_with_simplejpeg(data, fastdct=True), spec
+            ),
+            "the same, fast upsampling": lambda data: resize_and_crop(
+                decode_with_simplejpeg(data, fastupsample=True), spec
+            ),
+            # Only the first row comes back: the shape differs, so the answers are not compared.
+            "simplejpeg alone, no resize": lambda data: decode_with_simplejpeg(data).pixels[:1],  # type: ignore[index]
             "read_input with every check": lambda data: resize_and_crop(
                 preprocessing.decode_file(inspect(data), spec), spec
             ),
         }
 
     def reference(self, data: bytes) -> Pixels:
-        """The pixels of timm's transform."""
-        image, crop = plain(data), self.spec.crop_size_px
+        # timm's evaluation transform, which published accuracies refer to.
+        image, crop = decode_with_pillow(data), self.spec.crop_size_px
         size = resized_size(image.size, self.spec)
-        left, top = offsets(size, crop)
+        left, top = crop_corner(size, crop)
+
         resized = image.resize(size, preprocessing.INTERPOLATIONS[self.spec.interpolation])
         return np.asarray(resized.crop((left, top, left + crop, top + crop)))
 
     def boxed(self, image: Image.Image, gap: float | None = None, whole: Any = None) -> Pixels:
-        """Crops inside of one call of Pillow's resize."""
+        # Pillow crops inside its resize. `whole` is the full size of a picture decoded at a reduced
+        # size.
         crop = self.spec.crop_size_px
         size = resized_size(whole or image.size, self.spec)
+
+        # The box is in pixels of the decoded picture: left, right, top, bottom. Rounding could push
+        # its far edge out of the picture, which Pillow refuses.
         box: list[float] = []
-        for corner, resized, decoded in zip(offsets(size, crop), size, image.size, strict=True):
+        for corner, resized, decoded in zip(crop_corner(size, crop), size, image.size, strict=True):
             step = decoded / resized
             box += [corner * step, min((corner + crop) * step, decoded)]
+
         method = preprocessing.INTERPOLATIONS[self.spec.interpolation]
         at = (box[0], box[2], box[1], box[3])
         return np.asarray(image.resize((crop, crop), method, box=at, reducing_gap=gap))
@@ -147,20 +157,24 @@ class Ways:
     def scaled(self, data: bytes) -> Pixels:
         """Decodes at the smallest M/8 that is large enough."""
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        # simplejpeg has a minimum for each side, and only the shorter one counts.
         least = self.spec.resize_size_px
         side = {"min_width": least} if width <= height else {"min_height": least}
         array = simplejpeg.decode_jpeg(data, "RGB", **side)
         return self.boxed(Image.fromarray(array), whole=(width, height))
 
     def rows_first(self, data: bytes) -> Pixels:
-        """Resizes both sides in one call of the vector library, which takes the rows first."""
-        picture, crop = arrays(data), self.spec.crop_size_px
+        """Resizes with one call of the vector library, which takes the rows first."""
+        picture, crop = decode_with_simplejpeg(data), self.spec.crop_size_px
         size = resized_size(picture.size, self.spec)
+        # Private on purpose: the span must be the one the service resizes.
         spans = [preprocessing._crop_span(picture, size, axis, crop) for axis in (0, 1)]
         (x, y), (right, bottom) = [s.start for s in spans], [s.stop for s in spans]
         width, height = picture.size
+
         kind = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
         options = simd.ResizeOptions(kind, crop_box=simd.CropBox(x, y, right - x, bottom - y))
+
         source = simd.ImageData(
             width, height, simd.PixelType.U8x3, np.asarray(picture.pixels).tobytes()
         )
@@ -170,7 +184,7 @@ class Ways:
 
 
 class Graphs:
-    """Graphs that take uint8 pixels."""
+    """Opened graphs that take uint8 pixels."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         options = ort.SessionOptions()
@@ -185,6 +199,7 @@ class Graphs:
         return {
             name: np.concatenate(
                 [
+                    # Ten at a time: thousands in one batch would not fit into memory.
                     session.run(["probabilities"], {"image": np.stack(rows[i : i + 10])})[0]
                     for i in range(0, len(rows), 10)
                 ]
@@ -193,18 +208,18 @@ class Graphs:
         }
 
     def compare(self, rows: list[Pixels], expected: list[Pixels]) -> str:
-        """Returns agreement and the largest and mean change of a probability, by model."""
+        """Returns top-1 agreement and the largest and mean change of a probability, by model."""
         texts = []
         old, new = self(expected), self(rows)
         for name in old:
             same = 100 * (old[name].argmax(1) == new[name].argmax(1)).mean()
-            change = np.abs(old[name] - new[name]).max(axis=1)
+            change = np.abs(old[name] - new[name]).max(axis=1)  # (N,): of each photo's worst class
             texts.append(f"{name} {same:.2f} % |dp| {change.max():.3f} mean {change.mean():.4f}")
         return "; ".join(texts)
 
 
 def timed(way: Callable[[bytes], Any], data: bytes) -> float:
-    """Returns the CPU milliseconds of the thread."""
+    # CPU time of the thread, in ms: other load on the machine moves it less than wall time.
     start = time.thread_time()
     way(data)
     return 1e3 * (time.thread_time() - start)
@@ -215,27 +230,30 @@ def measure_ways(files: list[bytes], spec: Preprocessing, graphs: Graphs, rounds
     table = Ways(spec).table()
     reference = next(iter(table.values()))
     expected = [reference(data) for data in files]
+
     for name, way in table.items():
         ratios, times = [], []
         for _ in range(rounds):
+            # Reference and candidate alternate, so that clock changes and caches hit both alike.
             pairs = [(timed(reference, data), timed(way, data)) for data in files]
             base, own = (sum(column) for column in zip(*pairs, strict=True))
             ratios.append(own / base)
             times.append(own / len(files))
+
         line = (
             f"{name:56} {statistics.median(times):6.3f} ms  ratio {statistics.median(ratios):.3f} "
             f"({min(ratios):.3f} to {max(ratios):.3f}, n = {rounds})"
         )
+
         rows = [way(data) for data in files]
         if rows[0].shape == expected[0].shape:
-            far = np.abs(np.stack(rows).astype(int) - np.stack(expected))
-            line += f"  pixels {far.max()} mean {far.mean():.3f}; {graphs.compare(rows, expected)}"
+            distance = np.abs(np.stack(rows).astype(int) - np.stack(expected))
+            line += f"  pixels {distance.max()} mean {distance.mean():.3f}; {graphs.compare(rows, expected)}"
         print(line, flush=True)
 
 
 def enlarged(data: bytes, shorter_px: int) -> bytes:
-    """Returns the photo as a larger JPEG."""
-    image = plain(data)
+    image = decode_with_pillow(data)
     factor = shorter_px / min(image.size)
     size = (
         max(shorter_px, round(image.width * factor)),
@@ -247,7 +265,10 @@ def enlarged(data: bytes, shorter_px: int) -> bytes:
 
 
 def measure_reduced(files: list[bytes], spec: Preprocessing, graphs: Graphs) -> None:
-    """Prints how answers to photos enlarged to `margin` x reduction x resize_size_px change."""
+    """Prints how a reduced decode changes the answers to photos of each size.
+
+    A photo's shorter side is enlarged to reduction x margin x `resize_size_px`.
+    """
     reference = Ways(spec).reference
     for reduction in (2, 4, 8):
         for margin in (1.0, 1.15, 1.5, 2.0):
@@ -255,16 +276,19 @@ def measure_reduced(files: list[bytes], spec: Preprocessing, graphs: Graphs) -> 
             large = [enlarged(data, reduction * side_px) for data in files]
             pictures = [decode_reduced(inspect(data), side_px) for data in large]
             assert all(picture.reduction == reduction for picture in pictures)
+
             rows = [resize_and_crop(picture, spec) for picture in pictures]
             compared = graphs.compare(rows, [reference(data) for data in large])
             print(f"1/{reduction}, margin {margin}: n = {len(files)}; {compared}", flush=True)
 
 
 def large_photos(data: bytes) -> dict[str, bytes]:
-    """Returns one photo in the sizes of `LARGE`, with grain of the largest, quality 90."""
-    image = plain(data).resize(LARGE["48"], Image.Resampling.LANCZOS)
+    """Returns one photo in the sizes of `LARGE`, as JPEG of quality 90."""
+    image = decode_with_pillow(data).resize(LARGE["48"], Image.Resampling.LANCZOS)
+    # An enlarged photo is too smooth: it compresses and decodes unlike one from a camera.
     grain = np.random.default_rng(1).normal(0, 2, (image.height, image.width, 1)).astype(np.int16)
     noisy = np.clip(np.asarray(image).astype(np.int16) + grain, 0, 255).astype(np.uint8)
+
     image, photos = Image.fromarray(noisy), {}
     for name, size in LARGE.items():
         buffer = io.BytesIO()
@@ -274,19 +298,23 @@ def large_photos(data: bytes) -> dict[str, bytes]:
 
 
 def measure_large(photos: dict[str, bytes], spec: Preprocessing, rounds: int) -> None:
-    """Prints CPU time by size, interleaved."""
+    """Prints the CPU time by size; sizes and ways are interleaved."""
     ways: dict[str, Callable[[bytes], Any]] = {
         "Pillow": Ways(spec).reference,
-        "Pillow draft": lambda data: resize_and_crop(drafted(data, 2 * spec.resize_size_px), spec),
+        "Pillow draft": lambda data: resize_and_crop(
+            decode_with_draft(data, 2 * spec.resize_size_px), spec
+        ),
         "read_input": lambda data: resize_and_crop(
             preprocessing.decode_file(inspect(data), spec), spec
         ),
     }
+
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for name, data in photos.items():
             for way, run in ways.items():
                 found.setdefault((name, way), []).append(timed(run, data))
+
     middle = {key: statistics.median(times) for key, times in found.items()}
     for name, data in photos.items():
         print(
@@ -300,8 +328,8 @@ def measure_large(photos: dict[str, bytes], spec: Preprocessing, rounds: int) ->
 
 
 def measure_memory(photos: dict[str, bytes], spec: Preprocessing) -> None:
-    """Prints how far one preparation lifts the peak of a fresh process."""
     for name, data in photos.items():
+        # A fresh process each: a peak never falls, and freed memory is used again.
         for way in ("reference_pixels", "read_input"):
             code = [sys.executable, "-m", "benchmarks.preparation", "--part", "one", "--way", way]
             command = [*code, "-", "--spec", spec.model_dump_json()]
@@ -310,7 +338,7 @@ def measure_memory(photos: dict[str, bytes], spec: Preprocessing) -> None:
 
 
 def peak_kib() -> int:
-    """Returns the peak of this process's own memory; `getrusage` inherits that of the parent."""
+    # Not `getrusage`: its peak starts at the parent's.
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -326,6 +354,8 @@ def measure_one(way: str, spec: Preprocessing) -> None:
             preprocessing.decode_file(inspect(data), spec), spec
         ),
     }
+
+    # A small picture first, so that imports and lookup tables do not count.
     ways[way](small.getvalue())
     before = peak_kib()
     ways[way](data)
@@ -333,7 +363,7 @@ def measure_one(way: str, spec: Preprocessing) -> None:
 
 
 def count_cuts(files: list[bytes]) -> None:
-    """Prints how many cut files are refused by Pillow and by the short way."""
+    """Prints how many truncated files a full decode and a reduced one refuse."""
 
     def refused(read: Callable[[bytes], Any], data: bytes) -> bool:
         try:
@@ -349,31 +379,37 @@ def count_cuts(files: list[bytes]) -> None:
 
 
 def main() -> None:
-    """Runs the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("photos", type=Path, help="a folder of JPEGs")
     parser.add_argument(
         "--model", type=Path, action="append", default=[], help="a version's folder"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part", action="append", default=[])
-    parser.add_argument("--way")
-    parser.add_argument("--spec")
-    asked = parser.parse_args()
-    if asked.part == ["one"]:
-        measure_one(asked.way, Preprocessing.model_validate(json.loads(asked.spec)))
+    parser.add_argument("--part", action="append", default=[], help="default: all five")
+    parser.add_argument("--way", help="for the process that the part memory starts")
+    parser.add_argument("--spec", help="for the same process")
+
+    arguments = parser.parse_args()
+
+    if arguments.part == ["one"]:
+        measure_one(arguments.way, Preprocessing.model_validate(json.loads(arguments.spec)))
         return
-    parts = asked.part or ["ways", "reduced", "large", "memory", "cuts"]
-    manifest = Manifest.model_validate_json((asked.model[0] / "manifest.json").read_bytes())
-    spec, graphs = manifest.preprocessing, Graphs(asked.model)
-    files = [path.read_bytes() for path in sorted(asked.photos.iterdir())]
+
+    parts = arguments.part or ["ways", "reduced", "large", "memory", "cuts"]
+    manifest = Manifest.model_validate_json((arguments.model[0] / "manifest.json").read_bytes())
+    spec, graphs = manifest.preprocessing, Graphs(arguments.model)
+
+    files = [path.read_bytes() for path in sorted(arguments.photos.iterdir())]
+
     if "ways" in parts:
-        measure_ways(files, spec, graphs, asked.rounds)
+        measure_ways(files, spec, graphs, arguments.rounds)
     if "reduced" in parts:
         measure_reduced(files, spec, graphs)
+
+    # Always the eighth photo, so that runs stay comparable.
     photos = large_photos(files[7]) if {"large", "memory"} & set(parts) else {}
     if "large" in parts:
-        measure_large(photos, spec, asked.rounds)
+        measure_large(photos, spec, arguments.rounds)
     if "memory" in parts:
         measure_memory(photos, spec)
     if "cuts" in parts:
