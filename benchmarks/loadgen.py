@@ -1,9 +1,9 @@
-"""Sends requests at given times, or from a number of clients, and notes what became of each.
+"""Load generator: sends requests at given times or from a number of clients, and records each.
 
-One thread, non-blocking sockets and an epoll, so that it takes little of the cores it shares with
-the server. Runs as a process of its own: `python -m benchmarks.loadgen PLAN` reads a `Plan` from a
-JSON file and prints an `Outcome` as JSON. A request's latency counts from the time it should have
-been sent, however late it was: a server that stalls cannot hide it by slowing its clients down.
+One thread with non-blocking sockets and epoll, because it shares the cores with the server. It runs as
+a process of its own: `python -m benchmarks.loadgen PLAN` reads a `Plan` from a JSON file and prints an
+`Outcome` as JSON. Latency counts from the time a request should have been sent, so a server that
+stalls cannot hide it by slowing its clients down.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import Final
 from benchmarks.loadplan import Outcome, Plan, parse_answer, send_times, to_json
 from benchmarks.measures import BROKEN, UNANSWERED, Row
 
+# Beyond these, requests wait in the generator. Their latency counts from the intended time anyway.
 _MAX_CONNECTIONS: Final = 4000
-_SEND_BUFFER_BYTES: Final = 1 << 21
+_SEND_BUFFER_BYTES: Final = 1 << 21  # takes a whole request, so that one `send` is usually enough
 _RECEIVE_BYTES: Final = 1 << 16
+# A client's pause after a broken connection. Without it, a dead server would keep a core busy.
 _PAUSE_S: Final = 0.05
-"""What a client of a closed loop waits after a broken connection."""
+_MAX_WAIT_S: Final = 0.05  # of one poll, so that the end of the run is noticed
 
 
 @dataclass(slots=True)
@@ -38,11 +40,11 @@ class _Request:
     bad: bool
     intended_s: float
     sent_s: float = 0.0
-    fresh_tried: bool = False
+    retried: bool = False  # on a new connection, after a kept one turned out to be closed
 
 
 class _Connection:
-    """A socket, what is still to be sent on it and what has come back."""
+    """A socket, the rest of a request to send on it, and the answer so far."""
 
     __slots__ = ("answer", "fd", "request", "sock", "to_send", "used")
 
@@ -67,13 +69,16 @@ class Generator:
         self._plan = plan
         self._good = [Path(file).read_bytes() for file in plan.good]
         self._bad = [Path(file).read_bytes() for file in plan.bad]
+        # Apart from the seed of the arrivals, so that broken pictures are not tied to short gaps.
         self._random = Random(plan.seed + 1)  # noqa: S311 - nothing secret
         self._times = deque(send_times(plan) if plan.rate_per_s is not None else ())
         self._epoll = select.epoll()
+
         self._idle: list[_Connection] = []
         self._all: dict[int, _Connection] = {}
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Request] = deque()  # due, but all connections are in use
         self._free: deque[float] = deque()  # when each idle client of a closed loop sends
+
         self._start_s = self._end_s = 0.0
         self._n_sent = self._n_in_flight = 0
         self._rows: list[Row] = []
@@ -86,14 +91,16 @@ class Generator:
         self._end_s = self._start_s + self._plan.seconds
         if self._plan.rate_per_s is None:
             self._free = deque([self._start_s] * self._plan.clients)
+
         while self._work_left():
             self._send_due()
             wait_s = self._until_next_s()
-            # select has microseconds where epoll_wait has milliseconds.
+            # `epoll_wait` takes whole milliseconds, `select` takes microseconds.
             if select.select([self._epoll.fileno()], [], [], wait_s)[0]:
                 for fd, event in self._epoll.poll(0):
-                    if fd in self._all:
+                    if fd in self._all:  # an earlier event may have closed it
                         self._on_event(self._all[fd], event)
+
         self._give_up()
         after = resource.getrusage(resource.RUSAGE_SELF)
         used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -107,14 +114,16 @@ class Generator:
     def _until_next_s(self) -> float:
         due_s = [self._start_s + self._times[0]] if self._times else []
         due_s += [self._free[0]] if self._free else []
-        return min(0.05, max(0.0, min(due_s) - time.monotonic())) if due_s else 0.05
+        return min(_MAX_WAIT_S, max(0.0, min(due_s) - time.monotonic())) if due_s else _MAX_WAIT_S
 
     def _send_due(self) -> None:
         now_s = time.monotonic()
         while self._times and self._start_s + self._times[0] <= now_s:
             self._begin(self._request(self._start_s + self._times.popleft()))
+
         while self._waiting and (self._idle or len(self._all) < _MAX_CONNECTIONS):
             self._begin(self._waiting.popleft())
+
         while self._free and self._free[0] <= now_s:
             at_s = self._free.popleft()
             limit = self._plan.n_requests
@@ -129,7 +138,7 @@ class Generator:
         return _Request(pool[photo], photo, bad, intended_s)
 
     def _begin(self, request: _Request) -> None:
-        connection = self._idle.pop() if self._idle and not request.fresh_tried else None
+        connection = self._idle.pop() if self._idle and not request.retried else None
         if connection is None:
             if len(self._all) >= _MAX_CONNECTIONS:
                 self._waiting.append(request)
@@ -137,12 +146,15 @@ class Generator:
             try:
                 connection = _Connection(self._plan.port)
             except OSError:
+                # `_finish` takes one request out of those in flight, so it goes in first.
                 self._n_in_flight += 1
                 request.sent_s = time.monotonic()
                 self._finish(request, BROKEN)
                 return
+
             self._all[connection.fd] = connection
             self._epoll.register(connection.fd, select.EPOLLIN)
+
         request.sent_s = time.monotonic()
         self._n_in_flight += 1
         connection.request = request
@@ -159,10 +171,12 @@ class Generator:
             self._lose(connection)
             return
         connection.to_send = connection.to_send[sent:]
+        # Writability is of interest only while something is left to send.
         events = select.EPOLLIN | (select.EPOLLOUT if connection.to_send else 0)
         self._epoll.modify(connection.fd, events)
 
     def _on_event(self, connection: _Connection, event: int) -> None:
+        # Errors and hang-ups come as events of their own; `recv` then tells which it was.
         if event & ~select.EPOLLOUT:
             try:
                 received = connection.sock.recv(_RECEIVE_BYTES)
@@ -170,9 +184,11 @@ class Generator:
                 return
             except OSError:
                 received = b""
+
             if not received:
                 self._lose(connection)
                 return
+
             connection.answer += received
             self._on_answer(connection)
         elif connection.to_send:
@@ -183,15 +199,19 @@ class Generator:
         request = connection.request
         if answer is None or request is None:
             return
+
         status, head, body = answer
         if self._plan.keep_bodies and not request.bad:
             self._bodies[request.photo] = body.decode("utf-8", "replace")
+
         connection.request = None
+        # An answer before the whole request was sent: the rest would be read as the next request.
         if b"\r\nconnection: close" in head or connection.to_send:
             self._close(connection)
         else:
             connection.used = True
             self._idle.append(connection)
+
         self._finish(request, status, retry_after=b"\r\nretry-after:" in head)
 
     def _finish(self, request: _Request, status: int, *, retry_after: bool = False) -> None:
@@ -204,14 +224,15 @@ class Generator:
             self._free.append(now_s + (_PAUSE_S if status == BROKEN else 0.0))
 
     def _lose(self, connection: _Connection) -> None:
-        """The server has closed; a kept connection that was closed meanwhile is no failure."""
+        # A server may close a kept connection at any time between requests. Like any HTTP client, the
+        # generator then tries once more on a new connection; any other loss is a failure.
         request = connection.request
         stale = connection.used and not connection.answer
         self._close(connection)
         if request is None:
             return
-        if stale and not request.fresh_tried:
-            request.fresh_tried = True
+        if stale and not request.retried:
+            request.retried = True
             self._n_in_flight -= 1
             self._begin(request)
         else:
@@ -238,7 +259,6 @@ class Generator:
 
 
 def main() -> None:
-    """Runs the plan in the file that is named on the command line."""
     plan = Plan(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     json.dump(to_json(Generator(plan).run()), sys.stdout)
 
