@@ -1,4 +1,4 @@
-"""Tables in Markdown from a record; medians over rounds, with lowest and highest behind them."""
+"""Markdown tables from a record: medians over the rounds, lowest and highest in parentheses."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from benchmarks.measures import Spread, spread
 
 Record = dict[str, Any]
 _MB: Final = 1e6
-_LOADED: Final = ("closed-8", "closed-32", "closed-64")
+_LOADED: Final = ("closed-8", "closed-32", "closed-64")  # one client cannot load all cores
+# The frameworks come first in the list of versions.
 _PACKAGES: Final = ("fastapi", "uvicorn", "litserve", "bentoml", "mlserver", "ray", "mosec")
 
 
 def values(record: Record, key: str, **where: str) -> Spread | None:
-    """Returns one number over all rounds.
-
-    Args:
-        record: as written by a run.
-        key: of the number.
-        where: precision, server and scenario.
-    """
+    """Returns the number `key` over all rounds of one precision, server and scenario."""
     return spread(
         [
             one.get(key)
@@ -31,7 +26,7 @@ def values(record: Record, key: str, **where: str) -> Spread | None:
 
 
 def capacity(record: Record, precision: str, server: str) -> Spread | None:
-    """Returns the requests/s of the closed loop that gave most, of 8, 32 and 64 clients."""
+    """Returns the requests/s of the fastest closed loop: 8, 32 or 64 clients."""
     found = [
         values(record, "per_s", precision=precision, server=server, scenario=scenario)
         for scenario in _LOADED
@@ -41,13 +36,13 @@ def capacity(record: Record, precision: str, server: str) -> Spread | None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a Markdown table; all columns but the first are aligned to the right."""
+    """Returns a Markdown table with every column but the first aligned to the right."""
     lines = [list(header), ["---", *["---:"] * (len(header) - 1)], *(list(row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def number(value: Spread | None, digits: int = 1, scale: float = 1.0) -> str:
-    """Returns "median (low-high)", or the median alone of one round, or a dash."""
+    """Returns "median (low-high)", only the median after a single round, a dash without a value."""
     if value is None:
         return "-"
     middle = f"{value.median * scale:.{digits}f}"
@@ -58,10 +53,11 @@ def number(value: Spread | None, digits: int = 1, scale: float = 1.0) -> str:
 
 def markdown(record: Record) -> str:
     """Returns the whole page of a record."""
-    parts = [f"# Benchmark of {record['started_at']}\n", _setting_of_scene(record)]
+    parts = [f"# Benchmark of {record['started_at']}\n", _conditions(record)]
     for precision in record["options"]["precisions"]:
         parts.append(f"## {precision}: closed loop\n\n{_closed_loop(record, precision)}")
         parts.append(f"## {precision}: the bare limit\n\n{_bare(record, precision)}")
+
     first = record["options"]["precisions"][0]
     parts += [
         f"## {first}: open loop\n\n{_open_loop(record, first)}",
@@ -70,12 +66,13 @@ def markdown(record: Record) -> str:
         f"## Settings\n\n{_settings(record)}",
         f"## Versions\n\n{_versions(record)}",
     ]
+
     if record["failures"]:
         parts.append("## Failures\n\n" + "\n".join(f"- {one}" for one in record["failures"]) + "\n")
     return "\n".join(parts)
 
 
-def _setting_of_scene(record: Record) -> str:
+def _conditions(record: Record) -> str:
     machine, options = record["machine"], record["options"]
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
@@ -88,7 +85,7 @@ def _setting_of_scene(record: Record) -> str:
 
 
 def _servers(record: Record, precision: str) -> list[str]:
-    """Returns the servers that were measured, the fastest first."""
+    """Returns the measured servers, fastest first."""
     names = {one["server"] for one in record["measurements"] if one["precision"] == precision}
 
     def rate(name: str) -> float:
@@ -101,10 +98,10 @@ def _servers(record: Record, precision: str) -> list[str]:
 def _rows(
     record: Record, precision: str, cells: Sequence[Callable[[Callable[..., Spread | None]], str]]
 ) -> list[list[str]]:
-    """Returns a row for each server; a cell is given a way to look up its numbers."""
+    """Returns a row for each server; each cell gets a function that looks up the server's numbers."""
     rows = []
     for server in _servers(record, precision):
-
+        # The default binds this round's server; a closure would see the last one.
         def look(scenario: str, key: str, server: str = server) -> Spread | None:
             return values(record, key, precision=precision, server=server, scenario=scenario)
 
@@ -120,8 +117,10 @@ def _closed_loop(record: Record, precision: str) -> str:
         (lambda look, scenario=scenario: number(look(scenario, "per_s"))) for _, scenario in rates
     ]
     cells.append(lambda look: number(look("closed-32", "cpu_ms_per_request"), 2))
+
     for scenario in ("closed-1", "closed-32"):
         for key in ("latency_p50_ms", "latency_p99_ms"):
+            # Defaults bind the loop's values, here and below.
             cells.append(lambda look, s=scenario, k=key: number(look(s, k)))  # noqa: PERF401
     return table(header, _rows(record, precision, cells))
 
@@ -129,6 +128,7 @@ def _closed_loop(record: Record, precision: str) -> str:
 def _bare(record: Record, precision: str) -> str:
     rounds = record["bare"].get(precision, [])
     rows = []
+
     for prepare in ("library", "pillow"):
         for loop in ("threads", "processes", "lone"):
             found = [one[prepare][loop] for one in rounds]
@@ -137,7 +137,7 @@ def _bare(record: Record, precision: str) -> str:
                     f"{prepare}, {loop}",
                     number(spread([one["per_s"] for one in found])),
                     number(spread([one["cpu_ms_per_image"] for one in found]), 2),
-                    number(spread([one.get("p50_ms") for one in found]), 2),
+                    number(spread([one.get("p50_ms") for one in found]), 2),  # of a lone client
                 ]
             )
     return table(["preparation, loop", "images/s", "CPU ms/image", "p50 ms"], rows)
@@ -149,11 +149,13 @@ def _open_loop(record: Record, precision: str) -> str:
         header += [f"requests/s at {share} %", f"p50 ms at {share} %", f"p99 ms at {share} %"]
         for key in ("rate_per_s", "latency_p50_ms", "latency_p99_ms"):
             cells.append(lambda look, s=f"open-{share}", k=key: number(look(s, k)))  # noqa: PERF401
-    best = [("rate_per_s", 1), ("latency_p50_ms", 1), ("latency_p99_ms", 1)]
+
+    # Only convserve has this scenario, so it is a sentence below the table.
     found = {
         key: values(record, key, precision=precision, scenario="open-best-other-80")
-        for key, _ in best
+        for key in ("rate_per_s", "latency_p50_ms", "latency_p99_ms")
     }
+
     lines = table(header, _rows(record, precision, cells))
     if found["rate_per_s"] is None:
         return lines
@@ -174,12 +176,15 @@ def _overload(record: Record, precision: str) -> str:
         "refusal p99 ms": ("refusal_p99_ms", 1),
         "Retry-After %": ("retry_after_percent", 0),
     }
+
     for share in (120, 200):
         for name, (key, digits) in columns.items():
             header.append(f"{name} at {share} %")
             cells.append(lambda look, s=f"open-{share}", k=key, d=digits: number(look(s, k), d))
+
     rows = _rows(record, precision, cells)
     for row in rows:
+        # Capacity belongs to no scenario, so no cell can look it up.
         row.insert(1, number(capacity(record, precision, row[0])))
     header.insert(1, "capacity/s")
     return table(header, rows)
@@ -197,6 +202,7 @@ def _footprint(record: Record, precision: str) -> str:
         lambda look: number(look("corrupt-1", "innocent_failed"), 0),
         lambda look: number(look("corrupt-1", "n"), 0),
     ]
+
     rows = _rows(record, precision, cells)
     for row in rows:
         row.append(f"{record['installed_bytes'][row[0]] / _MB:.0f}")
