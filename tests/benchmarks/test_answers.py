@@ -34,7 +34,7 @@ def test_agreement_missing_answer_is_wrong():
 
 
 def test_agreement_too_low_is_wrong():
-    with pytest.raises(WrongAnswers, match=r"0\.0 %"):
+    with pytest.raises(WrongAnswers, match=r"0\.0%"):
         agreement({0: json.dumps({"predictions": PREDICTIONS})}, [[8]])
 
 
