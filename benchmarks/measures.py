@@ -1,4 +1,4 @@
-"""Numbers from what a load generator saw. Times are seconds; a row is one request."""
+"""Statistics of load generator runs. Times are in seconds; a row is one request."""
 
 from __future__ import annotations
 
@@ -10,36 +10,26 @@ from statistics import median
 from typing import Any, Final
 
 OK: Final = 200
-UNANSWERED: Final = 0
-"""Status of a request that had no answer when the run was given up."""
-BROKEN: Final = -1
-"""Status of a request whose connection ended without an answer."""
+# Statuses of requests without an answer. HTTP has none below 100.
+UNANSWERED: Final = 0  # still open when the run ended
+BROKEN: Final = -1  # the connection ended first
 _REFUSALS: Final = (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request.
+    """One request; its times count from the start of the run."""
 
-    Attributes:
-        bad: the picture was broken on purpose.
-        intended_s: when it should have been sent; latency counts from here.
-        sent_s: when its first byte was sent.
-        done_s: when its answer was complete, or the run was given up.
-        status: of the answer, or UNANSWERED or BROKEN.
-        retry_after: the answer had that header.
-    """
-
-    bad: bool
-    intended_s: float
+    bad: bool  # the picture was broken on purpose
+    intended_s: float  # when it should have been sent; latency counts from here
     sent_s: float
-    done_s: float
-    status: int
-    retry_after: bool = False
+    done_s: float  # when its answer was complete or the run ended
+    status: int  # of the answer, or UNANSWERED or BROKEN
+    retry_after: bool = False  # the answer had that header
 
     @property
     def latency_s(self) -> float:
-        """Seconds from the intended time; infinite without an answer."""
+        # Infinite without an answer, so that percentiles count it as the slowest of all.
         return math.inf if self.status <= 0 else self.done_s - self.intended_s
 
 
@@ -55,20 +45,16 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 def summarise(rows: Sequence[Row], seconds: float, deadline_s: float) -> dict[str, Any]:
-    """Returns what happened to the requests of good pictures in one run.
+    """Summarises one run in which requests were sent for `seconds`.
 
-    Percentiles are of accepted requests from their intended send time, those without an answer
-    counting as infinite. Refusals are apart.
-
-    Args:
-        rows: every request, also those of broken pictures, which count in `statuses` only.
-        seconds: during which requests were sent.
-        deadline_s: answers within it are goodput.
+    Latencies are of accepted requests only: a fast refusal must not look like a fast answer. Requests
+    with broken pictures count in `n_bad`, `offered_per_s`, `statuses` and lateness, nowhere else.
     """
     good = [row for row in rows if not row.bad]
     accepted = [row.latency_s for row in good if row.status == OK or row.status <= 0]
     refused = [row for row in good if row.status in _REFUSALS]
     within = sum(row.status == OK and row.latency_s <= deadline_s for row in good)
+
     return {
         "n": len(good),
         "n_bad": len(rows) - len(good),
@@ -96,7 +82,7 @@ def _milliseconds(name: str, values: Sequence[float]) -> dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The same number in several rounds."""
+    """One number over several rounds."""
 
     median: float
     low: float
@@ -104,12 +90,11 @@ class Spread:
     n: int
 
     def to_json(self) -> dict[str, float]:
-        """Returns it as plain numbers."""
         return asdict(self)
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Returns median, lowest and highest of the numbers that are there; None if there are none."""
+    """Returns median, lowest and highest; leaves out None, and returns it if nothing else is there."""
     there = [value for value in values if value is not None]
     if not there:
         return None
