@@ -1,4 +1,4 @@
-"""The pictures that are sent: a folder of photographs, and broken ones made of them."""
+"""The pictures to send: a folder of photographs, and broken files made from them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ _MAX_BYTES: Final = 1_000_000  # keeps the requests of all photos in memory
 
 
 def default_folder() -> Path:
-    """Returns the photographs of the folder SHARED where there are any, else the project's examples."""
+    # The examples are four pictures. SHARED, if set, is a folder with a larger sample.
     beside = Path(os.environ.get("SHARED", "nowhere")) / "data" / "imagenet-sample"
     return beside.resolve() if beside.is_dir() else ROOT / "examples"
 
 
 def read_photos(folder: Path) -> list[bytes]:
-    """Returns the JPEG files of a folder in the order of their names.
-
-    Raises:
-        FileNotFoundError: it holds none.
-    """
+    """Returns the JPEG files of a folder in the order of their names, without the largest ones."""
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
     photos = [file.read_bytes() for file in files if file.stat().st_size <= _MAX_BYTES]
     if not photos:
@@ -32,21 +28,15 @@ def read_photos(folder: Path) -> list[bytes]:
 
 
 def corrupt(photos: list[bytes], n: int, seed: int = 0) -> list[bytes]:
-    """Returns broken uploads, in rotation: cut in the middle, garbage after a JPEG's start, no JPEG.
-
-    Args:
-        photos: what they are made of.
-        n: how many.
-        seed: of the random bytes.
-    """
+    """Returns `n` broken uploads: truncated, garbage after a JPEG's first bytes, and not a JPEG."""
     random = Random(seed)  # noqa: S311 - nothing secret
     broken = []
     for index in range(n):
         photo = photos[index % len(photos)]
         kinds = (
-            photo[: len(photo) // 2],
-            photo[:2] + random.randbytes(len(photo) - 2),
-            random.randbytes(1000),
+            photo[: len(photo) // 2],  # the decoder fails at the end of the file
+            photo[:2] + random.randbytes(len(photo) - 2),  # no marker follows the first
+            random.randbytes(1000),  # no format's magic bytes
         )
         broken.append(kinds[index % len(kinds)])
     return broken
