@@ -1,7 +1,7 @@
-"""The servers that are measured and the settings that each may choose from.
+"""The servers to measure and the settings of each.
 
-A new server is a folder in `servers/` and a row in `CONTENDERS`. The best of its settings counts, so
-so that no server is measured in a poor one. Each has at least one with its own batching, if it has any.
+A new server is a folder in `servers/` and a row in `CONTENDERS`. The best of its settings counts, so that
+no server is measured in a poor one. A server that can batch has at least one setting that does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 CORES: Final = len(os.sched_getaffinity(0))
@@ -20,19 +20,12 @@ _BOUNDARY: Final = "benchmarkboundary"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to run a server.
+    """One way to run a server."""
 
-    Attributes:
-        name: as in the tables.
-        environment: what distinguishes it, BENCH_* for the scripts or the server's own variables.
-        path: where it classifies.
-        wire: how a picture is sent: "raw" body, "multipart" form, or "v2" (base64 in JSON).
-    """
-
-    name: str
-    environment: Mapping[str, str]
+    name: str  # as in the tables
+    environment: Mapping[str, str]  # BENCH_* for the scripts, or the server's own variables
     path: str = "/classify"
-    wire: str = "raw"
+    wire: str = "raw"  # how a picture is sent: "raw" body, "multipart" form, "v2" (base64 in JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +33,19 @@ class Contender:
     """A server.
 
     Attributes:
-        name: its folder in `servers/` and its virtual environment.
-        command: what starts it; {bin} is its environment's bin folder
-            (programs in it are not used, so that an environment may be copied), {port} where to listen.
-        settings: the first is what `smoke` starts; the best counts.
+        name: as in the tables; its folder in `servers/` and its virtual environment have this name.
+        command: starts it. {bin} is its environment's bin folder, {server} its folder in `servers/`,
+            {port} where it listens. Commands begin with {bin}/python, because the scripts in a bin folder
+            hold an absolute path and break when the environment is copied.
+        settings: the best of them counts.
         deadline_header: the server honours `X-Request-Timeout-Ms`.
-        home: its virtual environment and its folder in `servers/`; its name if not given.
-        ours: it is convserve, of this tree or of another.
+        home: its virtual environment, if that has another name.
+        ours: it is convserve, from this tree or from another.
     """
 
     name: str
     command: tuple[str, ...]
-    settings: tuple[Setting, ...] = field(default=())
+    settings: tuple[Setting, ...]
     deadline_header: bool = False
     home: str = ""
     ours: bool = False
@@ -63,8 +57,8 @@ def _env(*, batch: int = 1, workers: int = 1, threads: int = 1, **more: str) -> 
 
 
 _SCRIPT: Final = ("{bin}/python", "{server}/server.py")
-_QUIET: Final = {"CONVSERVE_LOG_LEVEL": "warning"}
-_PROCESSES: Final = {"CONVSERVE_WORKERS": str(CORES)}
+_QUIET: Final = {"CONVSERVE_LOG_LEVEL": "warning"}  # the others write no request log either
+_WORKERS: Final = {"CONVSERVE_WORKERS": str(CORES)}
 _V2: Final = "/v2/models/classifier/infer"
 
 CONTENDERS: Final = (
@@ -81,12 +75,12 @@ CONTENDERS: Final = (
     Contender(
         "convserve_processes",
         ("{bin}/python", "-m", "convserve", "serve", "--port", "{port}"),
-        (Setting("a process a core, no request log", _PROCESSES | _QUIET, "/v1/classify"),),
+        (Setting("a process a core, no request log", _WORKERS | _QUIET, "/v1/classify"),),
         deadline_header=True,
         home="convserve",
         ours=True,
     ),
-    # Another checkout of convserve, named by --baseline: how a change is compared with what was.
+    # Another checkout of convserve, given by --baseline, to compare a change with the state before.
     Contender(
         BASELINE,
         ("{bin}/python", "{bin}/convserve", "serve", "--port", "{port}"),
@@ -97,7 +91,7 @@ CONTENDERS: Final = (
     Contender(
         f"{BASELINE}_processes",
         ("{bin}/python", "{bin}/convserve", "serve", "--port", "{port}"),
-        (Setting("a process a core, no request log", _PROCESSES | _QUIET, "/v1/classify"),),
+        (Setting("a process a core, no request log", _WORKERS | _QUIET, "/v1/classify"),),
         deadline_header=True,
         home=BASELINE,
         ours=True,
@@ -196,21 +190,15 @@ CONTENDERS: Final = (
 
 
 def find(name: str) -> Contender:
-    """Returns the contender of a name, or raises KeyError that lists the names."""
+    """Returns a contender by name, or raises KeyError with the known names."""
     for contender in CONTENDERS:
         if contender.name == name:
             return contender
-    raise KeyError(f"{name}: known are {', '.join(one.name for one in CONTENDERS)}")
+    raise KeyError(f"{name} is unknown; known are {', '.join(one.name for one in CONTENDERS)}")
 
 
 def http_request(setting: Setting, picture: bytes, headers: Mapping[str, str] = {}) -> bytes:
-    """Returns the whole HTTP/1.1 request that asks a server about one picture.
-
-    Args:
-        setting: its path and wire.
-        picture: the image file.
-        headers: added as they are.
-    """
+    """Returns the whole HTTP/1.1 request for one picture, with extra headers."""
     content_type, body = _BODIES[setting.wire](picture)
     lines = [
         f"POST {setting.path} HTTP/1.1",
