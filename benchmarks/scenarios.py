@@ -1,4 +1,4 @@
-"""What is measured on a running server, one scenario after the other."""
+"""The scenarios that are measured on a running server, one after the other."""
 
 from __future__ import annotations
 
@@ -12,32 +12,23 @@ from benchmarks.measures import summarise
 from benchmarks.session import Session
 
 CLIENTS: Final = (1, 8, 32, 64)
-SHARES_PERCENT: Final = (50, 80, 120, 200)
+SHARES_PERCENT: Final = (50, 80, 120, 200)  # of the server's own capacity
 _CORRUPT_CLIENTS: Final = 32
 _CORRUPT_SHARE: Final = 0.01
 _IDLE_S: Final = 10.0
-_SETTLE_S: Final = 8.0  # what a server does once after its start is over by then
+_SETTLE_S: Final = 8.0  # for the work that a server does once after its start
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What one visit to a server measures.
+    """Which scenarios one visit to a server measures, and how."""
 
-    Attributes:
-        seconds: of each load.
-        capacity_per_s: requests/s that the shares of the open loop refer to; None leaves them out.
-        best_other_per_s: the best other server's capacity, for convserve; None leaves it out.
-        deadline_s: answers within it are goodput.
-        round: seeds the open loops, so that each round has other arrivals, the same for all.
-        idle: measure the idle CPU too.
-    """
-
-    seconds: float
-    capacity_per_s: float | None
-    best_other_per_s: float | None
-    deadline_s: float
-    round: int
-    idle: bool
+    seconds: float  # of each load
+    capacity_per_s: float | None  # the open loops' shares refer to it; None leaves them out
+    best_other_per_s: float | None  # capacity of the best other server; None leaves it out
+    deadline_s: float  # answers within it are goodput
+    round: int  # seeds the arrivals: new ones in each round, the same for all servers
+    idle: bool  # measure the idle CPU too
 
 
 Found = tuple[str, dict[str, Any]]
@@ -47,13 +38,17 @@ def visit(session: Session, course: Course) -> Iterator[Found]:
     """Yields the name and the numbers of each scenario."""
     agreed = session.verify()
     start = {"cold_start_s": session.cold_start_s, **asdict(agreed)}
+
+    # `verify` was the warm-up; its last work must not count as memory or idle CPU.
     session.server.wait_until_quiet()
     start["memory_warm_bytes"] = session.server.memory_bytes()
     if course.idle:
         start["idle_core_percent"] = _idle_core_percent(session)
     yield "start", start
+
     for clients in CLIENTS:
         numbers = session.closed_loop(clients, course.seconds)
+        # The largest load reaches the highest memory, and servers rarely give any back.
         if clients == CLIENTS[-1]:
             numbers["memory_bytes"] = session.server.memory_bytes()
         yield f"closed-{clients}", numbers
@@ -65,12 +60,15 @@ def _open_loops(session: Session, course: Course) -> Iterator[Found]:
     if course.capacity_per_s is None:
         return
     for share in SHARES_PERCENT:
+        # Deadlines matter above capacity only. The servers that know none get the same requests.
         good = session.urgent if share > 100 else session.good
         rate_per_s = course.capacity_per_s * share / 100
         yield f"open-{share}", _open_loop(session, course, good, rate_per_s)
+
     if course.best_other_per_s is not None:
         rate_per_s = 0.8 * course.best_other_per_s
         yield "open-best-other-80", _open_loop(session, course, session.good, rate_per_s)
+
     plan = Plan(
         session.port,
         session.good,
