@@ -1,4 +1,4 @@
-"""A virtual environment for each server, made from its pinned requirements."""
+"""Makes a virtual environment for each server from its pinned requirements."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ _OUR_SOURCES: Final = ("contract", "convserve", "service", "pyproject.toml", "re
 
 
 def bin_folder(name: str) -> Path:
-    """Returns where a server's programs are."""
     return VENVS / name / "bin"
 
 
 def install(name: str, source: Path | None = None) -> None:
     """Makes or renews a server's environment if its requirements have changed.
 
-    convserve itself is installed from a working tree, as a user would, not in editable form.
-
-    Args:
-        name: of the environment.
-        source: a checkout of convserve; None for another server's requirements.
+    `source` is a checkout of convserve; None for the other servers, which have a requirements file.
     """
     folder = VENVS / name
     python = folder / "bin" / "python"
-    wanted, stamp = _digest(name, source), folder / ".installed"
-    if stamp.exists() and stamp.read_text() == wanted:
+    digest, stamp = _digest(name, source), folder / ".installed"
+    if stamp.exists() and stamp.read_text() == digest:
         return
+
     if not python.exists():
         _run(sys.executable, "-m", "venv", str(folder))
+
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     if source is not None:
         _run(*pip, "-c", str(source / "requirements" / "constraints.txt"), str(source))
+        # The version number stays while a checkout changes, so pip would skip the second install.
         _run(*pip, "--force-reinstall", "--no-deps", str(source))
     else:
         _run(*pip, "-r", str(SERVERS / name / "requirements.txt"))
-    stamp.write_text(wanted)
+
+    # Last, so that an install that failed is repeated.
+    stamp.write_text(digest)
 
 
 def installed_bytes(name: str) -> int:
-    """Returns the size of an environment's packages, without pip and setuptools."""
+    # Every environment has these, whether the server needs them or not.
     tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
     total = 0
     for site in (VENVS / name / "lib").glob("python*/site-packages"):
@@ -58,7 +58,6 @@ def installed_bytes(name: str) -> int:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Returns the versions of all packages of an environment."""
     python = str(bin_folder(name) / "python")
     command = (python, "-m", "pip", "--disable-pip-version-check", "list", "--format", "json")
     listed = subprocess.run(  # noqa: S603 - commands of our own
@@ -73,6 +72,7 @@ def _files(entry: Path) -> Iterable[Path]:
 
 
 def _digest(name: str, source: Path | None) -> str:
+    # Another Python makes another environment, and so does any change to convserve's own sources.
     digest = hashlib.sha256(sys.version.encode())
     if source is not None:
         parts = [source / part for part in _OUR_SOURCES if (source / part).exists()]
