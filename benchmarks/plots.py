@@ -12,7 +12,7 @@ _OURS, _OTHERS = "tab:orange", "tab:blue"
 
 def write(record: dict[str, Any], folder: Path) -> None:
     """Writes `throughput.svg` and `latency.svg`."""
-    import matplotlib as mpl
+    import matplotlib as mpl  # slow to import, and nothing else here needs it
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "benchmark"  # the same record gives the same file
@@ -37,6 +37,7 @@ def _throughput(record: dict[str, Any], figure: Any) -> None:
     ):
         rates = {name: capacity(record, precision, name) for name in _names(record, precision)}
         there = sorted((rate.median, name, rate) for name, rate in rates.items() if rate)
+
         axes.barh(
             [name for _, name, _ in there],
             [median for median, _, _ in there],
@@ -46,6 +47,7 @@ def _throughput(record: dict[str, Any], figure: Any) -> None:
             ],
             color=[_OURS if name == "convserve" else _OTHERS for _, name, _ in there],
         )
+
         axes.set_title(f"{precision}: requests/s, best of 8, 32, 64 clients")
 
 
@@ -54,6 +56,7 @@ def _latency(record: dict[str, Any], figure: Any) -> None:
     axes = figure.subplots()
     for name in _names(record, precision):
         points = []
+        # Not 200%: a server that refuses nothing has no p99 there, only a growing queue.
         for share in (50, 80, 120):
             where = {"precision": precision, "server": name, "scenario": f"open-{share}"}
             rate = values(record, "rate_per_s", **where)
@@ -62,9 +65,11 @@ def _latency(record: dict[str, Any], figure: Any) -> None:
                 points.append((rate.median, p99.median))
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
+
     axes.set(yscale="log", xlabel="requests/s, open loop", ylabel="p99 ms")
     axes.set_title(
         f"{precision}: latency from the intended send time, 50%, 80% and 120% of capacity"
     )
+    # A record of closed loops only has no lines, and matplotlib warns about an empty legend.
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
