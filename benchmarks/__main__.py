@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", type=Path, default=default_folder(), help="a folder of JPEGs")
     parser.add_argument("--int8", type=Path, default=_INT8, help="<name>/<version>/model.onnx")
     parser.add_argument("--fp32", type=Path, help="the same in float; left out if not given")
+
     names = [contender.name for contender in contenders.CONTENDERS]
+    # The baselines need --baseline, so they run only when they are named.
     usual = [name for name in names if not name.startswith(contenders.BASELINE)]
     parser.add_argument("--servers", nargs="+", default=usual, choices=names)
     parser.add_argument("--baseline", type=Path, help="another checkout, to be compared with")
@@ -34,17 +36,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-photos", type=int, default=300)
     parser.add_argument("--name", default="servers", help="of the record")
     parser.add_argument("--records", type=Path, default=_RECORDS, help="where records are written")
+
     return parser
 
 
 def main() -> int:
-    """Does what the command line says."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that servers end
     adopt_orphans()
+
     if arguments.command == "report":
         runs.render(arguments.record)
         return 0
+
+    # The other servers are installed from their requirements files.
     sources = {"convserve": ROOT, contenders.BASELINE: arguments.baseline}
     for contender in map(contenders.find, arguments.servers):
         name = contender.home or contender.name
@@ -52,6 +58,7 @@ def main() -> int:
             raise SystemExit(f"{contender.name}: --baseline is missing")
         print(f"installing {name}", flush=True)
         venvs.install(name, sources.get(name))
+
     if arguments.command == "install":
         return 0
     options = runs.Options(
@@ -65,8 +72,10 @@ def main() -> int:
         max_photos=arguments.max_photos,
         closed_only=arguments.closed_only,
     )
+
     if arguments.command == "smoke":
         return runs.smoke(options)
+
     now = datetime.now(UTC)
     folder = arguments.records / f"{now:%Y-%m-%d}-{arguments.name}"
     return runs.run(options, folder, started_at=f"{now:%Y-%m-%dT%H:%MZ}")
