@@ -1,4 +1,4 @@
-"""One server that runs, and the loads that can be put on it."""
+"""One running server, and the load to put on it."""
 
 from __future__ import annotations
 
@@ -26,59 +26,40 @@ from benchmarks.processes import ServerTree, free_port
 from benchmarks.venvs import bin_folder
 
 START_LIMIT_S: Final = 60.0
-_N_CORRUPT: Final = 30
+_N_CORRUPT: Final = 30  # ten of each kind
 _VERIFY_CLIENTS: Final = 4
 _SCRIPT: Final = Path(__file__).with_name("post.lua")
 
 
 class NotStarted(Exception):
-    """A server ended or did not answer in time."""
+    """A server ended before its first answer, or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every server is given.
+    """The same task for every server."""
 
-    Attributes:
-        graph: the ONNX file; in its folder is the manifest.
-        photos: image files.
-        expected: the reference's top-5 of each photo.
-        deadline_ms: for the servers that honour one.
-    """
-
-    graph: Path
+    graph: Path  # an ONNX file, with its manifest beside it
     photos: Sequence[bytes]
-    expected: Sequence[Sequence[int]]
-    deadline_ms: int
+    expected: Sequence[Sequence[int]]  # the reference's top-5 of each photo
+    deadline_ms: int  # for the servers that honour one
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A server that has answered its first request.
-
-    Attributes:
-        server: its processes.
-        port: where it listens.
-        good, bad: files that hold the requests.
-        urgent: the good ones with a deadline, where the server honours it.
-        cold_start_s: from the start of the process to the first answer with 200.
-    """
+    """A server that has answered its first request, and files with requests for it."""
 
     server: ServerTree
     port: int
     good: list[str]
-    bad: list[str]
-    urgent: list[str]
-    cold_start_s: float
+    bad: list[str]  # with broken pictures
+    urgent: list[str]  # the good ones with a deadline, where the server honours it
+    cold_start_s: float  # from the start of the process to the first answer with 200
     folder: Path
     expected: Sequence[Sequence[int]]
 
     def verify(self) -> Agreement:
-        """Asks about every photo once and compares the answers; also the warm-up.
-
-        Raises:
-            WrongAnswers: they differ too much.
-        """
+        """Sends every photo once, which is also the warm-up; raises WrongAnswers."""
         plan = Plan(
             self.port,
             self.good,
@@ -90,7 +71,7 @@ class Session:
         return agreement(self.load(plan).bodies, self.expected)
 
     def load(self, plan: Plan) -> Outcome:
-        """Runs a load generator."""
+        # A process of its own: its CPU time is counted apart, and this one stays idle meanwhile.
         file = self.folder / "plan.json"
         file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
         output = subprocess.run(  # noqa: S603 - our own module
@@ -103,11 +84,12 @@ class Session:
         return loadplan.from_json(json.loads(output))
 
     def closed_loop(self, clients: int, seconds: float) -> dict[str, Any]:
-        """Has wrk keep `clients` connections busy."""
+        # wrk and not our generator, because it takes far less of the cores it shares with the server.
         listing = self.folder / "requests.txt"
         listing.write_text("\n".join(self.good) + "\n", encoding="utf-8")
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s", "-s"]
         command += [str(_SCRIPT), f"http://127.0.0.1:{self.port}/", "--", str(listing)]
+
         before_s, generator_s = self.server.cpu_s(), _children_cpu_s()
         output = subprocess.run(  # noqa: S603 - our own command
             command, check=True, capture_output=True, text=True, timeout=seconds + 60
@@ -117,25 +99,23 @@ class Session:
 
 
 def wrk_numbers(output: str, used_s: float) -> dict[str, Any]:
-    """Returns the numbers of one run of wrk.
-
-    Args:
-        output: what `post.lua` made wrk print.
-        used_s: CPU seconds that the server used meanwhile.
-    """
+    """Returns the numbers of one run of wrk, during which the server used `used_s` CPU seconds."""
     found = re.search(r"^JSON (.*)$", output, re.MULTILINE)
     if found is None:
-        raise ValueError(f"wrk said {output[-300:]!r}")
-    said = json.loads(found[1])
-    n = said["n"] - said["status_errors"]
+        raise ValueError(f"wrk printed no result line: {output[-300:]!r}")
+
+    summary = json.loads(found[1])
+    # An answer that is not 2xx or 3xx is a failure and no throughput.
+    n = summary["n"] - summary["status_errors"]
+
     return {
         "n": n,
-        "per_s": n / said["duration_us"] * 1e6,
+        "per_s": n / summary["duration_us"] * 1e6,
         "cpu_ms_per_request": 1e3 * used_s / max(1, n),
-        "latency_p50_ms": said["p50_us"] / 1e3,
-        "latency_p90_ms": said["p90_us"] / 1e3,
-        "latency_p99_ms": said["p99_us"] / 1e3,
-        "n_failed": said["status_errors"] + said["socket_errors"],
+        "latency_p50_ms": summary["p50_us"] / 1e3,
+        "latency_p90_ms": summary["p90_us"] / 1e3,
+        "latency_p99_ms": summary["p99_us"] / 1e3,
+        "n_failed": summary["status_errors"] + summary["socket_errors"],
     }
 
 
@@ -144,11 +124,12 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
     """Starts a server and ends it with everything it started.
 
     Raises:
-        NotStarted: it ended or did not answer a photo in time; the end of its log is in the message.
+        NotStarted: no answer in time; the message has the end of the server's log.
     """
     with TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         requests = _write_requests(folder, contender, setting, work)
+
         port = free_port()
         command = [
             part.format(
@@ -158,8 +139,10 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
             )
             for part in contender.command
         ]
+
         environment = _environment(contender, setting, work, folder, port)
-        home = folder / "run"
+
+        home = folder / "run"  # some servers write settings into their working directory
         home.mkdir()
         with ServerTree(command, environment, home, folder / "server.log") as server:
             session = Session(
@@ -169,6 +152,7 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
 
 
 def _wait_for_answer(session: Session) -> float:
+    # Here the generator runs in this process: starting another one would count as start time.
     from benchmarks.loadgen import Generator
 
     server = session.server
@@ -202,13 +186,18 @@ def _write_requests(
 def _environment(
     contender: Contender, setting: Setting, work: Work, folder: Path, port: int
 ) -> dict[str, str]:
-    """Returns the whole environment of a server; nothing of the caller's but the essentials."""
+    """Returns a server's whole environment, with only the essentials of the caller's."""
     scripts = SERVERS / contender.name
     own = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
+
+    # Some servers start helpers by name, which must come from their own environment.
     own["PATH"] = f"{bin_folder(contender.home or contender.name)}:{own.get('PATH', '')}"
     own |= {"HOME": str(folder), "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+
+    # convserve reads models from a repository; the others get the files in BENCH_ variables.
     if contender.ours:
         name = work.graph.parent.parent.name
+        # A repository with this version only: other models would count as start time and memory.
         shutil.copytree(work.graph.parent, folder / "models" / name / work.graph.parent.name)
         return own | {"CONVSERVE_MODELS_DIR": str(folder / "models")} | dict(setting.environment)
     return (
