@@ -1,8 +1,8 @@
-"""A server with all its processes: started, accounted for, and surely ended.
+"""Starts a server, accounts for all its processes and ends every one of them.
 
-Servers start helpers, which start more, some of which outlive their parents. This process makes
-itself the parent of such orphans, so that whatever a server left behind is found among its own
-descendants. Only one server runs at a time, and no load generator runs when CPU time is read.
+Servers start helpers, which start more, and some outlive their parents. This process adopts these
+orphans, so that it finds everything a server left behind among its own descendants. Only one server runs
+at a time, and no load generator runs when CPU time is read.
 """
 
 from __future__ import annotations
@@ -22,40 +22,32 @@ from typing import Final, Self
 
 _PROC: Final = Path("/proc")
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_CHILD_SUBREAPER: Final = 36  # from <linux/prctl.h>
 _QUIET_CORES: Final = 0.05
-STOP_S: Final = 10.0
-"""How long a server may take to end after SIGTERM."""
+STOP_S: Final = 10.0  # from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/<pid>/stat says.
-
-    Attributes:
-        pid: of the process.
-        parent: its parent's.
-        cpu_ticks: clock ticks of user and system time, of itself and of the children it waited for.
-    """
+    """A process, from /proc/<pid>/stat."""
 
     pid: int
     parent: int
-    cpu_ticks: int
+    cpu_ticks: int  # user and system time, its own and that of children it has waited for
 
 
 def parse_stat(text: str) -> Stat:
-    """Reads one line of /proc/<pid>/stat; the command in parentheses may hold anything."""
+    # The second field is the command in parentheses, which may itself hold spaces and parentheses.
     pid = int(text[: text.index(" ")])
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(pid, int(fields[1]), sum(int(ticks) for ticks in fields[11:15]))
 
 
 def read_stats() -> list[Stat]:
-    """Returns the state of every process that can be seen."""
     stats = []
     for entry in _PROC.iterdir():
         if entry.name.isdecimal():
-            with suppress(OSError):
+            with suppress(OSError):  # it has ended meanwhile
                 stats.append(parse_stat((entry / "stat").read_text(errors="replace")))
     return stats
 
@@ -75,17 +67,16 @@ def descendants(stats: Iterable[Stat], root: int, without: frozenset[int]) -> li
 
 
 def cpu_s(tree: Iterable[Stat]) -> float:
-    """Returns the CPU seconds of these processes and of the children they waited for."""
     return sum(stat.cpu_ticks for stat in tree) / _TICKS_PER_S
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of descendants whose own parent ends."""
+    """Makes this process the parent of every descendant whose own parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port() -> int:
-    """Returns a TCP port with two more free ones above it, for servers that listen on several."""
+    """Returns a free TCP port with two more above it, for servers that listen on several."""
     while True:
         with socket.socket() as one, socket.socket() as two, socket.socket() as three:
             one.bind(("127.0.0.1", 0))
@@ -102,17 +93,11 @@ class ServerTree:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> None:
-        """Starts the server in a session of its own.
-
-        Args:
-            command: program and arguments.
-            environment: the whole environment.
-            folder: its working directory.
-            log: where its output goes.
-        """
+        # What runs already, such as a resource tracker of this process, is not the server's.
         self._others = frozenset(stat.pid for stat in _below_me(frozenset()))
         self._log = log
         self.started_s = time.monotonic()
+
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - commands of our own table
                 command,
@@ -132,15 +117,12 @@ class ServerTree:
 
     @property
     def running(self) -> bool:
-        """True until the process that was started has ended."""
         return self._process.poll() is None
 
     def tree(self) -> list[Stat]:
-        """Returns all processes of the server that there are now."""
         return _below_me(self._others)
 
     def cpu_s(self) -> float:
-        """Returns the CPU seconds that the whole tree has used so far."""
         return cpu_s(self.tree())
 
     def memory_bytes(self) -> int:
@@ -154,7 +136,7 @@ class ServerTree:
         return total
 
     def wait_until_quiet(self, limit_s: float = 5.0) -> None:
-        """Returns once the tree uses next to no CPU, or after the limit."""
+        """Waits until the tree uses next to no CPU, but not longer than the limit."""
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s:
             before = self.cpu_s()
@@ -163,29 +145,31 @@ class ServerTree:
                 return
 
     def log_tail(self, n_bytes: int = 2000) -> str:
-        """Returns the end of what the server has printed."""
         return self._log.read_bytes()[-n_bytes:].decode(errors="replace")
 
     def stop(self) -> None:
-        """Ends every process of the tree: politely, then by force."""
+        """Ends every process of the tree: with SIGTERM, then with SIGKILL."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
+
         end_s, killed_s = time.monotonic() + STOP_S, math.inf
         while self._alive():
-            # Helpers whose parent is gone may spin, and so hard that nothing else gets a turn.
+            # Orphaned helpers get no grace period: some spin and take the cores from all others.
             if not self.running or time.monotonic() > end_s:
                 for stat in self.tree():
                     with suppress(ProcessLookupError):
                         os.kill(stat.pid, signal.SIGKILL)
                 killed_s = min(killed_s, time.monotonic())
+
             time.sleep(0.05)
             if time.monotonic() > killed_s + STOP_S:
-                raise TimeoutError("a server's processes do not end")
+                raise TimeoutError(f"processes of a server survive SIGKILL for {STOP_S:g} s")
 
     def _alive(self) -> bool:
+        # A process that has ended stays in /proc until its parent has waited for it.
         self._process.poll()
         for stat in self.tree():
-            with suppress(ChildProcessError):  # not an orphan of ours: its parent will do it
+            with suppress(ChildProcessError):  # not our child; its parent waits for it
                 os.waitpid(stat.pid, os.WNOHANG)
         return bool(self.tree())
 
