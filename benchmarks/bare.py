@@ -1,10 +1,10 @@
-"""The bare limit: the best loop over the same bytes on all cores, without any server.
+"""The bare limit: the fastest loop over the same bytes on all cores, without a server.
 
     python -m benchmarks.bare --graph models/efficientnet_lite0/1/model.onnx
 
-No server in Python can do better with this preparation and this graph. Prints one JSON object:
-images/s and CPU ms/image with the library's preparation and with Pillow's full decode, by threads
-and by processes, and the latency of a lone picture whose run has all cores.
+No server in Python can do better with this preparation and this graph. Prints one JSON object: images/s
+and CPU ms/image with the library's preparation and with Pillow's full decode, on threads and on
+processes, and the latency of one picture at a time, whose run has all cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from benchmarks.contenders import CORES
 from benchmarks.measures import percentile
 from benchmarks.photos import default_folder, read_photos
 from contract import preprocessing
-from contract.images import decoding as images
 from contract.manifest import Manifest, parse_manifest
 from contract.preprocessing import INTERPOLATIONS, resized_size
 
@@ -39,16 +38,12 @@ _WARM_UP: Final = 5
 
 
 def by_library(data: bytes, manifest: Manifest) -> NDArray[Any]:
-    """Prepares one picture as the service does: uint8 (S, S, 3)."""
-    read_input = getattr(preprocessing, "read_input", None)
-    if read_input is not None:
-        row: NDArray[Any] = read_input(data, manifest)
-        return row
-    return preprocessing.to_input(images.decode(data), manifest)
+    """Prepares one picture as the service does: uint8, shape (S, S, 3)."""
+    return preprocessing.read_input(data, manifest)
 
 
 def by_pillow(data: bytes, manifest: Manifest) -> NDArray[Any]:
-    """Prepares one picture as every tutorial does, by Pillow's full decode and resize."""
+    """Prepares one picture as tutorials do, with Pillow's full decode and resize."""
     spec = manifest.preprocessing
     image = Image.open(io.BytesIO(data)).convert("RGB")
     size, crop = resized_size(image.size, spec), spec.crop_size_px
@@ -61,10 +56,9 @@ PREPARATIONS: Final[dict[str, Prepare]] = {"library": by_library, "pillow": by_p
 
 
 class BatchJob:
-    """What one loop needs: a session with a given number of threads, the photos, a preparation."""
+    """Answers photos with one session, which has a given number of threads."""
 
     def __init__(self, graph: Path, photos: Sequence[bytes], prepare: str, threads: int) -> None:
-        """Opens the session."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -74,6 +68,7 @@ class BatchJob:
         self._manifest = parse_manifest(graph.with_name("manifest.json").read_bytes())
         self._prepare = PREPARATIONS[prepare]
         self._photos = photos
+        # The first runs of a session allocate memory.
         for index in range(_WARM_UP):
             self.answer(index)
 
@@ -87,7 +82,7 @@ class BatchJob:
 
 
 def loop_of_threads(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
-    """Measures one thread a core in this process; one session, each run on one thread."""
+    """Measures one thread per core. They share a session whose runs take one thread each."""
     job, turns, counts = BatchJob(graph, photos, prepare, 1), itertools.count(), [0] * CORES
     end_s = time.monotonic() + seconds
 
@@ -106,13 +101,16 @@ def loop_of_threads(graph: Path, photos: Sequence[bytes], prepare: str, seconds:
 
 
 def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
-    """Measures one process a core, each with a session of its own."""
+    """Measures one process per core, each with a session of its own."""
+    # A fork passes the photos on without a copy. No session is open here: its threads would be missing
+    # in the children.
     context = multiprocessing.get_context("fork")
     results: Any = context.Queue()
     barrier = context.Barrier(CORES)
 
     def work(slot: int) -> None:
         job = BatchJob(graph, photos, prepare, 1)
+        # All start together, when each has opened its session.
         barrier.wait(60)
         before_s, started_s, n = _cpu_s(), time.monotonic(), 0
         while time.monotonic() < started_s + seconds:
@@ -123,6 +121,7 @@ def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, second
     processes = [context.Process(target=work, args=(slot,)) for slot in range(CORES)]
     for process in processes:
         process.start()
+    # Before `join`, because a process ends only when its result has been taken.
     found = [results.get(timeout=seconds + 60) for _ in processes]
     for process in processes:
         process.join(10)
@@ -131,7 +130,7 @@ def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, second
 
 
 def lone(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
-    """Measures one picture after the other, each run on all cores, as one client would."""
+    """Measures one picture after the other, each run on all cores: the load of a single client."""
     latencies_s: list[float] = []
     job = BatchJob(graph, photos, prepare, CORES)
     used_s = _cpu_s()
@@ -140,13 +139,14 @@ def lone(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> 
         before_s = time.monotonic()
         job.answer(len(latencies_s))
         latencies_s.append(time.monotonic() - before_s)
+
     p50, p99 = percentile(latencies_s, 50), percentile(latencies_s, 99)
     numbers = _numbers(len(latencies_s), time.monotonic() - started_s, _cpu_s() - used_s)
     return numbers | {"p50_ms": 1e3 * (p50 or 0), "p99_ms": 1e3 * (p99 or 0)}
 
 
 def measure(graph: Path, photos: Sequence[bytes], seconds: float) -> dict[str, Any]:
-    """Returns all numbers of one graph; takes six times `seconds`."""
+    """Returns all numbers of a graph. Takes six times `seconds`."""
     return {
         prepare: {
             "processes": loop_of_processes(graph, photos, prepare, seconds),
@@ -167,7 +167,6 @@ def _cpu_s() -> float:
 
 
 def main() -> None:
-    """Measures one graph and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--graph", type=Path, required=True, help="beside it, its manifest.json")
     parser.add_argument("--photos", type=Path, default=default_folder())
