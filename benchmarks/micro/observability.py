@@ -57,7 +57,7 @@ _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1")
 async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
     """Returns, by what is left out, the median, lowest and highest CPU microseconds it cost."""
     app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0))
-    app.state.service.dependencies.classifier.serving.answerer.answer = _answer_at_once
+    app.state.service.dependencies.classifier.active.backend.answer = _answer_at_once
 
     async def block(context: Callable[[], Any]) -> float:
         with context():
