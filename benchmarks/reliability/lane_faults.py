@@ -1,18 +1,18 @@
-"""Breaks lanes of a real service under load, and counts what that costs.
+"""Breaks lanes of a real service under load and counts the requests that this costs.
 
     python benchmarks/reliability/lane_faults.py --faults 50
 
-Closed-loop clients post a photograph without pause. At random moments the next run goes wrong, in one
-of three ways:
+Closed-loop clients post a photograph without pause. At random moments the next run fails in one of three
+ways:
 
-- dies: the lane's thread ends in the middle of it (an error that is no `Exception`);
-- stuck: it never ends, until onnxruntime is asked to terminate it;
-- deaf: it runs for eight seconds and cannot be interrupted, as native code can.
+- dies: the lane's thread ends during the run, through an error that is no `Exception`;
+- stuck: the run does not end until it is interrupted;
+- deaf: the run takes eight seconds and ignores the interrupt, as native code can.
 
-Requests have a deadline of one second here (30 s by default); a run counts as stuck one second after the
-first deadline in its batch. For every kind: the requests that failed,
-how long they took, the time until the lane was back and until `/livez` was. Exits with 1 if a request
-got no answer, anything but the lane's current batch failed, or the answers were different afterwards.
+Requests have a deadline of one second here (30 s by default). A run counts as stuck one second after the
+first deadline in its batch. Prints for each kind the failed requests, the time they took, and the time
+until the lane and `/livez` were back. Exits with 1 if a request got no answer, anything but the lane's
+current batch failed, or the answers were different afterwards.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+# Run as a script, this file has its own folder on the path, not the repository.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.reliability.worker_faults import ROOT, Service, canary, spread, under_load
 
 DEADLINE_S: Final = 1.0
 MAX_BATCH_SIZE: Final = 8
-DEAF_S: Final = 8.0
-FAULT: Final = "LANE_FAULT"
+DEAF_S: Final = 8.0  # well beyond the moment when a run counts as stuck
+FAULT: Final = "LANE_FAULT"  # variable with the kind of fault; set in the service's process only
+# The log line that ends each kind of fault.
 SIGNS: Final = {
     "dies": "a lane is replaced",
     "stuck": "a batch is overdue and is interrupted",
@@ -45,34 +47,36 @@ SIGNS: Final = {
 
 
 def serve() -> None:
-    """Runs the service with an engine that goes wrong once for each SIGUSR1."""
+    """Runs the service with an engine that fails once for each SIGUSR1."""
     from convserve.__main__ import main
     from service.models.engine import OnnxEngine
 
+    # The handler runs on the main thread and the engine on a lane's: a queue hands over the order.
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     signal.signal(signal.SIGUSR1, lambda *_: orders.put(os.environ[FAULT]))
-    sound = OnnxEngine.run
+    original = OnnxEngine.run
 
     def run(self: OnnxEngine, batch: Any, run: Any = None) -> Any:
         try:
             kind = orders.get_nowait()
         except queue.Empty:
-            return sound(self, batch, run)
+            return original(self, batch, run)
+
         if kind == "dies":
-            raise SystemExit("planted")
+            raise SystemExit("injected")
         if kind == "deaf":
-            time.sleep(DEAF_S)
-            return sound(self, batch, run)
+            time.sleep(DEAF_S)  # ignores `run.interrupted`
+            return original(self, batch, run)
+
         while not run.interrupted:
             time.sleep(0.01)
-        raise RuntimeError("planted")
+        raise RuntimeError("injected")
 
     OnnxEngine.run = run  # type: ignore[method-assign]
     main()
 
 
 def is_live(service: Service) -> bool:
-    """Asks `/livez`."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     try:
         connection.request("GET", "/livez")
@@ -82,8 +86,9 @@ def is_live(service: Service) -> bool:
 
 
 def inject(service: Service, kind: str, dice: random.Random) -> tuple[float, float, float]:
-    """Plants one fault; returns when, when the lane was back and when the process was live."""
+    """Causes one fault; returns the times of the fault, of the lane's return and of `/livez` 200."""
     time.sleep(dice.uniform(0.1, 0.6))
+
     at_s = time.monotonic()
     service.process.send_signal(signal.SIGUSR1)
     back_s, _ = service.wait_for(SIGNS[kind], at_s)
@@ -93,11 +98,12 @@ def inject(service: Service, kind: str, dice: random.Random) -> tuple[float, flo
 
 
 def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
-    """Runs one kind of fault, prints what it cost and returns whether all promises were kept."""
+    """Causes one kind of fault, prints its cost and returns whether the service kept its promises."""
     settings = {"request_timeout_s": DEADLINE_S, "models_poll_s": 0}
     service = Service(settings, (__file__,), {FAULT: kind}).start()
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     expected = canary(service, picture)
+
     with under_load(service, picture, n_clients) as asked:
         time.sleep(1)
         before = service.footprint()
@@ -105,13 +111,14 @@ def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
         faults = [inject(service, kind, dice) for _ in range(count)]
         time.sleep(1)
         after = service.footprint()
+
     same = canary(service, picture) == expected
     service.process.send_signal(signal.SIGINT)
     exit_status = service.process.wait(60)
 
     failed = [one for one in asked if one.status != 200]
     kinds = Counter(f"{one.status} {one.code}" for one in failed)
-    print(f"\n### A run that {kind}: {count}, {n_clients} clients\n")
+    print(f"\n### {kind}: {count} faults, {n_clients} clients\n")
     print("| | |\n|---|---|")
     print(f"| requests | {len(asked)} |")
     print(f"| failed | {len(failed)} ({dict(kinds)}) |")
@@ -126,12 +133,14 @@ def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
     print(f"| after | {after} |")
     print(f"| same answer after as before, bit for bit | {same} |")
     print(f"| exit status | {exit_status} |", flush=True)
+
+    # Each fault may fail the batch that was running, with one of these codes, and nothing else.
     only_ours = set(kinds) <= {"500 internal_error", "504 deadline_exceeded"}
     return same and only_ours and len(failed) <= count * MAX_BATCH_SIZE and exit_status == 0
 
 
 def main() -> int:
-    """Runs the trials, or the service of one."""
+    # The service of a measurement is this same file, started with the kind of fault in its environment.
     if FAULT in os.environ:
         serve()
         return 0
@@ -140,6 +149,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+
     counts = {"dies": asked.faults, "stuck": asked.faults, "deaf": max(1, asked.faults // 10)}
     kept = [run_faults(kind, count, asked.clients, asked.seed) for kind, count in counts.items()]
     return 0 if all(kept) else 1
