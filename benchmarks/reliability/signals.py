@@ -1,14 +1,15 @@
-"""Ends a real service with a signal at a random moment, again and again, and counts how it ended.
+"""Ends a real service with a signal at random moments and counts how it ended.
 
     python benchmarks/reliability/signals.py --signals 100 --kinds threads workers
 
-Every round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while the
-interpreter starts, while models load and are verified, while it serves. Four rounds out of five have
-closed-loop clients. Once it serves, every second round takes the larger model out of the repository
-and puts it back all the time, so that the service is always adopting; every fifth round sends a
-second signal a moment after the first. The promise: from the moment the service has taken over its
-signals, the exit status is 0 and nothing is written to standard error; and no child is left a second
-later. Prints tables and exits with 1 if the promise was broken.
+Each round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while the
+interpreter starts, while models load and are verified, or while it serves. Four rounds of five have
+closed-loop clients. Once the service is up, every second round keeps taking the larger model out of the
+repository and putting it back, so that the service is always adopting. Every fifth round sends a second
+signal shortly after the first.
+
+The promise: once the service handles its signals, its exit status is 0, it writes nothing to standard
+error, and no child process is left a second later. Prints tables and exits with 1 if that was broken.
 """
 
 from __future__ import annotations
@@ -35,61 +36,55 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 60.0
-KINDS: Final = {"threads": 0, "workers": 2}
-"""Kinds of lane, and the worker processes that each has."""
+KINDS: Final = {"threads": 0, "workers": 2}  # kinds of lane, and their number of worker processes
 STAGES: Final = ("before the signals are taken over", "loading", "serving")
-OUTLIVED_S: Final = 1.0
-"""How long a child may need to notice that its parent has gone."""
+OUTLIVED_S: Final = 1.0  # for a child to notice that its parent has gone
 RETRY_S: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Round:
-    """One signal and what came of it.
+    """One signal and how the service ended."""
 
-    Attributes:
-        stage: one of `STAGES`, at the signal.
-        code: the exit status, negative for the signal that ended the process; None: it did not end.
-        took_s: from the (last) signal to the end.
-        outlived_s: for how long a child process was still there afterwards.
-        stderr: what it wrote to standard error.
-    """
-
-    stage: str
+    stage: str  # one of `STAGES`, at the signal
     number: signal.Signals
-    code: int | None
-    took_s: float
-    outlived_s: float
+    code: int | None  # exit status, negative if a signal ended the process; None if it did not end
+    took_s: float  # from the last signal to the end
+    outlived_s: float  # how long a child process was still there afterwards
     stderr: str
 
     @property
     def kept(self) -> bool:
-        """Whether the promise was kept."""
         if self.outlived_s > OUTLIVED_S:
             return False
+        # Before it handles signals, the default action ends it, which is just as good.
         if self.stage == STAGES[0]:
             return self.code in (0, -self.number)
         return self.code == 0 and not self.stderr
 
 
 def signals_taken(pid: int) -> bool:
-    """Returns whether a process has its own way with SIGTERM: a handler, or a thread that waits."""
+    """Returns whether a process handles SIGTERM, with a handler or with a thread that waits for it."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return False
+
+    # Blocked means that a thread takes it with `sigwait`; caught means a handler.
     masks = [line.split()[1] for line in text.splitlines() if line.startswith(("SigBlk", "SigCgt"))]
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 def descendants(pid: int) -> set[tuple[int, str]]:
-    """Returns number and start time of every process below one."""
+    """Returns the number and start time of every process below `pid`."""
     parents: dict[int, list[tuple[int, str]]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
+                # After the command in parentheses: state, parent, ..., start time in clock ticks.
                 fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                 parents.setdefault(int(fields[1]), []).append((int(entry.name), fields[19]))
+
     found: set[tuple[int, str]] = set()
     waiting = [pid]
     while waiting:
@@ -100,7 +95,7 @@ def descendants(pid: int) -> set[tuple[int, str]]:
 
 
 def alive(process: tuple[int, str]) -> bool:
-    """Returns whether this very process still runs."""
+    # The start time tells a process from a later one with the same number.
     number, started = process
     try:
         fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -110,7 +105,7 @@ def alive(process: tuple[int, str]) -> bool:
 
 
 def ask_without_pause(port: int, picture: bytes, done: threading.Event) -> None:
-    """One client: sends requests without pause, also while no server listens."""
+    """A client that sends requests without pause, also while no server listens."""
     while not done.is_set():
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         try:
@@ -124,7 +119,7 @@ def ask_without_pause(port: int, picture: bytes, done: threading.Event) -> None:
 
 
 def publish_without_pause(model: Path, log: Path, done: threading.Event) -> None:
-    """Takes a model out of the repository and puts it back, so that it is loaded anew each time."""
+    """Keeps taking a model out of the repository and putting it back, so that it is loaded each time."""
     aside = model.parent.parent / "aside"
     while not serving(log):
         if done.wait(0.05):
@@ -137,7 +132,7 @@ def publish_without_pause(model: Path, log: Path, done: threading.Event) -> None
 
 @contextmanager
 def beside(*calls: tuple[object, ...], done: threading.Event) -> Iterator[None]:
-    """Runs functions, each with its arguments, on threads of their own until the block is left."""
+    """Runs each function with its arguments on a thread until the block ends."""
     threads = [threading.Thread(target=call[0], args=(*call[1:], done)) for call in calls]  # type: ignore[arg-type]
     for thread in threads:
         thread.start()
@@ -150,19 +145,18 @@ def beside(*calls: tuple[object, ...], done: threading.Event) -> Iterator[None]:
 
 
 def serving(log: Path) -> bool:
-    """Returns whether a service has said that it serves."""
     return b'"serving"' in log.read_bytes()
 
 
 def free_port() -> int:
-    """Returns a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
-def play(number: int, models: Path, options: argparse.Namespace, workers: int) -> Round:
-    """Starts a service, sends the signal and returns what came of it."""
+def run_round(number: int, models: Path, options: argparse.Namespace, workers: int) -> Round:
+    """Starts a service, sends the signal and returns how the service ended."""
     dice = random.Random(f"{options.seed} {number}")  # noqa: S311 - repeatable
+    # A fixed port, because the clients ask before the service can say which one it has.
     port, log = free_port(), models.parent / "log"
     settings = {
         "models_dir": models,
@@ -172,9 +166,11 @@ def play(number: int, models: Path, options: argparse.Namespace, workers: int) -
         "grace_s": 10,
         "models_poll_s": 0.05,
     }
+
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     clients = [(ask_without_pause, port, picture)] * (4 if number % 5 else 0)
     publisher = [(publish_without_pause, models / "efficientnet_lite0", log)] * (number % 2)
+
     with log.open("wb") as lines, beside(*clients, *publisher, done=threading.Event()):
         process = subprocess.Popen(
             [sys.executable, "-m", "convserve", "serve"],
@@ -184,22 +180,27 @@ def play(number: int, models: Path, options: argparse.Namespace, workers: int) -
             stderr=subprocess.PIPE,
             text=True,
         )
+
         time.sleep(dice.uniform(0, options.within_s))
         stage = STAGES[bool(signals_taken(process.pid))]
         if serving(log):
             stage = STAGES[2]
+        # Listed before the signal, because an orphan's parent is another process.
         children = descendants(process.pid)
+
         chosen = dice.choice((signal.SIGTERM, signal.SIGINT))
         process.send_signal(chosen)
         if number % 5 == 2:
             time.sleep(dice.uniform(0, 0.2))
             children |= descendants(process.pid)
             process.send_signal(chosen)
+
         began_s = time.monotonic()
         code: int | None = None
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(PATIENCE_S)
         took_s = time.monotonic() - began_s
+
     if code is None:
         process.kill()
     ended_s = outlived_s = time.monotonic()
@@ -212,16 +213,17 @@ def play(number: int, models: Path, options: argparse.Namespace, workers: int) -
 
 
 def run_signals(kind: str, options: argparse.Namespace) -> bool:
-    """Runs the rounds of one kind of lane, prints the table and returns whether all was well."""
+    """Runs the rounds of one kind of lane, prints a table and returns whether the promise was kept."""
     rounds = []
     for number in range(options.signals):
         with tempfile.TemporaryDirectory() as folder:
             models = Path(folder) / "models"
             for name in options.models:
                 shutil.copytree(ROOT / "models" / name, models / name)
-            rounds.append(play(number, models, options, KINDS[kind]))
+            rounds.append(run_round(number, models, options, KINDS[kind]))
         if not rounds[-1].kept:
             print(f"round {number}: {rounds[-1]}", file=sys.stderr, flush=True)
+
     print(f"\n### {kind}: {len(rounds)} signals\n")
     print("| at the signal | rounds | exit 0 | by the signal | otherwise | signal to end |")
     print("|---|---|---|---|---|---|")
@@ -233,18 +235,17 @@ def run_signals(kind: str, options: argparse.Namespace) -> bool:
         clean = sum(one.code == 0 for one in some)
         took = spread([one.took_s for one in some])
         print(f"| {stage} | {len(some)} | {clean} | {by_signal} | {listed} | {took} |")
+
     outlived = [one.outlived_s for one in rounds]
     print(f"\nchildren outlived it: {sum(one > 0 for one in outlived)} times, {spread(outlived)}")
     return all(one.kept for one in rounds)
 
 
 def spread(values: list[float]) -> str:
-    """Returns median and maximum in seconds."""
     return f"median {statistics.median(values):.2f} s, max {max(values):.2f}" if values else "-"
 
 
 def main() -> int:
-    """Runs the trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=100)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
