@@ -1,14 +1,14 @@
-"""Kills and stops workers of a real service under load, and counts what that costs.
+"""Kills and stops workers of a real service under load and counts the requests that this costs.
 
     python benchmarks/reliability/worker_faults.py --kills 100 --stops 50 --rounds 3
 
-Closed-loop clients post a photograph without pause. At random moments one worker gets SIGKILL; then,
-with a deadline of one second, SIGSTOP. The next fault comes when the last worker has been replaced.
-For every fault: the requests that failed, how long they took, and the time until the replacement was
-ready. Descriptors, threads and memory of the front are compared before and after, and so are the
-probabilities of the photograph, bit for bit. `--rounds` compares, in turn, a service without workers with one that has them: requests a
-second and processor seconds of all its processes for each request. Prints tables and exits with 1 if
-a promise was broken.
+Closed-loop clients post a photograph without pause. At random moments a worker gets SIGKILL and, in a
+second part with a deadline of one second, SIGSTOP. The next fault comes when the worker has been replaced.
+Prints the failed requests, the time they took, and the time until the replacement was ready. Compares
+the front's descriptors, threads and memory before and after, and the photograph's probabilities bit for
+bit. `--rounds` alternates between a service without workers and one with them, and compares requests/s and
+CPU time per request. Exits with 1 if a request failed in another way, a descriptor leaked, the answer
+changed or the service did not end cleanly.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ DEADLINE_S = 1.0
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: when it ended, how long it took, its status and code (0: no answer)."""
+    """One request of a client."""
 
     ended_s: float
     took_s: float
-    status: int
-    code: str
+    status: int  # 0 without an answer
+    code: str  # of the error, if it is one
 
 
 @dataclass
 class Fault:
-    """One fault and what came of it."""
+    """One fault, and what the log says about it."""
 
     at_s: float
     noticed_s: float = 0.0
-    ready_s: float = 0.0
-    lost: int = 0
+    ready_s: float = 0.0  # when the replacement was ready
+    lost: int = 0  # pictures that the worker had
     reason: str = ""
 
 
 @dataclass
 class Service:
-    """A service in a process of its own; its log is read with the time of arrival."""
+    """A service in a process of its own, and its log lines with their time of arrival."""
 
     settings: dict[str, Any]
     program: tuple[str, ...] = ("-m", "convserve")
@@ -68,7 +68,6 @@ class Service:
     port: int = 0
 
     def start(self) -> Service:
-        """Returns when it serves."""
         variables = {f"CONVSERVE_{k.upper()}": str(v) for k, v in self.settings.items()}
         self.process = subprocess.Popen(  # noqa: S603 - commands of our own
             [sys.executable, *self.program, "serve", "--port", "0"],
@@ -77,6 +76,8 @@ class Service:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+        # Read all the time: a full pipe would block the service.
         threading.Thread(target=self._read, daemon=True).start()
         _, line = self.wait_for("serving", 0.0)
         self.port = int(line["url"].rpartition(":")[2])
@@ -85,27 +86,26 @@ class Service:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for text in self.process.stdout:
-            if '"message": "request"' not in text:
+            if '"message": "request"' not in text:  # thousands, and nothing waits for them
                 self.lines.append((time.monotonic(), json.loads(text)))
 
     def wait_for(self, message: str, since_s: float) -> tuple[float, dict[str, Any]]:
-        """Returns arrival and content of the first such line after a moment."""
+        """Returns the arrival and content of the first line with a message since then."""
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             for at_s, line in list(self.lines):
                 if at_s > since_s and line["message"] == message:
                     return at_s, line
             time.sleep(0.005)
-        raise SystemExit(f"no {message!r} within {PATIENCE_S} s")
+        raise SystemExit(f"the log has no {message!r} within {PATIENCE_S} s")
 
     def workers(self) -> list[int]:
-        """Returns the numbers of its worker processes."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
         return [int(one) for one in children.split()]
 
     def footprint(self) -> tuple[int, int, int]:
-        """Returns descriptors, threads and resident kB of the front."""
+        """Returns the number of descriptors and threads and the resident kB of the front."""
         proc = Path(f"/proc/{self.process.pid}")
         status = dict(
             line.split(":", 1)
@@ -115,11 +115,10 @@ class Service:
         return len(list((proc / "fd").iterdir())), int(status["Threads"]), resident_kb
 
     def processes(self) -> list[Path]:
-        """Returns the folders of all its processes in /proc."""
         return [Path(f"/proc/{pid}") for pid in (self.process.pid, *self.workers())]
 
     def cpu_s(self) -> float:
-        """Returns the processor seconds that all its processes have used."""
+        # The fields after the command in parentheses; these two are user and system time.
         ticks = 0
         for folder in self.processes():
             fields = (folder / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -127,12 +126,12 @@ class Service:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident_kb(self) -> int:
-        """Returns the memory of all its processes; what they share counts for each."""
+        # Memory that processes share counts for each of them.
         texts = [(one / "status").read_text(encoding="utf-8") for one in self.processes()]
         return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in texts)
 
     def ask(self, connection: http.client.HTTPConnection, picture: bytes) -> tuple[int, Any]:
-        """Returns status and document; status 0 where there was no answer."""
+        """Returns the status and document of one request; status 0 without an answer."""
         try:
             connection.request("POST", "/v1/classify", picture)
             response = connection.getresponse()
@@ -142,12 +141,10 @@ class Service:
             return 0, {}
 
     def connect(self) -> http.client.HTTPConnection:
-        """Returns a connection that is opened at the first request."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
 
 def load(service: Service, picture: bytes, asked: list[Asked], done: threading.Event) -> None:
-    """Asks without pause."""
     connection = service.connect()
     while not done.is_set():
         began_s = time.monotonic()
@@ -158,7 +155,7 @@ def load(service: Service, picture: bytes, asked: list[Asked], done: threading.E
 
 @contextmanager
 def under_load(service: Service, picture: bytes, n_clients: int) -> Iterator[list[Asked]]:
-    """Has clients ask without pause; yields what they asked, complete behind the block."""
+    """Has clients ask without pause; the list it yields is complete once the block ends."""
     asked: list[Asked] = []
     done = threading.Event()
     clients = [
@@ -167,14 +164,16 @@ def under_load(service: Service, picture: bytes, n_clients: int) -> Iterator[lis
     ]
     for client in clients:
         client.start()
+
     yield asked
+
     done.set()
     for client in clients:
         client.join()
 
 
 def canary(service: Service, picture: bytes) -> Any:
-    """Returns the predictions for the photograph, on a connection of their own."""
+    """Returns the predictions for the photograph."""
     connection = service.connect()
     status, document = service.ask(connection, picture)
     connection.close()
@@ -183,7 +182,7 @@ def canary(service: Service, picture: bytes) -> Any:
 
 
 def inject(service: Service, number: signal.Signals, dice: random.Random) -> Fault:
-    """Sends a random worker a signal at a random moment, and waits for its replacement."""
+    """Sends a random worker a signal at a random moment and waits for its replacement."""
     time.sleep(dice.uniform(0.1, 0.6))
     fault = Fault(time.monotonic())
     os.kill(dice.choice(service.workers()), number)
@@ -194,13 +193,16 @@ def inject(service: Service, number: signal.Signals, dice: random.Random) -> Fau
 
 
 def run_faults(name: str, number: signal.Signals, count: int, options: argparse.Namespace) -> bool:
-    """Runs one kind of fault, prints what it cost and returns whether all promises were kept."""
+    """Causes one kind of fault, prints its cost and returns whether the service kept its promises."""
     settings = {"workers": options.workers, "request_timeout_s": 30, "models_poll_s": 0}
+    # A stopped worker's batch is overdue one second after its first deadline; 30 s would be slow.
     if number is signal.SIGSTOP:
         settings["request_timeout_s"] = DEADLINE_S
+
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
     service = Service(settings).start()
     before_answer = canary(service, picture)
+
     with under_load(service, picture, options.clients) as asked:
         time.sleep(2)
         before = service.footprint()
@@ -210,6 +212,7 @@ def run_faults(name: str, number: signal.Signals, count: int, options: argparse.
         lasted_s = time.monotonic() - began_s
         time.sleep(1)
         after = service.footprint()
+
     same = canary(service, picture) == before_answer
     service.process.send_signal(signal.SIGINT)
     exit_status = service.process.wait(PATIENCE_S)
@@ -236,19 +239,21 @@ def run_faults(name: str, number: signal.Signals, count: int, options: argparse.
     print(f"| after | {after} |")
     print(f"| same answer after as before, bit for bit | {same} |")
     print(f"| exit status | {exit_status} |", flush=True)
+
     expected = {"504 deadline_exceeded", "503 worker_lost"}
     return same and exit_status == 0 and set(kinds) <= expected and before[0] == after[0]
 
 
 def cost(options: argparse.Namespace) -> None:
-    """Prints what workers cost where nothing goes wrong."""
+    """Prints the cost of workers when nothing fails."""
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
+
     found: dict[int, list[tuple[float, float, float]]] = {0: [], options.workers: []}
     for _ in range(options.rounds):
         for workers, rounds in found.items():
             service = Service({"workers": workers, "models_poll_s": 0}).start()
             with under_load(service, picture, options.clients) as asked:
-                time.sleep(1)
+                time.sleep(1)  # warm-up
                 before, began, began_s = len(asked), service.cpu_s(), time.monotonic()
                 time.sleep(5)
                 count, spent_s = len(asked) - before, service.cpu_s() - began
@@ -257,6 +262,7 @@ def cost(options: argparse.Namespace) -> None:
             service.process.send_signal(signal.SIGINT)
             service.process.wait(PATIENCE_S)
             rounds.append((count / lasted_s, spent_s / count * 1e3, resident_kb / 1e3))
+
     print(f"\n### Cost: {options.rounds} rounds in turn, {options.clients} clients\n")
     print("| workers | requests/s | CPU ms a request | resident MB, all processes |")
     print("|---|---|---|---|")
@@ -266,7 +272,6 @@ def cost(options: argparse.Namespace) -> None:
 
 
 def last_before(faults: list[Fault], moment_s: float) -> float:
-    """Returns when the last fault before a moment was."""
     return max((one.at_s for one in faults if one.at_s <= moment_s), default=moment_s)
 
 
@@ -281,7 +286,6 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> int:
-    """Runs the trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--stops", type=int, default=50)
@@ -290,6 +294,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+
     kept = True
     if options.kills:
         kept &= run_faults("SIGKILL", signal.SIGKILL, options.kills, options)
