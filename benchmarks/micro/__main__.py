@@ -2,7 +2,7 @@
 
     python -m benchmarks.micro [--graph FILE] [--photos FOLDER] [--seconds S]
 
-Each row is the median of repeated calls: milliseconds a call, and a picture where a call has several.
+Each row is the median of repeated calls, in ms per call and in ms per picture.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ from contract.preprocessing import to_input
 _GRAPH: Final = ROOT / "models" / "efficientnet_lite0" / "1" / "model.onnx"
 _BATCH_SIZES: Final = (1, 2, 4, 8)
 
-Timed = tuple[str, float, int]
-"""What was timed, its median milliseconds, and the pictures in one call."""
+Timed = tuple[str, float, int]  # what was timed, its median in ms, the pictures in one call
 
 
 def timed(call: Callable[[], object], seconds: float) -> float:
-    """Returns the median milliseconds of a call that is repeated for some seconds."""
-    call()
+    """Repeats a call for some seconds and returns the median in ms."""
+    call()  # warm-up
     took: list[float] = []
     end_s = time.perf_counter() + seconds
     while not took or time.perf_counter() < end_s:
@@ -51,8 +50,9 @@ def timed(call: Callable[[], object], seconds: float) -> float:
 
 
 def preparation(photos: list[bytes], manifest: Manifest, seconds: float) -> Iterator[Timed]:
-    """Times decoding and preprocessing, the library's way and Pillow's."""
+    """Times decoding and preprocessing, with the library and with Pillow alone."""
     turns = itertools.cycle(photos)
+    # Decoded up front; twenty differ enough, and all of them would not fit into memory.
     pictures = itertools.cycle([decode(photo) for photo in photos[:20]])
     yield "decode in full", timed(lambda: decode(next(turns)), seconds), 1
     yield "preprocess", timed(lambda: to_input(next(pictures), manifest), seconds), 1
@@ -61,7 +61,7 @@ def preparation(photos: list[bytes], manifest: Manifest, seconds: float) -> Iter
 
 
 def engine(graph: Path, manifest: Manifest, seconds: float) -> Iterator[Timed]:
-    """Times runs of several batch sizes on one thread and on all cores."""
+    """Times runs of several batch sizes, on one thread and on all cores."""
     declared = manifest.graph.input
     for threads in sorted({1, CORES}):
         options = onnxruntime.SessionOptions()
@@ -70,6 +70,7 @@ def engine(graph: Path, manifest: Manifest, seconds: float) -> Iterator[Timed]:
             str(graph), options, providers=["CPUExecutionProvider"]
         )
         for n in _BATCH_SIZES:
+            # Open sides of the shape become 1; the values do not matter for the time.
             batch = np.zeros((n, *(side or 1 for side in declared.shape[1:])), declared.dtype)
             scores = [manifest.graph.scores.name]
 
@@ -82,7 +83,7 @@ def engine(graph: Path, manifest: Manifest, seconds: float) -> Iterator[Timed]:
 
 
 class _NullEngine:
-    """Answers at once."""
+    """An engine that takes no time, so that what remains is the batcher."""
 
     def run(self, batch: NDArray[Any], run: object) -> NDArray[np.float32]:  # noqa: ARG002
         return np.ones((len(batch), 1), np.float32)
@@ -98,7 +99,7 @@ class _NullVersion:
 
 
 async def batcher(manifest: Manifest, seconds: float) -> list[Timed]:
-    """Times the way through the batcher to an engine that does nothing, alone and 32 together."""
+    """Times one request and 32 at once through the batcher, with an engine that takes no time."""
     from service.batching.batcher import Batcher, BatchLimits
     from service.batching.thread_lane import ThreadLaneFactory
 
@@ -120,7 +121,7 @@ async def batcher(manifest: Manifest, seconds: float) -> list[Timed]:
 
 
 async def http(graph: Path, photos: list[bytes], seconds: float) -> list[Timed]:
-    """Times requests through the application without sockets: health, and a classification."""
+    """Times requests through the application, without sockets: health, and a classification."""
     from service.app import create_app
     from service.settings import Settings
 
@@ -142,13 +143,15 @@ async def http(graph: Path, photos: list[bytes], seconds: float) -> list[Timed]:
 
 
 def main() -> None:
-    """Times everything and prints a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro")
     parser.add_argument("--graph", type=Path, default=_GRAPH, help="<name>/<version>/model.onnx")
     parser.add_argument("--photos", type=Path, default=default_folder())
     parser.add_argument("--seconds", type=float, default=2.0, help="of each row")
     arguments = parser.parse_args()
+
+    # The application logs every request at level info, which is a cost of its own.
     logging.disable(logging.WARNING)
+
     photos = read_photos(arguments.photos)
     manifest = parse_manifest(arguments.graph.with_name("manifest.json").read_bytes())
     found = [
@@ -157,6 +160,7 @@ def main() -> None:
         *asyncio.run(batcher(manifest, arguments.seconds)),
         *asyncio.run(http(arguments.graph, photos, arguments.seconds)),
     ]
+
     rows = [(name, f"{ms:.3f}", f"{ms / n:.3f}") for name, ms, n in found]
     print(table(("part", "ms a call", "ms a picture"), rows))
 
