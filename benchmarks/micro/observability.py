@@ -1,10 +1,10 @@
-"""What stage times, histograms, counters and the request log cost: the same requests with and without.
+"""The cost of metrics and Server-Timing: the same requests with and without them.
 
     python -m benchmarks.micro.observability [--rounds R] [--requests N]
 
-Blocks of requests with and without go through the application in alternation, without sockets, to a
-backend that has its result ready; the CPU time of the thread counts. The code is warm here. Between runs
-of a network, which push it out of the caches, each line costs several times as much.
+Blocks of requests with and without them go through the application in alternation, without sockets, to
+a backend that has its result ready. The CPU time of the thread counts. The code is warm here. Between
+runs of a network, which push it out of the caches, each line costs several times as much.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def _answer_at_once(version: LoadedVersion, *_: object) -> InferenceResult
 
 
 @contextmanager
-def _nothing(*targets: tuple[Any, str, Any]) -> Iterator[None]:
+def _replaced(*targets: tuple[Any, str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, value in targets:
             stack.enter_context(mock.patch.object(owner, name, value))
@@ -55,14 +55,16 @@ _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1")
 
 
 async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
-    """Returns, by what is left out, the median, lowest and highest CPU microseconds it cost."""
+    """Returns the median, lowest and highest cost per request of each part, in microseconds of CPU time."""
     app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0))
+    # No decoding and no network: they vary by more than what is measured here.
     app.state.service.dependencies.classifier.active.backend.answer = _answer_at_once
 
     async def block(context: Callable[[], Any]) -> float:
         with context():
             before_s = time.thread_time()
             for _ in range(n_requests):
+                # The first bytes of a JPEG are enough, because nothing decodes them.
                 await send(app, "POST", "/v1/classify", b"\xff\xd8\xff")
             return 1e6 * (time.thread_time() - before_s) / n_requests
 
@@ -72,22 +74,25 @@ async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float,
         "all of these": (*_METRICS, *_SERVER_TIMING),
     }
     found: dict[str, list[float]] = {name: [] for name in ("a request", *without)}
-    await block(_nothing)
+    await block(_replaced)  # warm-up
+
     for _ in range(rounds):
-        whole = await block(_nothing)
+        # In each round anew, so that a change of the machine's speed hits both sides.
+        whole = await block(_replaced)
         found["a request"].append(whole)
         for name, targets in without.items():
-            found[name].append(whole - await block(partial(_nothing, *targets)))
+            found[name].append(whole - await block(partial(_replaced, *targets)))
     return [(name, median(us), min(us), max(us)) for name, us in found.items()]
 
 
 def main() -> None:
-    """Measures and prints a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro.observability")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=500)
     arguments = parser.parse_args()
+    # Without the request log: its cost depends on where the log goes.
     logging.disable(logging.CRITICAL)
+
     for name, middle, low, high in asyncio.run(measure(arguments.rounds, arguments.requests)):
         print(f"{name:28} {middle:7.1f} us ({low:.1f} to {high:.1f}, n = {arguments.rounds})")
 
