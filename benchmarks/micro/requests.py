@@ -1,4 +1,4 @@
-"""Requests through an ASGI application, without sockets."""
+"""Sends requests through an ASGI application, without sockets."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 async def send(app: Any, method: str, path: str, body: bytes) -> None:
-    """Sends one request through an ASGI application; the answer must be 200."""
+    """Sends one request; raises RuntimeError unless the answer is 200."""
     statuses: list[int] = []
     pieces = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
         if not pieces:
-            await asyncio.Event().wait()  # the client stays
+            await asyncio.Event().wait()  # a client that stays connected sends nothing more
         return pieces.pop()
 
-    async def sent(message: Any) -> None:
+    async def record(message: Any) -> None:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
@@ -34,6 +34,7 @@ async def send(app: Any, method: str, path: str, body: bytes) -> None:
         "server": ("127.0.0.1", 80),
         "client": ("127.0.0.1", 1),
     }
-    await app(scope, receive, sent)
+
+    await app(scope, receive, record)
     if statuses != [200]:
         raise RuntimeError(f"{path} answered {statuses}")
