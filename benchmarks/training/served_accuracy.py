@@ -1,10 +1,10 @@
-"""Posts labelled pictures to a running service and compares with the published version's own answers.
+"""Compares a running service with the published version: top-1 and probabilities of labelled pictures.
 
     python benchmarks/training/served_accuracy.py http://127.0.0.1:8000 models/clothing/1 DATA/test
 
-Every file goes over HTTP as it lies on the disk. Prints one JSON object: top-1 over HTTP, top-1 of the
-graph from the same bytes without a service, in how many pictures the first class differs, and the
-largest difference of its probability.
+Posts each file unchanged. Prints one JSON object: top-1 over HTTP, top-1 of the graph from the same bytes
+without a service, the number of pictures whose first class differs, and the largest difference of its
+probability.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.evaluation.scorer import Scorer
 
 
 def ask(url: str, model: str, data: bytes) -> tuple[int, float]:
-    """Returns class index and probability of the first prediction."""
+    """Returns the class index and probability of the first prediction."""
     request = urllib.request.Request(  # noqa: S310 # the user's own service
         f"{url}/v1/models/{model}/classify?top_k=1",
         data,
@@ -32,23 +32,26 @@ def ask(url: str, model: str, data: bytes) -> tuple[int, float]:
 
 
 def main() -> None:
-    """Asks, compares and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("version", type=Path, help="<models>/<name>/<number>")
     parser.add_argument("folder", type=Path, help="of class folders")
     args = parser.parse_args()
+
     models_dir, name, number = args.version.parts[:-2], *args.version.parts[-2:]
     version = read_version(Path(*models_dir), name, int(number))
     pictures = list(scan_labelled(args.folder, version.manifest.labels))
     expected = Scorer(version.graph, version.manifest).probabilities(pictures, 1)
+
     hits = differing = 0
     worst = 0.0
     for picture, row in zip(pictures, expected, strict=True):
         index, probability = ask(args.url, name, picture.data)
         hits += index == picture.index
+        # Against the graph's own answer, not the label: a service must not change it.
         differing += index != int(row.argmax())
         worst = max(worst, abs(probability - float(row[index])))
+
     truth = [picture.index for picture in pictures]
     own = sum(int(row.argmax()) == index for row, index in zip(expected, truth, strict=True))
     result = {
