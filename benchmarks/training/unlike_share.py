@@ -1,8 +1,8 @@
-"""Says how many pictures of folders a published version calls unlike anything it was trained on.
+"""Counts the pictures that a published version calls unlike anything it was trained on.
 
     python benchmarks/training/unlike_share.py models/clothing/1 DATA/test OTHER
 
-The labels do not matter: OTHER is meant to hold pictures of other things. Prints one JSON object.
+Labels do not matter: OTHER should hold pictures of other things. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from training.evaluation.scorer import Scorer
 
 
 def main() -> None:
-    """Answers the pictures, counts and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version", type=Path, help="<models>/<name>/<number>")
     parser.add_argument("folders", type=Path, nargs="+")
     args = parser.parse_args()
+
     models_dir, name, number = args.version.parts[:-2], *args.version.parts[-2:]
     version = read_version(Path(*models_dir), name, int(number))
     calibration = version.manifest.calibration
     if calibration.unlike is None:
         parser.error(f"{name}/{number} has no rule for pictures unlike those it was trained on")
+
     scorer = Scorer(version.graph, version.manifest)
     shares = {}
     for folder in args.folders:
         probabilities, logits = scorer.probabilities_and_logits(scan_plain(folder))
         flagged = is_out_of_distribution(logits, calibration.unlike, calibration.temperature)
+        # The rule is a limit on the energy, so its quartiles show how far a folder is from the
+        # limit.
         energies = energy(logits, calibration.temperature)
         shares[folder.name] = {
             "n": len(flagged),
@@ -42,6 +45,7 @@ def main() -> None:
             "energy_quartiles": [round(float(q), 3) for q in np.percentile(energies, (25, 50, 75))],
             "mean_top_probability": round(float(probabilities.max(axis=1).mean()), 3),
         }
+
     print(json.dumps({"version": f"{name}/{number}", **shares}))
 
 
