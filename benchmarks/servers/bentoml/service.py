@@ -1,4 +1,4 @@
-"""BentoML: a batchable API that takes image files, and one that takes the raw body of one picture."""
+"""BentoML: a batchable API for image files, and one for the raw body of one picture."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from PIL.Image import Image
 
 
 class Session:
-    """What both services have in common."""
+    """The base of both services. Each worker process opens a session of its own."""
 
     def __init__(self) -> None:
-        """Opens the session in the worker's own process."""
         self.session = picture.open_session(picture.THREADS)
 
     def answer(self, images: list[Image]) -> list[dict[str, Any]]:
-        """Runs one batch."""
         batch = np.stack([picture.prepare_image(image) for image in images])
         return [picture.top5(row) for row in picture.infer(self.session, batch)]
 
 
 _OPTIONS: Any = {
     "workers": picture.WORKERS,
-    "traffic": {"timeout": 60, "max_concurrency": 4096},
+    "traffic": {"timeout": 60, "max_concurrency": 4096},  # refuses nothing that the others queue
     "logging": {"access": {"enabled": False}},
 }
 
@@ -34,20 +32,19 @@ if os.environ["BENCH_BATCHING"] == "on":
 
     @bentoml.service(**_OPTIONS)
     class Classify(Session):
-        """Adaptive batching; each request is a multipart form with one file."""
+        """With adaptive batching. Each request is a multipart form with one file."""
 
+        # BentoML refuses a request that it expects to exceed `max_latency_ms`; 60 s avoids that.
         @bentoml.api(batchable=True, max_batch_size=picture.MAX_BATCH_SIZE, max_latency_ms=60_000)
         def classify(self, images: list[Image]) -> list[dict[str, Any]]:
-            """Answers several requests together."""
             return self.answer(images)
 
 else:
 
     @bentoml.service(**_OPTIONS)
     class Classify(Session):
-        """No batching; each request is the raw body."""
+        """Without batching. Each request is the raw body."""
 
         @bentoml.api
         def classify(self, image: Image, /) -> dict[str, Any]:
-            """Answers one request."""
             return self.answer([image])[0]
