@@ -1,4 +1,4 @@
-"""FastAPI as a tutorial writes it: one handler that decodes, runs and answers."""
+"""FastAPI as in tutorials: one handler that decodes, runs and answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ session = picture.open_session()
 
 
 def answer(data: bytes) -> dict[str, Any]:
-    """Does all the work of one request."""
     batch = np.expand_dims(picture.prepare(data), 0)
     return picture.top5(picture.infer(session, batch)[0])
 
 
 async def body(request: Request) -> bytes:
-    """Reads the whole upload."""
     return await request.body()
 
 
@@ -29,7 +27,7 @@ if os.environ["BENCH_HANDLER"] == "async":
 
     @app.post("/classify")
     async def classify(request: Request) -> dict[str, Any]:
-        """Answers on the event loop, the commonest tutorial."""
+        # Blocks the event loop for the whole request, as most tutorials do.
         return answer(await request.body())
 
 else:
@@ -37,7 +35,7 @@ else:
 
     @app.post("/classify")
     def classify_in_thread(data: bytes = Depends(body)) -> dict[str, Any]:
-        """Answers on FastAPI's thread pool."""
+        # FastAPI runs plain functions on its thread pool.
         return answer(data)
 
 
