@@ -1,7 +1,7 @@
-"""FastAPI tuned by hand: uvloop, httptools, one-thread runs, and a thread or process a core.
+"""FastAPI tuned by hand: uvloop, httptools, one-thread runs, a thread or process per core.
 
-With BENCH_BATCH above 1, pictures that queue while a run is going on are run together, by the
-twenty lines of batching that such servers have.
+With BENCH_BATCH above 1, pictures that queue during a run are run together, with the twenty lines of
+batching that hand-written servers have.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ pool = ThreadPoolExecutor(picture.THREADS)
 queue: asyncio.Queue[tuple[np.ndarray, asyncio.Future[Any]]] = asyncio.Queue()
 
 
-async def lane() -> None:
-    """Runs what has queued, again and again."""
+async def run_batches() -> None:
     loop = asyncio.get_running_loop()
     while True:
         entries = [await queue.get()]
+        # Takes what is there without waiting: the batch fills while the last one runs.
         while len(entries) < picture.MAX_BATCH_SIZE and not queue.empty():
             entries.append(queue.get_nowait())
+
         batch = np.stack([row for row, _ in entries])
         rows = await loop.run_in_executor(pool, picture.infer, session, batch)
         for (_, future), row in zip(entries, rows, strict=True):
+            # The handler may have been cancelled meanwhile.
             if not future.done():
                 future.set_result(row)
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Keeps a lane for each thread while the application runs."""
-    lanes = [asyncio.create_task(lane()) for _ in range(picture.THREADS)]
+    runners = [asyncio.create_task(run_batches()) for _ in range(picture.THREADS)]
     yield
-    for one in lanes:
+    for one in runners:
         one.cancel()
 
 
@@ -50,17 +51,17 @@ app = FastAPI(lifespan=lifespan)
 
 
 def answer(data: bytes) -> dict[str, Any]:
-    """Does all the work of one request without batching."""
     return picture.top5(picture.infer(session, picture.prepare(data)[None])[0])
 
 
 @app.post("/classify")
 async def classify(request: Request) -> JSONResponse:
-    """Answers one picture; a response object skips FastAPI's serialisation."""
+    # Returning a response object skips FastAPI's serialisation.
     data = await request.body()
     loop = asyncio.get_running_loop()
     if picture.MAX_BATCH_SIZE == 1:
         return JSONResponse(await loop.run_in_executor(pool, answer, data))
+
     row = await loop.run_in_executor(pool, picture.prepare, data)
     future: asyncio.Future[Any] = loop.create_future()
     queue.put_nowait((row, future))
