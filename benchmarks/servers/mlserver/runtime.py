@@ -1,6 +1,6 @@
-"""MLServer: a custom runtime; batched over the V2 protocol, or raw bytes by a custom handler.
+"""MLServer: a custom runtime, batched over the V2 protocol or with raw bytes in a custom handler.
 
-V2 over REST carries bytes as base64 in JSON; adaptive batching works there only.
+V2 over REST carries bytes as base64 in JSON. Adaptive batching works only there.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from starlette.responses import JSONResponse
 
 
 class Classifier(MLModel):
-    """Answers pictures."""
+    """The runtime that model-settings.json names. MLServer loads it in each worker process."""
 
     async def load(self) -> bool:
-        """Opens the session in the process that will run it."""
         self.session = picture.open_session(picture.THREADS)
         self.pool = ThreadPoolExecutor(2)
         return True
 
     def answer(self, uploads: list[bytes]) -> list[dict[str, Any]]:
-        """Prepares and runs one batch."""
         batch = np.stack([picture.prepare(data) for data in uploads])
         return [picture.top5(row) for row in picture.infer(self.session, batch)]
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answers a batch that MLServer has joined along the first axis."""
+        # MLServer has joined several requests along the first axis.
         uploads = [base64.b64decode(one) for one in payload.inputs[0].data]
         loop = asyncio.get_running_loop()
         answers = await loop.run_in_executor(self.pool, self.answer, uploads)
+
         output = ResponseOutput(
             name="predictions",
             shape=[len(answers)],
@@ -49,7 +48,6 @@ class Classifier(MLModel):
 
     @custom_handler(rest_path="/classify")
     async def classify(self, request: Request) -> JSONResponse:
-        """Answers one raw body, without batching."""
         data = await request.body()
         loop = asyncio.get_running_loop()
         (answer,) = await loop.run_in_executor(self.pool, self.answer, [data])
