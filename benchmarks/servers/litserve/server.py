@@ -1,7 +1,7 @@
 """LitServe: the LitAPI of its documentation, which prepares in `decode_request` and batches.
 
-No postponed annotations here: LitServe hands the annotation of `request` on to FastAPI, which is how
-the raw body gets in. Without it LitServe accepts JSON and forms only.
+No postponed annotations here: LitServe passes the annotation of `request` on to FastAPI, which then reads
+the raw body. Without it, LitServe accepts only JSON and forms.
 """
 
 from typing import Annotated, Any
@@ -13,27 +13,22 @@ from fastapi import Depends, Request
 
 
 async def body(request: Request) -> bytes:
-    """Reads the whole upload."""
     return await request.body()
 
 
 class One(litserve.LitAPI):
-    """Without batching."""
+    """Without batching; the session is opened in each worker's own process."""
 
     def setup(self, device: str) -> None:
-        """Opens the session in the worker's own process."""
         self.session = picture.open_session(picture.THREADS)
 
     def decode_request(self, request: Annotated[bytes, Depends(body)]) -> np.ndarray:
-        """Prepares one picture."""
         return picture.prepare(request)
 
     def predict(self, row: np.ndarray) -> np.ndarray:
-        """Runs one picture."""
         return picture.infer(self.session, row[None])[0]
 
     def encode_response(self, output: np.ndarray) -> dict[str, Any]:
-        """Names the labels."""
         return picture.top5(output)
 
 
@@ -41,15 +36,12 @@ class Several(One):
     """With batching."""
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Stacks the rows."""
         return np.stack(inputs)
 
     def predict(self, batch: np.ndarray) -> np.ndarray:
-        """Runs one batch."""
         return picture.infer(self.session, batch)
 
     def unbatch(self, output: np.ndarray) -> list[np.ndarray]:
-        """Takes the rows apart."""
         return list(output)
 
 
