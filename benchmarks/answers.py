@@ -31,8 +31,8 @@ class Agreement:
 
 def reference(photos: Sequence[bytes], graph: Path, manifest: Path) -> list[list[int]]:
     """Returns the class indices of each photo's top-5, with the other servers' preparation."""
-    # picture.py reads the environment and the manifest when it is imported, hence the reload for each
-    # graph. The servers import it from their own folder, so it is no module of this package.
+    # picture.py reads the environment and the manifest when it is imported, hence the reload for
+    # each graph. The servers import it from their own folder, so it is no module of this package.
     os.environ |= {"BENCH_GRAPH": str(graph), "BENCH_MANIFEST": str(manifest)}
     sys.path.insert(0, str(SERVERS))
     try:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bare --graph models/efficientnet_lite0/1/model.onnx
 
-No server in Python can do better with this preparation and this graph. Prints one JSON object: images/s
-and CPU ms/image with the library's preparation and with Pillow's full decode, on threads and on
-processes, and the latency of one picture at a time, whose run has all cores.
+No server in Python can do better with this preparation and this graph. Prints one JSON object:
+images/s and CPU ms/image with the library's preparation and with Pillow's full decode, on threads
+and on processes, and the latency of one picture at a time, whose run has all cores.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class BatchJob:
         self._session = onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"]
         )
+
         self._manifest = parse_manifest(graph.with_name("manifest.json").read_bytes())
         self._prepare = PREPARATIONS[prepare]
         self._photos = photos
@@ -102,8 +103,8 @@ def loop_of_threads(graph: Path, photos: Sequence[bytes], prepare: str, seconds:
 
 def loop_of_processes(graph: Path, photos: Sequence[bytes], prepare: str, seconds: float) -> Any:
     """Measures one process per core, each with a session of its own."""
-    # A fork passes the photos on without a copy. No session is open here: its threads would be missing
-    # in the children.
+    # A fork passes the photos on without a copy. No session is open here: its threads would be
+    # missing in the children.
     context = multiprocessing.get_context("fork")
     results: Any = context.Queue()
     barrier = context.Barrier(CORES)

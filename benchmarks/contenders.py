@@ -1,7 +1,8 @@
 """The servers to measure and the settings of each.
 
-A new server is a folder in `servers/` and a row in `CONTENDERS`. The best of its settings counts, so that
-no server is measured in a poor one. A server that can batch has at least one setting that does.
+A new server is a folder in `servers/` and a row in `CONTENDERS`. The best of its settings counts,
+so that no server is measured in a poor one. A server that can batch has at least one setting that
+does.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Contender:
 
     Attributes:
         name: as in the tables; its folder in `servers/` and its virtual environment have this name.
-        command: starts it. {bin} is its environment's bin folder, {server} its folder in `servers/`,
-            {port} where it listens. Commands begin with {bin}/python, because the scripts in a bin folder
-            hold an absolute path and break when the environment is copied.
+        command: starts it. {bin} is its environment's bin folder, {server} its folder in
+            `servers/`, {port} where it listens. Commands begin with {bin}/python, because the
+            scripts in a bin folder hold an absolute path and break when the environment is copied.
         settings: the best of them counts.
         deadline_header: the server honours `X-Request-Timeout-Ms`.
         home: its virtual environment, if that has another name.

@@ -1,9 +1,9 @@
 """Load generator: sends requests at given times or from a number of clients, and records each.
 
-One thread with non-blocking sockets and epoll, because it shares the cores with the server. It runs as
-a process of its own: `python -m benchmarks.loadgen PLAN` reads a `Plan` from a JSON file and prints an
-`Outcome` as JSON. Latency counts from the time a request should have been sent, so a server that
-stalls cannot hide it by slowing its clients down.
+One thread with non-blocking sockets and epoll, because it shares the cores with the server. It runs
+as a process of its own: `python -m benchmarks.loadgen PLAN` reads a `Plan` from a JSON file and
+prints an `Outcome` as JSON. Latency counts from the time a request should have been sent, so a
+server that stalls cannot hide it by slowing its clients down.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ class Generator:
             self._free.append(now_s + (_PAUSE_S if status == BROKEN else 0.0))
 
     def _lose(self, connection: _Connection) -> None:
-        # A server may close a kept connection at any time between requests. Like any HTTP client, the
-        # generator then tries once more on a new connection; any other loss is a failure.
+        # A server may close a kept connection at any time between requests. Like any HTTP client,
+        # the generator then tries once more on a new connection. Any other loss is a failure.
         request = connection.request
         stale = connection.used and not connection.answer
         self._close(connection)

@@ -66,7 +66,7 @@ def from_json(values: dict[str, Any]) -> Outcome:
 
 
 def parse_answer(data: bytes | bytearray) -> tuple[int, bytes, bytes] | None:
-    """Returns status, lower-case head and body of an HTTP/1.1 response, or None if it is incomplete."""
+    """Returns status, lower-case head and body of a response, or None if it is incomplete."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None

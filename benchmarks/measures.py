@@ -47,8 +47,8 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 def summarise(rows: Sequence[Row], seconds: float, deadline_s: float) -> dict[str, Any]:
     """Summarises one run in which requests were sent for `seconds`.
 
-    Latencies are of accepted requests only: a fast refusal must not look like a fast answer. Requests
-    with broken pictures count in `n_bad`, `offered_per_s`, `statuses` and lateness, nowhere else.
+    Latencies are of accepted requests only: a fast refusal must not look like a fast answer.
+    Requests with broken pictures count only in `n_bad`, `offered_per_s`, `statuses` and lateness.
     """
     good = [row for row in rows if not row.bad]
     accepted = [row.latency_s for row in good if row.status == OK or row.status <= 0]
@@ -94,7 +94,7 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Returns median, lowest and highest; leaves out None, and returns it if nothing else is there."""
+    """Returns median, lowest and highest without the Nones; None if there is nothing else."""
     there = [value for value in values if value is not None]
     if not there:
         return None

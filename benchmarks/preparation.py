@@ -2,9 +2,9 @@
 
     python -m benchmarks.preparation PHOTOS --model models/efficientnet_lite0/1 [--model ...]
 
-Every way is timed beside Pillow's full decode + resize + crop, alternating on each photo, in CPU time
-of the thread. A ratio is the median over rounds. Answers are compared with those to Pillow's pixels.
-`--part` chooses: ways, reduced (on enlarged photos), large, memory, cuts.
+Every way is timed beside Pillow's full decode + resize + crop, alternating on each photo, in CPU
+time of the thread. A ratio is the median over rounds. Answers are compared with those to Pillow's
+pixels. `--part` chooses: ways, reduced (on enlarged photos), large, memory, cuts.
 """
 
 from __future__ import annotations

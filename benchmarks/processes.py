@@ -1,8 +1,8 @@
 """Starts a server, accounts for all its processes and ends every one of them.
 
 Servers start helpers, which start more, and some outlive their parents. This process adopts these
-orphans, so that it finds everything a server left behind among its own descendants. Only one server runs
-at a time, and no load generator runs when CPU time is read.
+orphans, so that it finds everything a server left behind among its own descendants. Only one server
+runs at a time, and no load generator runs when CPU time is read.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _servers(record: Record, precision: str) -> list[str]:
 def _rows(
     record: Record, precision: str, cells: Sequence[Callable[[Callable[..., Spread | None]], str]]
 ) -> list[list[str]]:
-    """Returns a row for each server; each cell gets a function that looks up the server's numbers."""
+    """Returns a row per server; each cell gets a function that looks up the server's numbers."""
     rows = []
     for server in _servers(record, precision):
         # The default binds this round's server; a closure would see the last one.

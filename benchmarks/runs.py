@@ -1,4 +1,4 @@
-"""A whole measurement: chooses settings, runs interleaved rounds over all servers, writes the record."""
+"""A whole measurement: chooses settings, runs interleaved rounds, writes the record."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Session:
         return loadplan.from_json(json.loads(output))
 
     def closed_loop(self, clients: int, seconds: float) -> dict[str, Any]:
-        # wrk and not our generator, because it takes far less of the cores it shares with the server.
+        # wrk and not our generator: it takes far less of the cores it shares with the server.
         listing = self.folder / "requests.txt"
         listing.write_text("\n".join(self.good) + "\n", encoding="utf-8")
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s", "-s"]

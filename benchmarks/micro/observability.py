@@ -2,9 +2,9 @@
 
     python -m benchmarks.micro.observability [--rounds R] [--requests N]
 
-Blocks of requests with and without them go through the application in alternation, without sockets, to
-a backend that has its result ready. The CPU time of the thread counts. The code is warm here. Between
-runs of a network, which push it out of the caches, each line costs several times as much.
+Blocks of requests with and without them go through the application in alternation, without sockets,
+to a backend that has its result ready. The CPU time of the thread counts. The code is warm here.
+Between runs of a network, which push it out of the caches, each line costs several times as much.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SERVER_TIMING: Final = ((classify, "_server_timing", lambda *_: "batch;desc=1")
 
 
 async def measure(rounds: int, n_requests: int) -> list[tuple[str, float, float, float]]:
-    """Returns the median, lowest and highest cost per request of each part, in microseconds of CPU time."""
+    """Returns the median, lowest and highest cost of each part, in CPU microseconds per request."""
     app: Any = create_app(Settings(models_dir=_MODELS, models_poll_s=0))
     # No decoding and no network: they vary by more than what is measured here.
     app.state.service.dependencies.classifier.active.backend.answer = _answer_at_once

@@ -2,11 +2,11 @@
 
     python benchmarks/reliability/disconnects.py --breaks 10000
 
-A client opens a connection, sends a random part of a request (of its head, of its body, or all of it)
-and resets the connection, at once or a moment later. Two closed-loop clients post the same photograph
-meanwhile. Descriptors, threads, memory and the photograph's probabilities are compared before and after.
-Exits with 1 if descriptors or threads grew, an answer changed, another client got anything but 200, or
-the log has a traceback.
+A client opens a connection, sends a random part of a request (of its head, of its body, or all of
+it) and resets the connection, at once or a moment later. Two closed-loop clients post the same
+photograph meanwhile. Descriptors, threads, memory and the photograph's probabilities are compared
+before and after. Exits with 1 if descriptors or threads grew, an answer changed, another client got
+anything but 200, or the log has a traceback.
 """
 
 from __future__ import annotations

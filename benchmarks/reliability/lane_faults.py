@@ -2,17 +2,17 @@
 
     python benchmarks/reliability/lane_faults.py --faults 50
 
-Closed-loop clients post a photograph without pause. At random moments the next run fails in one of three
-ways:
+Closed-loop clients post a photograph without pause. At random moments the next run fails in one of
+three ways:
 
 - dies: the lane's thread ends during the run, through an error that is no `Exception`;
 - stuck: the run does not end until it is interrupted;
 - deaf: the run takes eight seconds and ignores the interrupt, as native code can.
 
-Requests have a deadline of one second here (30 s by default). A run counts as stuck one second after the
-first deadline in its batch. Prints for each kind the failed requests, the time they took, and the time
-until the lane and `/livez` were back. Exits with 1 if a request got no answer, anything but the lane's
-current batch failed, or the answers were different afterwards.
+Requests have a deadline of one second here (30 s by default). A run counts as stuck one second
+after the first deadline in its batch. Prints for each kind the failed requests, the time they took,
+and the time until the lane and `/livez` were back. Exits with 1 if a request got no answer,
+anything but the lane's current batch failed, or the answers were different afterwards.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_live(service: Service) -> bool:
 
 
 def inject(service: Service, kind: str, dice: random.Random) -> tuple[float, float, float]:
-    """Causes one fault; returns the times of the fault, of the lane's return and of `/livez` 200."""
+    """Causes one fault; returns when it was, when the lane was back and when `/livez` was 200."""
     time.sleep(dice.uniform(0.1, 0.6))
 
     at_s = time.monotonic()
@@ -98,7 +98,7 @@ def inject(service: Service, kind: str, dice: random.Random) -> tuple[float, flo
 
 
 def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
-    """Causes one kind of fault, prints its cost and returns whether the service kept its promises."""
+    """Causes one kind of fault, prints its cost and returns whether the promises were kept."""
     settings = {"request_timeout_s": DEADLINE_S, "models_poll_s": 0}
     service = Service(settings, (__file__,), {FAULT: kind}).start()
     picture = (ROOT / "examples" / "cat.jpg").read_bytes()
@@ -140,7 +140,7 @@ def run_faults(kind: str, count: int, n_clients: int, seed: int) -> bool:
 
 
 def main() -> int:
-    # The service of a measurement is this same file, started with the kind of fault in its environment.
+    # The service is this same file, started with the kind of fault in its environment.
     if FAULT in os.environ:
         serve()
         return 0

@@ -2,14 +2,15 @@
 
     python benchmarks/reliability/signals.py --signals 100 --kinds threads workers
 
-Each round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while the
-interpreter starts, while models load and are verified, or while it serves. Four rounds of five have
-closed-loop clients. Once the service is up, every second round keeps taking the larger model out of the
-repository and putting it back, so that the service is always adopting. Every fifth round sends a second
-signal shortly after the first.
+Each round starts `convserve serve` and sends SIGTERM or SIGINT within `--within-s` seconds: while
+the interpreter starts, while models load and are verified, or while it serves. Four rounds of five
+have closed-loop clients. Once the service is up, every second round keeps taking the larger model
+out of the repository and putting it back, so that the service is always adopting. Every fifth round
+sends a second signal shortly after the first.
 
-The promise: once the service handles its signals, its exit status is 0, it writes nothing to standard
-error, and no child process is left a second later. Prints tables and exits with 1 if that was broken.
+The promise: once the service handles its signals, its exit status is 0, it writes nothing to
+standard error, and no child process is left a second later. Prints tables and exits with 1 if that
+was broken.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Round:
 
 
 def signals_taken(pid: int) -> bool:
-    """Returns whether a process handles SIGTERM, with a handler or with a thread that waits for it."""
+    """Returns whether a process handles SIGTERM: with a handler, or with a thread that waits."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
@@ -119,7 +120,7 @@ def ask_without_pause(port: int, picture: bytes, done: threading.Event) -> None:
 
 
 def publish_without_pause(model: Path, log: Path, done: threading.Event) -> None:
-    """Keeps taking a model out of the repository and putting it back, so that it is loaded each time."""
+    """Keeps taking a model out of the repository and putting it back, to have it loaded again."""
     aside = model.parent.parent / "aside"
     while not serving(log):
         if done.wait(0.05):
@@ -213,7 +214,7 @@ def run_round(number: int, models: Path, options: argparse.Namespace, workers: i
 
 
 def run_signals(kind: str, options: argparse.Namespace) -> bool:
-    """Runs the rounds of one kind of lane, prints a table and returns whether the promise was kept."""
+    """Runs the rounds of one kind of lane, prints a table, returns whether the promise was kept."""
     rounds = []
     for number in range(options.signals):
         with tempfile.TemporaryDirectory() as folder:

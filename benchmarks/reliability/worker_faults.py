@@ -2,13 +2,13 @@
 
     python benchmarks/reliability/worker_faults.py --kills 100 --stops 50 --rounds 3
 
-Closed-loop clients post a photograph without pause. At random moments a worker gets SIGKILL and, in a
-second part with a deadline of one second, SIGSTOP. The next fault comes when the worker has been replaced.
-Prints the failed requests, the time they took, and the time until the replacement was ready. Compares
-the front's descriptors, threads and memory before and after, and the photograph's probabilities bit for
-bit. `--rounds` alternates between a service without workers and one with them, and compares requests/s and
-CPU time per request. Exits with 1 if a request failed in another way, a descriptor leaked, the answer
-changed or the service did not end cleanly.
+Closed-loop clients post a photograph without pause. At random moments a worker gets SIGKILL and, in
+a second part with a deadline of one second, SIGSTOP. The next fault comes when the worker has been
+replaced. Prints the failed requests, the time they took, and the time until the replacement was
+ready. Compares the front's descriptors, threads and memory before and after, and the photograph's
+probabilities bit for bit. `--rounds` alternates between a service without workers and one with
+them, and compares requests/s and CPU time per request. Exits with 1 if a request failed in another
+way, a descriptor leaked, the answer changed or the service did not end cleanly.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def inject(service: Service, number: signal.Signals, dice: random.Random) -> Fau
 
 
 def run_faults(name: str, number: signal.Signals, count: int, options: argparse.Namespace) -> bool:
-    """Causes one kind of fault, prints its cost and returns whether the service kept its promises."""
+    """Causes one kind of fault, prints its cost and returns whether the promises were kept."""
     settings = {"workers": options.workers, "request_timeout_s": 30, "models_poll_s": 0}
     # A stopped worker's batch is overdue one second after its first deadline; 30 s would be slow.
     if number is signal.SIGSTOP:

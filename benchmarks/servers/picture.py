@@ -1,11 +1,12 @@
 """Shared by the servers beside convserve: preparation, session and top-5.
 
-It prepares a picture as tutorials do: Pillow decodes the whole picture, resizes its shorter side and cuts
-out the middle, by the manifest's numbers. It imports nothing of this project, because each server runs in
-a virtual environment of its own, with this folder on its path.
+It prepares a picture as tutorials do: Pillow decodes the whole picture, resizes its shorter side
+and cuts out the middle, by the manifest's numbers. It imports nothing of this project, because each
+server runs in a virtual environment of its own, with this folder on its path.
 
-The parameters come in the environment: BENCH_GRAPH and BENCH_MANIFEST are files, BENCH_PORT is where to
-listen, BENCH_BATCH the largest batch, BENCH_WORKERS and BENCH_THREADS the numbers of these.
+The parameters come in the environment: BENCH_GRAPH and BENCH_MANIFEST are files, BENCH_PORT is
+where to listen, BENCH_BATCH the largest batch, BENCH_WORKERS and BENCH_THREADS the numbers of
+these.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Fine-tunes the same weights as `convserve-train fit`, but as a plain timm script would.
 
-It does what timm's documentation and train.py do by default for a small data set: an ImageFolder, timm's
-training transform (random resized crop, flip, colour jitter), all layers at one learning rate, AdamW,
-cosine schedule with one epoch of warm-up, label smoothing 0.1, the last weights. It computes in bf16 where
-the processor does, as `fit` does. It exports, calibrates and compares nothing.
+It does what timm's documentation and train.py do by default for a small data set: an ImageFolder,
+timm's training transform (random resized crop, flip, colour jitter), all layers at one learning
+rate, AdamW, cosine schedule with one epoch of warm-up, label smoothing 0.1, the last weights. It
+computes in bf16 where the processor does, as `fit` does. It exports, calibrates and compares
+nothing.
 
     python benchmarks/training/plain_timm.py DATA --epochs 5 --seed 0
 

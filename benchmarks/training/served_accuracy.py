@@ -1,10 +1,10 @@
-"""Compares a running service with the published version: top-1 and probabilities of labelled pictures.
+"""Compares a running service's answers to labelled pictures with the published version's own.
 
     python benchmarks/training/served_accuracy.py http://127.0.0.1:8000 models/clothing/1 DATA/test
 
-Posts each file unchanged. Prints one JSON object: top-1 over HTTP, top-1 of the graph from the same bytes
-without a service, the number of pictures whose first class differs, and the largest difference of its
-probability.
+Posts each file unchanged. Prints one JSON object: top-1 over HTTP, top-1 of the graph from the same
+bytes without a service, the number of pictures whose first class differs, and the largest
+difference of its probability.
 """
 
 from __future__ import annotations

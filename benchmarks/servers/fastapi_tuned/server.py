@@ -1,7 +1,7 @@
 """FastAPI tuned by hand: uvloop, httptools, one-thread runs, a thread or process per core.
 
-With BENCH_BATCH above 1, pictures that queue during a run are run together, with the twenty lines of
-batching that hand-written servers have.
+With BENCH_BATCH above 1, pictures that queue during a run are run together, with the twenty lines
+of batching that hand-written servers have.
 """
 
 from __future__ import annotations

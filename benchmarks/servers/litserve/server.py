@@ -1,7 +1,7 @@
 """LitServe: the LitAPI of its documentation, which prepares in `decode_request` and batches.
 
-No postponed annotations here: LitServe passes the annotation of `request` on to FastAPI, which then reads
-the raw body. Without it, LitServe accepts only JSON and forms.
+No postponed annotations here: LitServe passes the annotation of `request` on to FastAPI, which then
+reads the raw body. Without it, LitServe accepts only JSON and forms.
 """
 
 from typing import Annotated, Any

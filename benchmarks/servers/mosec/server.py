@@ -1,7 +1,7 @@
 """Mosec: raw bytes in, JSON out, like the computer-vision service in its documentation.
 
-With BENCH_STAGES=1, each worker prepares and runs a batch. With 2, one stage of workers prepares pictures
-and a single worker runs batches.
+With BENCH_STAGES=1, each worker prepares and runs a batch. With 2, one stage of workers prepares
+pictures and a single worker runs batches.
 """
 
 from __future__ import annotations
