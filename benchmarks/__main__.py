@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", type=Path, help="another checkout, to be compared with")
     parser.add_argument("--closed-only", action="store_true", help="no open loops, no broken ones")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="of each load; wrk takes whole ones only"
+    )
     parser.add_argument("--deadline-ms", type=int, default=500, help="of goodput")
     parser.add_argument("--max-photos", type=int, default=300)
     parser.add_argument("--name", default="servers", help="of the record")
