@@ -104,7 +104,10 @@ def main() -> None:
 @_VERSION
 @click.option("--replace", is_flag=True, help="Overwrite the version if it exists.")
 @_MODELS
-@click.option("--license", help="SPDX identifier. Required unless --weights names a package with a known licence.")
+@click.option(
+    "--license",
+    help="SPDX identifier. Required unless --weights names a package with a known licence.",
+)
 @click.option(
     "--labels", "labels_file", type=_FILE, help="File with the class names: .txt, .json or .csv."
 )
