@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import DeadlineExceeded, Draining, Unavailable
 from service.http.problems import EXPECTED_ERRORS, problem_response
 from service.http.scope import route_of, set_request_info
+from service.system.logs import RequestRecord
 from service.system.metrics import Metrics
 
 log = logging.getLogger("service.access")
@@ -82,18 +83,15 @@ class EdgeMiddleware:
         level = logging.DEBUG if route in _QUIET_ROUTES and status < 400 else logging.INFO
         if not log.isEnabledFor(level):  # building the extra fields costs more than this check
             return
-        log.log(
-            level,
-            "request",
-            extra={
-                "request_id": request_id,
-                "method": scope["method"][:16],  # the client may send a method of any length
-                "route": route,
-                "status": status,
-                "duration_ms": round(seconds * 1e3, 2),
-                "client": (scope.get("client") or ("-",))[0],
-            },
-        )
+        fields = {
+            "request_id": request_id,
+            "method": scope["method"][:16],  # the client may send a method of any length
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1e3, 2),
+            "client": (scope.get("client") or ("-",))[0],
+        }
+        log.handle(RequestRecord(log.name, level, fields))
 
 
 class _Response:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 _QUEUE_RECORDS = 10_000
 _STANDARD_OUTPUT = 1  # file descriptor
@@ -23,6 +23,22 @@ _GATHER_S = 0.01  # records of this time are written together
 _MAX_GATHERED = 256  # lines
 _MAX_MESSAGE = 2_000  # characters
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+
+
+class RequestRecord(logging.LogRecord):
+    """The record of one request. It costs a third of an ordinary one, which looks for its caller."""
+
+    _EMPTY: Final = logging.makeLogRecord({"msg": "request"}).__dict__
+
+    def __init__(self, name: str, level: int, fields: dict[str, Any]) -> None:
+        self.__dict__ = {
+            **self._EMPTY,
+            "name": name,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "created": time.time(),
+            **fields,
+        }
 
 
 class JsonFormatter(logging.Formatter):
@@ -47,8 +63,9 @@ class JsonFormatter(logging.Formatter):
 class DroppingQueueHandler(QueueHandler):
     """Passes records to the writing thread, or drops them if the queue is full. Never blocks."""
 
-    def __init__(self, records: queue.Queue[Any], on_drop: Callable[[], None]) -> None:
+    def __init__(self, records: queue.SimpleQueue[Any], on_drop: Callable[[], None]) -> None:
         super().__init__(records)
+        self._records = records
         self._on_drop = on_drop
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -59,9 +76,9 @@ class DroppingQueueHandler(QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+        if self._records.qsize() < _QUEUE_RECORDS:
+            self._records.put(record)
+        else:
             self._on_drop()
 
 
@@ -74,7 +91,7 @@ class _LineWriter(QueueListener):
     # It uses neither a `logging.Handler` nor `sys.stdout`. Both have a lock that the thread would hold
     # while the reader does not read, and the interpreter waits for that lock when it exits.
 
-    def __init__(self, records: queue.Queue[Any], write: Callable[[str], object]) -> None:
+    def __init__(self, records: queue.SimpleQueue[Any], write: Callable[[str], object]) -> None:
         super().__init__(records)
         self._write = write
         self._formatter = JsonFormatter()
@@ -121,7 +138,7 @@ class LogWriter:
     def __init__(self, level: str, stream: TextIO | None = None) -> None:
         self.on_drop: Callable[[], None] | None = None
         self._level = level.upper()
-        records: queue.Queue[Any] = queue.Queue(_QUEUE_RECORDS)
+        records: queue.SimpleQueue[Any] = queue.SimpleQueue()  # half the cost of a `Queue`
         self._handler = DroppingQueueHandler(records, self._dropped)
         self._listener = _LineWriter(records, stream.write if stream else _write_to_standard_output)
 
@@ -143,10 +160,7 @@ class LogWriter:
     def stop(self, timeout_s: float = 2.0) -> None:
         """Writes the queued records. Gives up after the timeout, in case the reader hangs."""
         thread = self._listener._thread
-        try:
-            self._listener.enqueue_sentinel()
-        except queue.Full:
-            return
+        self._listener.enqueue_sentinel()
         if thread is not None:
             thread.join(timeout_s)
 

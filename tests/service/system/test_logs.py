@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from service.system import logs
 from service.system.logs import DroppingQueueHandler, JsonFormatter, LogWriter
 
 
@@ -75,8 +76,9 @@ def test_formatter_exception_becomes_a_field():
     assert "KeyError" in str(line["traceback"])
 
 
-def test_handler_full_queue_drops_and_counts():
-    records: queue.Queue[object] = queue.Queue(2)
+def test_handler_full_queue_drops_and_counts(monkeypatch):
+    records: queue.SimpleQueue[object] = queue.SimpleQueue()
+    monkeypatch.setattr(logs, "_QUEUE_RECORDS", 2)
     dropped: list[int] = []
     handler = DroppingQueueHandler(records, lambda: dropped.append(1))
 
@@ -87,7 +89,7 @@ def test_handler_full_queue_drops_and_counts():
 
 
 def test_handler_keeps_the_traceback_but_not_the_exception():
-    records: queue.Queue[logging.LogRecord] = queue.Queue()
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = DroppingQueueHandler(records, lambda: None)
 
     try:
