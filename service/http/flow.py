@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -71,39 +71,3 @@ class BoundedFlowControl(FlowControl):
             self._transport.abort()
         else:
             self._start_timer()
-
-
-class CoalescingTransport:
-    """A transport that writes a response's head together with the first part of its body.
-
-    uvicorn writes them one after the other, which costs two system calls and two packets. A head
-    without a body in the same turn of the event loop is written alone at the end of that turn.
-    """
-
-    __slots__ = ("_head", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            # A final response. 1xx responses such as 100 Continue are written at once.
-            self._head = data
-            self._loop.call_soon(self._flush)
-            return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            self.write(b"")

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.flow import BoundedFlowControl, CoalescingTransport
+from service.http.cycle import ResponseCycle
+from service.http.flow import BoundedFlowControl
 from service.http.heads import MAX_HEADERS, RequestHeadRejected, check_head, refusal_bytes
 from service.http.scope import add_peer, peer_of
 
@@ -32,6 +35,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Rejects request heads that are too large, too slow or malformed, and closes the connection."""
 
     flow: BoundedFlowControl
+    cycle: ResponseCycle
 
     def __init__(self, *args: Any, header_timeout_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,13 +45,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unparsed = b""  # received, but behind the request being handled
         self._field_bytes = 0  # since the last body byte or the end of the last head
         self._body_left = 0  # of a body with Content-Length
+        self._chunked = False
         self._in_head = True
         self._head_started = False  # its first byte has arrived
         self._ignore_input = False  # drop what still arrives, but answer accepted requests
         self._head_without_upgrade = b""  # the current head, to be parsed again
 
         # The request being answered. uvicorn's `cycle` is the newest one of a pipeline.
-        self._active: RequestResponseCycle | None = None
+        self._active: ResponseCycle | None = None
 
     # The connection
 
@@ -105,7 +110,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _parse_piece(self, data: bytes, start: int) -> int:
         """Parses a piece that ends with the current request, if possible; returns its length."""
         if self._body_left:
-            return self._feed(data[start : start + self._body_left])
+            return self._feed(memoryview(data)[start : start + self._body_left])
 
         if self._in_head and self._head_timer is None:
             self._start_head_timer()
@@ -123,7 +128,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._field_bytes += len(piece)
         return self._feed(piece)
 
-    def _feed(self, piece: bytes) -> int:
+    def _feed(self, piece: bytes | memoryview) -> int:
         """Feeds the parser; returns how many bytes it took."""
         try:
             self.parser.feed_data(piece)
@@ -157,7 +162,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:  # a trailer
             return
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
             raise RequestHeadRejected(
                 "headers_too_large", f"the limit is {MAX_HEADERS} header fields"
@@ -174,22 +182,60 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = b"\r\n".join((*lines, b"", b""))
             return
 
-        add_peer(self.scope)
-        super().on_headers_complete()
         self._stop_head_timer()
         self._in_head = False
         self._field_bytes = 0
-        lengths = [int(value) for name, value in self.headers if name == b"content-length"]
-        self._body_left = lengths[0] if lengths else 0
+        fields = dict(self.headers)
+        self._body_left = int(fields.get(b"content-length", 0))
+        self._chunked = b"transfer-encoding" in fields
+        self._begin_request(method, version)
+
+    def _begin_request(self, method: bytes, version: str) -> None:
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        self.scope["raw_path"] = self.root_path.encode("ascii") + url.path
+        self.scope["query_string"] = url.query or b""
+        add_peer(self.scope)
+
+        busy = self._responding()
+        self.cycle = ResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if busy:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         self._field_bytes = 0  # the limit is for what arrives between two chunks
         self._body_left = max(0, self._body_left - len(body))
-        super().on_body(body)
+        if self.cycle.response_complete:
+            return
+
+        self.cycle.add_body(body)
+        more = self._body_left or self._chunked
+        if more and self.cycle.n_unread > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()  # until the application reads the body
 
     def on_message_complete(self) -> None:
         if self._head_without_upgrade:
             return
+        if peer := peer_of(self.cycle.scope):
+            peer.body_complete = True
         super().on_message_complete()
         self._stop_head_timer()
         self._in_head = True
@@ -206,9 +252,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     # Responses
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: ResponseCycle, app: ASGI3Application) -> None:  # type: ignore[override]
         self._active = cycle
-        cycle.transport = CoalescingTransport(self.transport, self.loop)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -226,7 +271,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def _responding(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        cycle: ResponseCycle | None = self.cycle  # None before the first request
         return cycle is not None and not cycle.response_complete
 
     def _refuse(self, code: str, detail: str) -> None:

@@ -19,13 +19,15 @@ class Peer:
     """The client's end of the connection, for one request.
 
     Attributes:
+        body_complete: all of the request has arrived.
         disconnected: the client cannot receive a response any more.
         on_disconnect: called once when that happens.
     """
 
-    __slots__ = ("disconnected", "on_disconnect")
+    __slots__ = ("body_complete", "disconnected", "on_disconnect")
 
     def __init__(self) -> None:
+        self.body_complete = False
         self.disconnected = False
         self.on_disconnect: Callable[[], object] | None = None
 
