@@ -18,7 +18,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from service import __name__ as package
@@ -26,7 +25,7 @@ from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
 from service.api.payload import BodyLimits
-from service.api.routes import plain_routes
+from service.api.routes import PlainRoutes
 from service.batching.batcher import BatchCallbacks
 from service.batching.sizing import engine_config
 from service.errors import Draining, ModelNotReady
@@ -189,7 +188,7 @@ class Service:
 
 
 async def _retire(active: ActiveBackend, backend: LaneBackend) -> None:
-    await active.unused()  # until the last request that may use it is answered
+    await active.wait_unused()  # until the last request that may use it is answered
     await backend.stop(_STOP_S)
 
 
@@ -251,9 +250,8 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _reraise)
 
-    fastapi = partial(FastAPI.__call__, app)
-    front = Router(plain_routes(HOT_ROUTERS), redirect_slashes=False, default=fastapi)
-    app.edge = EdgeMiddleware(front, service.metrics, draining=lambda: service.draining)
+    routes = PlainRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
+    app.edge = EdgeMiddleware(routes, service.metrics, draining=lambda: service.draining)
     return app
 
 

@@ -3,7 +3,7 @@
 FastAPI takes 48 us to resolve a route with its dependencies and parameters, Starlette's router 5 us.
 So every dialect has two routers. `router` holds ordinary FastAPI routes. `hot` holds the routes that
 receive pictures: their handlers take only the request, and read what they need with `parse`.
-`plain_routes` serves these before FastAPI, which also has them, to describe them and to answer 404
+`PlainRoutes` serves these before FastAPI, which also has them, to describe them and to answer 404
 and 405.
 """
 
@@ -15,9 +15,11 @@ from typing import Any, Final, Literal, TypeVar
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette._utils import get_route_path
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import InvalidParameter
 from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
@@ -36,33 +38,40 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-class PlainRoute(Route):
-    """A Starlette route for a FastAPI route whose handler takes only the request."""
+class PlainRoutes:
+    """Serves routes whose handlers take only the request, and passes other requests on.
 
-    def __init__(self, route: APIRoute) -> None:
-        super().__init__(route.path, route.endpoint)
-        self.methods = route.methods
+    Args:
+        routers: with the routes.
+        other: the application for all other requests, also those with a method that a route lacks.
+    """
 
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await route.endpoint(Request(scope, receive))
-            await response(scope, receive, send)
+    def __init__(self, routers: Iterable[APIRouter], other: ASGIApp) -> None:
+        routes = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
+        self.routes = routes
+        self._by_path = {route.path: route for route in routes if not route.param_convertors}
+        self._by_pattern = [route for route in routes if route.param_convertors]
+        self._other = other
 
-        # In place of Starlette's wrapper, which looks for exception handlers: the edge has them all.
-        self.app = respond
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._find(scope)
+        if route is None or scope["method"] not in (route.methods or ()):
+            await self._other(scope, receive, send)
+            return
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["method"] not in (self.methods or ()):  # FastAPI has another route or answers 405
-            return Match.NONE, {}
-        return super().matches(scope)
+        scope["route"] = route
+        response: Response = await route.endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
-
-def plain_routes(routers: Iterable[APIRouter]) -> list[BaseRoute]:
-    return [
-        PlainRoute(route)
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute)
-    ]
+    def _find(self, scope: Scope) -> APIRoute | None:
+        route = self._by_path.get(get_route_path(scope))
+        if route is None:
+            for one in self._by_pattern:
+                match, found = one.matches(scope)
+                if match is not Match.NONE:
+                    scope["path_params"] = found["path_params"]
+                    return one
+        return route
 
 
 def openapi_parameters(

@@ -10,11 +10,10 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
 from starlette.testclient import TestClient
 
 from service.api.payload import ClassifyOptions, query_options
-from service.api.routes import openapi_parameters, parse, plain_routes
+from service.api.routes import PlainRoutes, openapi_parameters, parse
 from service.app import HOT_ROUTERS
 from service.errors import InvalidParameter
 from tests import tinymodel
@@ -38,7 +37,7 @@ def described(client: Any) -> dict[str, Any]:
 
 
 def plain_operations() -> set[tuple[str, str]]:
-    routes = [route for route in plain_routes(HOT_ROUTERS) if isinstance(route, Route)]
+    routes = PlainRoutes(HOT_ROUTERS, other=FastAPI()).routes
     return {(route.path, method) for route in routes for method in route.methods or ()}
 
 
@@ -126,7 +125,7 @@ def test_routes_fastapi_handles_other_methods_on_a_plain_path():
     app = FastAPI()
     app.include_router(router)
     app.include_router(other)
-    client = TestClient(Router(plain_routes([router]), default=app))
+    client = TestClient(PlainRoutes([router], other=app))
 
     assert client.post("/items").text == "plain"
     assert client.get("/items").json() == "fastapi"
