@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch
 from contract.manifest import GoldenExample, Interface
+
+DEFAULT_TOP_K: Final = 5
+
+Ranking = list[tuple[int, float]]  # (class index, probability), most probable first
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """Which classes of an answer are wanted: the arguments of `top_k`."""
+
+    k: int = DEFAULT_TOP_K
+    min_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +98,7 @@ def to_predictions(
     ]
 
 
-def top_k(
-    probabilities: NDArray[np.float32], k: int, min_probability: float = 0.0
-) -> list[tuple[int, float]]:
+def top_k(probabilities: NDArray[np.float32], k: int, min_probability: float = 0.0) -> Ranking:
     """Returns the k most probable classes of one picture, most probable first.
 
     Args:
@@ -96,7 +107,7 @@ def top_k(
         min_probability: classes below it are left out, so the list can be shorter or empty.
 
     Returns:
-        (class index, probability) pairs. Equal probabilities are ordered by class index.
+        Equal probabilities are ordered by class index.
     """
     k = max(k, 0)
 

@@ -21,9 +21,8 @@ from statistics import median
 from typing import Any, Final
 from unittest import mock
 
-import numpy as np
-
 from benchmarks.micro.requests import send
+from contract.predictions import DEFAULT_TOP_K
 from service.api.dialects import native as classify
 from service.app import create_app
 from service.http import edge as middleware
@@ -35,8 +34,8 @@ _MODELS: Final = Path(__file__).resolve().parents[2] / "models"
 
 
 async def _answer_at_once(version: LoadedVersion, *_: object) -> InferenceResult:
-    row = np.full(version.manifest.n_classes, 1 / version.manifest.n_classes, np.float32)
-    return InferenceResult(row, 0.001, 0.001, 0.001, 0.001, 1)
+    ranking = [(index, 1 / version.manifest.n_classes) for index in range(DEFAULT_TOP_K)]
+    return InferenceResult(ranking, 0.001, 0.001, 0.001, 0.001, 0.001, 1)
 
 
 @contextmanager

@@ -5,11 +5,12 @@ Versions are strings, as in the protocols of Triton, KServe and TF Serving.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from contract.predictions import Prediction
+from contract.manifest import Label
 from service.http.problems import problem_document
 from service.models.repository import LoadedVersion, Repository
 from service.serving.classifier import Classification, Outcome
@@ -115,12 +116,12 @@ class HealthDocument(BaseModel):
     status: str
 
 
-def prediction_fields(prediction: Prediction) -> dict[str, Any]:
-    members: dict[str, Any] = {"label": prediction.label, "index": prediction.index}
-    if prediction.synset is not None:
-        members["synset"] = prediction.synset
+def _prediction_members(label: Label, index: int, probability: float) -> dict[str, Any]:
+    members: dict[str, Any] = {"label": label.name, "index": index}
+    if label.synset is not None:
+        members["synset"] = label.synset
     # Six decimals are finer than any tolerance here and halve the bytes.
-    members["probability"] = round(prediction.probability, 6)
+    members["probability"] = round(probability, 6)
     return members
 
 
@@ -135,7 +136,8 @@ def classification_fields(
         "model": answer.manifest.name,
         "version": str(answer.manifest.version),
     }
-    results = [_result_members(outcome, request_id) for outcome in answer.outcomes]
+    labels = answer.manifest.labels
+    results = [_result_members(outcome, labels, request_id) for outcome in answer.outcomes]
     if as_list:
         members["results"] = results
     else:
@@ -144,9 +146,10 @@ def classification_fields(
     return members
 
 
-def _result_members(outcome: Outcome, request_id: str) -> dict[str, Any]:
+def _result_members(outcome: Outcome, labels: Sequence[Label], request_id: str) -> dict[str, Any]:
     if isinstance(outcome, list):
-        return {"predictions": [prediction_fields(prediction) for prediction in outcome]}
+        predictions = [_prediction_members(labels[at], at, value) for at, value in outcome]
+        return {"predictions": predictions}
     problem = problem_document(outcome, request_id)
     return {"error": {key: problem[key] for key in ("status", "code", "title", "detail")}}
 

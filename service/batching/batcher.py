@@ -28,6 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from contract.predictions import TopK
+from service.batching.expiry import ExpiryTimer
 from service.batching.lane import (
     BatchJob,
     Lane,
@@ -120,7 +122,9 @@ class Batcher:
         )
         self._max_large_lanes = max(1, limits.lanes // 2)
         self._load = LoadMonitor(clock)
+        self._expiry = ExpiryTimer(clock, self._forget_abandoned)
         self._window: asyncio.TimerHandle | None = None
+        self._dispatch_due = False
         self._closing = False
         self._emptied = asyncio.Event()
 
@@ -176,6 +180,7 @@ class Batcher:
         item: Batch | Recipe,
         deadline_s: float,
         *,
+        wanted: TopK = TopK(),  # noqa: B008 - immutable
         large: bool = False,
     ) -> RowResult:
         """Queues one picture and waits for its answer.
@@ -184,14 +189,15 @@ class Batcher:
             version: the version that answers.
             item: the prepared picture, without the batch axis, or a recipe that prepares it, which
                 the lane calls right before the run.
-            deadline_s: on the batcher's clock; after it the item is dropped.
+            deadline_s: on the batcher's clock; an item without an answer by then fails.
+            wanted: the classes to return.
             large: the picture takes long to prepare.
 
         Raises:
             Overloaded: the queue is full.
             Draining: the batcher is stopping.
             ModelNotReady: no lane is running and none will be started soon.
-            DeadlineExceeded: the deadline passed before the run started.
+            DeadlineExceeded: the deadline passed before the answer.
             EngineFailure: the engine failed on this item.
             WorkerLost: the worker process ended during the run.
             Exception: raised by the recipe.
@@ -208,15 +214,23 @@ class Batcher:
 
         future: asyncio.Future[RowResult] = self._loop.create_future()
         queue = self._queue_of(version, large)
-        queue.entries.append(QueueEntry(item, deadline_s, self._clock(), future))
+        entry = QueueEntry(item, deadline_s, self._clock(), wanted, future)
+        queue.entries.append(entry)
         queue.n_pending += 1
-        self._dispatch()
+        self._expiry.add(entry)
+
+        # After all requests that arrived in this turn of the event loop, so that they share a batch.
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
 
         try:
             return await future
         except asyncio.CancelledError:
-            self._forget_abandoned(queue)
+            self._forget_abandoned()
             raise
+        finally:
+            self._expiry.discard(entry)
 
     async def drain(self) -> None:
         """Refuses new items and returns once every accepted item has been answered."""
@@ -239,6 +253,7 @@ class Batcher:
         self._closing = True
         stopped = Draining("the service stopped before this picture was run")
         self._fail_waiting(stopped)
+        self._expiry.stop()
         if self._window is not None:
             self._window.cancel()
         for job in self._lanes.stop():
@@ -255,6 +270,7 @@ class Batcher:
         A lane with a batch ahead starts it at once, without a turn of the event loop in between. A
         lane that is free before that steals it.
         """
+        self._dispatch_due = False
         lanes = self._lanes
         if lanes.has_backlog:
             queues = self._queues.values()
@@ -384,12 +400,13 @@ class Batcher:
             self._fail_waiting(ModelNotReady("no lane is running"))
         self._dispatch()
 
-    def _forget_abandoned(self, queue: _Queue) -> None:
-        # The entry may have left the queue already, so this counts again. Its space is free at once;
-        # the entry itself goes when it reaches the front.
-        queue.n_pending = sum(entry.pending for entry in queue.entries)
-        while queue.entries and not queue.entries[0].pending:
-            queue.entries.popleft()
+    def _forget_abandoned(self) -> None:
+        # Entries may have left their queue already, so this counts again. Their space is free at once;
+        # the entries themselves go when they reach the front.
+        for queue in self._queues.values():
+            queue.n_pending = sum(entry.pending for entry in queue.entries)
+            while queue.entries and not queue.entries[0].pending:
+                queue.entries.popleft()
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 

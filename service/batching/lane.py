@@ -14,10 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from contract.manifest import Manifest
+from contract.predictions import Ranking, TopK
 from service.errors import DeadlineExceeded, EngineFailure
 from service.models.engine import Batch, Engine, Run
 
@@ -46,10 +44,11 @@ class RunnableVersion(Protocol):
 class RowResult:
     """One picture's answer."""
 
-    probabilities: NDArray[np.float32]  # (C,)
+    ranking: Ranking
     queue_s: float  # from submit to the start of work on its batch
     run_s: float
     batch_size: int  # pictures in its run
+    rank_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +58,7 @@ class BatchItem:
     item: Batch | Recipe  # prepared, or how to prepare it
     deadline_s: float  # after this it is not worth running
     submitted_s: float
+    wanted: TopK
 
     @property
     def pending(self) -> bool:

@@ -1,4 +1,4 @@
-"""The work on a batch, the same in a thread and in a child process: prepare, run, one outcome each."""
+"""The work on a batch, the same in a thread and in a child process: prepare, run, rank."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from contract.images import ImageFile
 from contract.manifest import Manifest
+from contract.predictions import top_k
 from contract.preprocessing import Tensor, decode_file, to_input
 from service.batching.lane import BatchItem, BatchJob, Outcome, RowResult
 from service.errors import DeadlineExceeded, EngineFailure, Overloaded
@@ -154,7 +155,10 @@ def _run_once(
     for at, (item, _) in enumerate(prepared):
         outcome: Outcome
         if finite[at]:
-            outcome = RowResult(scores[at], started_s - item.submitted_s, run_s, size)
+            began_s = clock()
+            ranking = top_k(scores[at], item.wanted.k, item.wanted.min_probability)
+            queue_s = started_s - item.submitted_s
+            outcome = RowResult(ranking, queue_s, run_s, size, clock() - began_s)
         else:
             outcome = EngineFailure("the network gave a non-finite row for this picture")
         job.outcomes.append((item, outcome))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Self
 
 from service.errors import Draining, Overloaded
 
@@ -25,10 +25,18 @@ class Slot:
     Its methods raise Draining or Overloaded, as `Admission.reserve` does.
     """
 
+    __slots__ = ("_admission", "images", "n_bytes")
+
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self.images = 0
         self.n_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.release(self)
 
     def add_bytes(self, n_bytes: int) -> None:
         self._admission.reserve(images=0, n_bytes=n_bytes)
@@ -53,9 +61,8 @@ class Admission:
         self.n_bytes = 0
         self.closed = False
 
-    @contextmanager
-    def slot(self) -> Iterator[Slot]:
-        """Opens a slot for one request and releases it at the end.
+    def slot(self) -> Slot:
+        """Opens a slot for one request; leaving its `with` block releases it.
 
         Raises:
             Draining: the process takes no new work.
@@ -64,15 +71,13 @@ class Admission:
         # Only a check: a client that has sent just the headers must not hold a picture's place.
         self.reserve(images=1, n_bytes=0)
         self.images -= 1
+        return Slot(self)
 
-        slot = Slot(self)
-        try:
-            yield slot
-        finally:
-            self.images -= slot.images
-            self.n_bytes -= slot.n_bytes
-            if slot.images:
-                self._finished.append((self._clock(), slot.images))
+    def release(self, slot: Slot) -> None:
+        self.images -= slot.images
+        self.n_bytes -= slot.n_bytes
+        if slot.images:
+            self._finished.append((self._clock(), slot.images))
 
     def check_wait(self, expected_s: float, remaining_s: float) -> None:
         """Refuses a request that would be answered after its deadline.

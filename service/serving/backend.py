@@ -7,21 +7,23 @@ the last request on the old one is answered.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from contract.images import ImageLimits, inspect
+from contract.predictions import Ranking, TopK
+from contract.preprocessing import Tensor
 from service.batching.batcher import BatchCallbacks, Batcher
-from service.batching.lane import LaneFactory
+from service.batching.lane import LaneFactory, Recipe
 from service.batching.sizing import batch_limits, prepare_threads, runs_on_cores
 from service.batching.thread_lane import ThreadLaneFactory
 from service.batching.work import Preparation, is_large
+from service.errors import DeadlineExceeded
+from service.models.engine import Batch
 from service.models.repository import (
     Load,
     LoadedVersion,
@@ -43,11 +45,12 @@ from service.workers.supervisor import (
 class InferenceResult:
     """One picture's probabilities, and the seconds of each stage."""
 
-    probabilities: NDArray[np.float32]  # (C,)
+    ranking: Ranking
     decode_s: float  # from the file's bytes to pixels
     preprocess_s: float  # from pixels to the graph's input
     queue_s: float  # waiting for a lane
     infer_s: float  # its run
+    rank_s: float
     batch_size: int  # pictures in its run
 
 
@@ -58,17 +61,19 @@ class Backend(Protocol):
     def repository(self) -> Repository: ...
 
     async def answer(
-        self, version: LoadedVersion, image: bytes, deadline_s: float
+        self, version: LoadedVersion, image: bytes, deadline_s: float, wanted: TopK
     ) -> InferenceResult:
         """Runs one image file.
 
         Args:
             version: one of the repository's.
             image: the whole file.
-            deadline_s: monotonic seconds; after it the picture is not run.
+            deadline_s: monotonic seconds; a picture without an answer by then fails.
+            wanted: the classes to return.
 
         Raises:
             ImageError: the picture is not acceptable.
+            DeadlineExceeded: the deadline passed.
             ServiceError: the picture could not be answered.
         """
         ...
@@ -137,31 +142,38 @@ class LaneBackend:
         return None if self.batcher.n_ready else "no lane is ready"
 
     async def answer(
-        self, version: LoadedVersion, image: bytes, deadline_s: float
+        self, version: LoadedVersion, image: bytes, deadline_s: float, wanted: TopK
     ) -> InferenceResult:
         file = inspect(image, self._limits)
         recipe = Preparation(file, version.manifest, deadline_s)
-        submit = partial(self.batcher.submit, version, deadline_s=deadline_s)
+        item: Batch | Recipe = recipe
 
         # A large picture would hold up the others on its lane, so with threads the pool prepares it.
         # A child has to prepare it; the batcher limits how many lanes may do that at once.
         large = is_large(file)
         pool = self._kind.prepare_pool
-        if pool is None:
-            row = await submit(recipe, large=large)
-        elif large or not self._on_lanes[version.key]:
-            row = await submit(await asyncio.get_running_loop().run_in_executor(pool, recipe))
-        else:
-            row = await submit(recipe)
+        if pool is not None and (large or not self._on_lanes[version.key]):
+            item = await self._prepare(pool, recipe, deadline_s)
+            large = False
 
+        row = await self.batcher.submit(version, item, deadline_s, wanted=wanted, large=large)
         return InferenceResult(
-            row.probabilities,
+            row.ranking,
             recipe.decode_s,
             recipe.preprocess_s,
             row.queue_s,
             row.run_s,
+            row.rank_s,
             row.batch_size,
         )
+
+    async def _prepare(self, pool: Executor, recipe: Preparation, deadline_s: float) -> Tensor:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                return await loop.run_in_executor(pool, recipe)
+        except TimeoutError:
+            raise DeadlineExceeded("the picture was not prepared within the deadline") from None
 
     def expected_s(self, version: LoadedVersion) -> float:
         return self.batcher.expected_s(version)

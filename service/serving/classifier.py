@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from contract.errors import ImageError
 from contract.manifest import Manifest
-from contract.predictions import Prediction, to_predictions
+from contract.predictions import DEFAULT_TOP_K, Ranking, TopK
 from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
 from service.models.repository import LoadedVersion, Repository
 from service.serving.backend import Backend, InferenceResult
-
-DEFAULT_TOP_K = 5
 
 
 @dataclass(slots=True)
@@ -33,17 +31,17 @@ class StageTimes:
     rank_s: float = 0.0
     batch_size: int = 0
 
-    def include(self, one: InferenceResult, rank_s: float) -> None:
-        # Pictures run side by side, so the longest counts; they are ranked one after the other.
+    def include(self, one: InferenceResult) -> None:
+        # Pictures run side by side, so the longest counts.
         self.decode_s = max(self.decode_s, one.decode_s)
         self.preprocess_s = max(self.preprocess_s, one.preprocess_s)
         self.queue_s = max(self.queue_s, one.queue_s)
         self.infer_s = max(self.infer_s, one.infer_s)
-        self.rank_s += rank_s
+        self.rank_s = max(self.rank_s, one.rank_s)
         self.batch_size = max(self.batch_size, one.batch_size)
 
 
-Outcome = list[Prediction] | ImageError | ServiceError
+Outcome = Ranking | ImageError | ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,18 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """A version and the backend that runs it."""
+    """A version and the backend that runs it, which stays until the `with` block ends."""
 
     version: LoadedVersion
     backend: Backend
+    active: ActiveBackend
+
+    def __enter__(self) -> Self:
+        self.active.n_users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.active.release()
 
 
 @dataclass(slots=True, eq=False)
@@ -69,15 +75,14 @@ class ActiveBackend:
 
     backend: Backend
     n_users: int = 0  # requests on this backend that are not answered yet
-    _released: asyncio.Event = field(default_factory=asyncio.Event)
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def repository(self) -> Repository:
         return self.backend.repository
 
-    @contextmanager
-    def find(self, name: str | None = None, number: int | None = None) -> Iterator[ServedVersion]:
-        """Finds a version and keeps its backend running for the time of a request.
+    def find(self, name: str | None = None, number: int | None = None) -> ServedVersion:
+        """Finds a version; a `with` block keeps its backend running for the time of a request.
 
         Args:
             name: of the model; None for the default model.
@@ -86,20 +91,18 @@ class ActiveBackend:
         Raises:
             ModelNotFound: the model or the version is not served.
         """
-        version = self.repository.get(name, number)
-        self.n_users += 1
-        try:
-            yield ServedVersion(version, self.backend)
-        finally:
-            self.n_users -= 1
-            if not self.n_users:
-                self._released.set()
+        return ServedVersion(self.repository.get(name, number), self.backend, self)
 
-    async def unused(self) -> None:
+    def release(self) -> None:
+        self.n_users -= 1
+        if not self.n_users:
+            self._unused.set()
+
+    async def wait_unused(self) -> None:
         # Only ends after the swap: before it, requests keep coming.
         while self.n_users:
-            self._released.clear()
-            await self._released.wait()
+            self._unused.clear()
+            await self._unused.wait()
 
 
 class Classifier:
@@ -136,40 +139,24 @@ class Classifier:
         if top_k is not None and not 1 <= top_k <= manifest.n_classes:
             raise InvalidParameter(f"top_k: must be 1 to {manifest.n_classes} for this model")
 
+        wanted = TopK(top_k or DEFAULT_TOP_K, min_probability)
         answer = Classification(manifest, [])
 
         async def classify_one(image: bytes | ServiceError) -> Outcome:
             if isinstance(image, ServiceError):
                 return image
-            result = await self._infer(served, image, deadline_s)
-            if not isinstance(result, InferenceResult):
-                return result
+            if self._clock() >= deadline_s:
+                return DeadlineExceeded("the deadline passed before the picture was decoded")
 
-            started_s = self._clock()
-            predictions = to_predictions(
-                result.probabilities, manifest, top_k or DEFAULT_TOP_K, min_probability
-            )
-            answer.times.include(result, self._clock() - started_s)
-            return predictions
+            try:
+                result = await served.backend.answer(served.version, image, deadline_s, wanted)
+            except (ImageError, ServiceError) as error:
+                return error
+            answer.times.include(result)
+            return result.ranking
 
-        if len(images) == 1:  # a task would cost as much as ranking does
+        if len(images) == 1:  # a task would cost as much as the ranking
             answer.outcomes.append(await classify_one(images[0]))
         else:
             answer.outcomes.extend(await asyncio.gather(*map(classify_one, images)))
         return answer
-
-    async def _infer(
-        self, served: ServedVersion, image: bytes, deadline_s: float
-    ) -> InferenceResult | ImageError | ServiceError:
-        late = "the picture was not answered within the request's deadline"
-        remaining_s = deadline_s - self._clock()
-        if remaining_s <= 0:
-            return DeadlineExceeded(late)
-
-        try:
-            async with asyncio.timeout(remaining_s):
-                return await served.backend.answer(served.version, image, deadline_s)
-        except TimeoutError:
-            return DeadlineExceeded(late)
-        except (ImageError, ServiceError) as error:
-            return error

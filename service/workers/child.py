@@ -108,7 +108,8 @@ class Worker:
             file = inspect(picture.image, self._limits)  # as the front has done
         except ImageError as error:
             return error
-        return BatchItem(Preparation(file, version.manifest, deadline_s), deadline_s, now_s)
+        recipe = Preparation(file, version.manifest, deadline_s)
+        return BatchItem(recipe, deadline_s, now_s, picture.wanted)
 
 
 def _to_wire(item: BatchItem, outcome: Outcome | None) -> wire.WireRow | Exception | None:

@@ -14,6 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -24,7 +25,6 @@ from service.batching.lane import (
     Outcome,
     QueueEntry,
     RestartReason,
-    RowResult,
     deliver,
 )
 from service.batching.work import Preparation
@@ -136,7 +136,9 @@ class ProcessLane(asyncio.Protocol):
         self.jobs.append(job)
         now_s = self._clock()
         pictures = [
-            wire.WirePicture(cast(Preparation, entry.item).file.data, entry.deadline_s - now_s)
+            wire.WirePicture(
+                cast(Preparation, entry.item).file.data, entry.deadline_s - now_s, entry.wanted
+            )
             for entry in job.items
         ]
         work = wire.WireBatch(self._version_index[job.version.key], job.run.wide, pictures)
@@ -271,7 +273,7 @@ def _received(entry: QueueEntry, outcome: wire.WireRow | Exception, sent_s: floa
     row = outcome.row
     # The child's clock starts when a batch arrives; the wait before that was here.
     queue_s = sent_s - entry.submitted_s + row.queue_s
-    return RowResult(row.probabilities, queue_s, row.run_s, row.batch_size)
+    return replace(row, queue_s=queue_s)
 
 
 def is_stopped(pid: int, proc: Path = Path("/proc")) -> bool:

@@ -18,20 +18,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from contract import errors as contract_errors
+from contract.predictions import Ranking, TopK
 from service import errors
 from service.batching.lane import RowResult
 
 _HEAD: Final = struct.Struct("!QB")  # payload bytes, kind
 _WORK: Final = struct.Struct("!HBH")  # index of the version in START, wide, pictures
-_PICTURE: Final = struct.Struct("!dQ")  # remaining seconds, bytes
+_PICTURE: Final = struct.Struct("!dIdQ")  # remaining seconds, top k, least probability, bytes
 _DONE: Final = struct.Struct("!dHH")  # seconds of work, runs, pictures
 _RUN: Final = struct.Struct("!Id")  # pictures, seconds
 _OUTCOME: Final = struct.Struct("!BQ")  # kind, bytes
-_ROW: Final = struct.Struct("!ddddI")  # decode, preprocess, queue, run seconds; batch size
+_ROW: Final = struct.Struct("!dddddI")  # decode, preprocess, queue, run, rank s; batch size
+_CLASS: Final = struct.Struct("!If")  # of a ranking: index, probability
 _REFUSAL: Final = struct.Struct("!HHH")  # retry after, bytes of the class name, of the reason
 _MAX_U16: Final = 2**16 - 1
 _UNANSWERED, _ANSWERED, _REFUSED = range(3)
@@ -69,6 +68,7 @@ class WirePicture:
 
     image: bytes
     remaining_s: float  # until its deadline; the clocks of two processes need not agree
+    wanted: TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,11 @@ def _read_head(buffer: bytes | bytearray) -> tuple[int, FrameKind]:
 
 def pack_work(work: WireBatch) -> list[bytes]:
     head = _WORK.pack(work.version, work.wide, len(work.pictures))
-    sizes = (_PICTURE.pack(one.remaining_s, len(one.image)) for one in work.pictures)
-    return pack(FrameKind.WORK, head + b"".join(sizes), *(one.image for one in work.pictures))
+    heads = (
+        _PICTURE.pack(one.remaining_s, one.wanted.k, one.wanted.min_probability, len(one.image))
+        for one in work.pictures
+    )
+    return pack(FrameKind.WORK, head + b"".join(heads), *(one.image for one in work.pictures))
 
 
 def unpack_work(payload: bytes) -> WireBatch:
@@ -166,9 +169,10 @@ def unpack_work(payload: bytes) -> WireBatch:
     end = start + n_pictures * _PICTURE.size
     pictures = []
     for _ in range(n_pictures):
-        remaining_s, size = _unpack(_PICTURE, payload, start)
+        remaining_s, k, min_probability, size = _unpack(_PICTURE, payload, start)
         start += _PICTURE.size
-        pictures.append(WirePicture(_bytes(payload, end, end + size), remaining_s))
+        image, wanted = _bytes(payload, end, end + size), TopK(k, min_probability)
+        pictures.append(WirePicture(image, remaining_s, wanted))
         end += size
     return WireBatch(version, bool(wide), pictures)
 
@@ -188,9 +192,9 @@ def _pack_outcome(outcome: WireRow | Exception | None) -> tuple[int, bytes]:
     if isinstance(outcome, Exception):
         return _REFUSED, _pack_error(outcome)
     row = outcome.row
-    times = (outcome.decode_s, outcome.preprocess_s, row.queue_s, row.run_s)
-    scores = np.ascontiguousarray(row.probabilities, dtype="<f4")
-    return _ANSWERED, _ROW.pack(*times, row.batch_size) + scores.tobytes()
+    times = (outcome.decode_s, outcome.preprocess_s, row.queue_s, row.run_s, row.rank_s)
+    classes = (_CLASS.pack(index, probability) for index, probability in row.ranking)
+    return _ANSWERED, _ROW.pack(*times, row.batch_size) + b"".join(classes)
 
 
 def unpack_done(payload: bytes) -> WireBatchDone:
@@ -218,12 +222,12 @@ def _unpack_outcome(kind: int, data: bytes) -> WireRow | Exception | None:
         return _unpack_error(data)
     if kind != _ANSWERED:
         raise WireError(f"unknown kind of outcome: {kind}")
-    decode_s, preprocess_s, queue_s, run_s, batch_size = _unpack(_ROW, data)
-    if (len(data) - _ROW.size) % 4:
-        raise WireError("a row is not a whole number of float32")
-    scores: NDArray[np.float32] = np.frombuffer(data, "<f4", offset=_ROW.size)
-    scores = scores.astype(np.float32, copy=False)
-    return WireRow(RowResult(scores, queue_s, run_s, batch_size), decode_s, preprocess_s)
+    decode_s, preprocess_s, queue_s, run_s, rank_s, batch_size = _unpack(_ROW, data)
+    if (len(data) - _ROW.size) % _CLASS.size:
+        raise WireError("a ranking is not a whole number of classes")
+    ranking: Ranking = list(_CLASS.iter_unpack(data[_ROW.size :]))
+    row = RowResult(ranking, queue_s, run_s, batch_size, rank_s)
+    return WireRow(row, decode_s, preprocess_s)
 
 
 def pack_failed(error: Exception) -> list[bytes]:

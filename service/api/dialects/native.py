@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -159,7 +159,11 @@ async def _classify(
     if not upload.as_list and isinstance(answer.outcomes[0], Exception):
         raise answer.outcomes[0]
     members = classification_fields(answer, request_id_of(request.scope), as_list=upload.as_list)
-    return JSONResponse(members, headers={"Server-Timing": _server_timing(answer, received_s)})
+    return Response(
+        to_json(members),
+        headers={"Server-Timing": _server_timing(answer, received_s)},
+        media_type="application/json",
+    )
 
 
 def _count(deps: Dependencies, answer: Classification, received_s: float) -> None:

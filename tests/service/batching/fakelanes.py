@@ -52,8 +52,8 @@ class FakeLane:
         job = self.jobs.popleft()
         n_pictures = len(job.items)
         for entry in job.items:
-            row = np.array([number_of(entry), 0], np.float32)
-            job.outcomes.append((entry, RowResult(row, 0.0, 0.5, n_pictures)))
+            ranking = [(0, number_of(entry))]
+            job.outcomes.append((entry, RowResult(ranking, 0.0, 0.5, n_pictures)))
         job.runs = [(n_pictures, 0.5)] if runs else []
         job.work_s = 0.5
         deliver(job)

@@ -92,7 +92,7 @@ async def occupy(
 
 
 def value_of(answered: RowResult) -> float:
-    return float(answered.probabilities[0])
+    return dict(answered.ranking)[0]
 
 
 async def values_of(tasks: list[asyncio.Task[RowResult]]) -> list[float | str]:

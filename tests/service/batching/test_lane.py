@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.predictions import TopK
 from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry, RowResult, deliver
 from service.batching.thread_lane import ThreadLane
 from service.errors import DeadlineExceeded
@@ -44,7 +45,7 @@ class Bench:
             return np.array([value], np.float32)
 
         future = asyncio.get_running_loop().create_future()
-        return QueueEntry(recipe, deadline_s, self.clock(), future)
+        return QueueEntry(recipe, deadline_s, self.clock(), TopK(), future)
 
     def interrupt(self) -> None:
         """Like `Lane.interrupt`, but called on the lane's thread and without answering the entries."""
@@ -79,7 +80,7 @@ def outcome(entry: QueueEntry) -> float | str:
     if entry.future.cancelled():
         return "cancelled"
     error = entry.future.exception()
-    return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
+    return dict(entry.future.result().ranking)[0] if error is None else type(error).__name__
 
 
 @pytest.mark.anyio
@@ -298,7 +299,7 @@ async def test_lane_interrupted_after_a_deadline_reports_the_deadline():
 async def test_job_of_a_lane_that_died_fails_entries_without_an_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)
-    row = RowResult(np.array([0.25, 0.75], np.float32), 0, 0, 2)
+    row = RowResult([(1, 0.75), (0, 0.25)], 0, 0, 2)
     job = new_job(answered, open_one)
     job.outcomes.append((answered, row))
     job.died = SystemExit(2)
@@ -313,7 +314,7 @@ async def test_job_does_not_change_entries_that_already_have_an_outcome():
     bench = Bench()
     entry = bench.entry(0.25)
     entry.fail(DeadlineExceeded("late"))
-    row = RowResult(np.array([0.25, 0.75], np.float32), 0, 0, 1)
+    row = RowResult([(1, 0.75), (0, 0.25)], 0, 0, 1)
 
     job = new_job(entry)
     job.outcomes.append((entry, row))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from contract.errors import ImageError, ImageTooManyPixels, VersionCorrupt
+from contract.predictions import TopK
 from contract.preprocessing import decode_file
 from service.batching import work
 from service.batching.batcher import BatchCallbacks
@@ -25,6 +26,7 @@ from service.serving.backend import InferenceResult, LaneBackend, load_backend
 from service.settings import Settings
 from service.workers.launch import ProcessLauncher
 from tests import tinymodel
+from tests.service.batching.harness import settle
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +61,7 @@ async def running(*arguments: Any, **options: Any) -> AsyncIterator[LaneBackend]
 
 async def answer(backend: LaneBackend, image: bytes = RED, number: int = 1) -> InferenceResult:
     version = backend.repository.get("tiny", number)
-    return await backend.answer(version, image, time.monotonic() + 30)
+    return await backend.answer(version, image, time.monotonic() + 30, TopK())
 
 
 async def all_ready(backend: LaneBackend) -> None:
@@ -68,7 +70,7 @@ async def all_ready(backend: LaneBackend) -> None:
 
 
 def label_of(answered: InferenceResult) -> str:
-    return tinymodel.LABELS[int(answered.probabilities.argmax())]
+    return tinymodel.LABELS[answered.ranking[0][0]]
 
 
 # Answers
@@ -93,9 +95,7 @@ async def test_backend_answers_are_identical_to_those_of_threads(models_dir, kin
         from_threads = [await answer(threads, one) for one in pictures]
         from_other = await asyncio.gather(*(answer(backend, one) for one in pictures))
 
-    assert [one.probabilities.tobytes() for one in from_threads] == [
-        one.probabilities.tobytes() for one in from_other
-    ]
+    assert [one.ranking for one in from_threads] == [one.ranking for one in from_other]
 
 
 @both_kinds
@@ -114,7 +114,7 @@ async def test_backend_expired_picture_is_not_decoded(models_dir, kind):
     async with running(models_dir, kind) as backend:
         version = backend.repository.get("tiny", 1)
         with pytest.raises(DeadlineExceeded):
-            await backend.answer(version, RED[:40], time.monotonic() - 1)
+            await backend.answer(version, RED[:40], time.monotonic() - 1, TopK())
 
 
 @both_kinds
@@ -212,7 +212,7 @@ async def test_backend_of_processes_queues_large_pictures_separately(models_dir,
         await all_ready(backend)
         large = [asyncio.create_task(answer(backend)) for _ in range(3)]
         small = asyncio.create_task(answer(backend, tinymodel.picture("blue", 8)))
-        await asyncio.sleep(0)
+        await settle()
 
         running_jobs = [[job.large for job in lane.jobs] for lane in backend.batcher._lanes]
         waiting = backend.batcher.waiting

@@ -7,8 +7,6 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import cast
 
-import numpy as np
-
 from service.batching.lane import RowResult
 from service.workers import wire
 from service.workers.launch import LaunchedWorker
@@ -93,8 +91,7 @@ class FakeWorker(asyncio.Protocol):
 
 def row_of(value: float, batch_size: int = 1) -> WireRow:
     """An answer whose first probability is `value`, which need not be a probability."""
-    scores = np.array([value, 0], np.float32)
-    return WireRow(RowResult(scores, 0.125, 0.5, batch_size), 0.25, 0.375)
+    return WireRow(RowResult([(0, value)], 0.125, 0.5, batch_size), 0.25, 0.375)
 
 
 class FakeLauncher:

@@ -19,6 +19,7 @@ import pytest
 
 from contract.errors import ImageTooManyPixels, ManifestInvalid, VersionCorrupt
 from contract.images import ImageLimits, inspect
+from contract.predictions import Ranking, TopK
 from contract.versions import sha256
 from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry
 from service.batching.thread_lane import ThreadLane
@@ -52,7 +53,7 @@ def versions(models_dir: Path) -> list[LoadedVersion]:
 
 
 def work_of(*images: bytes, version: int = 0, remaining_s: float = math.inf) -> WireBatch:
-    return WireBatch(version, False, [WirePicture(image, remaining_s) for image in images])
+    return WireBatch(version, False, [WirePicture(image, remaining_s, TopK()) for image in images])
 
 
 def answered(
@@ -65,7 +66,7 @@ def answered(
 
 def label_of(outcome: WireRow | Exception | None) -> str | None:
     if isinstance(outcome, WireRow):
-        return tinymodel.LABELS[int(outcome.row.probabilities.argmax())]
+        return tinymodel.LABELS[outcome.row.ranking[0][0]]
     return type(outcome).__name__
 
 
@@ -114,7 +115,7 @@ def test_child_run_has_all_cores_on_request(versions, wide):
         | {"engine": Engine()}
     )
 
-    answered([version], WireBatch(0, wide, [WirePicture(RED, math.inf)]))
+    answered([version], WireBatch(0, wide, [WirePicture(RED, math.inf, TopK())]))
 
     assert wide_flags == [wide]
 
@@ -133,7 +134,14 @@ def test_child_batch_of_bad_pictures_runs_nothing(versions):
 
 
 def test_child_expired_pictures_are_not_decoded(versions):
-    work = WireBatch(0, False, [WirePicture(RED[:40], -0.5), WirePicture(RED, 60.0)])
+    work = WireBatch(
+        0,
+        False,
+        [
+            WirePicture(RED[:40], -0.5, TopK()),
+            WirePicture(RED, 60.0, TopK()),
+        ],
+    )
 
     assert answered(versions, work) == ["DeadlineExceeded", "red"]
 
@@ -160,6 +168,7 @@ async def test_child_answers_are_identical_to_those_of_a_thread(versions):
             Preparation(inspect(image, LIMITS), versions[1].manifest, math.inf),
             math.inf,
             0.0,
+            TopK(),
             loop.create_future(),
         )
         for image in images
@@ -169,13 +178,13 @@ async def test_child_answers_are_identical_to_those_of_a_thread(versions):
     await done.get()
     lane.close()
 
-    from_lane = [entry.future.result().probabilities.tobytes() for entry in entries]
-    assert [probabilities_of(outcome) for outcome in from_child] == from_lane
+    from_lane = [entry.future.result().ranking for entry in entries]
+    assert [ranking_of(outcome) for outcome in from_child] == from_lane
 
 
-def probabilities_of(outcome: WireRow | Exception | None) -> bytes:
+def ranking_of(outcome: WireRow | Exception | None) -> Ranking:
     assert isinstance(outcome, WireRow)
-    return outcome.row.probabilities.tobytes()
+    return outcome.row.ranking
 
 
 # The connection
@@ -543,7 +552,7 @@ def test_worker_process_repeated_sigterm_corrupts_no_answer(launched):
 
     assert n_retire_frames
     assert {len(one.outcomes) for one in answers} == {size}
-    assert len({probabilities_of(outcome) for one in answers for outcome in one.outcomes}) == 1
+    assert len({str(ranking_of(outcome)) for one in answers for outcome in one.outcomes}) == 1
 
 
 def test_worker_process_whose_parent_has_ended_already_exits():

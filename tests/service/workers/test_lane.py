@@ -15,7 +15,8 @@ import pytest
 
 from contract.errors import ImageTruncated
 from contract.images import ImageFile, ImageLimits
-from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry, RestartReason
+from contract.predictions import TopK
+from service.batching.lane import BatchJob, LaneCallbacks, QueueEntry, RestartReason, RowResult
 from service.batching.work import Preparation
 from service.errors import WorkerNotStarted
 from service.models.engine import Run
@@ -93,9 +94,8 @@ class Bench:
     def entry(self, image: bytes, deadline_s: float = NEVER) -> QueueEntry:
         file = ImageFile(image, ImageLimits(), cast(Any, None), cast(Any, None))
         recipe = Preparation(file, cast(Any, None), deadline_s, self.clock)
-        return QueueEntry(
-            recipe, deadline_s, self.clock(), asyncio.get_running_loop().create_future()
-        )
+        future: asyncio.Future[RowResult] = asyncio.get_running_loop().create_future()
+        return QueueEntry(recipe, deadline_s, self.clock(), TopK(), future)
 
     async def begin(self, *entries: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
         """Gives the lane a batch and waits until the worker has received it."""
@@ -134,7 +134,7 @@ def outcome(entry: QueueEntry) -> float | str:
     if not entry.future.done():
         return "pending"
     error = entry.future.exception()
-    return float(entry.future.result().probabilities[0]) if error is None else type(error).__name__
+    return dict(entry.future.result().ranking)[0] if error is None else type(error).__name__
 
 
 # Start
@@ -173,7 +173,11 @@ async def test_process_lane_sends_version_index_cores_pictures_and_remaining_tim
         await bench.begin(unlimited, limited, wide=True)
 
         assert bench.worker.unanswered == [
-            wire.WireBatch(1, True, [wire.WirePicture(b"1", NEVER), wire.WirePicture(b"22", 2.5)])
+            wire.WireBatch(
+                1,
+                True,
+                [wire.WirePicture(b"1", NEVER, TopK()), wire.WirePicture(b"22", 2.5, TopK())],
+            )
         ]
 
 

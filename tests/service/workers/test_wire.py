@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ImageTruncated
+from contract.predictions import TopK
 from service.batching.lane import RowResult
 from service.errors import EngineFailure, Overloaded, Unavailable, WorkerNotStarted
 from service.workers import wire
@@ -31,7 +31,8 @@ UNPACKERS: dict[str, Callable[[bytes], Any]] = {
 KINDS = st.sampled_from(list(FrameKind))
 u16 = st.integers(0, 2**16 - 1)
 seconds = st.floats(0, allow_nan=False)
-pictures = st.builds(WirePicture, st.binary(max_size=300), seconds)
+wanted = st.builds(TopK, st.integers(0, 2**32 - 1), st.floats(0, 1))
+pictures = st.builds(WirePicture, st.binary(max_size=300), seconds, wanted)
 works = st.builds(WireBatch, u16, st.booleans(), st.lists(pictures, max_size=8))
 
 
@@ -156,7 +157,7 @@ def test_wire_work_round_trip(work):
 
 @pytest.mark.parametrize("remaining_s", [-1.5, 0.0, math.inf], ids=["passed", "now", "never"])
 def test_wire_remaining_time_round_trip_is_exact(remaining_s):
-    work = WireBatch(0, False, [WirePicture(b"x", remaining_s)])
+    work = WireBatch(0, False, [WirePicture(b"x", remaining_s, TopK(3, 0.25))])
 
     assert wire.unpack_work(payload_of(wire.pack_work(work))) == work
 
@@ -164,7 +165,9 @@ def test_wire_remaining_time_round_trip_is_exact(remaining_s):
 def test_wire_pictures_are_not_copied_into_their_frame():
     images = [bytes(1000), bytes(2000)]
 
-    pieces = wire.pack_work(WireBatch(0, True, [WirePicture(image, 1.0) for image in images]))
+    pieces = wire.pack_work(
+        WireBatch(0, True, [WirePicture(image, 1.0, TopK()) for image in images])
+    )
 
     assert [piece for piece in pieces if len(piece) >= 1000] == images
     assert all(any(piece is image for piece in pieces) for image in images)
@@ -173,13 +176,14 @@ def test_wire_pictures_are_not_copied_into_their_frame():
 # Outcomes
 
 rows = st.builds(
-    lambda scores, queue_s, run_s, size, decode_s, preprocess_s: WireRow(
-        RowResult(np.array(scores, np.float32), queue_s, run_s, size), decode_s, preprocess_s
+    lambda ranking, queue_s, run_s, size, rank_s, decode_s, preprocess_s: WireRow(
+        RowResult(ranking, queue_s, run_s, size, rank_s), decode_s, preprocess_s
     ),
-    st.lists(st.floats(0, 1, width=32), max_size=50),
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0, 1, width=32)), max_size=50),
     seconds,
     seconds,
     st.integers(1, 256),
+    seconds,
     seconds,
     seconds,
 )
@@ -192,11 +196,7 @@ def test_wire_answers_round_trip_is_exact(sent, runs, work_s):
     assert (read.runs, read.work_s, len(read.outcomes)) == (runs, work_s, len(sent))
     for ours, theirs in zip(sent, read.outcomes, strict=True):
         assert isinstance(theirs, WireRow)
-        assert (ours.decode_s, ours.preprocess_s) == (theirs.decode_s, theirs.preprocess_s)
-        assert theirs.row.probabilities.dtype == np.float32
-        assert theirs.row.probabilities.tobytes() == ours.row.probabilities.tobytes()
-        for name in ("queue_s", "run_s", "batch_size"):
-            assert getattr(theirs.row, name) == getattr(ours.row, name)
+        assert theirs == ours
 
 
 def outcome_of(outcome: Exception | None) -> Any:
@@ -211,7 +211,7 @@ def test_wire_picture_without_an_outcome_has_none():
 
 
 def test_wire_outcomes_keep_their_order():
-    row = WireRow(RowResult(np.zeros(2, np.float32), 0, 0, 1), 0, 0)
+    row = WireRow(RowResult([(0, 0.5)], 0, 0, 1), 0, 0)
     sent: list[WireRow | Exception | None] = [None, row, ImageTruncated("x"), row, None]
 
     read = wire.unpack_done(payload_of(wire.pack_done(WireBatchDone(sent, [], 0.0)))).outcomes
@@ -219,11 +219,11 @@ def test_wire_outcomes_keep_their_order():
     assert list(map(type, read)) == list(map(type, sent))
 
 
-def test_wire_row_that_is_not_float32_is_an_error():
-    head = bytes(12 - 1) + b"\1" + b"\1" + (36 + 3).to_bytes(8, "big")
+def test_wire_ranking_that_ends_within_a_class_is_an_error():
+    head = bytes(12 - 1) + b"\1" + b"\1" + (44 + 3).to_bytes(8, "big")
 
-    with pytest.raises(WireError, match="float32"):
-        wire.unpack_done(head + bytes(36 + 3))
+    with pytest.raises(WireError, match="whole number of classes"):
+        wire.unpack_done(head + bytes(44 + 3))
 
 
 def test_wire_outcome_of_an_unknown_kind_is_an_error():
