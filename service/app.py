@@ -36,7 +36,7 @@ from service.models.watcher import RepositoryWatcher, fingerprint
 from service.serving.admission import Admission
 from service.serving.backend import LaneBackend, load_backend
 from service.serving.classifier import ActiveBackend, Classifier
-from service.settings import Settings
+from service.settings import MAX_REQUEST_TIMEOUT_S, Settings
 from service.system.cpus import usable_cpus
 from service.system.metrics import Metrics
 from service.system.version import package_version
@@ -44,7 +44,6 @@ from service.system.version import package_version
 log = logging.getLogger(package)
 
 _STOP_S: Final = 5.0  # for a run that is still going on when its lane should stop
-_MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one may outlive its client in the queue
 _MIN_BODY_RATE_BYTES_PER_S: Final = 50_000  # a poor mobile network
 
 HOT_ROUTERS = (native.hot,)  # endpoints that receive pictures, served before FastAPI
@@ -86,7 +85,7 @@ class Service:
             admission=self._admission,
             metrics=self.metrics,
             body_limits=_body_limits(settings),
-            deadlines=Deadlines(settings.request_timeout_s, _MAX_REQUEST_TIMEOUT_S),
+            deadlines=Deadlines(settings.request_timeout_s, MAX_REQUEST_TIMEOUT_S),
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ENVIRONMENT_PREFIX: Final = "CONVSERVE_"
+MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one may outlive its client in the queue
 
 
 class SettingsInvalid(Exception):
@@ -73,7 +74,8 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         description="Threads that run batches in parallel. If unset: one per usable core on a CPU, "
-        "one on a GPU. A single picture with no other work uses all cores in either case.",
+        "one on a GPU. On a CPU, a picture that is alone uses all cores. Cannot be combined with "
+        "workers.",
     )
     max_batch_size: OptionalInt = Field(
         None,
@@ -139,16 +141,16 @@ class Settings(BaseModel):
     request_timeout_s: float = Field(
         30.0,
         gt=0,
-        le=3600,
+        le=MAX_REQUEST_TIMEOUT_S,
         description="Time from a request's head to its response; after that 504. Clients can set "
-        "their own with X-Request-Timeout-Ms, up to 300 s.",
+        "their own with X-Request-Timeout-Ms; longer than 300 s counts as 300 s.",
     )
     receive_timeout_s: float = Field(
         10.0,
         gt=0,
         le=600,
-        description="Time for a request's head to arrive, and for its body plus one second for "
-        "every 50 kB; after that 408.",
+        description="Time for a request's head to arrive. A body may take as long again, plus one "
+        "second for every 50 kB of it; after that 408.",
     )
     keep_alive_s: int = Field(
         60, ge=1, le=3600, description="Time after which an idle connection is closed."
@@ -161,7 +163,7 @@ class Settings(BaseModel):
         "interval of the load balancer's probes.",
     )
     grace_s: int = Field(
-        30, ge=1, le=3600, description="After drain_s: time for accepted requests to finish."
+        30, ge=1, le=3600, description="After the drain time: time for accepted requests to finish."
     )
 
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
@@ -199,13 +201,45 @@ def from_environment(
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:  # from `_check`: the message names both settings
-            raise SettingsInvalid(str(first["msg"]).removeprefix("Value error, ")) from error
+        raise SettingsInvalid(_explain(error, overrides or {})) from error
 
-        variable = f"{ENVIRONMENT_PREFIX}{first['loc'][0]}".upper()
-        if first["type"] == "extra_forbidden":
-            raise SettingsInvalid(
-                f"{variable}: no such setting; `convserve serve --help` lists them"
-            ) from error
-        raise SettingsInvalid(f"{variable}: {first['msg']}, got {first['input']!r}") from error
+
+def flag_of(name: str) -> str:
+    """Returns the command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+# What a value must be, by the type of pydantic's error; `{}` takes the error's context.
+_RULES: Final = {
+    "greater_than": "must be more than {gt:.15g}",
+    "greater_than_equal": "must be at least {ge:.15g}",
+    "less_than_equal": "must be at most {le:.15g}",
+    "literal_error": "must be {expected}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+
+
+def _explain(error: ValidationError, overrides: Mapping[str, Any]) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:  # from `_check`: the message names both settings
+        return str(first["msg"]).removeprefix("Value error, ")
+
+    name = str(first["loc"][0])
+    variable = f"{ENVIRONMENT_PREFIX}{name}".upper()
+    if first["type"] == "extra_forbidden":
+        return f"{variable}: no such setting; `convserve serve --help` lists them"
+
+    # What the user wrote comes first.
+    flag = flag_of(name)
+    where = f"{flag} ({variable})" if name in overrides else f"{variable} ({flag})"
+    rule = _RULES.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    value = first["input"]
+    return f"{where}: {rule}, got {repr(value) if isinstance(value, str) else value}"

@@ -18,7 +18,7 @@ from contract.versions import find_versions
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
 from service.models.repository import PREFERRED_DEFAULT, resolve_models_dir
-from service.settings import Settings, SettingsInvalid, from_environment
+from service.settings import Settings, SettingsInvalid, flag_of, from_environment
 
 
 class UserPath(click.Path):
@@ -39,16 +39,20 @@ class UserPath(click.Path):
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds one option per setting to a command, with the setting's own description."""
     for name, field in reversed(Settings.model_fields.items()):
-        flag = "--" + name.replace("_", "-")
+        flag = flag_of(name)
         kind = _option_type(field)
         declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-        default = "unset" if field.default is None else field.default
+        default = field.default
+        if kind is bool:
+            default = flag[2:] if default else f"no-{flag[2:]}"
+        # Without a default, the description says what happens.
+        shown = "" if default is None else f" [default: {default}]"
         command = click.option(
             declaration,
             name,
             type=None if kind is bool else kind,
             default=None,  # not given: the environment variable or the setting's default counts
-            help=f"{field.description} [default: {default}]",
+            help=f"{field.description}{shown}",
         )(command)
     return command
 

@@ -36,7 +36,7 @@ class Deadlines:
     """Creates deadlines; `clock` must be the batcher's clock."""
 
     default_s: float  # if the client sends no header
-    max_s: float  # cuts longer timeouts, including the default
+    max_s: float  # for a longer one in the header, this counts
     clock: Callable[[], float] = time.monotonic
 
     def of(self, request: Request) -> Deadline:
@@ -46,7 +46,7 @@ class Deadlines:
             InvalidParameter: X-Request-Timeout-Ms is not a positive number of milliseconds.
         """
         header = request.headers.get(HEADER)
-        timeout_s = min(self.default_s if header is None else _parse_s(header), self.max_s)
+        timeout_s = self.default_s if header is None else min(_parse_s(header), self.max_s)
 
         # Time spent before the handler runs counts too. Without the edge, start now.
         started_s = started_s_of(request.scope) or self.clock()

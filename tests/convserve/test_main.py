@@ -280,8 +280,8 @@ def test_main_serve_that_cannot_start_exits_with_one_line(half_corrupt, argument
 @pytest.mark.parametrize(
     ("arguments", "environment", "name"),
     [
-        (["--port", "65536"], {}, "CONVSERVE_PORT"),
-        ([], {"CONVSERVE_PORT": "x"}, "CONVSERVE_PORT"),
+        (["--port", "65536"], {}, "--port (CONVSERVE_PORT): must be at most 65535, got 65536"),
+        ([], {"CONVSERVE_PORT": "x"}, "CONVSERVE_PORT (--port): must be a whole number, got 'x'"),
         ([], {"CONVSERVE_PROT": "1"}, "CONVSERVE_PROT: no such setting"),
         (["--provider", "tpu"], {}, "tpu"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from convserve.commands import convserve
-from service.settings import Settings, SettingsInvalid, from_environment
+from service.settings import Settings, SettingsInvalid, flag_of, from_environment
 
 FIELDS = Settings.model_fields
 OPTIONAL = [name for name, field in FIELDS.items() if field.default is None]
@@ -98,8 +99,34 @@ def test_settings_flag_of_every_field_is_read(name):
     ],
 )
 def test_settings_value_out_of_bounds_refused_by_name(name, value):
-    with pytest.raises(SettingsInvalid, match=f"CONVSERVE_{name.upper()}: "):
-        from_environment({f"CONVSERVE_{name.upper()}": str(value)})
+    variable, flag = f"CONVSERVE_{name.upper()}", flag_of(name)
+
+    with pytest.raises(SettingsInvalid, match=rf"^{variable} \({flag}\): must be "):
+        from_environment({variable: str(value)})
+    with pytest.raises(SettingsInvalid, match=rf"^{flag} \({variable}\): must be "):
+        from_environment({variable: "1"}, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("port", 99999, "--port (CONVSERVE_PORT): must be at most 65535, got 99999"),
+        ("port", -1, "--port (CONVSERVE_PORT): must be at least 0, got -1"),
+        ("request_timeout_s", 0.0, "must be more than 0, got 0.0"),
+        ("request_timeout_s", 300.5, "must be at most 300, got 300.5"),
+        ("max_body_bytes", 1, "must be at least 1000, got 1"),
+        ("port", "x", "must be a whole number, got 'x'"),
+        ("port", 1.5, "must be a whole number, got 1.5"),
+        ("port", "9" * 5000, "must be a whole number of fewer digits, got '999"),
+        ("drain_s", "x", "must be a number, got 'x'"),
+        ("drain_s", "nan", "must be a finite number, got 'nan'"),
+        ("docs", "maybe", "must be true or false, got 'maybe'"),
+        ("provider", "tpu", "must be 'auto', 'cpu' or 'cuda', got 'tpu'"),
+    ],
+)
+def test_settings_refused_value_says_the_rule_and_the_value(name, value, message):
+    with pytest.raises(SettingsInvalid, match=re.escape(message)):
+        from_environment({}, {name: value})
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "many", ""])
