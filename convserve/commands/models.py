@@ -9,6 +9,7 @@ import click
 
 from contract.versions import find_versions
 from convserve.commands.options import models_option
+from service.models.repository import no_versions
 
 
 @click.command()
@@ -19,5 +20,5 @@ def models(models_dir: Path) -> None:
     for name, numbers in found.items():
         click.echo(f"{name}  {', '.join(str(number) for number in numbers)}")
     if not found:
-        click.echo(f"{models_dir}: no versions found (<name>/<version>/)", err=True)
+        click.echo(no_versions(models_dir), err=True)
         sys.exit(1)

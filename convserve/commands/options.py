@@ -17,7 +17,7 @@ from contract.errors import ContractError, ImageError
 from contract.versions import find_versions
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
-from service.models.repository import PREFERRED_DEFAULT, resolve_models_dir
+from service.models.repository import PREFERRED_DEFAULT, no_versions, resolve_models_dir
 from service.settings import Settings, SettingsInvalid, flag_of, from_environment
 
 
@@ -95,7 +95,7 @@ def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
     """Resolves NAME, NAME/VERSION or None to a name and number, with the defaults of `serve`."""
     found = find_versions(models_dir)
     if not found:
-        raise click.ClickException(f"{models_dir}: no versions found (<name>/<version>/)")
+        raise click.ClickException(no_versions(models_dir))
     if model is None:
         model = PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else min(found)
 

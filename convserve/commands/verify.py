@@ -11,7 +11,7 @@ from contract.errors import ContractError
 from contract.versions import find_versions
 from convserve.commands.options import models_option, provider_option
 from service.errors import ProviderUnavailable
-from service.models.repository import EngineConfig, load_version
+from service.models.repository import EngineConfig, load_version, no_versions
 
 
 @click.command()
@@ -26,7 +26,7 @@ def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
     1 if any version fails.
     """
     failed = False
-    for name, number in _select(find_versions(models_dir), names):
+    for name, number in _select(models_dir, names):
         try:
             version = load_version(models_dir, name, number, EngineConfig(provider))
         except (ContractError, ProviderUnavailable) as error:
@@ -41,9 +41,10 @@ def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _select(found: dict[str, list[int]], names: tuple[str, ...]) -> list[tuple[str, int]]:
+def _select(models_dir: Path, names: tuple[str, ...]) -> list[tuple[str, int]]:
+    found = find_versions(models_dir)
     if not found:
-        raise click.ClickException("the model repository has no versions (<name>/<version>/)")
+        raise click.ClickException(no_versions(models_dir))
 
     every = [(name, number) for name, numbers in found.items() for number in numbers]
     accepted = {key: {key[0], f"{key[0]}/{key[1]}"} for key in every}

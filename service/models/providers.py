@@ -103,7 +103,13 @@ def try_providers(
         ProviderUnavailable: the provider configured by name does not work here.
     """
     if choice != "auto":
-        return open_on(choice), None
+        try:
+            return open_on(choice), None
+        except ProviderNotInstalled as error:
+            raise ProviderNotInstalled(
+                f"{error}; install onnxruntime-gpu in place of onnxruntime (see GPU in the README), or "
+                f"use --provider {_LAST_RESORT}"
+            ) from error
 
     fallback: ProviderFallback | None = None
     for name in PROVIDERS:

@@ -89,7 +89,8 @@ class Repository:
         self.default_name = default_model or preferred
         if self.default_name not in self._models:
             raise ManifestInvalid(
-                f"the default model {self.default_name!r} is not in the model repository"
+                f"the default model {self.default_name!r} is not in the model repository; "
+                f"there are: {', '.join(self._models)}"
             )
 
     @property
@@ -131,6 +132,12 @@ def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
     return candidates[0]
 
 
+def no_versions(models_dir: Path) -> str:
+    """Returns the error message for a folder without versions."""
+    found = "no model versions found" if models_dir.is_dir() else "no such folder"
+    return f"{models_dir}: {found}; set --models-dir, or publish a version with convserve-train"
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     """Which versions are served, and how.
@@ -157,7 +164,7 @@ class RepositoryConfig:
     def chosen_or_raise(self) -> list[tuple[str, int]]:
         if chosen := self.chosen():
             return chosen
-        raise ManifestInvalid("the model repository holds no version (<name>/<version>/)")
+        raise ManifestInvalid(no_versions(self.models_dir))
 
 
 def load_repository(config: RepositoryConfig) -> Repository:

@@ -173,7 +173,7 @@ def test_main_classify_reads_the_models_dir_variable(models_dir, pictures):
         (["--model", "none"], "no model 'none'; there are: tiny"),
         (["--model", "tiny/3"], "no version '3' of tiny; there are: 1, 2"),
         (["--provider", "cuda"], "cuda"),
-        (["--models-dir", "nowhere"], "no version"),
+        (["--models-dir", "nowhere"], "nowhere: no such folder"),
     ],
     ids=["model", "version", "provider", "models_dir"],
 )
@@ -201,12 +201,28 @@ def test_main_models_lists_names_and_versions(half_corrupt):
     assert (result.exit_code, result.output) == (0, "other  1\ntiny  1, 2\n")
 
 
-def test_main_models_of_empty_repository_fails(tmp_path):
-    result = run("models", "--models-dir", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "found"), [("", "no model versions found"), ("missing", "no such folder")]
+)
+@pytest.mark.parametrize(
+    ("command", "start", "status"),
+    [
+        (["models"], "", 1),
+        (["verify"], "Error: ", 1),
+        (["classify", "x.jpg"], "Error: ", 1),
+        (["serve"], "convserve: cannot serve: ", 3),
+    ],
+    ids=["models", "verify", "classify", "serve"],
+)
+def test_main_commands_name_the_folder_without_versions(
+    tmp_path, command, start, status, name, found
+):
+    result = run(*command, "--models-dir", tmp_path / name)
 
     assert (result.exit_code, result.stderr) == (
-        1,
-        f"{tmp_path}: no versions found (<name>/<version>/)\n",
+        status,
+        f"{start}{tmp_path / name}: {found}; set --models-dir, or publish a version with "
+        "convserve-train\n",
     )
 
 
@@ -244,12 +260,6 @@ def test_main_verify_unknown_name_refused(half_corrupt, name):
     result = run("verify", name, "--models-dir", half_corrupt)
 
     assert (result.exit_code, name in result.stderr) == (1, True)
-
-
-def test_main_verify_of_empty_repository_fails(tmp_path):
-    result = run("verify", "--models-dir", tmp_path)
-
-    assert (result.exit_code, "has no versions" in result.stderr) == (1, True)
 
 
 def test_main_verify_on_missing_provider_fails(models_dir):

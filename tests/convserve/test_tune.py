@@ -186,7 +186,7 @@ def test_tune_graph_of_one_picture_has_no_batches(tmp_path, photos):
         (["tiny", "EMPTY"], "no readable pictures in"),
         (["tiny", "EMPTY/missing.jpg"], "no readable pictures in"),
         (["tiny", "PHOTOS/notes.txt"], "no readable pictures in"),
-        (["--models-dir", "EMPTY"], "no versions found"),
+        (["--models-dir", "EMPTY"], "no model versions found"),
     ],
     ids=["model", "version", "provider", "no_pictures", "missing", "unreadable", "no_models"],
 )

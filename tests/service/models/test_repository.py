@@ -81,8 +81,8 @@ def test_repository_default_model_is_configured_preferred_or_first(names, config
 
 
 def test_repository_default_model_that_does_not_exist_refused():
-    with pytest.raises(ManifestInvalid, match="'c' is not in the model repository"):
-        Repository([fake_version("a", 1)], "c")
+    with pytest.raises(ManifestInvalid, match=r"'c' is not .* repository; there are: a, b"):
+        Repository([fake_version("b", 1), fake_version("a", 1)], "c")
 
 
 def test_repository_without_versions_refused():
@@ -136,10 +136,12 @@ def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
     assert list(found.models["tiny"]) == expected
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_load_repository_without_versions_refused(tmp_path, exists):
-    with pytest.raises(ManifestInvalid, match="holds no version"):
-        load_repository(RepositoryConfig(tmp_path if exists else tmp_path / "missing", CONFIG))
+@pytest.mark.parametrize(
+    ("name", "found"), [("", "no model versions found"), ("missing", "no such folder")]
+)
+def test_load_repository_without_versions_refused_by_folder(tmp_path, name, found):
+    with pytest.raises(ManifestInvalid, match=f"^{tmp_path / name}: {found}; set --models-dir"):
+        load_repository(RepositoryConfig(tmp_path / name, CONFIG))
 
 
 def test_load_version_reports_and_logs_what_it_verified(tmp_path, caplog):
