@@ -85,7 +85,10 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     expected = int(declared) if declared.isascii() and declared.isdecimal() else None
-    too_large = f"the body exceeds the limit of {limits.max_bytes:,} bytes"
+    too_large = (
+        f"the body exceeds the limit of {limits.max_bytes:,} bytes; send a smaller picture, or raise "
+        "CONVSERVE_MAX_BODY_BYTES on the server"
+    )
     if expected is not None and expected > limits.max_bytes:
         raise BodyTooLarge(too_large)
 

@@ -45,6 +45,7 @@ from service.batching.timing import LoadMonitor, RunTimes
 from service.errors import DeadlineExceeded, Draining, ModelNotReady, Overloaded
 from service.models.engine import Batch, Run
 
+_CANNOT_RUN: Final = "the model cannot run now; try again"
 STUCK_AFTER_S: Final = 30.0  # no network that answers over HTTP takes a tenth of this
 
 # A lane whose run takes longer than this many full batches, and longer than this many seconds, is
@@ -205,7 +206,7 @@ class Batcher:
         if self._closing:
             raise Draining("the service is shutting down")
         if self._lanes.unavailable:
-            raise ModelNotReady("no lane is running")
+            raise ModelNotReady(_CANNOT_RUN)
         waiting = self.waiting
         if waiting >= self._limits.max_queue:
             raise Overloaded(f"{waiting} pictures are waiting already", reason="queue")
@@ -357,7 +358,7 @@ class Batcher:
 
     def _is_live(self, entry: QueueEntry) -> bool:
         if self._clock() >= entry.deadline_s:
-            entry.fail(DeadlineExceeded("the deadline passed before the picture was run"))
+            entry.fail(DeadlineExceeded("the request's deadline passed before the picture was run"))
             return False
         return True
 
@@ -397,7 +398,7 @@ class Batcher:
             queue.n_pending += sum(entry.pending for entry in job.items)
 
         if self._lanes.unavailable:
-            self._fail_waiting(ModelNotReady("no lane is running"))
+            self._fail_waiting(ModelNotReady(_CANNOT_RUN))
         self._dispatch()
 
     def _forget_abandoned(self) -> None:

@@ -84,7 +84,8 @@ class QueueEntry(BatchItem):
     def fail_late(self, now_s: float, error: Exception) -> None:
         """Answers with DeadlineExceeded if the deadline has passed, else with `error`."""
         late = now_s >= self.deadline_s
-        self.fail(DeadlineExceeded("the picture was not answered in time") if late else error)
+        expired = DeadlineExceeded("the request's deadline passed before the picture was answered")
+        self.fail(expired if late else error)
 
 
 Outcome = RowResult | Exception
@@ -131,7 +132,9 @@ def deliver(job: BatchJob[QueueEntry]) -> None:
 
     if job.died is not None:
         for entry in job.items:
-            entry.fail(EngineFailure("the lane stopped during the run"))
+            entry.fail(
+                EngineFailure("the model stopped before it answered this picture; try again")
+            )
 
 
 class Lane(Protocol):

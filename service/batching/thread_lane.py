@@ -46,7 +46,7 @@ class ThreadLane:
         if self.jobs:
             job, now_s = self.jobs[0], self._clock()
             for entry in job.items:
-                entry.fail_late(now_s, EngineFailure("the run of this picture took too long"))
+                entry.fail_late(now_s, EngineFailure("the model took too long for this picture"))
             job.run.interrupt()
 
     def take_unstarted(self) -> list[BatchJob[QueueEntry]]:

@@ -57,7 +57,7 @@ class Preparation:
         """
         started_s = self._clock()
         if started_s >= self._deadline_s:
-            raise DeadlineExceeded("the deadline passed before the picture was decoded")
+            raise DeadlineExceeded("the request's deadline passed before the picture was decoded")
 
         try:
             picture = decode_file(self.file, self._manifest.preprocessing)
@@ -104,7 +104,7 @@ def _is_live(item: AnyItem, job: BatchJob[AnyItem], clock: Clock) -> bool:
     if not item.pending or job.run.interrupted:
         return False
     if clock() >= item.deadline_s:
-        expired = DeadlineExceeded("the deadline passed before the picture was run")
+        expired = DeadlineExceeded("the request's deadline passed before the picture was run")
         job.outcomes.append((item, expired))
         return False
     return True
@@ -130,7 +130,7 @@ def _run(
             return
 
         log.exception("the engine failed on one picture")
-        failure = EngineFailure("the engine failed on this picture")
+        failure = EngineFailure("the model failed on this picture")
         failure.__cause__ = error
         job.outcomes.append((prepared[0][0], failure))
 
@@ -160,5 +160,7 @@ def _run_once(
             queue_s = started_s - item.submitted_s
             outcome = RowResult(ranking, queue_s, run_s, size, clock() - began_s)
         else:
-            outcome = EngineFailure("the network gave a non-finite row for this picture")
+            outcome = EngineFailure(
+                "the model gave a probability that is not a number for this picture"
+            )
         job.outcomes.append((item, outcome))

@@ -24,6 +24,9 @@ from service import errors
 
 MEDIA_TYPE: Final = "application/problem+json"
 _MAX_DETAIL_CHARACTERS: Final = 500
+_ALLOW_MORE_TIME: Final = (
+    "allow more time with X-Request-Timeout-Ms, or with CONVSERVE_REQUEST_TIMEOUT_S on the server"
+)
 _LINGER_S: Final = 2.0
 _LINGER_BYTES: Final = 64_000_000  # three times the default max_body_bytes
 
@@ -164,7 +167,9 @@ def _detail(error: BaseException, problem: Problem) -> str:
     if isinstance(error, RequestValidationError):
         return _validation_detail(error)
     ours = isinstance(error, errors.ServiceError | contract_errors.ImageError)
-    return str(error) if ours and str(error) else problem.title
+    detail = str(error) if ours and str(error) else problem.title
+    late = isinstance(error, errors.DeadlineExceeded)
+    return f"{detail}; {_ALLOW_MORE_TIME}" if late else detail
 
 
 def _validation_detail(error: RequestValidationError) -> str:

@@ -173,7 +173,9 @@ class LaneBackend:
             async with asyncio.timeout(deadline_s - time.monotonic()):
                 return await loop.run_in_executor(pool, recipe)
         except TimeoutError:
-            raise DeadlineExceeded("the picture was not prepared within the deadline") from None
+            raise DeadlineExceeded(
+                "the request's deadline passed before the picture was prepared"
+            ) from None
 
     def expected_s(self, version: LoadedVersion) -> float:
         return self.batcher.expected_s(version)

@@ -146,7 +146,9 @@ class Classifier:
             if isinstance(image, ServiceError):
                 return image
             if self._clock() >= deadline_s:
-                return DeadlineExceeded("the deadline passed before the picture was decoded")
+                return DeadlineExceeded(
+                    "the request's deadline passed before the picture was decoded"
+                )
 
             try:
                 result = await served.backend.answer(served.version, image, deadline_s, wanted)

@@ -246,8 +246,7 @@ class ProcessLane(asyncio.Protocol):
             self._process.kill()
 
         now_s, n_lost = self._clock(), 0
-        how = {RestartReason.STOPPED: "stopped", RestartReason.OVERDUE: "hung"}.get(reason, "ended")
-        lost = f"the worker process {how} before this picture was answered; try again"
+        lost = "the model stopped before it answered this picture; try again"
         for job in self.jobs:
             for entry in job.items:
                 n_lost += entry.pending

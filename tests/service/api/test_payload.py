@@ -81,7 +81,8 @@ async def test_read_body_above_the_limit_refused(length):
 
 @pytest.mark.anyio
 async def test_read_body_declared_too_large_refused_without_reading():
-    with pytest.raises(BodyTooLarge), make_admission().slot() as slot:
+    message = "100 bytes; send a smaller picture, or raise CONVSERVE_MAX_BODY_BYTES"
+    with pytest.raises(BodyTooLarge, match=message), make_admission().slot() as slot:
         await read_body(request_of([None], "101"), slot, LIMITS)
 
 
