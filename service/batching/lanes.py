@@ -350,11 +350,13 @@ class Lanes:
             if not job.run.interrupted and job not in before:
                 self._overdue.append(job)
             elif not job.run.interrupted:
-                log.error("a batch is overdue and is interrupted")
+                late = {"overdue_s": round(now_s - job.due_s, 3)}
+                log.error("a batch is overdue and is interrupted", extra=_facts(job, now_s) | late)
                 job.due_s = now_s
                 lane.interrupt()
             elif now_s - job.due_s > _INTERRUPT_S:
-                log.critical("a lane is stuck and is abandoned")
+                late = {"interrupted_s": round(now_s - job.due_s, 3)}
+                log.critical("a lane is stuck and is abandoned", extra=_facts(job, now_s) | late)
                 self._abandoned.append(lane)
                 self._replace(lane, RestartReason.STUCK)
 
@@ -362,3 +364,13 @@ class Lanes:
         if self.at_work and self._check_timer is None:
             self._check_later()
         self._on_change([])
+
+
+def _facts(job: BatchJob[QueueEntry], now_s: float) -> dict[str, str | int | float]:
+    name, number = job.version.key
+    return {
+        "model": name,
+        "version": number,
+        "pictures": len(job.items),
+        "running_s": round(now_s - job.started_s, 3),
+    }

@@ -109,7 +109,7 @@ async def test_lanes_stuck_run_is_interrupted_and_the_lane_keeps_working():
     assert engine.batches == [[0.0], [0.25]]
 
 
-async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_replaced():
+async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_replaced(caplog):
     engine, clock = FakeEngine(), FakeClock()
     async with running(engine, clock=clock, stuck_after_s=30) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25)]
@@ -123,6 +123,12 @@ async def test_lanes_run_that_cannot_be_interrupted_is_abandoned_and_its_lane_re
         await asyncio.to_thread(wait_until, lambda: batcher.alive)
 
     assert (values, alive_while_stuck) == (["EngineFailure", 0.25], False)
+    late, stuck = (vars(one) for one in caplog.records if "is replaced" not in one.message)
+    for record in (late, stuck):
+        assert (record["model"], record["version"], record["pictures"]) == ("fake", 1, 1)
+        assert record["running_s"] > 30
+    assert late["overdue_s"] > 0
+    assert stuck["interrupted_s"] > 1
 
 
 async def test_lanes_batch_behind_a_stuck_run_goes_to_another_lane():
