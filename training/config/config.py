@@ -340,7 +340,7 @@ def read_config(name_or_path: str, changes: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigInvalid(f"{path.name}: {_explain(error)}") from error
+        raise ConfigInvalid(_explain(error, path.name, changes)) from error
 
 
 def _locate(name_or_path: str) -> Path:
@@ -371,12 +371,33 @@ def _apply(values: dict[str, Any], change: str) -> None:
         table[key] = text.strip()
 
 
-def _explain(error: ValidationError) -> str:
-    errors = error.errors(include_input=False, include_url=False)
+def _explain(error: ValidationError, file: str, changes: Sequence[str]) -> str:
+    errors = error.errors(include_url=False)
     # A misspelt required key gives two errors, unknown and missing. Report the unknown key.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = [str(part) for part in first["loc"]]
-    if first["type"] != "extra_forbidden":
-        return f"{'.'.join(where) or 'the config'}: {first['msg']}"
-    section = _SECTIONS[where[0]] if len(where) > 1 else RunConfig
-    return f"{'.'.join(where)}: unknown key{did_you_mean(where[-1], section.model_fields, n=1)}"
+    key = ".".join(where)
+
+    # Blame the command line for what it set. A rule about several keys has no place.
+    set_keys = [change.partition("=")[0].strip() for change in changes]
+    blamed = next((one for one in set_keys if where and _overlap(one.split("."), where)), None)
+    if blamed is not None:
+        start = f"--set {blamed}: " + ("" if blamed == key else f"{key}: ")
+    elif where:
+        start = f"{file}: {key}: "
+    else:
+        start = f"{file} with --set {', '.join(set_keys)}: " if changes else f"{file}: "
+
+    if first["type"] == "extra_forbidden":
+        known = _SECTIONS[where[0]].model_fields if len(where) > 1 else RunConfig.model_fields
+        hint = did_you_mean(where[-1], known, n=1) or f"; the keys are {', '.join(known)}"
+        return f"{start}unknown key{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    got = f", got {given!r}" if where and isinstance(given, str | int | float) else ""
+    return f"{start}{message}{got}"
+
+
+def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    # One of them is the other, or a table above it.
+    return all(a == b for a, b in zip(one, other, strict=False))

@@ -76,7 +76,10 @@ def test_changes_on_the_command_line_override_the_config(config_file):
     [
         ("loop.batch_siz=8", r"loop\.batch_siz: unknown key; did you mean batch_size\?"),
         ("lop.batch_size=8", r"lop: unknown key; did you mean loop\?"),
-        ("loop.batch_size=0", "greater than or equal to 1"),
+        ("foo.bar=1", "^--set foo.bar: foo: unknown key; the keys are note, seed, network, data, "),
+        ("data.x=1", "^--set data.x: unknown key; the keys are validation_fraction, "),
+        ("seed=x", "^--set seed: Input should be a valid integer.*, got 'x'"),
+        ("loop.batch_size=0", "^--set loop.batch_size: .*greater than or equal to 1, got 0"),
         ("loop.batch_size=many", r"loop\.batch_size"),
         ("loop.batch_size", "needs section.key=value"),
         ("seed.x=1", "seed is a value, not a section"),
@@ -84,7 +87,7 @@ def test_changes_on_the_command_line_override_the_config(config_file):
         ("augment.crop_scale=[0.9, 1.1]", "must be at most 1"),
         ("optimizer.learning_rate=nan", "finite"),
         ("schedule.epochs=0", "greater than or equal to 1"),
-        ("head.epochs=3", "needs network.weights"),
+        ("head.epochs=3", r"^mine.toml with --set head.epochs: \[head\] needs network.weights"),
     ],
 )
 def test_invalid_config_is_refused_with_the_key(config_file, change, message):
