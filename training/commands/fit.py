@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from training.data.sources.find import TORCHVISION
 from training.errors import InputRefused
 from training.learning.folder import RunFolder, RunRequest, next_folder
 from training.system.environment import is_first_process
-
-log = logging.getLogger(__name__)
 
 _RUNS: Final = Path("runs")
 # A resumed run reads these from its folder: option name -> flag.
@@ -70,17 +67,21 @@ def run_fit(options: FitOptions) -> Path | None:
         # Under torchrun only the first process creates the folder.
         path = options.run_dir or next_folder(_RUNS, request.name)
         folder = RunFolder.new(path, request, config) if is_first_process() else RunFolder(path)
-        log.info("run: %s", path)
 
     resume = options.resume_dir is not None
-    return fit(
-        folder,
-        request,
-        config,
-        resume=resume,
-        device=options.device,
-        cache_dir=options.cache_dir,
-    )
+    try:
+        return fit(
+            folder,
+            request,
+            config,
+            resume=resume,
+            device=options.device,
+            cache_dir=options.cache_dir,
+        )
+    except InputRefused:
+        if not resume and is_first_process():
+            folder.discard()
+        raise
 
 
 def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:

@@ -78,6 +78,8 @@ def fit(
             )
         network, spec, source = _build(config, data)
         run = TrainingRun(network, spec, data, config, folder.path, world, prepared)
+        if not resume:
+            log.info("run: %s", folder.path)
 
         head = None
         if config.head is not None:

@@ -14,6 +14,7 @@ runs/<name>/<number>/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -35,6 +36,7 @@ HEAD: Final = "head.safetensors"
 _RUN: Final = "run.json"
 _CHECK: Final = "check.json"
 _SPLITS: Final = "splits.csv"
+_BEFORE_TRAINING: Final = (CONFIG, _RUN, _CHECK, _SPLITS)
 _PUBLISHED: Final = "published.json"
 
 
@@ -56,6 +58,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._created: tuple[Path, ...] = ()  # by `new`, innermost first
 
     @classmethod
     def new(cls, path: Path, request: RunRequest, config: RunConfig) -> RunFolder:
@@ -68,12 +71,23 @@ class RunFolder:
             raise InputRefused(
                 f"{path} is not empty; continue that run with --resume or choose another --run"
             )
-        path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
+        folder._created = tuple(one for one in (path, *path.parents) if not one.exists())
+        path.mkdir(parents=True, exist_ok=True)
         values = config.model_dump(mode="json", exclude_none=True)
         folder.write(CONFIG, tomli_w.dumps(values))
         folder.write_json(_RUN, asdict(request))
         return folder
+
+    def discard(self) -> None:
+        """Removes what `new` created, unless there is more than a run has before it trains."""
+        if any(file.name not in _BEFORE_TRAINING for file in self.path.iterdir()):
+            return
+        for file in self.path.iterdir():
+            file.unlink()
+        with contextlib.suppress(OSError):  # up to the first folder that holds something else
+            for folder in self._created:
+                folder.rmdir()
 
     def read_request(self) -> tuple[RunRequest, RunConfig]:
         """Reads the request and the config.

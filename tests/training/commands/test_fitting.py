@@ -53,6 +53,9 @@ golden_images = 4
 """
 
 
+MINE = ("--config", "mine.toml")
+
+
 @dataclass(frozen=True)
 class FitRun:
     """The result of one `fit` command and the folder it ran in."""
@@ -308,10 +311,26 @@ def test_fit_without_publishing_only_runs_the_gates_and_writes_the_report(root):
         (("--data", "colours", "--set", "loop.batch=3"), "config_invalid"),
         (("--data", "colours", "--name", "a/b"), "input_refused: the model name"),
         (("--data", "colours", "--run", "colours"), "input_refused: colours is not empty"),
+        (
+            ("--data", "colours", *MINE, "--set", "network.architecture=none"),
+            "architecture_refused",
+        ),
+        (("--data", "colours", *MINE, "--set", "optimizer.name=none"), "config_invalid"),
         (("--resume", "colours"), "checkpoint_refused"),
         (("--resume", "colours", "--seed", "1"), "remove --seed"),
     ],
-    ids=["no_data", "no_folder", "no_config", "key", "name", "run_folder", "no_run", "resume_seed"],
+    ids=[
+        "no_data",
+        "no_folder",
+        "no_config",
+        "key",
+        "name",
+        "run_folder",
+        "architecture",
+        "optimizer",
+        "no_run",
+        "resume_seed",
+    ],
 )
 def test_fit_with_invalid_arguments_is_refused_before_training(root, arguments, code):
     fitted = run(root, *arguments)
@@ -319,6 +338,7 @@ def test_fit_with_invalid_arguments_is_refused_before_training(root, arguments, 
     assert fitted.result.exit_code == 2
     assert code in fitted.result.output
     assert not (root / "models").exists()
+    assert not (root / "runs").exists()
 
 
 def test_fit_with_an_empty_class_is_refused(root):
@@ -328,6 +348,7 @@ def test_fit_with_an_empty_class_is_refused(root):
 
     assert fitted.result.exit_code == 2
     assert "violet" in fitted.result.output
+    assert not (root / "runs").exists()
 
 
 def test_fit_of_an_existing_version_is_refused_before_training(root, monkeypatch):
@@ -338,6 +359,7 @@ def test_fit_of_an_existing_version_is_refused_before_training(root, monkeypatch
 
     assert fitted.result.exit_code == 2
     assert "version_exists" in fitted.result.output
+    assert not (root / "runs").exists()
 
 
 @pytest.mark.parametrize(

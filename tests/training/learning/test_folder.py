@@ -48,6 +48,26 @@ def test_run_folder_with_an_invalid_config_names_the_key(tmp_path):
         folder.read_request()
 
 
+def test_run_folder_discarded_leaves_nothing_it_made(tmp_path):
+    (tmp_path / "mine").mkdir()
+    new = RunFolder.new(tmp_path / "runs" / "birds" / "1", REQUEST, read_config("digits"))
+    given = RunFolder.new(tmp_path / "mine", REQUEST, read_config("digits"))
+
+    new.discard()
+    given.discard()
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_run_folder_of_a_run_that_trained_is_not_discarded(tmp_path):
+    folder = RunFolder.new(tmp_path / "run", REQUEST, read_config("digits"))
+    folder.write("last.pt", "")
+
+    folder.discard()
+
+    assert len(list(folder.path.iterdir())) == 3
+
+
 def test_run_folder_remembers_the_published_version(tmp_path):
     folder = RunFolder.new(tmp_path / "run", REQUEST, read_config("digits"))
     before = folder.published
