@@ -94,7 +94,7 @@ def main() -> None:
     disable_runtime_telemetry()
 
 
-@main.command("import", epilog=_EXAMPLES)
+@main.command("import", short_help="Import a network and publish a version.", epilog=_EXAMPLES)
 @click.argument("source")
 @click.option(
     "--weights",
@@ -246,7 +246,7 @@ _SOURCE_HELP = (
 )
 
 
-@main.command("fit", epilog=_FIT_EXAMPLES)
+@main.command("fit", short_help="Train on your pictures, publish a version.", epilog=_FIT_EXAMPLES)
 @click.option("--data", "source", help=_SOURCE_HELP)
 @click.option(
     "--config",
@@ -301,7 +301,7 @@ def fit_command(**options: Any) -> None:
     _run(lambda: run_fit(FitOptions(command=command_line(sys.argv), **options)))
 
 
-@main.command("check")
+@main.command("check", short_help="Check pictures before training.")
 @click.option("--data", "source", required=True, help=_SOURCE_HELP)
 @_JSON
 @click.option("--strict", is_flag=True, help="Exit with status 1 on warnings too.")
@@ -316,7 +316,7 @@ def check_command(**options: Any) -> None:
     _run(lambda: sys.exit(0 if run_check(**options) else 1))
 
 
-@main.command("evaluate")
+@main.command("evaluate", short_help="Measure the accuracy of a version.")
 @click.argument("model")
 @click.argument("folder", type=_FOLDER)
 @_MODELS

@@ -10,6 +10,7 @@ from contract.manifest import NAME_PATTERN, NAME_RULE
 from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
+from training.networks.architectures import check_known
 from training.release.folders import FolderEvidence
 from training.release.gates import NetworkReference, run_gates
 from training.release.onnx import ForeignSpec, import_onnx
@@ -49,11 +50,20 @@ class ImportOptions:
 
 def run_import(options: ImportOptions) -> Path:
     """Imports and publishes SOURCE; returns the version's folder."""
+    _check_source(options)
     to = _destination(options)
     target = _precision(options)
     draft, reference = _float_graph(options, to)
     manifest, files = run_gates(draft, reference, options.evidence, target)
     return publish(to.models_dir, manifest, files, replace=to.replace)
+
+
+def _check_source(options: ImportOptions) -> None:
+    # First: for a SOURCE that does not exist, no other option can be right.
+    if not options.is_onnx:
+        check_known(options.source)
+    elif not Path(options.source).is_file():
+        raise InputRefused(f"{options.source}: no such file")
 
 
 def _destination(options: ImportOptions) -> Destination:

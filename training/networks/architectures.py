@@ -100,13 +100,14 @@ def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
             the hub has no weights for it.
     """
     architecture, size_px = wanted.architecture, wanted.input_size_px
+    check_known(architecture)
     from_hub = wanted.weights == HUB
     if architecture in BUILDERS:
         if n_classes is None or from_hub:
             what = "weights on the hub" if from_hub else "number of classes of its own"
             raise ArchitectureRefused(f"{architecture} has no {what}")
         build: Callable[..., nn.Module] = partial(BUILDERS[architecture], n_classes, size_px)
-    elif timm().is_model(architecture.split(".")[0]):
+    else:
         reserved = sorted(_RESERVED & wanted.options.keys())
         if reserved:
             raise ArchitectureRefused(
@@ -118,13 +119,17 @@ def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
             build = partial(build, num_classes=n_classes)
         if size_px is not None and _has_fixed_size(architecture):
             build = partial(build, img_size=size_px)
-    else:
-        hint = did_you_mean(architecture, [*BUILDERS, *timm().list_models()])
-        raise ArchitectureRefused(f"timm has no architecture {architecture!r}{hint}")
 
     network = _build(architecture, build, wanted.options)
     _override_evaluation(network, wanted)
     return network.eval()
+
+
+def check_known(architecture: str) -> None:
+    """Raises ArchitectureRefused, with similar names, if neither `BUILDERS` nor timm has it."""
+    if architecture not in BUILDERS and not timm().is_model(architecture.split(".")[0]):
+        hint = did_you_mean(architecture, [*BUILDERS, *timm().list_models()])
+        raise ArchitectureRefused(f"timm has no architecture {architecture!r}{hint}")
 
 
 def classifiers(network: Any) -> tuple[nn.Module, ...]:

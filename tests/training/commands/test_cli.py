@@ -281,6 +281,21 @@ def test_import_of_unusable_input_prints_one_line_and_exits_2(run_import, flags,
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("foo", "timm has no architecture 'foo'"), ("foo.onnx", "foo.onnx: no such file")],
+)
+def test_import_checks_the_source_before_the_options(source, message):
+    result = CliRunner().invoke(main, ["import", source])
+
+    assert (result.exit_code, message in result.output) == (2, True)
+
+
+def test_help_summaries_are_whole():
+    for command in main.commands.values():
+        assert "..." not in command.get_short_help_str(45)
+
+
 def test_import_of_an_unknown_architecture_suggests_similar_ones(run_import):
     result = run_import("tf_efficientnet_light0")
 
