@@ -255,7 +255,7 @@ async def test_batcher_not_started_refuses_and_is_not_alive():
     batcher = Batcher(ThreadLaneFactory(), BatchLimits())
 
     assert not batcher.alive
-    with pytest.raises(ModelNotReady):
+    with pytest.raises(ModelNotReady, match=r"^the model cannot run now; try again$"):
         await batcher.submit(FakeVersion(FakeEngine()), np.zeros(1, np.float32), NEVER)
 
 

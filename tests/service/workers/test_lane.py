@@ -251,6 +251,8 @@ async def test_process_lane_worker_that_exits_fails_its_pictures(caplog):
             await bench.lane.ended
 
         assert [outcome(one) for one in entries[:2]] == ["WorkerLost", "DeadlineExceeded"]
+        said = str(entries[0].future.exception())
+        assert said == "the model stopped before it answered this picture; try again"
         assert (bench.lost, bench.done) == ([RestartReason.EXITED], [])
         assert (bench.lane.ready, bench.lane.dead, list(bench.lane.jobs)) == (False, True, [])
         lost, ended = (one.__dict__ for one in caplog.records if one.name == module.__name__)
