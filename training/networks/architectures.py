@@ -128,7 +128,8 @@ def create(wanted: Network, n_classes: int | None = None) -> nn.Module:
 def check_known(architecture: str) -> None:
     """Raises ArchitectureRefused, with similar names, if neither `BUILDERS` nor timm has it."""
     if architecture not in BUILDERS and not timm().is_model(architecture.split(".")[0]):
-        hint = did_you_mean(architecture, [*BUILDERS, *timm().list_models()])
+        known = [*BUILDERS, *timm().list_models()]
+        hint = did_you_mean(architecture, known) or "; timm.list_models() has all"
         raise ArchitectureRefused(f"timm has no architecture {architecture!r}{hint}")
 
 

@@ -283,7 +283,10 @@ def test_import_of_unusable_input_prints_one_line_and_exits_2(run_import, flags,
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("foo", "timm has no architecture 'foo'"), ("foo.onnx", "foo.onnx: no such file")],
+    [
+        ("foo", "timm has no architecture 'foo'; timm.list_models() has all"),
+        ("foo.onnx", "foo.onnx: no such file"),
+    ],
 )
 def test_import_checks_the_source_before_the_options(source, message):
     result = CliRunner().invoke(main, ["import", source])
