@@ -36,8 +36,8 @@ def test_create_refuses_an_unknown_architecture_with_suggestions():
         create("tf_efficientnet_lite00")
 
 
-def test_create_without_a_similar_name_suggests_nothing():
-    with pytest.raises(ArchitectureRefused, match=r"timm has no architecture 'zzzzzzzz'$"):
+def test_create_without_a_similar_name_says_where_all_are():
+    with pytest.raises(ArchitectureRefused, match=r"'zzzzzzzz'; timm\.list_models\(\) has all$"):
         create("zzzzzzzz")
 
 
