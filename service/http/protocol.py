@@ -182,13 +182,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = b"\r\n".join((*lines, b"", b""))
             return
 
+        self._begin_request(
+            method, version
+        )  # first: if the path is malformed, this is still a head
         self._stop_head_timer()
         self._in_head = False
         self._field_bytes = 0
         fields = dict(self.headers)
         self._body_left = int(fields.get(b"content-length", 0))
         self._chunked = b"transfer-encoding" in fields
-        self._begin_request(method, version)
 
     def _begin_request(self, method: bytes, version: str) -> None:
         url = httptools.parse_url(self.url)

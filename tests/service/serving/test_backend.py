@@ -26,7 +26,6 @@ from service.serving.backend import InferenceResult, LaneBackend, load_backend
 from service.settings import Settings
 from service.workers.launch import ProcessLauncher
 from tests import tinymodel
-from tests.service.batching.harness import settle
 
 pytestmark = pytest.mark.anyio
 
@@ -212,7 +211,8 @@ async def test_backend_of_processes_queues_large_pictures_separately(models_dir,
         await all_ready(backend)
         large = [asyncio.create_task(answer(backend)) for _ in range(3)]
         small = asyncio.create_task(answer(backend, tinymodel.picture("blue", 8)))
-        await settle()
+        for _ in range(2):  # the tasks submit, then the batcher dispatches
+            await asyncio.sleep(0)
 
         running_jobs = [[job.large for job in lane.jobs] for lane in backend.batcher._lanes]
         waiting = backend.batcher.waiting
