@@ -33,7 +33,7 @@ from service.models.repository import (
     load_version,
 )
 from service.settings import Settings
-from service.workers.supervisor import (
+from service.workers.factory import (
     ProcessLaneFactory,
     WorkerConfig,
     load_in_child,

@@ -20,7 +20,7 @@ from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
 from service.models.repository import EngineConfig, Repository, RepositoryConfig, load_repository
 from service.workers.launch import LaunchedWorker, ProcessLauncher
-from service.workers.supervisor import (
+from service.workers.factory import (
     ProcessLaneFactory,
     RemoteEngine,
     WorkerConfig,
