@@ -19,7 +19,6 @@ from service.batching.lane import LaneCallbacks, RowResult
 from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
 from service.models.repository import EngineConfig, Repository, RepositoryConfig, load_repository
-from service.workers.launch import LaunchedWorker, ProcessLauncher
 from service.workers.factory import (
     ProcessLaneFactory,
     RemoteEngine,
@@ -27,6 +26,7 @@ from service.workers.factory import (
     load_in_child,
     start_children,
 )
+from service.workers.launch import LaunchedWorker, ProcessLauncher
 from tests import tinymodel
 
 pytestmark = pytest.mark.anyio
