@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 
 _QUEUE_RECORDS = 10_000
 _STANDARD_OUTPUT = 1  # file descriptor
-_GATHER_S = 0.01  # records of this time are written together
+_GATHER_S = 0.05  # records of this time are written together
 _MAX_GATHERED = 256  # lines
 _MAX_MESSAGE = 2_000  # characters
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
@@ -83,7 +83,7 @@ class DroppingQueueHandler(QueueHandler):
 
 
 class _LineWriter(QueueListener):
-    """Writes one line per record, gathering the records of 10 ms into one write."""
+    """Writes one line per record, gathering the records of 50 ms into one write."""
 
     # Waking up for every record would cost more under load than writing it, because each time the
     # thread takes the interpreter lock from the event loop.
