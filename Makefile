@@ -27,7 +27,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs figures lock image clean bench bench-quick bench-micro
+.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs figures lock image clean bench bench-quick bench-micro bench-profile
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -101,6 +101,9 @@ bench-quick: install  ## convserve and a loop without HTTP only, about two minut
 
 bench-micro: install  ## decoding, preprocessing, engine, batcher and HTTP one by one
 	$(BIN)/python -m benchmarks.micro $(BENCH_PHOTOS) $(ARGS)
+
+bench-profile: install  ## CPU time of a request by thread and by stage (PHOTOS, FP32, ARGS)
+	$(BIN)/python -m benchmarks.profile $(BENCH_PHOTOS) $(if $(FP32),--fp32 "$(FP32)") $(ARGS)
 
 lock: install  ## pin the service's dependencies anew, with hashes
 	$(COMPILE) -o requirements/service.lock pyproject.toml

@@ -1,0 +1,1 @@
+"""What a request costs, by thread and by stage: `python -m benchmarks.profile`."""
