@@ -154,6 +154,9 @@ def _open(graph: bytes, name: str, threads: int, *, spinning: bool) -> Any:
     # By default threads keep spinning after a run, which keeps a core busy while idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # By default a session allocates one block for a whole run and plans it for each batch size. The
+    # blocks of different sizes do not fit into each other's space, and the runs are not faster.
+    options.enable_mem_pattern = provider.device is not None
     # Only verified bytes may run, so weights in other files must not be found.
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull

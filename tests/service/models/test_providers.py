@@ -166,6 +166,7 @@ def test_providers_every_row_opened_with_its_own_name_and_options(runtime, name)
 
     assert opened.provider == name
     assert fake.requested == [(row.runtime_name, row.options)]
+    assert vars(fake)["enable_mem_pattern"] is (row.device is not None)
     assert fake.preloaded == int(row.preload)
     assert vars(fake)["intra_op_num_threads"] == 3
     assert fake.entries["session.intra_op.allow_spinning"] == "0"
