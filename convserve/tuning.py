@@ -142,7 +142,7 @@ class Bench:
         n_lanes, size = configuration.lanes, configuration.batch_size
         while len(self._lanes) < n_lanes:
             self._lanes.append(DaemonThread(f"tune-{len(self._lanes)}"))
-        runs = [Run(wide=configuration.threads > 1) for _ in range(n_lanes)]
+        runs = [Run(all_cores=configuration.threads > 1) for _ in range(n_lanes)]
 
         def lane(index: int) -> list[float]:
             """Runs whole batches for about `slice_s`; returns the seconds of each."""

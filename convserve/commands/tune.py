@@ -80,7 +80,9 @@ def tune(
     cpus = usable_cpus()
     with options.errors_as_messages():
         name, number = options.choose_version(models_dir, model)
-        version = load_version(models_dir, name, number, EngineConfig(provider, wide_threads=cpus))
+        version = load_version(
+            models_dir, name, number, EngineConfig(provider, lone_run_threads=cpus)
+        )
     on_cores, default = runs_on_cores(version), default_configuration(version, cpus)
     prepare = partial(read_input, manifest=version.manifest)
     pictures, source = _read_pictures(photos, prepare)

@@ -296,7 +296,7 @@ class Batcher:
 
             if batch := self._take(queue, size):
                 alone = len(batch) == 1 and self._load.one_at_a_time()
-                run = Run(wide=alone and queue.times.all_cores_help())
+                run = Run(all_cores=alone and queue.times.all_cores_help())
                 lanes.work(lane, BatchJob(queue.version, batch, run, self._clock(), queue.large))
 
         if self._closing and self._idle_and_empty():
@@ -387,7 +387,7 @@ class Batcher:
             times = self._queue_of(job.version, job.large).times
             times.record_item(job.work_s / len(job.items))
             if len(job.items) == 1 and not self.waiting:
-                times.record_lone_run(job.runs[0][1], wide=job.run.wide)
+                times.record_lone_run(job.runs[0][1], all_cores=job.run.all_cores)
         self._dispatch()
 
     def _lanes_changed(self, unstarted: list[BatchJob[QueueEntry]]) -> None:

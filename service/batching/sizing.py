@@ -11,7 +11,7 @@ from service.settings import Settings
 def engine_config(settings: Settings, cpus: int) -> EngineConfig:
     # A run has one thread beside other runs, and all cores when it is alone.
     return EngineConfig(
-        settings.provider, wide_threads=cpus, max_batch_size=settings.max_batch_size
+        settings.provider, lone_run_threads=cpus, max_batch_size=settings.max_batch_size
     )
 
 

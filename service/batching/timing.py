@@ -43,9 +43,9 @@ class RunTimes:
         weight = _MEAN_WEIGHT if self.item_s else 1.0
         self.item_s += weight * (item_s - self.item_s)
 
-    def record_lone_run(self, run_s: float, *, wide: bool) -> None:
+    def record_lone_run(self, run_s: float, *, all_cores: bool) -> None:
         """Records the seconds of a run of one item with no other item waiting."""
-        if not wide:
+        if not all_cores:
             before_s = run_s if math.isinf(self._one_core_s) else self._one_core_s
             self._one_core_s = before_s + _MEAN_WEIGHT * (run_s - before_s)
             return

@@ -25,14 +25,14 @@ class Run:
     """One run of an engine: how it runs, and a way to interrupt it.
 
     Attributes:
-        wide: the run may use all cores because it is alone.
+        all_cores: the run may use all cores because it is alone.
         interrupted: `interrupt` was called.
     """
 
-    __slots__ = ("_terminate", "interrupted", "wide")
+    __slots__ = ("_terminate", "all_cores", "interrupted")
 
-    def __init__(self, *, wide: bool = False) -> None:
-        self.wide = wide
+    def __init__(self, *, all_cores: bool = False) -> None:
+        self.all_cores = all_cores
         self.interrupted = False
         self._terminate: Callable[[], None] | None = None
 
@@ -72,16 +72,16 @@ class OnnxEngine:
         self,
         opened: ProviderSession,
         manifest: Manifest,
-        wide: ProviderSession | None = None,
+        all_cores: ProviderSession | None = None,
         *,
         largest_batch: int = 1,
     ) -> None:
         """Checks the graph's signature; raises GraphMismatch if it differs from the manifest.
 
-        `wide` is a second session with all cores, for runs that are alone.
+        `all_cores` is a second session with all cores, for runs that are alone.
         """
         self._session = opened.session
-        self._wide = (wide or opened).session
+        self._all_cores = (all_cores or opened).session
         self._manifest = manifest
         self._new_options = run_options()
         self._answers_logits = manifest.graph.scores.kind == "logits"
@@ -112,7 +112,7 @@ class OnnxEngine:
         if self._on_device is not None:
             scores = self._on_device.run(batch, options)
         else:
-            session = self._wide if run.wide else self._session
+            session = self._all_cores if run.all_cores else self._session
             (scores,) = session.run(self._outputs, {self._input: batch}, options)  # (N, C)
         return to_probabilities(scores, self._manifest) if self._answers_logits else scores
 

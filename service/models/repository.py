@@ -37,13 +37,13 @@ class EngineConfig:
     Attributes:
         provider: `auto` or a provider's name.
         threads: threads inside one run.
-        wide_threads: threads inside a run that is alone, if more than `threads`.
+        lone_run_threads: threads inside a run that is alone, if more than `threads`.
         max_batch_size: most pictures in one run; None for the provider's default.
     """
 
     provider: str = "auto"
     threads: int = 1
-    wide_threads: int = 1
+    lone_run_threads: int = 1
     max_batch_size: int | None = None
 
 
@@ -148,7 +148,7 @@ class RepositoryConfig:
     """
 
     models_dir: Path
-    plan: EngineConfig
+    engine_config: EngineConfig
     versions_per_model: int = 1
     default_model: str | None = None
 
@@ -170,7 +170,8 @@ class RepositoryConfig:
 def load_repository(config: RepositoryConfig) -> Repository:
     # All or nothing: at the start a broken version is an error. `renew` is more forgiving.
     loaded = [
-        load_version(config.models_dir, *key, config.plan) for key in config.chosen_or_raise()
+        load_version(config.models_dir, *key, config.engine_config)
+        for key in config.chosen_or_raise()
     ]
     return Repository(loaded, config.default_model)
 
@@ -193,7 +194,7 @@ def renew(
     for key in config.chosen():
         try:
             kept[key] = _unchanged(loaded.get(key), config.models_dir) or (load or load_version)(
-                config.models_dir, *key, config.plan
+                config.models_dir, *key, config.engine_config
             )
         except (ModelError, ProviderUnavailable) as error:
             failures.append(error)
@@ -218,7 +219,9 @@ def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion
     return version if sha256(text) == version.manifest_sha256 else None
 
 
-def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -> LoadedVersion:
+def load_version(
+    models_dir: Path, name: str, number: int, engine_config: EngineConfig
+) -> LoadedVersion:
     """Reads, opens and verifies one version.
 
     Raises:
@@ -230,11 +233,11 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
     manifest = version.manifest
 
     def largest_batch(provider: str) -> int:
-        chosen = plan.max_batch_size or PROVIDERS[provider].largest_batch
+        chosen = engine_config.max_batch_size or PROVIDERS[provider].largest_batch
         return manifest.graph.fixed_batch_size or chosen
 
     def open_on(provider: str) -> tuple[str, OnnxEngine, float]:
-        engine = _open_engine(version, provider, plan, largest_batch(provider))
+        engine = _open_engine(version, provider, engine_config, largest_batch(provider))
         try:
             engine.warm_up()
             return provider, engine, replay_golden(version, engine.run, largest_batch(provider))
@@ -244,7 +247,7 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
             raise ProviderUnavailable(f"{provider}: running the graph fails") from error
 
     try:
-        (provider, engine, difference), fallback = try_providers(plan.provider, open_on)
+        (provider, engine, difference), fallback = try_providers(engine_config.provider, open_on)
     except (ModelError, ProviderUnavailable) as error:
         raise type(error)(f"{name}/{number}: {error}") from error
 
@@ -276,13 +279,15 @@ def load_version(models_dir: Path, name: str, number: int, plan: EngineConfig) -
 
 
 def _open_engine(
-    version: Version, provider: str, plan: EngineConfig, largest_batch: int
+    version: Version, provider: str, engine_config: EngineConfig, largest_batch: int
 ) -> OnnxEngine:
-    narrow = open_session(version.graph, provider, threads=plan.threads)
-    wide = None
-    if PROVIDERS[provider].runs_on_cores and plan.wide_threads > plan.threads:
-        wide = open_session(version.graph, provider, threads=plan.wide_threads, spinning=True)
-    return OnnxEngine(narrow, version.manifest, wide, largest_batch=largest_batch)
+    one_core = open_session(version.graph, provider, threads=engine_config.threads)
+    all_cores = None
+    if PROVIDERS[provider].runs_on_cores and engine_config.lone_run_threads > engine_config.threads:
+        all_cores = open_session(
+            version.graph, provider, threads=engine_config.lone_run_threads, spinning=True
+        )
+    return OnnxEngine(one_core, version.manifest, all_cores, largest_batch=largest_batch)
 
 
 def replay_golden(
@@ -305,7 +310,7 @@ def replay_golden(
             raise GoldenMismatch(f"{example.file}: {error}") from error
 
     def answers(batch: list[Tensor]) -> NDArray[np.float32]:
-        scores = run(np.stack(batch), Run(wide=len(batch) == 1))
+        scores = run(np.stack(batch), Run(all_cores=len(batch) == 1))
         if scores.shape != (len(batch), manifest.n_classes):
             raise GraphMismatch(
                 f"{len(batch)} pictures gave scores of shape {scores.shape}, "

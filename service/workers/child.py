@@ -67,7 +67,7 @@ class Worker:
         # In order: for each picture an item, or the error of its header.
         inspected = [self._inspect(picture, version, now_s) for picture in work.pictures]
         items = [one for one in inspected if isinstance(one, BatchItem)]
-        job = BatchJob(version, items, Run(wide=work.wide), now_s)
+        job = BatchJob(version, items, Run(all_cores=work.all_cores), now_s)
         work_on(job, time.monotonic)
 
         outcomes = {id(item): outcome for item, outcome in job.outcomes}

@@ -51,7 +51,7 @@ class WorkerConfig:
     def launcher(self, versions: list[VersionId]) -> ProcessLauncher:
         start_message = {
             "models_dir": str(self.repository.models_dir),
-            "run": asdict(self.repository.plan),
+            "run": asdict(self.repository.engine_config),
             "versions": versions,
             "limits": asdict(self.limits),
             "log_level": self.log_level,

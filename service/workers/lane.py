@@ -141,7 +141,7 @@ class ProcessLane(asyncio.Protocol):
             )
             for entry in job.items
         ]
-        work = wire.WireBatch(self._version_index[job.version.key], job.run.wide, pictures)
+        work = wire.WireBatch(self._version_index[job.version.key], job.run.all_cores, pictures)
         if self._transport is not None:
             self._transport.writelines(wire.pack_work(work))
 

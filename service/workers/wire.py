@@ -24,7 +24,7 @@ from service import errors
 from service.batching.lane import RowResult
 
 _HEAD: Final = struct.Struct("!QB")  # payload bytes, kind
-_WORK: Final = struct.Struct("!HBH")  # index of the version in START, wide, pictures
+_WORK: Final = struct.Struct("!HBH")  # index of the version in START, all_cores, pictures
 _PICTURE: Final = struct.Struct("!dIdQ")  # remaining seconds, top k, least probability, bytes
 _DONE: Final = struct.Struct("!dHH")  # seconds of work, runs, pictures
 _RUN: Final = struct.Struct("!Id")  # pictures, seconds
@@ -76,7 +76,7 @@ class WireBatch:
     """A batch to run."""
 
     version: int  # its index in the START message
-    wide: bool  # the run may have all cores
+    all_cores: bool  # the run may have all cores
     pictures: list[WirePicture]
 
 
@@ -155,7 +155,7 @@ def _read_head(buffer: bytes | bytearray) -> tuple[int, FrameKind]:
 
 
 def pack_work(work: WireBatch) -> list[bytes]:
-    head = _WORK.pack(work.version, work.wide, len(work.pictures))
+    head = _WORK.pack(work.version, work.all_cores, len(work.pictures))
     heads = (
         _PICTURE.pack(one.remaining_s, one.wanted.k, one.wanted.min_probability, len(one.image))
         for one in work.pictures
@@ -164,7 +164,7 @@ def pack_work(work: WireBatch) -> list[bytes]:
 
 
 def unpack_work(payload: bytes) -> WireBatch:
-    version, wide, n_pictures = _unpack(_WORK, payload)
+    version, all_cores, n_pictures = _unpack(_WORK, payload)
     start = _WORK.size
     end = start + n_pictures * _PICTURE.size
     pictures = []
@@ -174,7 +174,7 @@ def unpack_work(payload: bytes) -> WireBatch:
         image, wanted = _bytes(payload, end, end + size), TopK(k, min_probability)
         pictures.append(WirePicture(image, remaining_s, wanted))
         end += size
-    return WireBatch(version, bool(wide), pictures)
+    return WireBatch(version, bool(all_cores), pictures)
 
 
 def pack_done(done: WireBatchDone) -> list[bytes]:

@@ -139,7 +139,7 @@ def test_bench_single_picture_uses_all_cores(threads, wide):
 
     class RecordingEngine(FakeEngine):
         def run(self, batch, run=None):
-            seen.append(run.wide)
+            seen.append(run.all_cores)
             return super().run(batch)
 
     bench = make_bench(RecordingEngine(), RecordingPrepare())

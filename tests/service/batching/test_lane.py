@@ -51,12 +51,12 @@ class Bench:
         """Like `Lane.interrupt`, but called on the lane's thread and without answering the entries."""
         self.lane.jobs[0].run.interrupt()
 
-    def begin(self, *batch: QueueEntry, wide: bool = False) -> None:
+    def begin(self, *batch: QueueEntry, all_cores: bool = False) -> None:
         version = FakeVersion(self.engine)
-        self.lane.work(BatchJob(version, list(batch), Run(wide=wide), self.clock()))
+        self.lane.work(BatchJob(version, list(batch), Run(all_cores=all_cores), self.clock()))
 
-    async def work(self, *batch: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
-        self.begin(*batch, wide=wide)
+    async def work(self, *batch: QueueEntry, all_cores: bool = False) -> BatchJob[QueueEntry]:
+        self.begin(*batch, all_cores=all_cores)
         job = await self.done()
         self.lane.close()
         return job
@@ -248,19 +248,19 @@ async def test_lane_run_starts_after_the_preparation():
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-async def test_lane_run_has_all_cores_on_request(wide):
-    wide_flags = []
+@pytest.mark.parametrize("all_cores", [True, False], ids=["all_cores", "one_core"])
+async def test_lane_run_has_all_cores_on_request(all_cores):
+    all_cores_flags = []
 
     class Engine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
-            wide_flags.append(run.wide)
+            all_cores_flags.append(run.all_cores)
             return super().run(batch)
 
     bench = Bench(Engine())
-    await bench.work(bench.entry(0.5), wide=wide)
+    await bench.work(bench.entry(0.5), all_cores=all_cores)
 
-    assert wide_flags == [wide]
+    assert all_cores_flags == [all_cores]
 
 
 @pytest.mark.anyio

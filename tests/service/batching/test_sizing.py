@@ -72,7 +72,7 @@ def test_prepare_threads_have_all_cores_if_a_version_runs_on_a_gpu(repository):
 def test_engine_config_gives_a_lone_run_all_cores_and_others_one():
     config = engine_config(settings(provider="cpu", max_batch_size=3), 4)
 
-    assert (config.provider, config.threads, config.wide_threads, config.max_batch_size) == (
+    assert (config.provider, config.threads, config.lone_run_threads, config.max_batch_size) == (
         "cpu",
         1,
         4,

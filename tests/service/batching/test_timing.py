@@ -34,7 +34,7 @@ def test_run_times_without_runs_on_one_core_prefer_all_cores():
     clock = FakeClock()
     times = RunTimes(clock)
     for _ in range(20):
-        times.record_lone_run(9.0, wide=True)
+        times.record_lone_run(9.0, all_cores=True)
 
     assert times.all_cores_help()
 
@@ -50,11 +50,11 @@ def test_run_times_item_time_is_a_running_mean():
 
 
 async def test_all_cores_are_used_for_lone_items_but_not_for_overlapping_ones():
-    wide: list[bool] = []
+    all_cores: list[bool] = []
 
     class Engine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
+            all_cores.append(run.all_cores)
             return super().run(batch)
 
     engine, clock = Engine(), FakeClock()
@@ -68,17 +68,17 @@ async def test_all_cores_are_used_for_lone_items_but_not_for_overlapping_ones():
         clock.advance(1)
         await submit(batcher, 0.375)
 
-    assert wide == [True, True, False, False, True]
+    assert all_cores == [True, True, False, False, True]
 
 
 async def test_all_cores_are_not_used_for_a_while_if_slower_than_one():
     clock = FakeClock()
-    wide: list[bool] = []
+    all_cores: list[bool] = []
 
     class BusyMachineEngine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
-            clock.advance(0.5 if run.wide else 0.25)
+            all_cores.append(run.all_cores)
+            clock.advance(0.5 if run.all_cores else 0.25)
             return super().run(batch)
 
     engine = BusyMachineEngine()
@@ -90,18 +90,18 @@ async def test_all_cores_are_not_used_for_a_while_if_slower_than_one():
         clock.advance(6)
         await submit(batcher, 0.25)
 
-    assert wide == [False, False, *[True] * 8, False, False, True]
+    assert all_cores == [False, False, *[True] * 8, False, False, True]
 
 
 async def test_all_cores_are_still_used_after_one_slow_run():
     clock = FakeClock()
-    wide: list[bool] = []
+    all_cores: list[bool] = []
     slow = iter([0.5])
 
     class Engine(FakeEngine):
         def run(self, batch: Any, run: Any = None) -> Any:
-            wide.append(run.wide)
-            clock.advance(next(slow, 0.125) if run.wide else 0.25)
+            all_cores.append(run.all_cores)
+            clock.advance(next(slow, 0.125) if run.all_cores else 0.25)
             return super().run(batch)
 
     async with running(Engine(), clock=clock, max_batch_size=1) as batcher:
@@ -110,4 +110,4 @@ async def test_all_cores_are_still_used_after_one_slow_run():
             clock.advance(0.1)
             await submit(batcher, 0.25)
 
-    assert wide[1:] == [False, *[True] * 12]
+    assert all_cores[1:] == [False, *[True] * 12]

@@ -212,13 +212,13 @@ def test_run_that_is_not_interrupted_calls_no_callback():
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_engine_wide_runs_answer_the_same(manifest, count):
-    wide = open_session(tinymodel.graph(), "cpu", threads=2, spinning=True)
-    narrow = open_session(tinymodel.graph(), "cpu", threads=1)
-    engine = OnnxEngine(narrow, manifest, wide)
+    all_cores = open_session(tinymodel.graph(), "cpu", threads=2, spinning=True)
+    one_core = open_session(tinymodel.graph(), "cpu", threads=1)
+    engine = OnnxEngine(one_core, manifest, all_cores)
     batch = np.random.default_rng(5).integers(0, 256, (count, 8, 8, 3), np.uint8)
 
     with_all_cores, with_one_core = (
-        engine.run(batch, Run(wide=is_wide)) for is_wide in (True, False)
+        engine.run(batch, Run(all_cores=is_alone)) for is_alone in (True, False)
     )
 
     np.testing.assert_allclose(with_all_cores, with_one_core, atol=1e-6)
@@ -240,21 +240,23 @@ class RecordingSession:
 
 
 @pytest.mark.parametrize(
-    ("run", "has_wide", "expected"),
+    ("run", "has_both", "expected"),
     [
-        (Run(wide=True), True, "wide"),
-        (Run(), True, "narrow"),
-        (None, True, "narrow"),
-        (Run(wide=True), False, "narrow"),
+        (Run(all_cores=True), True, "all_cores"),
+        (Run(), True, "one_core"),
+        (None, True, "one_core"),
+        (Run(all_cores=True), False, "one_core"),
     ],
-    ids=["wide", "narrow", "unspecified", "only_one"],
+    ids=["all_cores", "one_core", "unspecified", "only_one"],
 )
 def test_engine_run_uses_the_wide_session_only_if_requested_and_available(
-    manifest, run, has_wide, expected
+    manifest, run, has_both, expected
 ):
     runs: list[str] = []
-    wide = ProviderSession(RecordingSession("wide", runs), "cpu") if has_wide else None
-    engine = OnnxEngine(ProviderSession(RecordingSession("narrow", runs), "cpu"), manifest, wide)
+    all_cores = ProviderSession(RecordingSession("all_cores", runs), "cpu") if has_both else None
+    engine = OnnxEngine(
+        ProviderSession(RecordingSession("one_core", runs), "cpu"), manifest, all_cores
+    )
 
     engine.run(rows(), run)
 

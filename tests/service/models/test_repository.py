@@ -279,7 +279,7 @@ def test_replay_golden_runs_singly_and_as_a_full_batch(models_dir):
     sizes = []
 
     def run(batch, run_options):
-        sizes.append((len(batch), run_options.wide))
+        sizes.append((len(batch), run_options.all_cores))
         colours = batch.reshape(len(batch), -1, 3).mean(axis=1)  # (N, 3)
         return np.array([tinymodel.expected(colour) for colour in colours], np.float32)
 

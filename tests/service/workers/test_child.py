@@ -101,13 +101,13 @@ def test_child_runs_the_requested_version(versions):
     assert labels == [["red"], ["blue"]]
 
 
-@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
-def test_child_run_has_all_cores_on_request(versions, wide):
-    wide_flags = []
+@pytest.mark.parametrize("all_cores", [True, False], ids=["all_cores", "one_core"])
+def test_child_run_has_all_cores_on_request(versions, all_cores):
+    all_cores_flags = []
 
     class Engine:
         def run(self, batch: Any, run: Any) -> Any:
-            wide_flags.append(run.wide)
+            all_cores_flags.append(run.all_cores)
             return versions[0].engine.run(batch, run)
 
     version = LoadedVersion(
@@ -115,9 +115,9 @@ def test_child_run_has_all_cores_on_request(versions, wide):
         | {"engine": Engine()}
     )
 
-    answered([version], WireBatch(0, wide, [WirePicture(RED, math.inf, TopK())]))
+    answered([version], WireBatch(0, all_cores, [WirePicture(RED, math.inf, TopK())]))
 
-    assert wide_flags == [wide]
+    assert all_cores_flags == [all_cores]
 
 
 def test_child_bad_pictures_fail_alone(versions):
@@ -362,7 +362,7 @@ def start_message(models_dir: Path, *numbers: int, digest: str = "") -> dict[str
 
     return {
         "models_dir": str(models_dir),
-        "run": {"provider": "cpu", "threads": 1, "wide_threads": 1, "max_batch_size": 3},
+        "run": {"provider": "cpu", "threads": 1, "lone_run_threads": 1, "max_batch_size": 3},
         "versions": listed,
         "limits": {"max_pixels": 1000},
         "log_level": "info",

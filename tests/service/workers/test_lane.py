@@ -97,9 +97,11 @@ class Bench:
         future: asyncio.Future[RowResult] = asyncio.get_running_loop().create_future()
         return QueueEntry(recipe, deadline_s, self.clock(), TopK(), future)
 
-    async def begin(self, *entries: QueueEntry, wide: bool = False) -> BatchJob[QueueEntry]:
+    async def begin(self, *entries: QueueEntry, all_cores: bool = False) -> BatchJob[QueueEntry]:
         """Gives the lane a batch and waits until the worker has received it."""
-        job = BatchJob(FakeVersion(FakeEngine(), KEY), list(entries), Run(wide=wide), self.clock())
+        job = BatchJob(
+            FakeVersion(FakeEngine(), KEY), list(entries), Run(all_cores=all_cores), self.clock()
+        )
         self.lane.work(job)
         await until(lambda: bool(self.worker.unanswered))
         return job
@@ -170,7 +172,7 @@ async def test_process_lane_whose_worker_does_not_start_is_lost(caplog):
 async def test_process_lane_sends_version_index_cores_pictures_and_remaining_time():
     async with running() as bench:
         unlimited, limited = bench.entry(b"1"), bench.entry(b"22", bench.clock() + 2.5)
-        await bench.begin(unlimited, limited, wide=True)
+        await bench.begin(unlimited, limited, all_cores=True)
 
         assert bench.worker.unanswered == [
             wire.WireBatch(
