@@ -34,6 +34,10 @@ class ResponseCycle(RequestResponseCycle):
             self.n_unread = 0
         return message
 
+    async def send_500_response(self) -> None:
+        self._start = None  # a head that was held back and never written
+        await super().send_500_response()
+
     async def send(self, message: ASGISendEvent) -> None:
         if self._start is None and not self.response_started:
             self._start = message

@@ -133,8 +133,8 @@ class _Response:
         if self._complete:
             return
         if self.status:
-            # The status line is out. Raising makes the server cut the connection, so that the
-            # client does not take half a body for the whole.
+            # The response has begun. Raising makes the server cut the connection, so that the client
+            # does not take half a body for the whole, or send a plain 500 if nothing is out yet.
             raise error
         response = problem_response(error, self._request_id, linger=linger)
         await response(scope, receive, self.send)

@@ -154,9 +154,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self._head_started = True
-        if (
-            self._head_timer is None
-        ):  # this head began in the same piece as the end of another request
+        if self._head_timer is None:
+            # This head began in the same piece as the end of another request.
             self._start_head_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -182,9 +181,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = b"\r\n".join((*lines, b"", b""))
             return
 
-        self._begin_request(
-            method, version
-        )  # first: if the path is malformed, this is still a head
+        # First: if the path is malformed, this is still a head and can be refused.
+        self._begin_request(method, version)
         self._stop_head_timer()
         self._in_head = False
         self._field_bytes = 0

@@ -142,6 +142,25 @@ async def test_cycle_body_of_another_length_is_refused():
         await cycle.send(BODY)
 
 
+@pytest.mark.parametrize("length", [b"0", b"5"])
+@pytest.mark.parametrize("outcome", ["raises", "returns"])
+async def test_cycle_application_that_ends_before_the_body_is_a_500(length, outcome):
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:
+        await send(start((b"content-length", length)))
+        if outcome == "raises":
+            raise ValueError("broken")
+
+    cycle = new_cycle()
+
+    await cycle.run_asgi(application)
+
+    written, closed = cycle.transport.calls
+    assert written.startswith(b"HTTP/1.1 500 ")
+    assert written.endswith(b"Internal Server Error")
+    assert closed == "close"
+    assert cycle.response_complete
+
+
 async def test_cycle_waits_while_the_peer_does_not_read():
     cycle = new_cycle()
     cycle.flow.write_paused = True
