@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -99,7 +98,7 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
         # A body that is here already needs no timer.
         peer = peer_of(request.scope)
         complete = peer is not None and peer.body_complete
-        async with nullcontext() if complete else asyncio.timeout(limits.timeout_s) as timeout:
+        async with asyncio.timeout(None if complete else limits.timeout_s) as timeout:
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
@@ -120,8 +119,7 @@ async def read_body(request: Request, slot: Slot, limits: BodyLimits) -> bytes:
                 # Bytes received extend the timeout, but not for a client that has gone silent: its
                 # upload would block memory that others need.
                 silent_until_s = clock() + limits.timeout_s
-                if timeout is not None:
-                    timeout.reschedule(min(started_s + allowed_s, silent_until_s))
+                timeout.reschedule(min(started_s + allowed_s, silent_until_s))
     except TimeoutError as error:
         raise RequestTimeout(
             f"the body was still incomplete after {clock() - started_s:.0f} s"
