@@ -25,7 +25,7 @@ from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
 from service.api.payload import BodyLimits
-from service.api.routes import PlainRoutes
+from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
 from service.batching.sizing import engine_config
 from service.errors import Draining, ModelNotReady
@@ -51,7 +51,7 @@ ROUTERS = (*HOT_ROUTERS, native.router, health.router)
 
 
 class Application(FastAPI):
-    """FastAPI behind the edge middleware and the plain routes."""
+    """FastAPI behind the edge middleware and the hot routes."""
 
     edge: EdgeMiddleware
 
@@ -249,7 +249,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _reraise)
 
-    routes = PlainRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
+    routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
     app.edge = EdgeMiddleware(routes, service.metrics, draining=lambda: service.draining)
     return app
 

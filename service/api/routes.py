@@ -1,9 +1,9 @@
-"""Plain routes: endpoints for pictures that skip FastAPI's routing and stay in its OpenAPI document.
+"""Hot routes: endpoints for pictures that skip FastAPI's routing and stay in its OpenAPI document.
 
 FastAPI takes 48 us to resolve a route with its dependencies and parameters, Starlette's router 5 us.
 So every dialect has two routers. `router` holds ordinary FastAPI routes. `hot` holds the routes that
 receive pictures: their handlers take only the request, and read what they need with `parse`.
-`PlainRoutes` serves these before FastAPI, which also has them, to describe them and to answer 404
+`HotRoutes` serves these before FastAPI, which also has them, to describe them and to answer 404
 and 405.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, Final, Literal, TypeVar
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette._utils import get_route_path
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -38,7 +37,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-class PlainRoutes:
+class HotRoutes:
     """Serves routes whose handlers take only the request, and passes other requests on.
 
     Args:
@@ -47,15 +46,21 @@ class PlainRoutes:
     """
 
     def __init__(self, routers: Iterable[APIRouter], other: ASGIApp) -> None:
-        routes = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
-        self.routes = routes
-        self._by_path = {route.path: route for route in routes if not route.param_convertors}
-        self._by_pattern = [route for route in routes if route.param_convertors]
+        self.routes = [
+            route for router in routers for route in router.routes if isinstance(route, APIRoute)
+        ]
+        self._by_path = {
+            (route.path, method): route
+            for route in self.routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+        self._by_pattern = [route for route in self.routes if route.param_convertors]
         self._other = other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._find(scope)
-        if route is None or scope["method"] not in (route.methods or ()):
+        if route is None:
             await self._other(scope, receive, send)
             return
 
@@ -64,14 +69,14 @@ class PlainRoutes:
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> APIRoute | None:
-        route = self._by_path.get(get_route_path(scope))
-        if route is None:
-            for one in self._by_pattern:
-                match, found = one.matches(scope)
-                if match is not Match.NONE:
-                    scope["path_params"] = found["path_params"]
-                    return one
-        return route
+        if route := self._by_path.get((scope["path"], scope["method"])):
+            return route
+        for route in self._by_pattern:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope["path_params"] = found["path_params"]
+                return route
+        return None
 
 
 def openapi_parameters(

@@ -1,4 +1,4 @@
-"""The plain routes, which bypass FastAPI: described in its OpenAPI document and as strict."""
+"""The hot routes, which bypass FastAPI: described in its OpenAPI document and as strict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 
 from service.api.payload import ClassifyOptions, query_options
-from service.api.routes import PlainRoutes, openapi_parameters, parse
+from service.api.routes import HotRoutes, openapi_parameters, parse
 from service.app import HOT_ROUTERS
 from service.errors import InvalidParameter
 from tests import tinymodel
@@ -36,15 +36,15 @@ def described(client: Any) -> dict[str, Any]:
 # OpenAPI description
 
 
-def plain_operations() -> set[tuple[str, str]]:
-    routes = PlainRoutes(HOT_ROUTERS, other=FastAPI()).routes
+def hot_operations() -> set[tuple[str, str]]:
+    routes = HotRoutes(HOT_ROUTERS, other=FastAPI()).routes
     return {(route.path, method) for route in routes for method in route.methods or ()}
 
 
-def test_routes_every_plain_route_is_described(client):
+def test_routes_every_hot_route_is_described(client):
     paths = described(client)
 
-    for path, method in plain_operations():
+    for path, method in hot_operations():
         operation = paths[path][method.lower()]
         assert operation["requestBody"]["content"]
         assert operation["responses"]["200"]["content"]["application/json"]["schema"]
@@ -58,10 +58,10 @@ def test_routes_every_route_with_a_body_is_plain(client):
         if "requestBody" in operation
     }
 
-    assert with_body == plain_operations()
+    assert with_body == hot_operations()
 
 
-@pytest.mark.parametrize("path", sorted(path for path, _ in plain_operations()))
+@pytest.mark.parametrize("path", sorted(path for path, _ in hot_operations()))
 def test_routes_described_parameters_are_those_of_the_path_and_the_options(client, path):
     operation = described(client)[path]["post"]
 
@@ -111,7 +111,7 @@ def test_routes_classify_requests_bypass_fastapi(fresh_client, monkeypatch):
     assert [answer.status_code for answer in answers] == [200, 200, 404]
 
 
-def test_routes_fastapi_handles_other_methods_on_a_plain_path():
+def test_routes_fastapi_handles_other_methods_on_a_hot_path():
     router, other = APIRouter(), APIRouter()
 
     @router.post("/items")
@@ -125,7 +125,7 @@ def test_routes_fastapi_handles_other_methods_on_a_plain_path():
     app = FastAPI()
     app.include_router(router)
     app.include_router(other)
-    client = TestClient(PlainRoutes([router], other=app))
+    client = TestClient(HotRoutes([router], other=app))
 
     assert client.post("/items").text == "plain"
     assert client.get("/items").json() == "fastapi"
