@@ -42,7 +42,7 @@ from service.batching.lane import (
 )
 from service.batching.lanes import Lanes
 from service.batching.timing import LoadMonitor, RunTimes
-from service.errors import DeadlineExceeded, Draining, ModelNotReady, Overloaded
+from service.errors import Draining, ModelNotReady, Overloaded
 from service.models.engine import Batch, Run
 
 _CANNOT_RUN: Final = "the model cannot run now; try again"
@@ -181,7 +181,7 @@ class Batcher:
         item: Batch | Recipe,
         deadline_s: float,
         *,
-        wanted: TopK = TopK(),  # noqa: B008 - immutable
+        wanted: TopK = TopK(),
         large: bool = False,
     ) -> RowResult:
         """Queues one picture and waits for its answer.
@@ -358,7 +358,7 @@ class Batcher:
 
     def _is_live(self, entry: QueueEntry) -> bool:
         if self._clock() >= entry.deadline_s:
-            entry.fail(DeadlineExceeded("the request's deadline passed before the picture was run"))
+            entry.expire("run")
             return False
         return True
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 
 from service.batching.lane import QueueEntry
-from service.errors import DeadlineExceeded
 
 
 class ExpiryTimer:
@@ -48,9 +47,7 @@ class ExpiryTimer:
         late = [entry for entry in self._entries if entry.deadline_s <= now_s]
         for entry in late:
             self._entries.discard(entry)
-            entry.fail(
-                DeadlineExceeded("the picture was not answered within the request's deadline")
-            )
+            entry.expire("answered")
 
         next_s = min((entry.deadline_s for entry in self._entries), default=math.inf)
         if next_s < math.inf:

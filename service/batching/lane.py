@@ -83,9 +83,16 @@ class QueueEntry(BatchItem):
 
     def fail_late(self, now_s: float, error: Exception) -> None:
         """Answers with DeadlineExceeded if the deadline has passed, else with `error`."""
-        late = now_s >= self.deadline_s
-        expired = DeadlineExceeded("the request's deadline passed before the picture was answered")
-        self.fail(expired if late else error)
+        if now_s >= self.deadline_s:
+            self.expire("answered")
+        else:
+            self.fail(error)
+
+    def expire(self, before: str) -> None:
+        """Answers with DeadlineExceeded; `before` is what has not been done: run, answered."""
+        self.fail(
+            DeadlineExceeded(f"the request's deadline passed before the picture was {before}")
+        )
 
 
 Outcome = RowResult | Exception

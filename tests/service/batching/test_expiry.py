@@ -12,7 +12,15 @@ from service.batching.expiry import ExpiryTimer
 from service.batching.lane import QueueEntry, RowResult
 from service.errors import DeadlineExceeded
 from tests.fakes import FakeClock, FakeEngine
-from tests.service.batching.harness import NEVER, occupy, running, submit, value_of, values_of
+from tests.service.batching.harness import (
+    NEVER,
+    occupy,
+    running,
+    settle,
+    submit,
+    value_of,
+    values_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -100,15 +108,14 @@ async def test_batcher_expired_item_frees_its_place_in_the_queue():
     engine = FakeEngine()
     async with running(engine, max_queue=1) as batcher:
         busy = await occupy(batcher, engine)
-        expired = submit(batcher, 0.25, time.monotonic() + 0.05)
         with pytest.raises(DeadlineExceeded):
-            await expired
+            await submit(batcher, 0.25, time.monotonic() + 0.05)
 
-        next_one = submit(batcher, 0.5)
-        await asyncio.sleep(0)
+        accepted = submit(batcher, 0.5)
+        await settle()
         engine.release()
 
-        assert await values_of([busy, next_one]) == [0.0, 0.5]
+        assert await values_of([busy, accepted]) == [0.0, 0.5]
         assert engine.batches == [[0.0], [0.5]]
 
 
