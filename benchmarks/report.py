@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.measures import Spread, spread
@@ -72,12 +72,18 @@ def markdown(record: Record) -> str:
     return "\n".join(parts)
 
 
-def _conditions(record: Record) -> str:
-    machine, options = record["machine"], record["options"]
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Returns what `machine.describe` found, without a full stop."""
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
-        f"{machine['memory_mb']} MB, Linux {machine['kernel']}, Python {machine['python']}. "
-        f"Rounds: {options['rounds']}, interleaved over all servers; {options['seconds']:g} s per "
+        f"{machine['memory_mb']} MB, Linux {machine['kernel']}, Python {machine['python']}"
+    )
+
+
+def _conditions(record: Record) -> str:
+    options = record["options"]
+    return (
+        f"{machine_line(record['machine'])}. Rounds: {options['rounds']}, interleaved over all servers; {options['seconds']:g} s per "
         f"load; {options.get('n_photos', 0)} photos in rotation; load generators on the same cores. "
         "Numbers are medians over the rounds, lowest and highest in parentheses. "
         f"Goodput is answers within {options['deadline_ms']} ms of the intended send time.\n"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.measures import Spread, spread
 from benchmarks.profile.proc import LANES, LOG, LOOP, ROLES
-from benchmarks.report import number, table
+from benchmarks.report import machine_line, number, table
 
 Record = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -131,9 +131,7 @@ def fronts(rows: Rows, bare: Rows) -> str:
 def _conditions(record: Record) -> str:
     machine, options = record["machine"], record["options"]
     return (
-        f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
-        f"{machine['memory_mb']} MB, Linux {machine['kernel']}, Python {machine['python']}, "
-        f"load before {machine['load_before']:.2f}. Commit {record['commit']}"
+        f"{machine_line(machine)}, load before {machine['load_before']:.2f}. Commit {record['commit']}"
         + (f", baseline {record['baseline']}" if record["baseline"] else "")
         + f". Rounds: {options['rounds']}, interleaved over all servers; {options['seconds']} s per "
         f"load; {options['n_photos']} photos in rotation; wrk on the same cores, except for the front "

@@ -3,14 +3,13 @@
     nice python benchmarks/reliability/memory_growth.py --photos FOLDER --minutes 15 --workers 2
 
 8 and 32 clients alternate every ten seconds and post photographs, other formats, pictures of 12 and 48
-megapixels and broken files. Prints memory (PSS and RSS of all processes) and CPU time per request, with
-the ratio to the memory after the start.
+megapixels and broken files. Prints the memory of all processes (proportional set size), its ratio to
+the memory after the start, and the CPU time per request.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import os
 import sys
 import tempfile
@@ -23,36 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.photos import ROOT, default_folder
 from benchmarks.processes import ServerTree, free_port
-from benchmarks.reliability.mixed import Clients, mixed_pictures
+from benchmarks.reliability.mixed import Clients, mixed_pictures, wait_until_ready
 
 _TURN_S = 10.0
-
-
-def resident_mb(tree: ServerTree) -> tuple[float, float]:
-    """Returns the PSS and the RSS of all processes."""
-    pss_kb = rss_kb = 0
-    for stat in tree.tree():
-        rollup = Path(f"/proc/{stat.pid}/smaps_rollup").read_text(encoding="ascii")
-        sizes = dict(line.split()[:2] for line in rollup.splitlines()[1:])
-        pss_kb += int(sizes["Pss:"])
-        rss_kb += int(sizes["Rss:"])
-    return pss_kb / 1024, rss_kb / 1024
-
-
-def wait_ready(port: int, limit_s: float = 60.0) -> None:
-    end_s = time.monotonic() + limit_s
-    while time.monotonic() < end_s:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        finally:
-            connection.close()
-        time.sleep(0.005)
-    raise TimeoutError(f"no 200 from /readyz within {limit_s:g} s")
+_MB = 1 << 20
 
 
 def main() -> int:
@@ -69,13 +42,13 @@ def main() -> int:
     command += ["--workers", str(asked.workers)]
     log = Path(tempfile.mkdtemp(), "service.log")
     with ServerTree(command, os.environ, asked.service, log) as tree:
-        wait_ready(port)
+        wait_until_ready(port)
         time.sleep(1)
-        first = resident_mb(tree)
+        first_mb = tree.memory_bytes() / _MB
         began_s, began_cpu_s = time.monotonic(), tree.cpu_s()
-        print("| minutes | PSS, MB | RSS, MB | PSS to start | RSS to start | CPU ms a request |")
-        print("|---|---|---|---|---|---|")
-        print(f"| 0 | {first[0]:.0f} | {first[1]:.0f} | 1.00 | 1.00 | |", flush=True)
+        print("| minutes | memory, MB | ratio to the start | CPU ms a request |")
+        print("|---|---|---|---|")
+        print(f"| 0 | {first_mb:.0f} | 1.00 | |", flush=True)
 
         turn, statuses = 0, Counter[int]()
         for minutes in asked.minutes:
@@ -86,13 +59,10 @@ def main() -> int:
                 statuses += clients.statuses
                 turn += 1
             time.sleep(1)
-            pss, rss = resident_mb(tree)
+            now_mb = tree.memory_bytes() / _MB
             cpu_ms = 1e3 * (tree.cpu_s() - began_cpu_s) / statuses.total()
-            print(
-                f"| {minutes:g} | {pss:.0f} | {rss:.0f} | {pss / first[0]:.2f} |"
-                f" {rss / first[1]:.2f} | {cpu_ms:.3f} |",
-                flush=True,
-            )
+            row = f"| {minutes:g} | {now_mb:.0f} | {now_mb / first_mb:.2f} | {cpu_ms:.3f} |"
+            print(row, flush=True)
     print(f"statuses: {dict(sorted(statuses.items()))}")
     return 0
 

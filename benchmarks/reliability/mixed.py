@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,27 @@ def _convert(
     out = io.BytesIO()
     picture.save(out, to, **options)
     return out.getvalue()
+
+
+def get_status(port: int, path: str) -> int:
+    """Returns the status; 0 without an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def wait_until_ready(port: int, limit_s: float = 60.0) -> None:
+    """Returns at the first 200 of `/readyz`; raises TimeoutError."""
+    end_s = time.monotonic() + limit_s
+    while get_status(port, "/readyz") != 200:
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"no 200 from /readyz within {limit_s:g} s")
+        time.sleep(0.01)
 
 
 def post(connection: http.client.HTTPConnection, picture: bytes) -> int:

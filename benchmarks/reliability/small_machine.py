@@ -13,7 +13,6 @@ process, or answered anything but 200, 4xx or 503.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import math
 import statistics
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.photos import default_folder
 from benchmarks.processes import free_port
-from benchmarks.reliability.mixed import Clients, mixed_pictures
+from benchmarks.reliability.mixed import Clients, get_status, mixed_pictures
 
 _PROMISED_MB = 512
 _MB = 1 << 20
@@ -99,18 +98,6 @@ class Container:
             if name in (keys or ("",)):
                 return float(value)
         return 0.0
-
-
-def get_status(port: int, path: str) -> int:
-    """Returns the status; 0 without an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()
 
 
 def measure(asked: argparse.Namespace, memory_mb: int, workers: int, pictures: list[bytes]) -> bool:
