@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from contract.errors import ImageError
-from contract.predictions import Prediction, to_predictions
+from contract.predictions import DEFAULT_TOP_K, Prediction, to_predictions
 from contract.preprocessing import read_input
 from convserve.commands.options import (
     UserPath,
@@ -58,7 +58,7 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    default=5,
+    default=DEFAULT_TOP_K,
     show_default=True,
     help="Number of predictions per picture.",
 )
