@@ -1,10 +1,9 @@
-"""int8: quantizes a float graph with onnxruntime's static quantizer and gates the loss.
+"""int8: quantizes a float graph and gates the loss.
 
 Weights become int8 per output channel, activations uint8; the normalisation and the softmax stay float.
-
-Weights use 7 of the 8 bits. On x86 processors without VNNI, the int8 kernels add pairs of products in 16
-bits. Full-range weights would overflow there, and the answers would depend on the processor
-(docs/decisions/0013-int8-reduced-range.md).
+onnxruntime's static quantizer makes the graph and measures the ranges of the activations.
+`training.export.weights` then chooses the weights, so that the answers stay close to the float graph's
+and do not depend on the processor (docs/decisions/0042-int8-weights.md).
 """
 
 from __future__ import annotations
@@ -32,11 +31,13 @@ from training.export.edits import (
     prepare_graph,
 )
 from training.export.gate import LowerPrecision, PrecisionReference, pass_gate
+from training.export.weights.choose import choose_weights
 
 log = logging.getLogger(__name__)
 
 METHOD: Final = (
-    "static QDQ, MinMax, int8 weights per channel in 7 bits, uint8 activations, float logits"
+    "static QDQ, MinMax, int8 weights per channel (GPTQ, bounded pairs, corrected biases), "
+    "uint8 activations, float logits"
 )
 QUANTIZED_OPERATORS: Final = ("Conv", "Clip", "Relu", "Add", "Gemm", "MatMul")
 
@@ -76,7 +77,7 @@ def make_int8(
     return replace(draft, quantization=cost)
 
 
-def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool = True) -> bytes:
+def quantize(graph: bytes, rows: Sequence[NDArray[Any]]) -> bytes:
     """Returns an int8 ONNX file with the same inputs and outputs, self-contained.
 
     `rows` are calibration pictures, one input row each.
@@ -90,6 +91,7 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
         result = Path(folder) / "int8.onnx"
         try:
             model = prepare_graph(graph)
+            exact = onnx.ModelProto.FromString(model.SerializeToString())  # `model` is changed
             tools.quantize_static(
                 model,
                 result,
@@ -97,7 +99,6 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
                 quant_format=tools.QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTIZED_OPERATORS),
                 per_channel=True,
-                reduce_range=reduce_range,  # weights in 7 bits; False only for measurements
                 activation_type=tools.QuantType.QUInt8,
                 weight_type=tools.QuantType.QInt8,
                 calibrate_method=tools.CalibrationMethod.MinMax,
@@ -105,7 +106,9 @@ def quantize(graph: bytes, rows: Sequence[NDArray[Any]], *, reduce_range: bool =
                 # Logits in 256 steps would make different classes equal.
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             )
-            return finish_graph(onnx.load_model(result))
+            quantized = onnx.load_model(result)
+            choose_weights(exact, quantized, rows)
+            return finish_graph(quantized)
         except Exception as error:  # the quantizer raises whatever its steps raise
             raise QuantizationFailed(f"the quantizer failed: {error}") from error
 

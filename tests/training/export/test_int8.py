@@ -8,8 +8,11 @@ from tests.training.helpers import tinynet
 from training.data.pictures import input_rows
 from training.errors import QuantizationFailed
 from training.evaluation.scorer import Scorer
+from training.evaluation.session import open_session, run_rows
 from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import make_int8, quantize
+from training.export.weights.layers import Constants, find_layers
+from training.export.weights.pairs import pairs_hold
 from training.release.folders import FolderEvidence
 
 
@@ -49,16 +52,26 @@ def test_quantized_graph_keeps_normalisation_and_softmax_in_float(tiny_graph, ro
     assert makers[scale.input[0]] == "Cast"
 
 
-def test_quantized_weights_use_seven_bits(tiny_graph, rows):
-    model = onnx.load_model_from_string(quantize(tiny_graph, rows))
+def test_no_pair_of_weights_exceeds_the_bound(tiny_graph, rows):
+    graph = onnx.load_model_from_string(quantize(tiny_graph, rows)).graph
 
-    weights = [
-        onnx.numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.name.endswith("weight_quantized")
-    ]
-    assert weights
-    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
+    layers, constants = find_layers(graph), Constants(graph)
+    assert len(layers) == 2
+    for layer in layers:
+        assert pairs_hold(layer.to_rows(constants[layer.weights.values]))
+
+
+def test_answers_are_closer_to_float_than_the_quantizer_alone(tiny_graph, rows, monkeypatch):
+    exact = run_rows(open_session(tiny_graph), rows, "logits")
+    chosen = quantize(tiny_graph, rows)
+    monkeypatch.setattr("training.export.int8.choose_weights", lambda *_: None)
+    plain = quantize(tiny_graph, rows)
+
+    ours, theirs = (
+        np.abs(run_rows(open_session(graph), rows, "logits") - exact).mean()
+        for graph in (chosen, plain)
+    )
+    assert ours < theirs
 
 
 def test_quantizing_twice_gives_the_same_bytes(tiny_graph, rows):
