@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from training.export.weights.layers import Layer
 
-_MAX_ROWS: Final = 40_000
+_MAX_ROWS: Final = 16_384
 _MAX_VALUES: Final = 1 << 26  # of one sample: 256 MB of float32
 
 
