@@ -6,7 +6,7 @@
 # DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
-# PART    which of the slow tests: corpora, docker, faults, release, or several ("faults or docker")
+# PART    which of the slow tests: corpora, docker, faults, portability, release, or several ("faults or docker")
 # SHARED  an optional folder of photographs for tests and benchmarks; without it those tests are skipped
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -52,7 +52,7 @@ test: install  ## every test that needs neither Docker nor long load, with minim
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
 
-test-slow: install  ## the other tests: corpora, docker, faults, release (PART="faults or docker")
+test-slow: install  ## the other tests: corpora, docker, faults, portability, release (PART="faults or docker")
 	$(BIN)/python -m pytest -m "$(if $(PART),$(PART),slow)"
 
 test-service-only:  ## the wheel in a clean environment and an empty folder, without torch

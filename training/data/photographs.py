@@ -2,7 +2,7 @@
 
 They calibrate quantization and serve as parity files where no data set is at hand. Random crops,
 flips, hues and exposures of a dozen photographs are varied enough for both (numbers:
-docs/decisions/0013-int8-reduced-range.md).
+docs/decisions/0042-int8-weights.md).
 """
 
 from __future__ import annotations
