@@ -10,7 +10,7 @@ ContractError
 │   └── ImageBadDimensions         a side or the aspect ratio is out of range
 └── ModelError                     a version in the model repository
     ├── ManifestInvalid            manifest.json is missing, malformed or contradicts itself
-    ├── VersionCorrupt             a file is missing, extra, linked or has the wrong digest
+    ├── VersionCorrupt             a file is missing, extra, linked, unreadable or has the wrong digest
     ├── GraphMismatch              the graph differs from the manifest
     └── GoldenMismatch             the served model's answer differs from the trained one's
 

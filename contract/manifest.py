@@ -1,7 +1,10 @@
 """manifest.json: everything the service must know about a version, in one strict document.
 
 Field names follow timm's PretrainedCfg where it has one. Unknown fields, missing labels and
-contradictions are errors. `contract/manifest.schema.json` is the JSON schema.
+contradictions are errors. `contract/manifest.schema.json` is the JSON schema. Manifests of older
+schema versions are upgraded while they are parsed (`contract.upgrades`).
+
+Shapes: N pictures, C classes, D = length of the embedding.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails, from_json
 
 from contract.errors import ManifestInvalid
+from contract.upgrades import SCHEMA_VERSION, upgrade
 
-SCHEMA_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 NAME_RULE: Final = (
     "up to 64 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
@@ -30,6 +34,7 @@ NAME_RULE: Final = (
 MANIFEST_FILE: Final = "manifest.json"
 SEAL_FILE: Final = "manifest.sha256"
 """The manifest's digest, in the format of sha256sum. The manifest holds every other digest."""
+_UPGRADE: Final = "if a newer convserve wrote this version, upgrade convserve"
 
 
 def _relative_path(path: str) -> str:
@@ -44,6 +49,9 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_relative_path)]
 Rgb = tuple[float, float, float]
+Layout = Literal["NHWC", "NCHW"]
+Activation = Literal["softmax", "sigmoid"]
+Counts = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class _Strict(BaseModel):
@@ -55,17 +63,30 @@ class GraphInput(_Strict):
 
     name: str
     dtype: Literal["uint8", "float32"]
-    layout: Literal["NHWC", "NCHW"]
+    layout: Layout
     shape: tuple[int | None, int, int, int] = Field(
         description="the first entry is null (any batch size) or 1 (one picture per run)"
     )
 
 
 class GraphOutput(_Strict):
-    """One output. A graph has one of kind `probabilities` or `logits`, or one of each."""
+    """One output. A graph has one of kind `probabilities` or `logits`, or one of each.
+
+    The side outputs cost nothing unless they are fetched: `embedding` (N, D) is the input of the last
+    layer, and `feature_map` holds the features of each position before they are pooled.
+    """
 
     name: str
     kind: Literal["probabilities", "logits", "embedding", "feature_map"]
+    layout: Layout | None = Field(
+        default=None, description="axes of a feature_map; null for others"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "feature_map") != (self.layout is not None):
+            raise ValueError("layout: required for a feature_map, and only for a feature_map")
+        return self
 
 
 class Graph(_Strict):
@@ -82,6 +103,10 @@ class Graph(_Strict):
         """The output that predictions are made from: probabilities if there are any, else logits."""
         by_kind = {output.kind: output for output in self.outputs}
         return by_kind.get("probabilities") or by_kind["logits"]
+
+    def output_of(self, kind: str) -> GraphOutput | None:
+        """Returns the output of this kind, None if the graph has none."""
+        return next((output for output in self.outputs if output.kind == kind), None)
 
     @property
     def fixed_batch_size(self) -> int | None:
@@ -141,16 +166,33 @@ class ConformalSet(_Strict):
     mean_set_size: float = Field(ge=1.0, description="classes per set, on the test pictures")
 
 
-class OutOfDistribution(_Strict):
-    """Detects a picture that is unlike the training pictures.
+class EnergyRule(_Strict):
+    """Flags a picture as unlike the training pictures by its energy.
 
     The score is T * logsumexp(logits / T), where T is the calibration's temperature (the negative
     free energy of Liu et al. 2020, arXiv:2010.03759).
     """
 
-    score: Literal["energy"] = "energy"
+    kind: Literal["energy"] = "energy"
     threshold: float = Field(description="a picture with a lower score is flagged")
     flagged_percent: Percent = Field(description="test pictures that are flagged wrongly")
+
+
+class NeighbourRule(_Strict):
+    """Flags a picture as unlike the training pictures by its distance from them.
+
+    The score is the negative Euclidean distance from the picture's embedding to the k-th nearest
+    reference embedding, all scaled to length 1 (Sun et al. 2022, arXiv:2204.06507).
+    """
+
+    kind: Literal["neighbours"] = "neighbours"
+    file: RelativePath = Field(description=".npz with `embeddings`, float32, shape (M, D)")
+    n_neighbours: int = Field(ge=1, description="k")
+    threshold: float = Field(description="a picture with a lower score is flagged")
+    flagged_percent: Percent = Field(description="test pictures that are flagged wrongly")
+
+
+UnlikeRule = Annotated[EnergyRule | NeighbourRule, Field(discriminator="kind")]
 
 
 class Calibration(_Strict):
@@ -167,7 +209,7 @@ class Calibration(_Strict):
     )
     n_fitted: int | None = Field(default=None, ge=1, description="validation pictures")
     conformal: tuple[ConformalSet, ...] = ()
-    unlike: OutOfDistribution | None = None
+    unlike: UnlikeRule | None = None
 
 
 class Metrics(_Strict):
@@ -239,6 +281,14 @@ class GoldenExample(_Strict):
     )
 
 
+class Migration(_Strict):
+    """The version that this one was made from by upgrading its manifest. Nothing else changed."""
+
+    version: int = Field(ge=1)
+    schema_version: int = Field(ge=1)
+    manifest_sha256: Sha256
+
+
 class Provenance(_Strict):
     """Where the version came from."""
 
@@ -249,6 +299,65 @@ class Provenance(_Strict):
     config_sha256: Sha256 | None = None
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    migrated_from: Migration | None = None
+
+
+class Classifier(_Strict):
+    """The weights of the last layer, for class activation maps (Zhou et al. 2016, arXiv:1512.04150).
+
+    The logits are the mean of the feature map over its positions, times `weight`, plus `bias`. So
+    `weight` applied to each position of the feature map shows where a class was found.
+    """
+
+    file: RelativePath = Field(
+        description=".npz with `weight`, float32, shape (C, D), and `bias`, float32, shape (C,)"
+    )
+    n_features: int = Field(ge=1, description="D, the channels of the feature map")
+
+
+class LayerOutput(_Strict):
+    """One layer's values, float32, an output of the graph of the layers."""
+
+    name: str
+    operator: str = Field(description="the layer's last ONNX operator, such as Conv")
+    layout: Layout | None = Field(default=None, description="null for values without a position")
+
+
+class Layers(_Strict):
+    """A second graph, which takes the same input and returns the values of every layer.
+
+    Only its digest is checked when the version is loaded. It is read when somebody looks inside.
+    """
+
+    file: RelativePath
+    outputs: tuple[LayerOutput, ...] = Field(
+        min_length=1, description="from the input to the scores"
+    )
+
+
+class ReferenceStatistics(_Strict):
+    """Inputs and predictions on the test pictures, to compare with those of requests (drift).
+
+    `contract.statistics` computes them. Histograms hold numbers of pictures, in bins of equal width
+    from 0 to 1.
+    """
+
+    dataset: str
+    n_images: int = Field(ge=1)
+    channel_mean: Rgb = Field(description="of the prepared pixels, red, green and blue, 0 to 1")
+    channel_std: Rgb = Field(description="of the prepared pixels, 0 to 1")
+    brightness: Counts = Field(min_length=1, description="histogram of a picture's mean brightness")
+    first_class: Counts = Field(min_length=1, description="pictures by most probable class, (C,)")
+    confidence: Counts = Field(
+        min_length=1, description="histogram of the probability of the first class"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("brightness", "first_class", "confidence"):
+            if sum(getattr(self, name)) != self.n_images:
+                raise ValueError(f"{name}: the counts must sum to n_images")
+        return self
 
 
 class Interface(Protocol):
@@ -273,11 +382,15 @@ class Interface(Protocol):
     def calibration(self) -> Calibration:
         """Holds the temperature that divides the logits if the graph does not divide them."""
 
+    @property
+    def activation(self) -> Activation:
+        """Turns logits into probabilities if the graph does not."""
+
 
 class Manifest(_Strict):
     """The metadata of one published version."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     created_at: datetime
@@ -285,11 +398,18 @@ class Manifest(_Strict):
     graph: Graph
     preprocessing: Preprocessing
     labels: tuple[Label, ...] = Field(min_length=1)
+    activation: Activation = Field(
+        default="softmax",
+        description="softmax: one label for a picture; sigmoid: any number of labels",
+    )
     calibration: Calibration = Calibration()
     metrics: Metrics | None = None
     parity: Parity | None = None
     quantization: Quantization | None = None
     half_precision: HalfPrecision | None = None
+    classifier: Classifier | None = None
+    layers: Layers | None = None
+    reference: ReferenceStatistics | None = None
     golden: tuple[GoldenExample, ...] = Field(min_length=1)
     files: dict[RelativePath, Sha256] = Field(
         description="every file in the version's folder except manifest.json and its digest"
@@ -336,12 +456,33 @@ class Manifest(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _check_side_outputs(self) -> Self:
+        unlike = self.calibration.unlike
+        if self.classifier is not None and self.graph.output_of("feature_map") is None:
+            raise ValueError("classifier: the graph has no output of kind feature_map")
+        if isinstance(unlike, NeighbourRule) and self.graph.output_of("embedding") is None:
+            raise ValueError("calibration.unlike: the graph has no output of kind embedding")
+        if self.reference is not None and len(self.reference.first_class) != self.n_classes:
+            raise ValueError("reference.first_class: one count for each label is required")
+        return self
+
+    @model_validator(mode="after")
     def _check_files(self) -> Self:
         listed = {self.graph.file: self.graph.sha256}
         listed.update({example.file: example.sha256 for example in self.golden})
         for path, digest in listed.items():
             if self.files.get(path) != digest:
                 raise ValueError(f"files: {path} is missing or its digest differs")
+
+        unlike = self.calibration.unlike
+        named = [one.file for one in (self.classifier, self.layers) if one is not None]
+        named += [unlike.file] if isinstance(unlike, NeighbourRule) else []
+        for path in named:
+            if path not in self.files:
+                raise ValueError(f"files: {path} is missing")
+        every = [*listed, *named]
+        if len(set(every)) < len(every):
+            raise ValueError("files: the same file has two purposes")
         if self.files.keys() & {MANIFEST_FILE, SEAL_FILE}:
             raise ValueError("files: the manifest and its digest must not be listed")
 
@@ -361,17 +502,33 @@ class Manifest(_Strict):
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
-    """Parses and checks the text of a manifest.
+    """Parses and checks the text of a manifest of any schema version up to SCHEMA_VERSION.
 
     Raises:
-        ManifestInvalid: a field is wrong; the message names the first one.
+        ManifestInvalid: a field is wrong or unknown; the message names the first one.
     """
     try:
-        return Manifest.model_validate_json(text)
+        document = from_json(text)
+    except ValueError as error:
+        raise ManifestInvalid(f"{MANIFEST_FILE}: not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ManifestInvalid(f"{MANIFEST_FILE}: not a JSON object")
+
+    try:
+        return Manifest.model_validate(upgrade(document))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ManifestInvalid(f"manifest.json: {where}: {first['msg']}") from error
+        raise ManifestInvalid(f"{MANIFEST_FILE}: {_explain(first)}") from error
+
+
+def _explain(error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the document"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown field; {_UPGRADE}"
+    if error["type"] == "union_tag_invalid":
+        known = error["ctx"]["expected_tags"]
+        return f"{where}: unknown kind, this convserve knows {known}; {_UPGRADE}"
+    return f"{where}: {error['msg']}"
 
 
 def dump_manifest(manifest: Manifest) -> str:

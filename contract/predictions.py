@@ -52,15 +52,16 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArra
 
     Args:
         scores: float32, shape (..., C), from the output `manifest.graph.scores`.
-        manifest: says whether the scores are probabilities or logits. Logits get softmax with the
-            calibration's temperature.
+        manifest: says whether the scores are probabilities or logits. Logits are divided by the
+            calibration's temperature and get the manifest's activation.
 
     Returns:
-        float32, shape (..., C); each row sums to 1.
+        float32, shape (..., C); with softmax each row sums to 1.
     """
     if manifest.graph.scores.kind == "probabilities":
         return scores
-    return softmax(scores, manifest.calibration.temperature)
+    activation = sigmoid if manifest.activation == "sigmoid" else softmax
+    return activation(scores, manifest.calibration.temperature)
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
@@ -78,6 +79,24 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))  # exponents are 0 at most
     probabilities: NDArray[np.float64] = scaled / scaled.sum(axis=-1, keepdims=True)
+    return probabilities.astype(np.float32)
+
+
+def sigmoid(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Returns f(z) = 1 / (1 + exp(-z / T)) of each value, for classes that do not exclude each other.
+
+    Finite logits never overflow.
+
+    Args:
+        logits: float, shape (..., C), any finite values.
+        temperature: > 0, as for `softmax`.
+
+    Returns:
+        float32, shape (..., C), each in [0, 1].
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    raised = np.exp(-np.abs(scaled))  # exponents are 0 at most
+    probabilities: NDArray[np.float64] = np.where(scaled >= 0, 1, raised) / (1 + raised)
     return probabilities.astype(np.float32)
 
 

@@ -3,12 +3,14 @@
 The files of a version are never edited. `manifest.sha256` holds the digest of `manifest.json`, which
 holds the digests of all other files. Reading a version verifies every digest and returns the bytes
 that were hashed, so a file cannot be swapped between check and use. Links, special files and files
-that the manifest does not list are refused.
+that the manifest does not list are refused. The graph of the layers is large and seldom needed:
+its digest is verified, but its bytes are read again when somebody asks for them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import stat
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from typing import Final
 
 from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.manifest import MANIFEST_FILE, SEAL_FILE, Manifest, dump_manifest, parse_manifest
+from contract.upgrades import SCHEMA_VERSION, schema_version_of
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]*")  # not "01": version 1 is read from the folder "1"
 
@@ -30,12 +33,15 @@ class Version:
     Attributes:
         manifest_sha256: the digest of the manifest file, 64 hexadecimal digits. It identifies the
             whole version, because the manifest holds the digests of all files.
-        contents: the bytes of each listed file, by its path relative to the version's folder.
+        contents: the bytes of each listed file except the graph of the layers, by its path relative
+            to the version's folder.
+        schema_version: of the manifest file; `manifest` is always in SCHEMA_VERSION.
     """
 
     manifest: Manifest
     manifest_sha256: str
     contents: Mapping[str, bytes]
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def graph(self) -> bytes:
@@ -84,10 +90,29 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
     extra = present - manifest.files.keys() - {MANIFEST_FILE, SEAL_FILE}
     if extra:
         raise VersionCorrupt(f"{where}: {min(extra)} is not listed in the manifest")
-    contents = {
-        path: _read_verified(folder, path, digest, where) for path, digest in manifest.files.items()
-    }
-    return Version(manifest, sha256(text), MappingProxyType(contents))
+    layers = manifest.layers.file if manifest.layers is not None else None
+    contents: dict[str, bytes] = {}
+    for path, digest in manifest.files.items():
+        if path == layers:
+            _verify(folder, path, digest, where)
+        else:
+            contents[path] = _read_verified(folder, path, digest, where)
+
+    written_in = schema_version_of(json.loads(text))
+    return Version(manifest, sha256(text), MappingProxyType(contents), written_in)
+
+
+def read_layers(models_dir: Path, manifest: Manifest) -> bytes | None:
+    """Returns the ONNX file that gives the values of every layer, None if the version has none.
+
+    Raises:
+        VersionCorrupt: the file is missing, or not the one that was published.
+    """
+    if manifest.layers is None:
+        return None
+    path, name, number = manifest.layers.file, manifest.name, str(manifest.version)
+    folder, where = models_dir / name / number, f"{name}/{number}"
+    return _read_verified(folder, path, manifest.files[path], where)
 
 
 def manifest_files(manifest: Manifest) -> dict[str, bytes]:
@@ -141,8 +166,22 @@ def _read_verified(folder: Path, path: str, digest: str, where: str) -> bytes:
         data = (folder / path).read_bytes()
     except OSError as error:
         raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
-    if sha256(data) != digest:
+    _compare(sha256(data), digest, path, where)
+    return data
+
+
+def _verify(folder: Path, path: str, digest: str, where: str) -> None:
+    # In pieces: the file may be large.
+    try:
+        with (folder / path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
+    _compare(found, digest, path, where)
+
+
+def _compare(found: str, digest: str, path: str, where: str) -> None:
+    if found != digest:
         raise VersionCorrupt(
             f"{where}: {path} is not the file that was published (SHA-256 differs)"
         )
-    return data

@@ -181,7 +181,7 @@ def write_version(
     uint8 = kind == "uint8"
     sides = [SIDE_PX, SIDE_PX, 3] if uint8 else [3, SIDE_PX, SIDE_PX]
     document = {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": name,
         "version": version,
         "created_at": datetime(2026, 1, 1, tzinfo=UTC),

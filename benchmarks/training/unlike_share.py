@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.manifest import EnergyRule
 from contract.versions import read_version
 from training.data.pictures import scan_plain
 from training.evaluation.calibrate import energy, is_out_of_distribution
@@ -28,8 +29,8 @@ def main() -> None:
     models_dir, name, number = args.version.parts[:-2], *args.version.parts[-2:]
     version = read_version(Path(*models_dir), name, int(number))
     calibration = version.manifest.calibration
-    if calibration.unlike is None:
-        parser.error(f"{name}/{number} has no rule for pictures unlike those it was trained on")
+    if not isinstance(calibration.unlike, EnergyRule):
+        parser.error(f"{name}/{number} has no limit on the energy")
 
     scorer = Scorer(version.graph, version.manifest)
     shares = {}

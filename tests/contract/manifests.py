@@ -20,6 +20,7 @@ def sha(data: bytes) -> str:
 def fields(**changes: Any) -> dict[str, Any]:
     """Returns a valid manifest of three classes as plain data, with top-level fields replaced."""
     manifest = {
+        "schema_version": 2,
         "name": "colours",
         "version": 1,
         "created_at": "2025-01-02T03:04:05Z",

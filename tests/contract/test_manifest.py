@@ -110,12 +110,12 @@ def test_manifest_golden_label_of_another_class_is_refused():
     ],
 )
 def test_manifest_unknown_field_is_refused(path):
-    with pytest.raises(ManifestInvalid, match=r"surprise: Extra inputs"):
+    with pytest.raises(ManifestInvalid, match=r"surprise: unknown field; .*upgrade convserve"):
         parse(changed(path, 1))
 
 
 def test_manifest_unknown_field_of_half_precision_is_refused():
-    with pytest.raises(ManifestInvalid, match=r"half_precision\.surprise: Extra inputs"):
+    with pytest.raises(ManifestInvalid, match=r"half_precision\.surprise: unknown field"):
         parse(fields(half_precision={**HALF, "surprise": 1}))
 
 
@@ -168,7 +168,17 @@ def labels(*names):
 
 
 REFUSALS = {
-    "schema-version": ("schema_version", 2, "schema_version"),
+    "feature-map-layout": (
+        "graph.outputs",
+        [{"name": "a", "kind": "logits"}, {"name": "b", "kind": "feature_map"}],
+        "required for a feature_map",
+    ),
+    "logits-layout": (
+        "graph.outputs",
+        [{"name": "a", "kind": "logits", "layout": "NCHW"}],
+        "only for a feature_map",
+    ),
+    "activation": ("activation", "step", "activation: .*softmax.*sigmoid"),
     "version-zero": ("version", 0, "version"),
     "created-at": ("created_at", "yesterday", "created_at"),
     "digest-short": ("graph.sha256", "abc", "graph.sha256"),
@@ -249,6 +259,107 @@ def test_parse_manifest_message_never_contains_the_input():
         parse(changed("graph.sha256", "secret-4711"))
 
     assert "4711" not in str(caught.value)
+
+
+FEATURES = {"name": "features", "kind": "feature_map", "layout": "NCHW"}
+EMBEDDING = {"name": "embedding", "kind": "embedding"}
+CLASSIFIER = {"file": "classifier.npz", "n_features": 6}
+LAYERS = {
+    "file": "layers.onnx",
+    "outputs": [{"name": "blocks.0", "operator": "Conv", "layout": "NCHW"}],
+}
+NEIGHBOURS = {
+    "kind": "neighbours",
+    "file": "unlike.npz",
+    "n_neighbours": 10,
+    "threshold": -0.4,
+    "flagged_percent": 5,
+}
+REFERENCE = {
+    "dataset": "made up",
+    "n_images": 4,
+    "channel_mean": [0.5, 0.4, 0.3],
+    "channel_std": [0.2, 0.2, 0.1],
+    "brightness": [1, 0, 3],
+    "first_class": [4, 0, 0],
+    "confidence": [0, 2, 2],
+}
+
+
+def complete(**changes):
+    """A valid manifest with every optional part of version 2."""
+    data = changed("graph.outputs", [*fields()["graph"]["outputs"], FEATURES, EMBEDDING])
+    data["files"] |= {path: sha(b"") for path in ("classifier.npz", "layers.onnx", "unlike.npz")}
+    parts = {
+        "activation": "sigmoid",
+        "classifier": CLASSIFIER,
+        "layers": LAYERS,
+        "reference": REFERENCE,
+        "calibration": {"unlike": NEIGHBOURS},
+    }
+    return {**data, **parts, **changes}
+
+
+def test_manifest_with_every_part_round_trips():
+    manifest = parse(complete())
+
+    assert parse_manifest(dump_manifest(manifest)) == manifest
+    assert manifest.activation == "sigmoid"
+    assert manifest.graph.output_of("feature_map").layout == "NCHW"
+    assert manifest.graph.output_of("logits") is None
+
+
+MISSING = {
+    "classifier": ({"classifier": {**CLASSIFIER, "file": "other.npz"}}, "other.npz is missing"),
+    "layers": ({"layers": {**LAYERS, "file": "other.onnx"}}, "other.onnx is missing"),
+    "unlike": (
+        {"calibration": {"unlike": {**NEIGHBOURS, "file": "other.npz"}}},
+        "other.npz is missing",
+    ),
+    "two-purposes": ({"layers": {**LAYERS, "file": "model.onnx"}}, "has two purposes"),
+    "class-counts": (
+        {"reference": {**REFERENCE, "first_class": [4, 0]}},
+        "one count for each label",
+    ),
+    "counts": ({"reference": {**REFERENCE, "brightness": [1, 1]}}, "must sum to n_images"),
+    "no-feature-map": (
+        {"graph": {**fields()["graph"], "outputs": [*fields()["graph"]["outputs"], EMBEDDING]}},
+        "classifier: the graph has no output of kind feature_map",
+    ),
+    "no-embedding": (
+        {"graph": {**fields()["graph"], "outputs": [*fields()["graph"]["outputs"], FEATURES]}},
+        "unlike: the graph has no output of kind embedding",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISSING.values(), ids=MISSING)
+def test_manifest_part_without_what_it_needs_is_refused(changes, message):
+    with pytest.raises(ManifestInvalid, match=message):
+        parse(complete(**changes))
+
+
+@pytest.mark.parametrize("part", ["classifier", "layers", "reference"])
+def test_manifest_unknown_field_of_a_part_is_refused(part):
+    data = complete()
+
+    with pytest.raises(ManifestInvalid, match=rf"{part}\.surprise: unknown field"):
+        parse({**data, part: {**data[part], "surprise": 1}})
+
+
+def test_manifest_rule_of_unknown_kind_is_refused_with_what_to_do():
+    rule = {"kind": "oracle", "threshold": 1}
+
+    with pytest.raises(
+        ManifestInvalid,
+        match=r"calibration\.unlike: unknown kind, .* 'energy', 'neighbours'; .*upgrade convserve",
+    ):
+        parse(complete(calibration={"unlike": rule}))
+
+
+def test_manifest_rule_without_a_kind_is_refused():
+    with pytest.raises(ManifestInvalid, match=r"calibration\.unlike: .*'kind'"):
+        parse(complete(calibration={"unlike": {"threshold": 1, "flagged_percent": 1}}))
 
 
 def relabelled(labels):

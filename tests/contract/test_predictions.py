@@ -11,6 +11,7 @@ from contract.manifest import GoldenExample, parse_manifest
 from contract.predictions import (
     Prediction,
     check_golden,
+    sigmoid,
     softmax,
     to_predictions,
     to_probabilities,
@@ -225,3 +226,24 @@ def test_top_k_returns_python_numbers():
     [(index, probability)] = top_k(np.array([1.0], np.float32), 1)
 
     assert (type(index), type(probability)) == (int, float)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_sigmoid_is_the_softmax_of_two_classes(temperature):
+    logits = np.array([-1e4, -3.0, 0.0, 0.7, 1e4])
+
+    found = sigmoid(logits, temperature)
+
+    pairs = np.stack([logits, np.zeros_like(logits)], axis=-1)
+    np.testing.assert_allclose(found, softmax(pairs, temperature)[:, 0], rtol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_to_probabilities_uses_the_manifests_activation():
+    document = changed("graph.outputs", [{"name": "a", "kind": "logits"}])
+    document |= {"activation": "sigmoid", "calibration": {"temperature": 2.0}}
+    logits = np.array([[0.0, 4.0, -4.0]], np.float32)
+
+    found = to_probabilities(logits, parse_manifest(json.dumps(document)))
+
+    np.testing.assert_array_equal(found, sigmoid(logits, 2.0))

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 import contract.versions
 from contract.errors import ManifestInvalid, VersionCorrupt
-from contract.versions import find_versions, read_version, sha256
+from contract.versions import find_versions, read_layers, read_version, sha256
 from tests.contract.manifests import GRAPH, PICTURE, fields, sha, write_manifest, write_version
 from tests.pictures import flip_bit
 
@@ -285,3 +286,43 @@ def test_find_versions_of_a_missing_folder_is_empty(tmp_path):
 
 def test_sha256_is_hexadecimal():
     assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+# The graph of the layers
+
+
+LAYERS = b"the graph of the layers"
+
+
+@pytest.fixture
+def with_layers(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["layers"] = {"file": "layers.onnx", "outputs": [{"name": "a", "operator": "Conv"}]}
+    manifest["files"]["layers.onnx"] = sha(LAYERS)
+    write_manifest(folder, json.dumps(manifest))
+    (folder / "layers.onnx").write_bytes(LAYERS)
+    return folder
+
+
+@pytest.mark.usefixtures("with_layers")
+def test_read_version_leaves_the_graph_of_the_layers_on_the_disk(models):
+    found = read_version(models, "colours", 1)
+
+    assert "layers.onnx" not in found.contents
+    assert read_layers(models, found.manifest) == LAYERS
+
+
+@pytest.mark.parametrize("content", [b"another graph", None], ids=["other", "missing"])
+def test_graph_of_the_layers_that_was_not_published_is_refused(models, with_layers, content):
+    manifest = read_version(models, "colours", 1).manifest
+    (with_layers / "layers.onnx").unlink()
+    if content is not None:
+        (with_layers / "layers.onnx").write_bytes(content)
+
+    for read in (lambda: read_version(models, "colours", 1), lambda: read_layers(models, manifest)):
+        with pytest.raises(VersionCorrupt, match=r"colours/1: layers\.onnx is"):
+            read()
+
+
+def test_read_layers_of_a_version_without_them_is_none(models):
+    assert read_layers(models, read_version(models, "colours", 1).manifest) is None

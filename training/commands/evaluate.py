@@ -49,6 +49,10 @@ def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:
     calibration = scorer.manifest.calibration
     if calibration.unlike is None:
         return []
+    if calibration.unlike.kind != "energy":
+        return [
+            f"unlike the training data: rules of kind {calibration.unlike.kind} are not measured"
+        ]
     _, logits = scorer.probabilities_and_logits(pictures)
     flagged = is_out_of_distribution(logits, calibration.unlike, calibration.temperature)
     return [f"unlike the training data: {100 * float(flagged.mean()):.1f}% of the pictures"]

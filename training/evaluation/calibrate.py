@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Calibration, ConformalSet, OutOfDistribution
+from contract.manifest import Calibration, ConformalSet, EnergyRule
 from contract.predictions import softmax
 from training.errors import PicturesMissing
 from training.evaluation.measures import cross_entropy, reliability
@@ -129,7 +129,7 @@ def prediction_sets(
 
 def fit_out_of_distribution(
     validation: Logits, test: Logits, temperature: float = 1.0
-) -> OutOfDistribution:
+) -> EnergyRule:
     """Fits the energy below which a picture counts as unlike the training data.
 
     At most UNLIKE_PERCENT of new pictures like the validation ones fall below it by mistake.
@@ -139,11 +139,11 @@ def fit_out_of_distribution(
     rank = max(1, (len(ranked) + 1) * UNLIKE_PERCENT // 100)
     threshold = float(ranked[rank - 1])
     flagged = energy(test, temperature) < threshold
-    return OutOfDistribution(threshold=threshold, flagged_percent=_percent(flagged.mean()))
+    return EnergyRule(threshold=threshold, flagged_percent=_percent(flagged.mean()))
 
 
 def is_out_of_distribution(
-    logits: Logits, rule: OutOfDistribution, temperature: float = 1.0
+    logits: Logits, rule: EnergyRule, temperature: float = 1.0
 ) -> NDArray[np.bool_]:
     """Returns which pictures are unlike the training data, bool, shape (N,)."""
     return energy(logits, temperature) < rule.threshold

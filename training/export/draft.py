@@ -8,17 +8,21 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from contract.manifest import (
+    Activation,
     Calibration,
+    Classifier,
     GoldenExample,
     Graph,
     HalfPrecision,
     Label,
+    Layers,
     Manifest,
     Metrics,
     Parity,
     Preprocessing,
     Provenance,
     Quantization,
+    ReferenceStatistics,
 )
 from contract.versions import sha256
 from training.errors import VersionUnproven
@@ -42,11 +46,16 @@ class Draft:
     config_sha256: str | None = None
     seed: int | None = None
     notes: tuple[str, ...] = ()  # sentences for the model card
+    activation: Activation = "softmax"
     calibration: Calibration = field(default_factory=Calibration)
     metrics: Metrics | None = None
     parity: Parity | None = None
     quantization: Quantization | None = None
     half_precision: HalfPrecision | None = None
+    classifier: Classifier | None = None
+    layers: Layers | None = None
+    reference: ReferenceStatistics | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)  # of `classifier` and `layers`
 
     @property
     def n_classes(self) -> int:
@@ -89,11 +98,15 @@ class Draft:
                 graph=self.graph,
                 preprocessing=self.preprocessing,
                 labels=self.labels,
+                activation=self.activation,
                 calibration=self.calibration,
                 metrics=self.metrics,
                 parity=self.parity,
                 quantization=self.quantization,
                 half_precision=self.half_precision,
+                classifier=self.classifier,
+                layers=self.layers,
+                reference=self.reference,
                 golden=tuple(golden),
                 files={path: sha256(data) for path, data in sorted(files.items())},
                 provenance=Provenance(

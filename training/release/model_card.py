@@ -10,6 +10,10 @@ from training.export.draft import Draft
 
 FILE: Final = "MODEL_CARD.md"
 _KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
+_RULES: Final = {
+    "energy": "energy",
+    "neighbours": "negative distance from its nearest training pictures",
+}
 
 
 def model_card(draft: Draft) -> str:
@@ -127,7 +131,7 @@ def _calibration(draft: Draft) -> str:
     ]
     if facts.unlike:
         lines.append(
-            f"A picture is flagged as unlike the training data if its {facts.unlike.score} is below "
+            f"A picture is flagged as unlike the training data if its {_RULES[facts.unlike.kind]} is below "
             f"{facts.unlike.threshold:.4g}. {facts.unlike.flagged_percent:.1f}% of the test pictures "
             "are flagged, wrongly."
         )
