@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.arrays import read_classifier
 from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ManifestInvalid, ModelError
 from contract.manifest import MANIFEST_FILE, Manifest
 from contract.predictions import check_golden
@@ -247,6 +248,7 @@ def load_version(
             raise ProviderUnavailable(f"{provider}: running the graph fails") from error
 
     try:
+        read_classifier(version)  # checks the file; it is small and read again when it is needed
         (provider, engine, difference), fallback = try_providers(engine_config.provider, open_on)
     except (ModelError, ProviderUnavailable) as error:
         raise type(error)(f"{name}/{number}: {error}") from error

@@ -12,10 +12,9 @@ from typing import Final, Literal
 
 import onnx
 
-from contract.manifest import Graph, GraphInput, GraphOutput
+from contract.manifest import Graph, GraphInput, GraphOutput, Layout
 from contract.versions import sha256
 from training.errors import GraphRefused, first_line
-from training.networks.architectures import OUTPUTS
 
 GRAPH_FILE: Final = "model.onnx"
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # implemented by onnxruntime itself
@@ -23,7 +22,6 @@ MAX_GRAPH_BYTES: Final = 2**31 - 1  # protobuf's limit, and therefore that of on
 MIN_OPSET: Final = 7
 
 _DTYPES: Final = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
-Layout = Literal["NHWC", "NCHW"]
 Shape = tuple[int | None, ...]  # None where the axis is dynamic
 
 
@@ -55,15 +53,22 @@ def read_foreign(path: Path) -> bytes:
     return data
 
 
-def describe_export(graph: bytes) -> Graph:
-    """Describes a graph of `training.export.export`, or one of lower precision made from it."""
+def describe_export(graph: bytes, feature_layout: Layout = "NCHW") -> Graph:
+    """Describes a graph of `training.export.export`, or one of lower precision made from it.
+
+    The graph does not say `feature_layout`, the axes of its output `feature_map`.
+    """
     model = onnx.load_model_from_string(graph)
+    outputs = []
+    for value in model.graph.output:
+        layout = feature_layout if value.name == "feature_map" else None
+        outputs.append({"name": value.name, "kind": value.name, "layout": layout})
     return Graph(
         file=GRAPH_FILE,
         sha256=sha256(graph),
         opset=_opset(model),
         input=describe_input(model),
-        outputs=tuple(GraphOutput.model_validate({"name": n, "kind": n}) for n in OUTPUTS),
+        outputs=tuple(GraphOutput.model_validate(output) for output in outputs),
     )
 
 

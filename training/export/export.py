@@ -33,8 +33,8 @@ def export(network: PixelsToProbabilities, size_px: int) -> bytes:
     """Exports a network with a dynamic batch axis.
 
     Returns:
-        The ONNX file: input `image`, uint8, (N, S, S, 3); outputs as in `OUTPUTS`; no external data, and
-        no trace of where or when it was made.
+        The ONNX file: input `image`, uint8, (N, S, S, 3); outputs as `network` returns them, named as in
+        `OUTPUTS`; no external data, and no trace of where or when it was made.
 
     Raises:
         ExportFailed: torch cannot export it, or onnx's checker refuses the result.
@@ -42,7 +42,9 @@ def export(network: PixelsToProbabilities, size_px: int) -> bytes:
     # With an example batch of 1 the exporter would make the batch axis a constant.
     example = torch.zeros((2, size_px, size_px, 3), dtype=torch.uint8)
     try:
-        model = _run_exporter(network, example)
+        with torch.inference_mode():
+            n_outputs = len(network.eval()(example))
+        model = _run_exporter(network, example, OUTPUTS[:n_outputs])
         strip_history(model)
         onnx.checker.check_model(model, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -96,17 +98,19 @@ def strip_history(model: onnx.ModelProto) -> None:
             entry.ClearField("doc_string")
 
 
-def _run_exporter(network: PixelsToProbabilities, example: torch.Tensor) -> onnx.ModelProto:
+def _run_exporter(
+    network: PixelsToProbabilities, example: torch.Tensor, outputs: Sequence[str]
+) -> onnx.ModelProto:
     with warnings.catch_warnings():
         # torch 2.13 copies a deprecated class of its own while exporting.
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
         # onnxscript 0.7 and torch 2.13 announce removals in each other.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         program: Any = torch.onnx.export(
-            network.eval(),
+            network,
             (example,),
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
             opset_version=OPSET,
             dynamo=True,

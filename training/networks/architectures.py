@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
-from contract.manifest import Preprocessing
+from contract.manifest import Layout, Preprocessing
 from contract.preprocessing import INTERPOLATIONS, resize_size_for
 from training.config.config import Network
 from training.errors import ArchitectureRefused, did_you_mean, first_line
@@ -21,8 +21,11 @@ from training.networks.convnet import DEFAULT_SIZE_PX, ConvNet, ConvNetOptions
 from training.networks.weights import HUB
 from training.system.torch_compat import timm
 
-OUTPUTS: Final = ("probabilities", "logits", "embedding")
-"""Outputs of every exported graph, in order; each name is also its kind."""
+OUTPUTS: Final = ("probabilities", "logits", "embedding", "feature_map")
+"""Outputs of an exported graph, in order; each name is also its kind.
+
+A network without features that have a position, such as a plain transformer, has no `feature_map`.
+"""
 
 # Options with a config key of their own, or that would make timm build something else.
 _RESERVED: Final = frozenset(
@@ -216,15 +219,20 @@ class PixelsToProbabilities(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """RGB pixels, uint8 (N, S, S, 3), to probabilities (N, C), logits (N, C), embedding (N, D)."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """RGB pixels, uint8 (N, S, S, 3), to the tensors of `OUTPUTS`.
+
+        They are probabilities (N, C), logits (N, C), the embedding (N, D) and, if the features have
+        positions, the feature map (N, K, s, s) or (N, s, s, K).
+        """
         network: Any = self.network
         features = network.forward_features(self._normalised(image))
         embedding = network.forward_head(features, pre_logits=True)  # (N, D)
         # Not classifier(embedding): some networks normalise in between or have two classifiers. The
         # exporter merges what both calls compute.
         logits = network.forward_head(features)  # (N, C)
-        return torch.softmax(logits / self.temperature, dim=-1), logits, embedding
+        answers = (torch.softmax(logits / self.temperature, dim=-1), logits, embedding)
+        return (*answers, features) if has_positions(features) else answers
 
     def _normalised(self, image: Tensor) -> Tensor:
         # onnxruntime moves a permutation behind the arithmetic that follows it. There every third
@@ -234,6 +242,18 @@ class PixelsToProbabilities(nn.Module):
         rows = image.permute(0, 3, 1, 2).flatten(2).to(torch.float32)  # (N, 3, S * S)
         normalised = rows * self.scale.flatten(2) + self.shift.flatten(2)
         return normalised.view(-1, 3, side_px, side_px)  # (N, 3, S, S)
+
+
+def has_positions(features: Any) -> bool:
+    # Plain transformers have a list of tokens, (N, T, D), and distilled networks a tuple.
+    return isinstance(features, Tensor) and features.ndim == 4
+
+
+def feature_layout(network: nn.Module) -> Layout:
+    """Returns the axes of a network's feature map, if it has one."""
+    # timm's networks say so where it is not NCHW; the attribute is a string or an enum of strings.
+    found = getattr(network, "output_fmt", "NCHW")
+    return "NHWC" if getattr(found, "value", found) == "NHWC" else "NCHW"
 
 
 def _scale_and_shift(

@@ -14,6 +14,7 @@ from contract.preprocessing import to_input
 from training.data.photographs import SOURCE, read_photographs, varied_crops
 from training.data.pictures import Picture, input_rows, scan_labelled, scan_plain
 from training.errors import PicturesMissing
+from training.evaluation.reference import InputRecorder
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 from training.export.draft import Draft
 from training.export.gate import PrecisionReference, held_out_pictures
@@ -62,7 +63,8 @@ class FolderEvidence:
             return draft
 
         folder = scan_labelled(self.evaluate_dir, draft.labels)
-        answers, indexes = answer_labelled(Scorer(draft.model, draft), folder)
+        recorder = InputRecorder()
+        answers, indexes = answer_labelled(Scorer(draft.model, draft, prepare=recorder), folder)
         dataset = self.dataset or f"the folder {self.evaluate_dir.name}"
         metrics = accuracy(answers, indexes, dataset)
         log.info(
@@ -71,7 +73,7 @@ class FolderEvidence:
             metrics.top5_percent,
             folder,
         )
-        return replace(draft, metrics=metrics)
+        return replace(draft, metrics=metrics, reference=recorder.reference(answers, dataset))
 
     def golden(self) -> list[Picture]:
         return list(scan_plain(self.golden_dir))

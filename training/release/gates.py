@@ -11,24 +11,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.manifest import Manifest, Preprocessing
+from contract.manifest import Classifier, Graph, Manifest, Preprocessing
 from contract.preprocessing import reference_input
 from training.data.pictures import Picture, input_rows
 from training.evaluation.parity import check_parity, measure_parity
 from training.evaluation.scorer import Scorer
 from training.export import describe as graphs
+from training.export.classifier import linear_classifier
 from training.export.draft import Draft
 from training.export.export import check_batches, export
 from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
 from training.export.lower import lower
-from training.networks.architectures import PixelsToProbabilities
+from training.networks.architectures import PixelsToProbabilities, feature_layout
 from training.release.golden import FOLDER as GOLDEN
 from training.release.golden import make_golden
 from training.release.model_card import FILE as MODEL_CARD
@@ -36,8 +37,20 @@ from training.release.model_card import model_card
 
 log = logging.getLogger(__name__)
 
+CLASSIFIER: Final = "classifier.npz"
+
 Files = dict[str, bytes]
 """Path in the version's folder -> content, for every file except the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedNetwork:
+    """A float graph, and what else a draft takes from the network; the names are those of `Draft`."""
+
+    model: bytes
+    graph: Graph
+    classifier: Classifier | None
+    files: Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +137,7 @@ def run_gates(
 
 def export_checked(
     network: nn.Module, spec: Preprocessing, *, max_batch: int, temperature: float = 1.0
-) -> bytes:
+) -> ExportedNetwork:
     """Exports a network to ONNX and compares the two at every batch size.
 
     Args:
@@ -140,7 +153,13 @@ def export_checked(
     graph = export(wrapped, spec.crop_size_px)
     worst = check_batches(graph, wrapped, spec.crop_size_px, batch_sizes(max_batch))
     log.info("export: %.1f MB, largest difference %.1g on random pixels", len(graph) / 1e6, worst)
-    return graph
+
+    described = graphs.describe_export(graph, feature_layout(network))
+    weights = linear_classifier(network, spec.crop_size_px)
+    if weights is None:
+        return ExportedNetwork(graph, described, None, {})
+    classifier = Classifier(file=CLASSIFIER, n_features=weights.weight.shape[1])
+    return ExportedNetwork(graph, described, classifier, {CLASSIFIER: weights.to_file()})
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
@@ -178,6 +197,6 @@ def _assemble(
     )
 
     by_file = {f"{GOLDEN}/{picture.name}": picture.data for picture in candidates}
-    files = {graphs.GRAPH_FILE: draft.model, MODEL_CARD: model_card(draft).encode()}
+    files = {graphs.GRAPH_FILE: draft.model, MODEL_CARD: model_card(draft).encode(), **draft.files}
     files.update({example.file: by_file[example.file] for example in golden})
     return draft.to_manifest(golden, files), files

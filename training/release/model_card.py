@@ -48,6 +48,9 @@ def _interface(draft: Draft) -> str:
     shape = ", ".join("N" if axis is None else str(axis) for axis in graph.input.shape)
     where = "inside the graph" if spec.in_graph else "before the graph"
     outputs = ", ".join(f"`{output.name}` ({output.kind})" for output in graph.outputs)
+    weights = (
+        f" The last layer's weights are in `{draft.classifier.file}`." if draft.classifier else ""
+    )
     first, last = draft.labels[0].name, draft.labels[-1].name
     return "\n".join(
         (
@@ -55,7 +58,7 @@ def _interface(draft: Draft) -> str:
             f"centre {spec.crop_size_px} x {spec.crop_size_px} px are cropped.",
             f"- Input: `{graph.input.name}`, {graph.input.dtype}, {graph.input.layout} ({shape}); "
             f"normalised {where} with mean {_rgb(spec.mean)} and std {_rgb(spec.std)}.",
-            f"- Outputs: {outputs}.",
+            f"- Outputs: {outputs}.{weights}",
             f"- Labels: {draft.n_classes:,}, from {first!r} to {last!r}.",
         )
     )

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from contract.manifest import Preprocessing, Rgb
+from contract.manifest import Layout, Preprocessing, Rgb
 from training.data.labels import read_labels
 from training.data.pictures import Picture, input_rows
 from training.errors import GraphRefused, InputRefused, first_line
@@ -58,7 +58,7 @@ class ForeignSpec:
     interpolation: str | None
     mean: Rgb | None
     std: Rgb | None
-    input_layout: graphs.Layout | Literal["auto"] = "auto"
+    input_layout: Layout | Literal["auto"] = "auto"
     scores: ScoreKind | Literal["auto"] = "auto"
     output: str | None = None
 

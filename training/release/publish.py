@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from contract.arrays import read_classifier
 from contract.errors import ContractError
 from contract.manifest import Manifest
 from contract.predictions import check_golden
@@ -112,6 +113,7 @@ def verify_version(models_dir: Path, name: str, version: int) -> Version:
     """
     try:
         found = read_version(models_dir, name, version)
+        read_classifier(found)
         scorer = Scorer(found.graph, found.manifest, prepare=golden_input)
         for example in found.manifest.golden:
             picture = Picture(example.file, found.contents[example.file])

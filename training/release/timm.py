@@ -14,7 +14,6 @@ from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, scan_labelled
 from training.errors import PicturesMissing
 from training.evaluation.parity import reference_probabilities, without_transparency
-from training.export import describe as graphs
 from training.export.draft import Draft
 from training.networks import architectures
 from training.networks.build import load_trained
@@ -64,19 +63,21 @@ def import_timm(
     log.info("weights: %d tensors from %s", len(network.state_dict()), weights.source)
 
     spec = architectures.preprocessing_of(network)
-    model = export_checked(network, spec, max_batch=evidence.max_batch)
+    exported = export_checked(network, spec, max_batch=evidence.max_batch)
     draft = Draft(
         name=to.name,
         version=to.version,
         architecture=architecture,
-        model=model,
-        graph=graphs.describe_export(model),
+        model=exported.model,
+        graph=exported.graph,
         preprocessing=spec,
         labels=labels,
         license=license_id,
         weights_source=weights.source,
         command=to.command,
         notes=(_PUBLISHED[architecture],) if architecture in _PUBLISHED else (),
+        classifier=exported.classifier,
+        files=exported.files,
     )
     pictures = _parity_pictures(evidence.evaluate_dir, labels)
     return draft, NetworkReference(pictures, reference_probabilities(network, pictures))

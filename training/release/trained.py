@@ -25,12 +25,13 @@ from contract.preprocessing import read_input
 from training.config.config import Publish, RunConfig
 from training.data.batches import Batches, EvaluationTransform
 from training.data.photographs import picture_files, read_photographs
-from training.data.pictures import Picture
+from training.data.pictures import Picture, ReadInput
 from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet, Sample, SamplePictures, read_each
 from training.errors import AccuracyTooLow
 from training.evaluation.calibrate import calibrate, fit_temperature
 from training.evaluation.parity import reference_probabilities, without_transparency
+from training.evaluation.reference import InputRecorder
 from training.evaluation.scorer import Scorer, accuracy
 from training.export import describe as graphs
 from training.export.draft import Draft
@@ -109,15 +110,15 @@ def gate_network(finished: TrainedNetwork, to: Destination) -> CandidateVersion:
     data = _still_readable(finished.data, plain)
 
     temperature = _temperature(network, plain, data.validation)
-    model = gates.export_checked(
+    exported = gates.export_checked(
         network, spec, max_batch=config.publish.max_batch, temperature=temperature
     )
     draft = Draft(
         name=to.name,
         version=to.version,
         architecture=config.network.architecture,
-        model=model,
-        graph=graphs.describe_export(model),
+        model=exported.model,
+        graph=exported.graph,
         preprocessing=spec,
         labels=data.labels,
         license=to.license or data.license or UNSTATED_LICENSE,
@@ -126,6 +127,8 @@ def gate_network(finished: TrainedNetwork, to: Destination) -> CandidateVersion:
         config_sha256=config.sha256,
         seed=config.seed,
         calibration=Calibration(temperature=temperature),
+        classifier=exported.classifier,
+        files=exported.files,
     )
 
     splits = SplitEvidence(data, config, finished.prepared)
@@ -146,7 +149,7 @@ class SplitEvidence:
 
     def precision_reference(self, draft: Draft) -> PrecisionReference:
         pictures = SamplePictures(self.data.validation)
-        answers = self._answer(draft, self.data.validation)
+        answers = self._answer(draft, self.data.validation, self.prepared.row)
         return PrecisionReference(
             pictures, answers.probabilities, answers.indexes, prepare=self.prepared.row
         )
@@ -160,9 +163,9 @@ class SplitEvidence:
         return CalibrationRows(rows, f"training pictures of {self.data.name}")
 
     def measured(self, draft: Draft) -> Draft:
-        validation, test = (
-            self._answer(draft, samples) for samples in (self.data.validation, self.data.test)
-        )
+        recorder = InputRecorder(self.prepared.row)
+        validation = self._answer(draft, self.data.validation, self.prepared.row)
+        test = self._answer(draft, self.data.test, recorder)
         self.validation, self.test = validation, test
 
         metrics = accuracy(test.probabilities, test.indexes, f"{self.data.name}, test split")
@@ -184,7 +187,8 @@ class SplitEvidence:
             (test.logits, test.indexes),
             draft.calibration.temperature,
         )
-        return replace(draft, metrics=metrics, calibration=calibration)
+        reference = recorder.reference(test.probabilities, metrics.dataset)
+        return replace(draft, metrics=metrics, calibration=calibration, reference=reference)
 
     def golden(self) -> list[Picture]:
         return choose_surest(
@@ -194,9 +198,11 @@ class SplitEvidence:
             self.config.publish.golden_images,
         )
 
-    def _answer(self, draft: Draft, samples: Sequence[Sample]) -> SplitPredictions:
+    def _answer(
+        self, draft: Draft, samples: Sequence[Sample], prepare: ReadInput
+    ) -> SplitPredictions:
         indexes = np.array([sample.index for sample in samples], dtype=np.int64)
-        scorer = Scorer(draft.model, draft, prepare=self.prepared.row)
+        scorer = Scorer(draft.model, draft, prepare=prepare)
         return SplitPredictions(*scorer.probabilities_and_logits(SamplePictures(samples)), indexes)
 
 

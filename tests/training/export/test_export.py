@@ -19,7 +19,7 @@ def test_graph_answers_equal_torchs_at_every_batch_size(tiny_graph):
     assert worst < 1e-6
 
 
-def test_graph_takes_pixels_and_has_three_outputs(tiny_graph):
+def test_graph_takes_pixels_and_has_four_outputs(tiny_graph):
     session = open_session(tiny_graph)
 
     (entry,) = session.get_inputs()
@@ -29,6 +29,7 @@ def test_graph_takes_pixels_and_has_three_outputs(tiny_graph):
         ("probabilities", ["N", 3]),
         ("logits", ["N", 3]),
         ("embedding", ["N", 6]),
+        ("feature_map", ["N", 6, 16, 16]),
     ]
 
 
@@ -49,7 +50,7 @@ def test_wrapper_equals_the_plain_network_on_normalised_pixels():
     normalised = (pixels / 255.0 - np.array(tinynet.MEAN)) / np.array(tinynet.STD)
 
     with torch.inference_mode():
-        _, logits, _ = tinynet.wrapped(network)(torch.from_numpy(pixels))
+        logits = tinynet.wrapped(network)(torch.from_numpy(pixels))[1]
         expected = network(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float())
 
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -61,7 +62,7 @@ def test_temperature_divides_the_logits_before_the_softmax_only():
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
 
     with torch.inference_mode():
-        probabilities, logits, _ = tempered(pixels)
+        probabilities, logits = tempered(pixels)[:2]
 
     torch.testing.assert_close(probabilities, torch.softmax(logits / 4.0, dim=-1))
 

@@ -219,7 +219,7 @@ def test_wrapped_network_with_two_classifiers_gives_their_mean():
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
 
     with torch.inference_mode():
-        _, logits, embedding = tinynet.wrapped(network)(pixels)
+        _, logits, embedding, _ = tinynet.wrapped(network)(pixels)
         expected = network(architectures.normalise(pixels.permute(0, 3, 1, 2), tinynet.spec()))
 
     assert embedding.shape == (2, 6)

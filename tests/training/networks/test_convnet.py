@@ -121,7 +121,7 @@ def test_softmax_of_any_logits_sums_to_one_and_keeps_their_order(logits, constan
     whole = PixelsToProbabilities(network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).eval()
 
     with torch.inference_mode():
-        probabilities, given_logits, _ = whole(torch.zeros((1, 8, 8, 3), dtype=torch.uint8))
+        probabilities, given_logits, *_ = whole(torch.zeros((1, 8, 8, 3), dtype=torch.uint8))
 
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
