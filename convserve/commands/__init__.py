@@ -17,7 +17,7 @@ COMMANDS: Final = {
     "serve": "Serve the model repository over HTTP.",
     "classify": "Classify picture files without a server.",
     "tune": "Measure throughput on this machine and suggest settings.",
-    "models": "List the versions in the model repository.",
+    "models": "List the versions in the model repository, or migrate them.",
     "verify": "Verify versions as the service does before it serves them.",
 }
 

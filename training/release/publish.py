@@ -1,35 +1,27 @@
-"""Publishes a finished version to the model repository, completely or not at all.
+"""Publishes a finished version to the model repository, after its golden examples are verified.
 
-The files go into a hidden folder beside the final one and are flushed to disk. Then the version is
-read back as the service reads it, and its golden examples are verified. One rename publishes it.
+The version is written and read back as the service reads it (`contract.publishing`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from contract.arrays import read_classifier
 from contract.errors import ContractError
 from contract.manifest import Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import golden_input
-from contract.versions import Version, find_versions, manifest_files, read_version
+from contract.publishing import place_version
+from contract.versions import Version, find_versions, read_version
 from training.data.pictures import Picture
 from training.errors import InputRefused, VersionExists, VersionUnproven
 from training.evaluation.scorer import Scorer
-from training.system.files import flush_folder
 
 log = logging.getLogger(__name__)
-
-STAGING_PREFIX: Final = ".publishing-"
-_REPLACED: Final = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +73,14 @@ def publish(
         VersionExists: the version is already published.
         VersionUnproven: the written version fails verification.
     """
-    name, number = manifest.name, str(manifest.version)
-    home = models_dir / name
-    target = home / number
+    name, number = manifest.name, manifest.version
 
-    home.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=home))
-    try:
-        folder = staging / name / number
-        _write(folder, {**files, **manifest_files(manifest)})
-        verify_version(staging, name, manifest.version)
+    def check(staging: Path) -> None:
+        verify_version(staging, name, number)
         # Again: another process may have published this number in the meantime.
-        check_free(models_dir, name, manifest.version, replace=replace)
-        _swap_in(folder, target, staging / _REPLACED)
-        flush_folder(home)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not any(home.iterdir()):
-            home.rmdir()
+        check_free(models_dir, name, number, replace=replace)
 
+    target = place_version(models_dir, manifest, files, check, replace=replace)
     megabytes = len(files[manifest.graph.file]) / 1e6
     log.info("published %s/%s (%.1f MB)", name, number, megabytes)
     return target
@@ -121,28 +102,3 @@ def verify_version(models_dir: Path, name: str, version: int) -> Version:
     except ContractError as error:
         raise VersionUnproven(str(error)) from error
     return found
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for path, data in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        directory.chmod(0o755)  # whatever the umask is, the service must be able to read
-        flush_folder(directory)
-
-
-def _swap_in(folder: Path, target: Path, aside: Path) -> None:
-    if not target.exists():
-        folder.rename(target)
-        return
-    target.rename(aside)
-    try:
-        folder.rename(target)
-    except OSError:
-        aside.rename(target)  # put the old version back
-        raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from contract.publishing import flush_folder
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a hidden file, flushes it to disk and renames it. Creates the folder if needed."""
@@ -17,12 +19,3 @@ def write_whole(path: Path, data: bytes) -> None:
 
     temporary.replace(path)
     flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

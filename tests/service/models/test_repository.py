@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from contract.arrays import pack_arrays
 from contract.errors import (
     GoldenMismatch,
     GraphMismatch,
@@ -18,7 +19,7 @@ from contract.errors import (
     VersionCorrupt,
 )
 from contract.manifest import parse_manifest
-from contract.versions import manifest_files, read_version, sha256
+from contract.versions import manifest_files, read_version, seal, sha256
 from service.errors import ModelNotFound, ProviderUnavailable
 from service.models import repository
 from service.models.repository import (
@@ -153,6 +154,54 @@ def test_load_version_reports_and_logs_what_it_verified(tmp_path, caplog):
     assert loaded.golden_difference < 1e-5
     (line,) = [record for record in caplog.records if record.message == "loaded"]
     assert (line.model, line.version, line.provider) == ("tiny", 1, "cpu")
+
+
+def test_load_version_with_a_manifest_of_version_1_is_loaded():
+    folder = Path(__file__).parents[2] / "contract" / "manifest_v1"
+
+    loaded = load_version(folder, "digits", 1, CONFIG)
+
+    assert loaded.manifest.n_classes == 10
+    assert loaded.golden_difference < 1e-3
+
+
+def test_load_version_with_a_classifier_of_other_shapes_refused_by_name(tmp_path):
+    manifest = tinymodel.write_version(tmp_path)
+    document = manifest.model_dump(mode="json")
+    data = pack_arrays({"weight": np.zeros((2, 6)), "bias": np.zeros(2)})
+    (tmp_path / "tiny" / "1" / "classifier.npz").write_bytes(data)
+    document["classifier"] = {"file": "classifier.npz", "n_features": 6}
+    document["files"]["classifier.npz"] = sha256(data)
+    features = {"name": "features", "kind": "feature_map", "layout": "NHWC"}
+    document["graph"]["outputs"].append(features)
+    for file, content in manifest_files(parse_manifest(json.dumps(document))).items():
+        (tmp_path / "tiny" / "1" / file).write_bytes(content)
+
+    with pytest.raises(VersionCorrupt, match=r"tiny/1: classifier\.npz: the shapes are \(2, 6\)"):
+        load_version(tmp_path, "tiny", 1, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 3}, "schema_version is 3, .* upgrade convserve"),
+        ({"heatmaps": {}}, "heatmaps: unknown field; .* upgrade convserve"),
+        (
+            {"calibration": {"unlike": {"kind": "oracle"}}},
+            "calibration.unlike: unknown kind, .* upgrade convserve",
+        ),
+    ],
+    ids=["schema-version", "field", "kind"],
+)
+def test_load_version_of_a_newer_convserve_refused_with_what_to_do(tmp_path, changes, message):
+    tinymodel.write_version(tmp_path)
+    folder = tmp_path / "tiny" / "1"
+    text = json.dumps({**json.loads((folder / "manifest.json").read_bytes()), **changes}).encode()
+    (folder / "manifest.json").write_bytes(text)
+    (folder / "manifest.sha256").write_bytes(seal(text))
+
+    with pytest.raises(ManifestInvalid, match=f"tiny/1: manifest.json: {message}"):
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
 def test_load_version_of_fixed_batch_runs_one_picture_at_a_time(tmp_path):

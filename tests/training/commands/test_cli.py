@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from contract.arrays import read_classifier
 from contract.manifest import parse_manifest
 from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
@@ -37,7 +38,16 @@ def test_import_of_a_network_publishes_a_verified_version(run_import, tmp_path, 
         "probabilities",
         "logits",
         "embedding",
+        "feature_map",
     ]
+    assert manifest.classifier
+    assert manifest.classifier.n_features == 6
+    weights = read_classifier(version)
+    assert weights
+    assert weights.weight.shape == (3, 6)
+    assert b"weights are in `classifier.npz`" in version.contents["MODEL_CARD.md"]
+    assert manifest.reference
+    assert manifest.reference.first_class == (4, 4, 4)
     assert manifest.parity
     assert manifest.metrics
     assert manifest.parity.max_abs_difference <= parity.MAX_DIFFERENCE

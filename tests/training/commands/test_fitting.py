@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from contract.preprocessing import read_input
+from contract.upgrades import SCHEMA_VERSION
 from contract.versions import Version, find_versions, read_version
 from tests.training.helpers import tinynet
 from training.__main__ import main
@@ -152,6 +154,32 @@ def test_fit_calibrates_on_the_validation_pictures(published):
     assert calibration.n_fitted == 18
     assert [row.coverage_percent for row in calibration.conformal] == [90, 95, 99]
     assert calibration.unlike
+
+
+def test_fit_records_the_inputs_and_predictions_on_the_test_pictures(published):
+    manifest = published.version.manifest
+    reference = manifest.reference
+
+    assert reference
+    assert manifest.metrics
+    assert (reference.dataset, reference.n_images) == (manifest.metrics.dataset, 18)
+    assert sum(reference.first_class) == 18
+    assert len(reference.first_class) == 3
+    data, _ = load_data(str(published.root / "colours"), Data(), cache_dir=published.root)
+    rows = np.stack([read_input(sample.read(), manifest) for sample in data.test]) / 255
+    assert reference.channel_mean == pytest.approx(rows.mean(axis=(0, 1, 2)), abs=1e-4)
+    assert reference.channel_std == pytest.approx(rows.std(axis=(0, 1, 2)), abs=1e-4)
+
+
+def test_fit_writes_a_complete_manifest_of_the_newest_version(published):
+    version = published.version
+
+    assert version.schema_version == SCHEMA_VERSION
+    output = version.manifest.graph.output_of("feature_map")
+    assert output
+    assert output.layout == "NCHW"
+    assert version.manifest.activation == "softmax"
+    assert version.manifest.classifier is None  # this network pools nothing
 
 
 def test_fit_golden_examples_are_test_pictures_of_every_class(published):

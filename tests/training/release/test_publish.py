@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.publishing import STAGING_PREFIX
 from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
 from training.data.pictures import Picture
@@ -11,7 +12,6 @@ from training.errors import VersionExists, VersionUnproven
 from training.release import publish as publish_module
 from training.release.golden import make_golden
 from training.release.publish import (
-    STAGING_PREFIX,
     check_free,
     next_version,
     publish,
@@ -58,14 +58,21 @@ def test_publish_never_overwrites(tmp_path, finished):
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("step", ["_write", "verify_version", "_swap_in"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "contract.publishing._write",
+        "training.release.publish.verify_version",
+        "contract.publishing._swap_in",
+    ],
+)
 def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatch, step):
     manifest, files = finished()
 
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(publish_module, step, fail)
+    monkeypatch.setattr(step, fail)
 
     with pytest.raises(OSError, match="disk full"):
         publish(tmp_path, manifest, files)
