@@ -319,7 +319,10 @@ class LayerOutput(_Strict):
     """One layer's values, float32, an output of the graph of the layers."""
 
     name: str
-    operator: str = Field(description="the layer's last ONNX operator, such as Conv")
+    operator: str = Field(description="the ONNX operator that computes it, such as Conv")
+    module: str | None = Field(
+        default=None, description="the network's part that computes it, such as blocks.0.conv"
+    )
     layout: Layout | None = Field(default=None, description="null for values without a position")
 
 

@@ -70,6 +70,12 @@ _JSON = click.option(
 _VERSION = click.option(
     "--version", type=click.IntRange(1), help="Version number. Default: the next free one."
 )
+_LAYERS = click.option(
+    "--layers",
+    is_flag=True,
+    help="Also publish a float graph with the values of every layer, for looking inside. It is as "
+    "large as the float model, and the service does not load it.",
+)
 # \b keeps click from rewrapping the paragraph that follows.
 _EXAMPLES = """\b
 Examples:
@@ -180,6 +186,7 @@ def main() -> None:
     is_flag=True,
     help="If the int8 or fp16 graph fails its gate, publish the float graph instead of failing.",
 )
+@_LAYERS
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Random seed for the calibration crops."
 )
@@ -265,6 +272,7 @@ _SOURCE_HELP = (
 @_VERSION
 @_MODELS
 @click.option("--license", help="SPDX identifier of the model's licence.")
+@_LAYERS
 @click.option(
     "--run",
     "--run-dir",  # torchrun reads --run as an abbreviation of its own --run-path

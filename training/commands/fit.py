@@ -27,6 +27,7 @@ _ONLY_NEW: Final = {
     "version": "--version",
     "run_dir": "--run",
     "license": "--license",
+    "layers": "--layers",
 }
 
 
@@ -43,6 +44,7 @@ class FitOptions:
     version: int | None
     models_dir: Path
     license: str | None
+    layers: bool
     run_dir: Path | None
     resume_dir: Path | None
     no_publish: bool
@@ -54,7 +56,9 @@ def run_fit(options: FitOptions) -> Path | None:
     """Starts or resumes a run; returns the published version's folder, or None."""
     if options.resume_dir is not None:
         given = [
-            flag for name, flag in _ONLY_NEW.items() if getattr(options, name) not in (None, ())
+            flag
+            for name, flag in _ONLY_NEW.items()
+            if getattr(options, name) not in (None, (), False)
         ]
         if given:
             raise InputRefused(
@@ -107,6 +111,7 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
         license=options.license,
         publish=not options.no_publish,
         command=options.command,
+        layers=options.layers,
     )
     return request, config
 

@@ -167,6 +167,7 @@ def _destination(request: RunRequest) -> Destination:
         version=request.version or next_version(models_dir, request.name),
         license=request.license,
         command=request.command,
+        layers=request.layers,
     )
 
 

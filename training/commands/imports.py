@@ -10,6 +10,7 @@ from contract.manifest import NAME_PATTERN, NAME_RULE
 from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
+from training.export.layers import with_layers
 from training.networks.architectures import check_known
 from training.release.folders import FolderEvidence
 from training.release.gates import NetworkReference, run_gates
@@ -40,6 +41,7 @@ class ImportOptions:
     max_drop: float | None
     min_agreement_percent: float | None
     or_float: bool
+    layers: bool
     evidence: FolderEvidence
     foreign: ForeignSpec
 
@@ -54,6 +56,7 @@ def run_import(options: ImportOptions) -> Path:
     to = _destination(options)
     target = _precision(options)
     draft, reference = _float_graph(options, to)
+    draft = with_layers(draft) if to.layers else draft
     manifest, files = run_gates(draft, reference, options.evidence, target)
     return publish(to.models_dir, manifest, files, replace=to.replace)
 
@@ -80,6 +83,7 @@ def _destination(options: ImportOptions) -> Destination:
         replace=options.replace,
         license=options.license,
         command=options.command,
+        layers=options.layers,
     )
 
 

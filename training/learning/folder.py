@@ -51,6 +51,7 @@ class RunRequest:
     license: str | None  # SPDX identifier of the pictures' terms
     publish: bool
     command: str  # the command line without local folders
+    layers: bool = False  # publish the graph of the layers too
 
 
 class RunFolder:

@@ -34,6 +34,7 @@ class Destination:
     replace: bool = False
     license: str | None = None  # SPDX identifier
     command: str | None = None  # without local folders
+    layers: bool = False  # publish the graph of the layers too
 
     def license_or(self, found: str | None) -> str:
         # A version without a licence could not be passed on.

@@ -37,6 +37,7 @@ from training.export import describe as graphs
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
+from training.export.layers import with_layers
 from training.networks.architectures import normalise
 from training.release import gates
 from training.release.golden import choose_surest
@@ -131,6 +132,7 @@ def gate_network(finished: TrainedNetwork, to: Destination) -> CandidateVersion:
         files=exported.files,
     )
 
+    draft = with_layers(draft) if to.layers else draft
     splits = SplitEvidence(data, config, finished.prepared)
     reference = _reference(network, data.validation, temperature)
     manifest, files = gates.run_gates(draft, reference, splits, _precision(config.publish))

@@ -168,7 +168,8 @@ def test_load_version_with_a_manifest_of_version_1_is_loaded():
 def test_load_version_with_a_classifier_of_other_shapes_refused_by_name(tmp_path):
     manifest = tinymodel.write_version(tmp_path)
     document = manifest.model_dump(mode="json")
-    data = pack_arrays({"weight": np.zeros((2, 6)), "bias": np.zeros(2)})
+    shapes = {"weight": (2, 6), "bias": (2,)}
+    data = pack_arrays({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     (tmp_path / "tiny" / "1" / "classifier.npz").write_bytes(data)
     document["classifier"] = {"file": "classifier.npz", "n_features": 6}
     document["files"]["classifier.npz"] = sha256(data)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from contract.arrays import read_classifier
 from contract.manifest import parse_manifest
-from contract.versions import find_versions, read_version
+from contract.versions import find_versions, read_layers, read_version
 from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.errors import VersionUnproven
@@ -152,6 +152,24 @@ def test_import_with_float_if_int8_fails_publishes_the_float_graph(
 
     assert result.exit_code == 0, result.output
     assert read_version(tmp_path / "models", "tiny", 1).manifest.quantization is None
+
+
+def test_import_with_layers_publishes_their_graph_beside_an_int8_one(
+    run_import, make_client, tmp_path, colours_dir
+):
+    result = run_import(int8=True, layers=True)
+
+    assert result.exit_code == 0, result.output
+    models = tmp_path / "models"
+    version = read_version(models, "tiny", 1)
+    layers = version.manifest.layers
+    assert layers
+    assert layers.file not in version.contents
+    assert read_layers(models, version.manifest)
+    answer = make_client(models_dir=models).post(
+        "/v1/classify", content=(colours_dir / "green" / "green1.jpeg").read_bytes()
+    )
+    assert answer.json()["predictions"][0]["label"] == "green"
 
 
 def test_import_to_float16_records_the_accuracy_loss_and_is_served(

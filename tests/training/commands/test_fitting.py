@@ -166,7 +166,7 @@ def test_fit_records_the_inputs_and_predictions_on_the_test_pictures(published):
     assert sum(reference.first_class) == 18
     assert len(reference.first_class) == 3
     data, _ = load_data(str(published.root / "colours"), Data(), cache_dir=published.root)
-    rows = np.stack([read_input(sample.read(), manifest) for sample in data.test]) / 255
+    rows = np.array([read_input(sample.read(), manifest) for sample in data.test], np.float32) / 255
     assert reference.channel_mean == pytest.approx(rows.mean(axis=(0, 1, 2)), abs=1e-4)
     assert reference.channel_std == pytest.approx(rows.std(axis=(0, 1, 2)), abs=1e-4)
 
