@@ -9,7 +9,6 @@ the true classes, int64, (N,).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -17,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.comparison import FLOOR, wilson_interval
 from training.errors import PicturesMissing
 from training.evaluation.classes import ClassMeasure, average, class_measures
 
@@ -25,12 +25,7 @@ Indexes = NDArray[np.int64]
 
 N_BINS: Final = 15  # of the ECE and its diagram, as in Guo et al. 2017, arXiv:1706.04599
 
-# The lower bound of a probability before its logarithm is the smallest normal float32. A graph cannot
-# return anything between it and 0, and one picture costs -log(FLOOR) = 87.3 at most.
-FLOOR: Final = float(np.finfo(np.float32).tiny)
-
 THRESHOLDS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # minimum probabilities in the report
-Z95: Final = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
 def classification_error(probabilities: Floats, indexes: Indexes) -> float:
@@ -166,23 +161,6 @@ def at_thresholds(
         )
         for threshold, reached in zip(thresholds, taken, strict=True)
     )
-
-
-def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Returns the bounds of a proportion, 0 to 1 (Wilson 1927; Brown, Cai and DasGupta 2001).
-
-    Unlike the usual +-1.96 standard errors, the interval stays within 0 to 1 and is not empty where all
-    or none of the pictures are correct.
-
-    Args:
-        hits: 0 to n.
-        n: 1 or more.
-        z: normal quantile; the default gives 95%.
-    """
-    share = hits / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

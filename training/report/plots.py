@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.measures import Bin, Reliability, wilson_interval
+from contract.comparison import wilson_interval
+from training.evaluation.measures import Bin, Reliability
 from training.report.canvas import INK, Panel, Size
 from training.report.guesses import Guess
 

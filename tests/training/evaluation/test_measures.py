@@ -120,33 +120,6 @@ def test_at_thresholds_leaves_out_less_certain_predictions():
     assert (third.answered_percent, third.right_percent) == (0, None)
 
 
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),
-        (0, 20, 0.0, 0.1611),
-        (20, 20, 0.8389, 1.0),
-        (15, 148, 0.0624, 0.1605),
-    ],
-    ids=["third", "none", "all", "tenth"],
-)
-def test_wilson_interval_equals_published_values(hits, n, low, high):
-    """81/263 and 15/148 are the examples of Newcombe 1998, Statistics in Medicine 17, table I."""
-    assert measures.wilson_interval(hits, n) == pytest.approx((low, high), abs=6e-5)
-
-
-@settings(deadline=None)
-@given(n=st.integers(1, 500), data=st.data())
-def test_wilson_interval_contains_the_proportion(n, data):
-    hits = data.draw(st.integers(0, n))
-
-    low, high = measures.wilson_interval(hits, n)
-
-    assert 0 <= low <= hits / n + 1e-12
-    assert hits / n - 1e-12 <= high <= 1
-    assert high > low
-
-
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_evaluate_results_are_consistent(seed):
