@@ -168,16 +168,25 @@ def main() -> None:
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
-    show_default="2 for int8, 0.2 for fp16",
-    help="Largest drop in top-1 accuracy, in percentage points, measured on --evaluate.",
+    show_default="0.5 for int8, 0.2 for fp16",
+    help="Drop in top-1 accuracy on --evaluate, in percentage points, that the int8 or fp16 graph must "
+    "not exceed with 95% confidence.",
 )
 @click.option(
     "--min-agreement",
     "min_agreement_percent",
     type=click.FloatRange(0, 100),
-    show_default="80 for int8, 99 for fp16",
-    help="Without --evaluate: lowest percentage of scikit-image's photographs for which the int8 or "
-    "fp16 graph must predict the same first class as the float graph.",
+    show_default="98 for int8, 99 for fp16",
+    help="Percentage of pictures with the same first class as the float graph's that the int8 or fp16 "
+    "graph must be able to reach with 95% confidence. Measured on --evaluate, else on --calibration, "
+    "else on scikit-image's photographs.",
+)
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(0),
+    show_default="0.015 for int8, 0.001 for fp16, ten times as much on scikit-image's photographs",
+    help="Largest mean Kullback-Leibler divergence from the float graph's probabilities, in nats, on the "
+    "same pictures.",
 )
 @click.option(
     "--float-if-fails",

@@ -40,6 +40,7 @@ class ImportOptions:
     fp16: bool
     max_drop: float | None
     min_agreement_percent: float | None
+    max_kl: float | None
     or_float: bool
     layers: bool
     evidence: FolderEvidence
@@ -96,6 +97,7 @@ def _precision(options: ImportOptions) -> LowerPrecision | None:
         "int8" if options.int8 else "fp16",
         max_drop=options.max_drop,
         min_agreement_percent=options.min_agreement_percent,
+        max_kl=options.max_kl,
         or_float=options.or_float,
     )
 

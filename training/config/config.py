@@ -259,8 +259,19 @@ class Publish(_Strict):
     )
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = Field(
         default=None,
-        description="largest drop in validation top-1, in percentage points; if unset, 1 for int8 and 0.2 "
-        "for fp16",
+        description="drop in validation top-1, in percentage points, that int8 or fp16 must not exceed "
+        "with 95% confidence; if unset, 0.5 for int8 and 0.2 for fp16",
+    )
+    min_agreement_percent: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="share of training and validation pictures with the same first class as in float "
+        "that int8 or fp16 must be able to reach with 95% confidence; if unset, 98 for int8 and 99 for "
+        "fp16",
+    )
+    max_kl: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="largest mean Kullback-Leibler divergence from the float probabilities on these "
+        "pictures, in nats; if unset, 0.015 for int8 and 0.001 for fp16",
     )
     calibration_images: int = Field(
         default=512, ge=1, description="training pictures for int8 calibration"

@@ -41,8 +41,12 @@ class FolderEvidence:
             folder = scan_labelled(self.evaluate_dir, draft.labels)
             return PrecisionReference(folder, *answer_labelled(scorer, folder))
 
+        if self.calibration_dir is not None:
+            folder = scan_plain(self.calibration_dir)
+            return PrecisionReference(folder, scorer.probabilities(folder))
+
         pictures = held_out_pictures()
-        return PrecisionReference(pictures, scorer.probabilities(pictures))
+        return PrecisionReference(pictures, scorer.probabilities(pictures), bundled=True)
 
     def calibration(self, draft: Draft) -> CalibrationRows:
         if self.calibration_dir is None:

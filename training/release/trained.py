@@ -1,7 +1,7 @@
 """Takes a trained network through the gates.
 
-The validation pictures fit the temperature, check parity and gate int8 or float16. The test pictures
-only measure the final graph and gate its accuracy.
+The validation pictures fit the temperature and check parity. With the training pictures, they gate int8
+or float16. The test pictures only measure the final graph and gate its accuracy.
 
 Shapes: N pictures, C classes.
 """
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from contract.comparison import UNKNOWN
 from contract.manifest import Calibration, Manifest, Preprocessing
 from contract.preprocessing import read_input
 from training.config.config import Publish, RunConfig
@@ -35,7 +36,7 @@ from training.evaluation.reference import InputRecorder
 from training.evaluation.scorer import Scorer, accuracy
 from training.export import describe as graphs
 from training.export.draft import Draft
-from training.export.gate import LowerPrecision, PrecisionReference
+from training.export.gate import CONFIG_KEYS, LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
 from training.export.layers import with_layers
 from training.networks.architectures import normalise
@@ -49,9 +50,7 @@ UNSTATED_LICENSE: Final = "NOASSERTION"  # SPDX, for "no licence is stated"
 
 _N_PARITY: Final = 300  # pictures, at most
 _BATCH: Final = 32
-_MAX_DROP_INT8: Final = (
-    1.0  # points of top-1; an import allows 2, as its network may quantize worse
-)
+_N_COMPARED: Final = 10_000  # pictures, at most, that a lower precision is gated on
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +149,24 @@ class SplitEvidence:
         self.max_batch = config.publish.max_batch
 
     def precision_reference(self, draft: Draft) -> PrecisionReference:
-        pictures = SamplePictures(self.data.validation)
-        answers = self._answer(draft, self.data.validation, self.prepared.row)
+        # The validation pictures first, which alone have labels that the network has not seen.
+        held_out = self.data.validation
+        room = max(_N_COMPARED - len(held_out), 0)
+        seen = self._shuffled_training()[:room]
+        seen = [
+            sample for sample, _ in read_each(seen, lambda data: self.prepared.row(data, draft))
+        ]
+
+        answers = self._answer(draft, [*held_out, *seen], self.prepared.row)
+        indexes = answers.indexes.copy()
+        indexes[len(held_out) :] = UNKNOWN
+        pictures = SamplePictures([*held_out, *seen])
         return PrecisionReference(
-            pictures, answers.probabilities, answers.indexes, prepare=self.prepared.row
+            pictures, answers.probabilities, indexes, prepare=self.prepared.row
         )
 
     def calibration(self, draft: Draft) -> CalibrationRows:
-        # A random sample of the training pictures, so that all classes are in it.
-        chosen = list(self.data.train)
-        random.Random(self.config.seed).shuffle(chosen)  # noqa: S311 # nothing is kept secret
-        chosen = chosen[: self.config.publish.calibration_images]
+        chosen = self._shuffled_training()[: self.config.publish.calibration_images]
         rows = [row for _, row in read_each(chosen, lambda data: read_input(data, draft))]
         return CalibrationRows(rows, f"training pictures of {self.data.name}")
 
@@ -199,6 +205,12 @@ class SplitEvidence:
             self.test.probabilities,
             self.config.publish.golden_images,
         )
+
+    def _shuffled_training(self) -> list[Sample]:
+        # Shuffled, so that all classes are among the first.
+        samples = list(self.data.train)
+        random.Random(self.config.seed).shuffle(samples)  # noqa: S311 # nothing is kept secret
+        return samples
 
     def _answer(
         self, draft: Draft, samples: Sequence[Sample], prepare: ReadInput
@@ -242,7 +254,11 @@ def _reference(
 def _precision(publish: Publish) -> LowerPrecision | None:
     if publish.precision == "fp32":
         return None
-    drop = publish.max_drop
-    if drop is None and publish.precision == "int8":
-        drop = _MAX_DROP_INT8
-    return LowerPrecision(publish.precision, max_drop=drop, or_float=True)
+    return LowerPrecision(
+        publish.precision,
+        max_drop=publish.max_drop,
+        min_agreement_percent=publish.min_agreement_percent,
+        max_kl=publish.max_kl,
+        or_float=True,
+        names=CONFIG_KEYS,
+    )
