@@ -89,8 +89,8 @@ def fit(
         if config.optimizer is not None:
             with _timed(durations_s, "training"):
                 trained = loop.train(run, resume=resume)
-            top1_percent, epoch = 100 * trained.best.validation_top1, trained.best.epoch
-            log.info("training: best epoch %d, validation top-1 %.2f%%", epoch, top1_percent)
+            why = trained.score.reason(config.loop.best_by)
+            log.info("training: epoch %d is kept: %s", trained.best.epoch, why)
         if not world.is_first:
             return None
 
@@ -151,10 +151,8 @@ def _train_head(run: TrainingRun, resume: bool) -> FittedHead:
 
     head = run.world.first(fitted)
     install_head(run.network, head)
-    top1_percent, epoch = 100 * head.top1, head.epoch + 1
-    log.info(
-        "head: best epoch %d, validation top-1 %.2f%%, NLL %.4f", epoch, top1_percent, head.nll
-    )
+    why = head.score.reason(run.config.loop.best_by)
+    log.info("head: epoch %d is kept: %s", head.epoch + 1, why)
     return head
 
 

@@ -239,7 +239,9 @@ class Loop(_Strict):
         description="decay of a moving average of the weights; if set, the averaged weights are kept",
     )
     best_by: Literal["top1", "nll"] = Field(
-        default="top1", description="validation metric that selects the best epoch"
+        default="nll",
+        description="validation metric that selects the epoch that is kept: `nll` is the NLL at its best "
+        "temperature",
     )
     patience_epochs: int | None = Field(
         default=None, ge=1, description="stop after this many epochs without improvement"

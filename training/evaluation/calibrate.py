@@ -47,7 +47,21 @@ def energy(logits: Logits, temperature: float) -> NDArray[np.float64]:
     return energies  # (N,)
 
 
-def fit_temperature(logits: Logits, indexes: Indexes) -> float:
+def nll_at(logits: NDArray[np.floating], indexes: Indexes, temperature: float) -> float:
+    """Returns the mean negative log-likelihood under softmax(logits / T), in float64.
+
+    Raises:
+        PicturesMissing: N is 0.
+        ValueError: the shapes do not fit, or a logit is not finite.
+    """
+    if not len(indexes):
+        raise PicturesMissing("there are no pictures to calibrate with")
+    if not np.isfinite(logits).all():
+        raise ValueError("a logit is not finite")
+    return cross_entropy(_softmax(np.asarray(logits, dtype=np.float64) / temperature), indexes)
+
+
+def fit_temperature(logits: Logits, indexes: Indexes, *, bisections: int = _BISECTIONS) -> float:
     """Returns the T that minimises the cross-entropy of softmax(logits / T) (arXiv:1706.04599).
 
     T is MIN_TEMPERATURE to MAX_TEMPERATURE, or 1 if no other value lowers the cross-entropy. The
@@ -57,7 +71,7 @@ def fit_temperature(logits: Logits, indexes: Indexes) -> float:
         PicturesMissing: N is 0.
         ValueError: the shapes do not fit, or a logit is not finite.
     """
-    before = _cross_entropy(logits, indexes, 1.0)
+    before = nll_at(logits, indexes, 1.0)
     rows = np.asarray(logits, dtype=np.float64)
     expected = _target_logits(rows, indexes)  # (N,)
 
@@ -68,13 +82,13 @@ def fit_temperature(logits: Logits, indexes: Indexes) -> float:
 
     # The cross-entropy is convex in 1/T, so its only minimum is where the slope changes sign.
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
-    for _ in range(_BISECTIONS):
+    for _ in range(bisections):
         middle = (low + high) / 2
         # A positive slope in 1/T means that T must rise.
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
 
     temperature = math.exp((low + high) / 2)
-    return temperature if _cross_entropy(rows, indexes, temperature) < before else 1.0
+    return temperature if nll_at(rows, indexes, temperature) < before else 1.0
 
 
 def conformal(
@@ -162,7 +176,7 @@ def calibrate(validation: Labelled, test: Labelled, temperature: float) -> Calib
         ValueError: the shapes do not fit, or a logit is not finite.
     """
     for logits, indexes in (validation, test):
-        _cross_entropy(logits, indexes, temperature)  # only for its checks
+        nll_at(logits, indexes, temperature)  # only for its checks
 
     after = reliability(softmax(test[0], temperature), test[1])
     before = reliability(softmax(test[0]), test[1])
@@ -200,11 +214,3 @@ def _softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     raised = np.exp(rows - rows.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _cross_entropy(logits: NDArray[np.floating], indexes: Indexes, temperature: float) -> float:
-    if not len(indexes):
-        raise PicturesMissing("there are no pictures to calibrate with")
-    if not np.isfinite(logits).all():
-        raise ValueError("a logit is not finite")
-    return cross_entropy(_softmax(np.asarray(logits, dtype=np.float64) / temperature), indexes)

@@ -36,12 +36,19 @@ from training.learning.features import (
 from training.learning.history import Metric, merit
 from training.learning.learner import class_weights
 from training.learning.optim import decide_precision
+from training.learning.validation import ValidationScore, score_validation
 from training.system.files import write_whole
 from training.system.randomness import seed_of, torch_seeded
 
 log = logging.getLogger(__name__)
 
-_FACTS: Final = {"top1": float, "nll": float, "epoch": int}
+_FACTS: Final = {
+    "top1": float,
+    "nll": float,
+    "nll_calibrated": float,
+    "temperature": float,
+    "epoch": int,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +58,7 @@ class HeadObjective:
     n_classes: int
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None  # float32 (C,); None weighs all classes equally
-    best_by: Metric = "top1"  # the other metric breaks ties
+    best_by: Metric = "nll"  # the other metric breaks ties
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +69,13 @@ class FittedHead:
     bias: Tensor  # float32 (C,)
     top1: float  # 0..1
     nll: float  # mean negative log-likelihood, natural logarithm
+    nll_calibrated: float  # the same at the temperature that lowers it most
+    temperature: float  # that temperature
     epoch: int  # the best one, from 0
+
+    @property
+    def score(self) -> ValidationScore:
+        return ValidationScore(self.top1, self.nll, self.nll_calibrated, self.temperature)
 
 
 def train_head(
@@ -156,12 +169,12 @@ def fit_head(
         schedule.step()
 
         with torch.inference_mode():
-            top1, nll = _measure(head(held_out), validation.indexes)
-        if not math.isfinite(nll):
+            logits = head(held_out).numpy()
+        score = score_validation(logits, validation.indexes.numpy())
+        if not math.isfinite(score.nll):
             raise LossNotFinite(f"the head diverged in epoch {epoch}; lower head.learning_rate")
-        better = best is None or merit(top1, nll, metric) > merit(best.top1, best.nll, metric)
-        if better:
-            best = FittedHead(*scaling.undo(head), top1, nll, epoch)
+        if best is None or _merit(score, metric) > _merit(best.score, metric):
+            best = FittedHead(*scaling.undo(head), **asdict(score), epoch=epoch)
     if best is None:
         raise ValueError("at least one epoch is needed")
     return best
@@ -245,6 +258,5 @@ def _loss(logits: Tensor, indexes: Tensor, objective: HeadObjective) -> Tensor:
     )
 
 
-def _measure(logits: Tensor, indexes: Tensor) -> tuple[float, float]:
-    hits = (logits.argmax(dim=1) == indexes).float().mean()
-    return float(hits), float(functional.cross_entropy(logits, indexes))
+def _merit(score: ValidationScore, metric: Metric) -> tuple[float, float]:
+    return merit(score.top1, score.nll_calibrated, metric)

@@ -34,6 +34,8 @@ class EpochRecord:
     train_loss: float  # mean over the augmented pictures, with smoothing, class weights and mixing
     train_top1: float  # 0..1, against the main class of mixed targets
     validation_nll: float  # mean negative log-likelihood, natural logarithm
+    validation_nll_calibrated: float  # the same at the temperature that lowers it most
+    validation_temperature: float  # that temperature
     validation_top1: float  # 0..1
     learning_rate: float  # of the head, at the last step
     images_per_s: float  # in training, including reading, decoding and augmenting
@@ -60,7 +62,9 @@ def merit(top1: float, nll: float, metric: Metric) -> tuple[float, float]:
 
 def best_of(history: Sequence[EpochRecord], metric: Metric) -> EpochRecord:
     # max returns the first of equal epochs.
-    return max(history, key=lambda one: merit(one.validation_top1, one.validation_nll, metric))
+    return max(
+        history, key=lambda one: merit(one.validation_top1, one.validation_nll_calibrated, metric)
+    )
 
 
 def is_over(

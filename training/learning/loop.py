@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from training.data.batches import Batch
@@ -22,6 +23,7 @@ from training.learning import learner, optim, progress
 from training.learning.checkpoint import Checkpoints, changes, identity_of
 from training.learning.history import EpochRecord, RunLength, StepRecord, best_of, is_over
 from training.learning.run import TrainingResult, TrainingRun, make_batches
+from training.learning.validation import ValidationScore, score_validation
 from training.system.signals import StopFlag, raise_for, stop_on_signals
 
 __all__ = ["TrainingResult", "TrainingRun", "train"]
@@ -155,7 +157,7 @@ class _Training:
 
     def _finish_epoch(self) -> None:
         began_s = self.run.clock()
-        nll, top1 = self._validate()
+        score = self._validate()
 
         sums, n_images = self.sums, max(self.sums.n_images, 1)
         validation_s = self.run.clock() - began_s
@@ -164,8 +166,10 @@ class _Training:
             step=self.step,
             train_loss=sums.loss / n_images,
             train_top1=sums.hits / n_images,
-            validation_nll=nll,
-            validation_top1=top1,
+            validation_nll=score.nll,
+            validation_nll_calibrated=score.nll_calibrated,
+            validation_temperature=score.temperature,
+            validation_top1=score.top1,
             learning_rate=self.learner.learning_rate,
             images_per_s=sums.n_images / max(sums.train_s, 1e-9),
             seconds=sums.train_s + validation_s,
@@ -186,27 +190,26 @@ class _Training:
             self._write_last()
         self._stop_if(self.world.sum(self.flag.counts()))
 
-    def _validate(self) -> tuple[float, float]:
-        # Returns NLL and top-1 in float32, the precision that is served.
+    def _validate(self) -> ValidationScore:
         self.world.share_buffers(self.learner.kept)
-        totals = [0.0, 0.0, 0.0]
-        for batch in self.validation_batches.epoch(0, rank=self.world.rank, world=self.world.size):
-            nll, hits = self.learner.score(batch)
-            *sums, terminated, interrupted = self.world.sum(
-                [nll, hits, len(batch.images), *self.flag.counts()]
-            )
-            self._stop_if((terminated, interrupted))
+        parts = []  # this process's logits and class indexes
+        rank, size = self.world.rank, self.world.size
+        for batch in self.validation_batches.epoch(0, rank=rank, world=size):
+            parts.append((self.learner.logits(batch), batch.indexes.numpy()))
+            self._stop_if(self.world.sum(self.flag.counts()))
             self._write_if_due()
-            totals = [total + value for total, value in zip(totals, sums, strict=True)]
 
-        if totals[2] == 0:
+        found = [part for parts in self.world.gather(parts) for part in parts]
+        logits, indexes = (np.concatenate(column) for column in zip(*found, strict=True))
+        if len(indexes) == 0:
             raise DataRefused("none of the validation pictures can be read any more")
-        if not math.isfinite(totals[0]):
-            error = LossNotFinite(f"the validation NLL is {totals[0]}")
-            raise self._diverged(error, f"after step {self.step}")
 
         # All processes must decide the same from these numbers, so they need identical bits.
-        return self.world.broadcast((totals[0] / totals[2], totals[1] / totals[2]))
+        score = self.world.first(lambda: score_validation(logits, indexes))
+        if not math.isfinite(score.nll):
+            error = LossNotFinite(f"the validation NLL is {score.nll}")
+            raise self._diverged(error, f"after step {self.step}")
+        return score
 
     def _result(self) -> TrainingResult:
         self.run.network.load_state_dict(self.best)

@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 LOG_FILE: Final = "log.jsonl"
 TENSORBOARD_FOLDER: Final = "tensorboard"
 _PLAIN_EVERY_S: Final = 30.0
+_EPOCH_SCALARS: Final = (
+    "train_loss",
+    "train_top1",
+    "validation_nll",
+    "validation_nll_calibrated",
+    "validation_top1",
+)
 
 
 class Callback(Protocol):
@@ -98,7 +105,7 @@ class TensorBoardLog:
             self._writer.add_scalar(f"step/{name}", getattr(record, name), record.step)
 
     def on_epoch(self, record: EpochRecord, best: bool) -> None:  # noqa: ARG002 - a Callback
-        for name in ("train_loss", "train_top1", "validation_nll", "validation_top1"):
+        for name in _EPOCH_SCALARS:
             self._writer.add_scalar(f"epoch/{name}", getattr(record, name), record.step)
 
     def close(self) -> None:
@@ -190,7 +197,8 @@ class RichDisplay:
 def epoch_text(record: EpochRecord, extent: RunLength, *, best: bool) -> str:
     return (
         f"epoch {record.epoch}/{extent.epochs}: loss {record.train_loss:.4f}, validation top-1 "
-        f"{100 * record.validation_top1:.2f}%, NLL {record.validation_nll:.4f}, "
+        f"{100 * record.validation_top1:.2f}%, NLL {record.validation_nll:.4f} "
+        f"({record.validation_nll_calibrated:.4f} at temperature {record.validation_temperature:.2f}), "
         f"{record.images_per_s:.0f} images/s, {record.seconds:.1f} s{', best so far' * best}"
     )
 

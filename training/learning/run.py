@@ -21,6 +21,7 @@ from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
 from training.errors import DataRefused
 from training.learning.history import EpochRecord
+from training.learning.validation import ValidationScore
 from training.system.distributed import World
 
 
@@ -53,6 +54,16 @@ class TrainingResult:
     network: nn.Module  # the run's network with the weights of the best epoch, in evaluation mode
     history: tuple[EpochRecord, ...]
     best: EpochRecord
+
+    @property
+    def score(self) -> ValidationScore:
+        best = self.best
+        return ValidationScore(
+            best.validation_top1,
+            best.validation_nll,
+            best.validation_nll_calibrated,
+            best.validation_temperature,
+        )
 
 
 def make_batches(run: TrainingRun, cleanup: ExitStack) -> tuple[Batches, Batches]:

@@ -42,7 +42,7 @@ def curve_plots(data: ReportData) -> list[Plot]:
     first, last = data.history[0], data.history[-1]
     texts = (
         f"Loss by epoch: training from {first.train_loss:.3g} to {last.train_loss:.3g}, validation "
-        f"from {first.validation_nll:.3g} to {last.validation_nll:.3g}",
+        f"from {first.validation_nll_calibrated:.3g} to {last.validation_nll_calibrated:.3g}",
         f"Top-1 by epoch: validation from {100 * first.validation_top1:.1f}% to "
         f"{100 * last.validation_top1:.1f}%",
         f"Learning rate by epoch: from {first.learning_rate:.3g} to {last.learning_rate:.3g}",

@@ -47,7 +47,7 @@ class HistoryRow(Protocol):
     @property
     def train_top1(self) -> float: ...
     @property
-    def validation_nll(self) -> float: ...
+    def validation_nll_calibrated(self) -> float: ...
     @property
     def validation_top1(self) -> float: ...
     @property
@@ -58,7 +58,7 @@ class HeadScore(Protocol):
     """The head alone, on the validation pictures: mean NLL and top-1, 0..1."""
 
     @property
-    def nll(self) -> float: ...
+    def nll_calibrated(self) -> float: ...
     @property
     def top1(self) -> float: ...
 
@@ -90,9 +90,9 @@ def curve_panels(
 
     def loss(axes: Axes) -> None:
         train = [row.train_loss for row in history]
-        validation = [row.validation_nll for row in history]
+        validation = [row.validation_nll_calibrated for row in history]
         lines = {"training": train, "validation (NLL)": validation}
-        curves(axes, "Loss", lines, head.nll if head else None)
+        curves(axes, "Loss", lines, head.nll_calibrated if head else None)
 
     def accuracy(axes: Axes) -> None:
         train = [100 * row.train_top1 for row in history]

@@ -64,6 +64,17 @@ class World:
         received: Thing = box[0]
         return received
 
+    def gather(self, thing: Thing) -> list[Thing]:
+        """Returns each process's object, by rank, in every process.
+
+        Uses pickle, which is safe only between the processes of one run.
+        """
+        if self.size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.size
+        distributed.all_gather_object(things, thing)
+        return things
+
     def first(self, action: Callable[[], Thing]) -> Thing:
         """Runs the action in the first process only and returns its result in all of them.
 

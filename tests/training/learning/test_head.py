@@ -17,6 +17,7 @@ from training.learning.head import (
     read_head,
     write_head,
 )
+from training.learning.validation import ValidationScore
 from training.networks.architectures import normalise
 
 
@@ -91,8 +92,10 @@ def test_fit_uses_every_view():
 
 @pytest.mark.parametrize(("best_by", "kept"), [("top1", 2), ("nll", 3)])
 def test_fit_keeps_the_best_epoch_by_the_chosen_metric(best_by, kept, monkeypatch):
-    measured = iter([(0.5, 1.0), (0.9, 2.0), (0.9, 0.5), (0.7, 0.1), (0.8, 0.3)])
-    monkeypatch.setattr("training.learning.head._measure", lambda *_: next(measured))
+    results = [(0.5, 1.0), (0.9, 2.0), (0.9, 0.5), (0.7, 0.1), (0.8, 0.3)]
+    # The plain NLL goes the other way, and must not count.
+    scores = iter(ValidationScore(top1, -nll, nll, 1.0) for top1, nll in results)
+    monkeypatch.setattr("training.learning.head.score_validation", lambda *_: next(scores))
 
     head = fit_head(
         clusters(5, 0), clusters(5, 1), Head(epochs=5), HeadObjective(3, best_by=best_by), seed=0
@@ -156,14 +159,14 @@ def test_head_of_another_network_is_refused():
 
 
 def test_head_round_trips_through_its_file(tmp_path):
-    head = FittedHead(torch.randn(3, 8), torch.randn(3), 0.1 + 0.2, 1 / 3, 7)
+    head = FittedHead(torch.randn(3, 8), torch.randn(3), 0.1 + 0.2, 1 / 3, 1 / 7, 0.9, 7)
 
     write_head(tmp_path / "head.safetensors", head)
     found = read_head(tmp_path / "head.safetensors")
 
     assert torch.equal(found.weight, head.weight)
     assert torch.equal(found.bias, head.bias)
-    assert (found.top1, found.nll, found.epoch) == (head.top1, head.nll, head.epoch)
+    assert (found.score, found.epoch) == (head.score, head.epoch)
 
 
 def test_head_that_is_damaged_is_refused(tmp_path):

@@ -14,8 +14,9 @@ from contract.preprocessing import resize_and_crop
 from tests.training.helpers import runs, tinynet
 from training.data.batches import Batch
 from training.errors import CheckpointRefused, ConfigInvalid, DataRefused, LossNotFinite
-from training.learning import checkpoint, history, learner, optim
+from training.learning import checkpoint, history, learner, loop, optim
 from training.learning.loop import train
+from training.learning.validation import ValidationScore
 from training.networks.architectures import normalise
 
 
@@ -53,13 +54,8 @@ def _steps(made, n):
 
 def _script_validation(monkeypatch, *results):
     """Makes validation return the given (NLL, hits of 9 pictures) of each epoch."""
-    answers = iter(result for result in results for _ in range(2))  # two batches per epoch
-
-    def score(_, batch):
-        nll, hits = next(answers)
-        return nll * len(batch.images), hits * len(batch.images) / 9
-
-    monkeypatch.setattr(learner.Learner, "score", score)
+    scores = iter(ValidationScore(hits / 9, nll, nll, 1.0) for nll, hits in results)
+    monkeypatch.setattr(loop, "score_validation", lambda *_: next(scores))
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1e9], ids=["unclipped", "clipped-by-nothing"])
@@ -267,6 +263,7 @@ def test_train_validates_on_the_pixels_that_are_served(tmp_path):
         hits += int(probabilities.argmax() == sample.index)
     assert trained.best.validation_nll == pytest.approx(nll / 9, rel=1e-5)
     assert trained.best.validation_top1 == hits / 9
+    assert trained.best.validation_nll_calibrated <= trained.best.validation_nll
 
 
 def test_train_returns_and_writes_the_weights_of_the_best_epoch(tmp_path, monkeypatch):

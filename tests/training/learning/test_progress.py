@@ -30,7 +30,9 @@ def epoch(number: int, top1: float = 0.75, nll: float = 0.9) -> EpochRecord:
         step=10 * number,
         train_loss=0.6,
         train_top1=0.8,
-        validation_nll=nll,
+        validation_nll=2 * nll,
+        validation_nll_calibrated=nll,
+        validation_temperature=0.8,
         validation_top1=top1,
         learning_rate=0.1,
         images_per_s=100.0,
@@ -144,7 +146,8 @@ def test_plain_display_logs_every_half_minute_and_each_epoch(caplog):
     assert caplog.messages == [
         "epoch 1/3, step 5/30: loss 0.5000, 100 images/s, 4:10 left",
         "epoch 1/3, step 8/30: loss 0.5000, 100 images/s, 3:40 left",
-        "epoch 1/3: loss 0.6000, validation top-1 75.00%, NLL 0.9000, 100 images/s, 3.2 s, "
+        "epoch 1/3: loss 0.6000, validation top-1 75.00%, NLL 1.8000 "
+        "(0.9000 at temperature 0.80), 100 images/s, 3.2 s, "
         "best so far",
     ]
 

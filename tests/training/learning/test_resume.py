@@ -12,9 +12,10 @@ import torch
 
 from tests.training.helpers import runs, tinynet
 from training.errors import CheckpointRefused
-from training.learning import learner
+from training.learning import learner, loop
 from training.learning.checkpoint import LAST, PREVIOUS
 from training.learning.loop import train
+from training.learning.validation import ValidationScore
 from training.system.signals import Interrupted, Terminated
 
 _CHANGES: dict[str, Any] = {
@@ -109,7 +110,7 @@ def test_train_terminated_while_validating_repeats_the_validation(
 ):
     with monkeypatch.context() as patch:
         _before_call(
-            patch, "score", 3, _send_signal(signal.SIGTERM)
+            patch, "logits", 3, _send_signal(signal.SIGTERM)
         )  # first batch of the second epoch's
         with pytest.raises(Terminated, match="after step 4"):
             train(runs.run(tmp_path, **_CHANGES))
@@ -186,8 +187,8 @@ def test_train_resumed_after_its_end_returns_the_same_result(tmp_path):
 
 def test_train_resumed_keeps_an_earlier_best_epoch(tmp_path, monkeypatch):
     """The worse epoch after the resume must not replace it."""
-    results = iter([(0.1, 1.0)] * 2 + [(9.0, 0.0)] * 4)  # two batches an epoch
-    monkeypatch.setattr(learner.Learner, "score", lambda *_: next(results))
+    scores = iter([ValidationScore(1.0, 0.1, 0.1, 1.0)] + 2 * [ValidationScore(0.0, 9.0, 9.0, 1.0)])
+    monkeypatch.setattr(loop, "score_validation", lambda *_: next(scores))
     with monkeypatch.context() as patch:
         _before_call(patch, "step", 4, _send_signal(signal.SIGTERM))
         with pytest.raises(Terminated):

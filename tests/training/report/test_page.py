@@ -88,7 +88,7 @@ def report_data(n_classes: int = 3, **changes: object) -> ReportData:
         config="seed = 0",
         history=history(3),
         kept_epoch=2,
-        head=SimpleNamespace(nll=0.75, top1=0.625),
+        head=SimpleNamespace(nll_calibrated=0.75, top1=0.625),
         validation=evaluations["validation"],
         test=evaluations["test"],
         uncalibrated=measures.reliability(softmax(splits["test"][0]), splits["test"][1]),

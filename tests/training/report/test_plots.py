@@ -23,7 +23,7 @@ def history(n: int) -> list[SimpleNamespace]:
             epoch=i + 1,
             train_loss=2.0 / (i + 1),
             train_top1=0.5,
-            validation_nll=float("nan") if i == 1 else 1.0,
+            validation_nll_calibrated=float("nan") if i == 1 else 1.0,
             validation_top1=0.6,
             learning_rate=1e-3,
         )
@@ -71,7 +71,7 @@ def test_curve_panels_show_the_values_and_the_epoch_that_is_kept():
 
 
 def test_curve_panels_start_at_the_result_of_the_head_stage():
-    head = SimpleNamespace(nll=0.9, top1=0.4)
+    head = SimpleNamespace(nll_calibrated=0.9, top1=0.4)
 
     loss, accuracy, rate = (axes_of(p) for p in plots.curve_panels(history(4), 3, head))
 

@@ -77,6 +77,7 @@ def test_world_of_one_process_needs_no_communication():
     assert world.is_first
     assert world.sum([1, 2.5]) == [1.0, 2.5]
     assert world.broadcast("x") == "x"
+    assert world.gather("x") == ["x"]
     assert world.first(lambda: 7) == 7
     assert world.wrap(network) is network
 
