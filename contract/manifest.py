@@ -260,6 +260,32 @@ class HalfPrecision(_Strict):
     )
 
 
+class Comparison(_Strict):
+    """How the version compares with the one it replaces, on the same pictures, from image bytes.
+
+    Only pictures of classes that both versions have count. Without labelled pictures, the answers to
+    others are compared, and top-1 is unknown.
+    """
+
+    version: int = Field(ge=1, description="the version that it was compared with")
+    n_images: int = Field(ge=0)
+    top1_before_percent: Percent | None = Field(default=None, description="of the other version")
+    top1_after_percent: Percent | None = Field(default=None, description="of this version")
+    difference_percent: float | None = Field(
+        default=None, description="top-1 of this version minus that of the other, in points"
+    )
+    difference_low_percent: float | None = Field(
+        default=None, description="lower bound of its 95% interval"
+    )
+    difference_high_percent: float | None = Field(
+        default=None, description="upper bound of its 95% interval"
+    )
+    changed_answers: int = Field(ge=0, description="pictures with another first class")
+    labels_added: tuple[str, ...] = ()
+    labels_removed: tuple[str, ...] = ()
+    labels_renamed: dict[str, str] = Field(default_factory=dict, description="old name to new name")
+
+
 class GoldenPrediction(_Strict):
     """One expected prediction of a golden example."""
 
@@ -413,6 +439,7 @@ class Manifest(_Strict):
     classifier: Classifier | None = None
     layers: Layers | None = None
     reference: ReferenceStatistics | None = None
+    comparison: Comparison | None = None
     golden: tuple[GoldenExample, ...] = Field(min_length=1)
     files: dict[RelativePath, Sha256] = Field(
         description="every file in the version's folder except manifest.json and its digest"

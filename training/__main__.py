@@ -76,6 +76,16 @@ _LAYERS = click.option(
     help="Also publish a float graph with the values of every layer, for looking inside. It is as "
     "large as the float model, and the service does not load it.",
 )
+_ALLOW_WORSE = click.option(
+    "--allow-worse",
+    is_flag=True,
+    help="Publish even if the version that it replaces is more accurate on the same pictures.",
+)
+_ALLOW_LABEL_CHANGES = click.option(
+    "--allow-label-changes",
+    is_flag=True,
+    help="Publish even if labels of the version that it replaces are gone or renamed.",
+)
 # \b keeps click from rewrapping the paragraph that follows.
 _EXAMPLES = """\b
 Examples:
@@ -196,6 +206,8 @@ def main() -> None:
     help="If the int8 or fp16 graph fails its gate, publish the float graph instead of failing.",
 )
 @_LAYERS
+@_ALLOW_WORSE
+@_ALLOW_LABEL_CHANGES
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Random seed for the calibration crops."
 )
@@ -295,6 +307,8 @@ _SOURCE_HELP = (
     is_flag=True,
     help="Train, run the gates and write the report, but do not publish.",
 )
+@_ALLOW_WORSE
+@_ALLOW_LABEL_CHANGES
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

@@ -19,6 +19,8 @@ TrainingError
     │   └── HalfPrecisionFailed   float16 loses too much accuracy, or overflows
     ├── LossNotFinite             training diverged; the message names the step
     ├── AccuracyTooLow            accuracy is below what the config requires
+    ├── VersionWorse              the version it would replace is more accurate
+    ├── LabelsChanged             the version it would replace has labels that it lacks
     └── VersionUnproven           the finished version fails its golden examples or digests
 
 `training.system.signals` adds Interrupted and Terminated, raised when a signal ends a run after a
@@ -150,6 +152,18 @@ class AccuracyTooLow(GateFailed):
     """The accuracy is below `publish.min_top1_percent`."""
 
     code = "accuracy_too_low"
+
+
+class VersionWorse(GateFailed):
+    """The version that it would replace is more accurate, and `--allow-worse` was not given."""
+
+    code = "version_worse"
+
+
+class LabelsChanged(GateFailed):
+    """The version that it would replace has labels that it lacks."""
+
+    code = "labels_changed"
 
 
 class VersionUnproven(GateFailed):

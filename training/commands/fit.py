@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from training.commands.fitting import fit
 from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
 from training.data.sources.find import TORCHVISION
-from training.errors import InputRefused
+from training.errors import InputRefused, LabelsChanged
 from training.learning.folder import RunFolder, RunRequest, next_folder
 from training.system.environment import is_first_process
 
@@ -48,6 +48,8 @@ class FitOptions:
     run_dir: Path | None
     resume_dir: Path | None
     no_publish: bool
+    allow_worse: bool
+    allow_label_changes: bool
     device: str
     cache_dir: Path
 
@@ -66,6 +68,12 @@ def run_fit(options: FitOptions) -> Path | None:
             )
         folder = RunFolder(options.resume_dir)
         request, config = folder.read_request()
+        # A finished run that a gate refused can be published without training again.
+        request = replace(
+            request,
+            allow_worse=request.allow_worse or options.allow_worse,
+            allow_label_changes=request.allow_label_changes or options.allow_label_changes,
+        )
     else:
         request, config = _new_run(options)
         # Under torchrun only the first process creates the folder.
@@ -82,7 +90,7 @@ def run_fit(options: FitOptions) -> Path | None:
             device=options.device,
             cache_dir=options.cache_dir,
         )
-    except InputRefused:
+    except (InputRefused, LabelsChanged):
         if not resume and is_first_process():
             folder.discard()
         raise
@@ -112,6 +120,8 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
         publish=not options.no_publish,
         command=options.command,
         layers=options.layers,
+        allow_worse=options.allow_worse,
+        allow_label_changes=options.allow_label_changes,
     )
     return request, config
 

@@ -20,6 +20,7 @@ from training.data.checks.check import load_data
 from training.data.checks.findings import Findings, render
 from training.data.prepared import PreparedPictures
 from training.data.samples import DataSet
+from training.errors import VersionWorse
 from training.learning import loop
 from training.learning.folder import CONFIG, HEAD, REPORT, RunFolder, RunRequest
 from training.learning.head import FittedHead, install_head, read_head, train_head, write_head
@@ -28,6 +29,7 @@ from training.networks.architectures import preprocessing_of
 from training.networks.build import build
 from training.networks.folding import fold_batch_norms
 from training.release.publish import Destination, check_free, next_version, publish
+from training.release.replacement import check_labels
 from training.release.trained import CandidateVersion, TrainedNetwork, gate_network
 from training.report.measure import RunHistory, write_fit_report
 from training.system.distributed import joined
@@ -97,9 +99,15 @@ def fit(
         with _timed(durations_s, "export and gates"):
             to = _destination(request)
             network = network.cpu().float()
-            candidate = gate_network(
-                TrainedNetwork(network, spec, data, config, source, prepared), to
-            )
+            finished = TrainedNetwork(network, spec, data, config, source, prepared)
+            try:
+                candidate = gate_network(finished, to)
+            except VersionWorse:
+                log.info(
+                    "to publish it without training again: convserve-train fit --resume %s --allow-worse",
+                    folder.path,
+                )
+                raise
         # Report first, publish last: a run that is killed in between can be resumed without loss.
         _report(folder, candidate, findings, head, trained, durations_s)
         if not request.publish:
@@ -119,6 +127,7 @@ def _find_and_check(
     )
     log.info("%s", render(findings))
     folder.write_data(data, findings)
+    check_labels(data.labels, _destination(request))  # now rather than after hours of training
     return data, findings
 
 
@@ -166,6 +175,8 @@ def _destination(request: RunRequest) -> Destination:
         license=request.license,
         command=request.command,
         layers=request.layers,
+        allow_worse=request.allow_worse,
+        allow_label_changes=request.allow_label_changes,
     )
 
 

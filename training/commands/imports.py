@@ -43,6 +43,8 @@ class ImportOptions:
     max_kl: float | None
     or_float: bool
     layers: bool
+    allow_worse: bool
+    allow_label_changes: bool
     evidence: FolderEvidence
     foreign: ForeignSpec
 
@@ -58,7 +60,7 @@ def run_import(options: ImportOptions) -> Path:
     target = _precision(options)
     draft, reference = _float_graph(options, to)
     draft = with_layers(draft) if to.layers else draft
-    manifest, files = run_gates(draft, reference, options.evidence, target)
+    manifest, files = run_gates(draft, reference, options.evidence, target, to)
     return publish(to.models_dir, manifest, files, replace=to.replace)
 
 
@@ -85,6 +87,8 @@ def _destination(options: ImportOptions) -> Destination:
         license=options.license,
         command=options.command,
         layers=options.layers,
+        allow_worse=options.allow_worse,
+        allow_label_changes=options.allow_label_changes,
     )
 
 

@@ -11,6 +11,7 @@ from contract.manifest import (
     Activation,
     Calibration,
     Classifier,
+    Comparison,
     GoldenExample,
     Graph,
     HalfPrecision,
@@ -56,6 +57,7 @@ class Draft:
     layers: Layers | None = None
     reference: ReferenceStatistics | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)  # of `classifier` and `layers`
+    comparison: Comparison | None = None  # with the version that it replaces
 
     @property
     def n_classes(self) -> int:
@@ -107,6 +109,7 @@ class Draft:
                 classifier=self.classifier,
                 layers=self.layers,
                 reference=self.reference,
+                comparison=self.comparison,
                 golden=tuple(golden),
                 files={path: sha256(data) for path, data in sorted(files.items())},
                 provenance=Provenance(

@@ -52,6 +52,8 @@ class RunRequest:
     publish: bool
     command: str  # the command line without local folders
     layers: bool = False  # publish the graph of the layers too
+    allow_worse: bool = False  # than the version it replaces
+    allow_label_changes: bool = False  # labels of that version may be gone or renamed
 
 
 class RunFolder:

@@ -19,6 +19,7 @@ from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 from training.export.draft import Draft
 from training.export.gate import PrecisionReference, held_out_pictures
 from training.export.int8 import CalibrationRows
+from training.release.replacement import AnsweredPictures
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,11 @@ class FolderEvidence:
             )
         return CalibrationRows(rows, f"pictures of the folder {self.calibration_dir.name}")
 
-    def measured(self, draft: Draft) -> Draft:
+    def measured(self, draft: Draft) -> tuple[Draft, AnsweredPictures | None]:
         if draft.quantization is not None:
             draft = replace(draft, seed=self.seed)
         if self.evaluate_dir is None:
-            return draft
+            return draft, None
 
         folder = scan_labelled(self.evaluate_dir, draft.labels)
         recorder = InputRecorder()
@@ -77,7 +78,8 @@ class FolderEvidence:
             metrics.top5_percent,
             folder,
         )
-        return replace(draft, metrics=metrics, reference=recorder.reference(answers, dataset))
+        draft = replace(draft, metrics=metrics, reference=recorder.reference(answers, dataset))
+        return draft, AnsweredPictures(folder, answers, indexes)
 
     def golden(self) -> list[Picture]:
         return list(scan_plain(self.golden_dir))

@@ -1,7 +1,7 @@
 """The gates that every version passes, trained or imported.
 
-In order: parity with the network, lower precision, accuracy of the final graph, golden examples. A
-gate that fails raises before anything is written to the model repository.
+In order: parity with the network, lower precision, accuracy of the final graph, comparison with the
+version that it replaces, golden examples. A gate that fails raises before anything is written to the model repository.
 
 Shapes: N pictures, C classes.
 """
@@ -34,6 +34,8 @@ from training.release.golden import FOLDER as GOLDEN
 from training.release.golden import make_golden
 from training.release.model_card import FILE as MODEL_CARD
 from training.release.model_card import model_card
+from training.release.publish import Destination
+from training.release.replacement import AnsweredPictures, compare_with_replaced
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +89,8 @@ class Evidence(Protocol):
         """
         ...
 
-    def measured(self, draft: Draft) -> Draft:
-        """Returns the draft with the accuracy of its final graph.
+    def measured(self, draft: Draft) -> tuple[Draft, AnsweredPictures | None]:
+        """Returns the draft with the accuracy of its final graph, and the test pictures if any.
 
         Raises:
             AccuracyTooLow: the accuracy is below the required minimum.
@@ -105,6 +107,7 @@ def run_gates(
     reference: NetworkReference | None,
     evidence: Evidence,
     target: LowerPrecision | None,
+    to: Destination,
 ) -> tuple[Manifest, Files]:
     """Runs a draft with a float graph through all gates.
 
@@ -113,6 +116,7 @@ def run_gates(
         reference: the network's predictions; None for an imported ONNX file, which has no network.
         evidence: the pictures.
         target: the precision to convert to; None keeps float32.
+        to: where it is published, and what the user allows there.
 
     Returns:
         The manifest of the version, and its other files.
@@ -131,7 +135,8 @@ def run_gates(
     if reference is not None and draft.precision != "fp32":
         draft = _with_parity(draft, reference.expected, rows, evidence.max_batch)
 
-    draft = evidence.measured(draft)
+    draft, tested = evidence.measured(draft)
+    draft = compare_with_replaced(draft, to, tested)
     return _assemble(draft, evidence.golden(), evidence.max_batch)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from contract.manifest import HalfPrecision, Quantization
 from training.evaluation.parity import N_EVERY_BATCH
 from training.export.draft import Draft
+from training.release.replacement import comparison_text
 
 FILE: Final = "MODEL_CARD.md"
 _KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
@@ -76,6 +77,9 @@ def _accuracy(draft: Draft) -> str:
             f"first {N_EVERY_BATCH} pictures only."
         )
     lines += _cost(draft)
+    if draft.comparison is not None:
+        text = comparison_text(draft.comparison, draft.name)
+        lines.append(f"{text[0].upper()}{text[1:]}.")
     return "\n".join(f"- {line}" for line in (*lines, *draft.notes))
 
 

@@ -35,6 +35,8 @@ class Destination:
     license: str | None = None  # SPDX identifier
     command: str | None = None  # without local folders
     layers: bool = False  # publish the graph of the layers too
+    allow_worse: bool = False  # than the version it replaces
+    allow_label_changes: bool = False  # labels of that version may be gone or renamed
 
     def license_or(self, found: str | None) -> str:
         # A version without a licence could not be passed on.

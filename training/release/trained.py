@@ -43,6 +43,7 @@ from training.networks.architectures import normalise
 from training.release import gates
 from training.release.golden import choose_surest
 from training.release.publish import Destination
+from training.release.replacement import AnsweredPictures
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def gate_network(finished: TrainedNetwork, to: Destination) -> CandidateVersion:
     draft = with_layers(draft) if to.layers else draft
     splits = SplitEvidence(data, config, finished.prepared)
     reference = _reference(network, data.validation, temperature)
-    manifest, files = gates.run_gates(draft, reference, splits, _precision(config.publish))
+    manifest, files = gates.run_gates(draft, reference, splits, _precision(config.publish), to)
     return CandidateVersion(manifest, files, data, splits.validation, splits.test)
 
 
@@ -170,7 +171,7 @@ class SplitEvidence:
         rows = [row for _, row in read_each(chosen, lambda data: read_input(data, draft))]
         return CalibrationRows(rows, f"training pictures of {self.data.name}")
 
-    def measured(self, draft: Draft) -> Draft:
+    def measured(self, draft: Draft) -> tuple[Draft, AnsweredPictures]:
         recorder = InputRecorder(self.prepared.row)
         validation = self._answer(draft, self.data.validation, self.prepared.row)
         test = self._answer(draft, self.data.test, recorder)
@@ -196,7 +197,10 @@ class SplitEvidence:
             draft.calibration.temperature,
         )
         reference = recorder.reference(test.probabilities, metrics.dataset)
-        return replace(draft, metrics=metrics, calibration=calibration, reference=reference)
+        tested = AnsweredPictures(
+            SamplePictures(self.data.test), test.probabilities, test.indexes, self.prepared.row
+        )
+        return replace(draft, metrics=metrics, calibration=calibration, reference=reference), tested
 
     def golden(self) -> list[Picture]:
         return choose_surest(

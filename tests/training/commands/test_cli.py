@@ -429,3 +429,36 @@ def test_imported_manifest_matches_the_committed_schema(run_import, tmp_path):
     assert json.loads(text).keys() <= schema["properties"].keys()
     assert set(schema["required"]) <= json.loads(text).keys()
     assert parse_manifest(text).golden
+
+
+def test_import_of_a_worse_version_is_refused_unless_allowed(run_import, tmp_path, monkeypatch):
+    run_import()
+    monkeypatch.setattr(gates, "export", lambda *_: tinynet.negated(tinynet.exported()))
+    monkeypatch.setattr(gates, "check_batches", lambda *_: 0.0)
+    monkeypatch.setattr(gates, "check_parity", lambda *_: None)
+
+    refused = run_import()
+    allowed = run_import(allow_worse=True)
+
+    assert refused.exit_code == 1
+    assert "version_worse: tiny/2 is worse than tiny/1 on 12 pictures" in refused.output
+    assert allowed.exit_code == 0, allowed.output
+    comparison = read_version(tmp_path / "models", "tiny", 2).manifest.comparison
+    assert comparison
+    assert (comparison.top1_before_percent, comparison.top1_after_percent) == (100, 0)
+
+
+def test_import_with_other_labels_is_refused_unless_allowed(run_import, tmp_path):
+    run_import()
+    (tmp_path / "labels.txt").write_text("red\ngreen\nviolet")
+    flags = {"labels": tmp_path / "labels.txt", "evaluate": None}
+
+    refused = run_import(**flags)
+    allowed = run_import(**flags, allow_label_changes=True)
+
+    assert refused.exit_code == 1
+    assert "labels gone: 'blue'; labels new: 'violet'. Pass --allow-label-changes" in refused.output
+    assert allowed.exit_code == 0, allowed.output
+    comparison = read_version(tmp_path / "models", "tiny", 2).manifest.comparison
+    assert comparison
+    assert (comparison.labels_removed, comparison.labels_added) == (("blue",), ("violet",))

@@ -417,3 +417,64 @@ def test_check_prints_its_findings_and_exits_with_a_status(root):
     assert "broken.png" in usual.output
     assert "violet" in stopped.output
     assert "broken.png" in listed.read_text(encoding="utf-8")
+
+
+def copy_of(published: FitRun, root: Path) -> None:
+    """Puts a published version 1 into the model repository of `root`."""
+    shutil.copytree(published.root / "models", root / "models")
+
+
+def test_fit_that_is_worse_is_refused_and_published_without_training_if_allowed(
+    published, root, monkeypatch
+):
+    copy_of(published, root)
+    worse = ("--set", "schedule.epochs=1", "--set", "optimizer.learning_rate=1e-9")
+
+    refused = run(root, "--data", "colours", *MINE, *worse)
+
+    assert refused.result.exit_code == 1
+    assert (
+        "version_worse: colours/2 is worse than colours/1 on 18 pictures" in refused.result.output
+    )
+    assert "convserve-train fit --resume runs/colours/1 --allow-worse" in refused.result.output
+    assert find_versions(root / "models") == {"colours": [1]}
+
+    monkeypatch.setattr("training.learning.learner.Learner.step", lambda *_: pytest.fail("trained"))
+    allowed = run(root, "--resume", "runs/colours/1", "--allow-worse")
+
+    assert allowed.result.exit_code == 0, allowed.result.output
+    comparison = read_version(root / "models", "colours", 2).manifest.comparison
+    assert comparison
+    assert comparison.version == 1
+    assert comparison.difference_high_percent is not None
+    assert comparison.difference_high_percent < 0
+
+
+def test_fit_that_lost_a_class_is_refused_before_training(published, root, monkeypatch):
+    copy_of(published, root)
+    monkeypatch.setattr("training.commands.fitting.build", lambda *_: pytest.fail("trained"))
+    for split in ("train", "val", "test"):
+        shutil.rmtree(root / "colours" / split / "blue")
+
+    fitted = run(root, "--data", "colours", *MINE)
+
+    assert fitted.result.exit_code == 1
+    assert "labels_changed: colours/2 would replace colours/1" in fitted.result.output
+    assert "labels gone: 'blue'. Pass --allow-label-changes" in fitted.result.output
+    assert not (root / "runs").exists()
+
+
+def test_fit_that_is_as_good_says_so_in_log_manifest_and_card(published, root):
+    copy_of(published, root)
+
+    fitted = run(root, "--data", "colours", *MINE)
+
+    assert fitted.result.exit_code == 0, fitted.result.output
+    assert (
+        "compared with colours/1 on 18 pictures: top-1 100.00% instead of" in fitted.result.output
+    )
+    version = read_version(root / "models", "colours", 2)
+    assert version.manifest.comparison
+    assert version.manifest.comparison.changed_answers == 0
+    assert b"Compared with colours/1 on 18 pictures" in version.contents["MODEL_CARD.md"]
+    assert published.version.manifest.comparison is None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -127,3 +129,14 @@ def picture(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, file_format)
     return buffer.getvalue()
+
+
+def negated(graph: bytes) -> bytes:
+    """Returns the graph with its classifier's weights negated, so that its answers are wrong."""
+    model = onnx.load_model_from_string(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.weight"):
+            values = -numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    data: bytes = model.SerializeToString()
+    return data
