@@ -305,6 +305,12 @@ class GoldenExample(_Strict):
         le=0.2,
         description="allowed difference in a probability: processors sum in different orders",
     )
+    served_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        le=0.25,
+        description="allowed difference with the pixels of a request; null: 0.1 or the tolerance, the larger",
+    )
 
 
 class Migration(_Strict):

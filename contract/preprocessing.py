@@ -3,10 +3,12 @@
 timm (`timm.data.create_transform`, is_training=False, crop_mode "center" or "squash") decodes with
 Pillow, resizes the whole picture and cuts out the middle. There are two ways to do the same here:
 
-- `reference_input` gives exactly timm's pixels on every machine. Golden examples and parity use it.
+- `reference_input` gives exactly timm's pixels on every machine. Parity uses it.
 - `read_input` answers requests and is faster. It decodes a JPEG at a reduced size if that leaves
   twice the pixels needed (`contract.images.jpeg`), and resizes only the part inside the crop
-  (`contract.images.resampling`). docs/decisions/0033 says what this saves and what it changes.
+  (`contract.images.resampling`). docs/decisions/0040 says what this saves and what it changes.
+
+Golden examples are checked in both ways.
 
 Shapes: S = crop_size_px, N = batch.
 """
@@ -74,27 +76,26 @@ def reference_input(data: bytes, manifest: Interface, limits: ImageLimits | None
     return to_row(reference_pixels(decode(data, limits), manifest.preprocessing), manifest)
 
 
-def golden_input(data: bytes, manifest: Interface) -> Tensor:
-    """Prepares a golden picture with the reference and checks that the fast way agrees.
+def golden_inputs(data: bytes, manifest: Interface) -> tuple[Tensor, Tensor]:
+    """Prepares a golden picture in both ways.
 
     Returns:
-        One row, as from `reference_input`.
+        Two rows: one as from `reference_input`, one as from `read_input`.
 
     Raises:
         ImageError: the file cannot be accepted.
-        GoldenMismatch: on this machine the fast way differs from the reference by more than
-            `MAX_SHORTCUT_DIFFERENCE`.
+        GoldenMismatch: the pixels of the two differ by more than `MAX_SHORTCUT_DIFFERENCE`.
     """
     spec = manifest.preprocessing
-    pixels = reference_pixels(decode(data), spec)  # (S, S, 3)
-    shortcut = resize_and_crop(decode_file(inspect(data), spec), spec)  # (S, S, 3)
-    difference = float(np.abs(shortcut.astype(np.float32) - pixels).mean())
+    exact = reference_pixels(decode(data), spec)  # (S, S, 3)
+    served = read_pixels(data, spec)  # (S, S, 3)
+    difference = float(np.abs(served.astype(np.float32) - exact).mean())
     if difference > MAX_SHORTCUT_DIFFERENCE:
         raise GoldenMismatch(
             f"prepared pixels differ from the reference by {difference:.1f} of 255, "
             f"the limit is {MAX_SHORTCUT_DIFFERENCE:g}"
         )
-    return to_row(pixels, manifest)
+    return to_row(exact, manifest), to_row(served, manifest)
 
 
 def read_pixels(

@@ -82,7 +82,8 @@ class ModelDocument(BaseModel):
         description="Why a preferred execution provider is not used; null if it is."
     )
     golden_difference: float = Field(
-        description="Largest difference from a golden probability when the version was loaded."
+        description="Largest difference from a golden probability when the version was loaded, with "
+        "the reference pixels or with those of a request."
     )
 
 

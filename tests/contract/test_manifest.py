@@ -217,6 +217,8 @@ REFUSALS = {
     "no-golden": ("golden", [], "golden"),
     "golden-tolerance-zero": ("golden.0.tolerance", 0, "tolerance"),
     "golden-tolerance-wide": ("golden.0.tolerance", 0.21, "tolerance"),
+    "golden-served-tolerance-zero": ("golden.0.served_tolerance", 0, "served_tolerance"),
+    "golden-served-tolerance-wide": ("golden.0.served_tolerance", 0.26, "served_tolerance"),
     "golden-class": ("golden.0.top5.1.index", 3, "has class 3, there are 3 labels"),
     "golden-probability": ("golden.0.top5.0.probability", 1.1, "probability"),
     "golden-no-predictions": ("golden.0.top5", [], "top5"),

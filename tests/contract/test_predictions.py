@@ -11,6 +11,7 @@ from contract.manifest import GoldenExample, parse_manifest
 from contract.predictions import (
     Prediction,
     check_golden,
+    served_tolerance,
     sigmoid,
     softmax,
     to_predictions,
@@ -38,9 +39,11 @@ def logits_manifest(temperature):
     )
 
 
-def golden(*predictions, tolerance=0.05):
+def golden(*predictions, tolerance=0.05, served=None):
     top5 = [{"index": i, "label": f"class {i}", "probability": p} for i, p in predictions]
-    return GoldenExample(file="a.png", sha256="0" * 64, top5=top5, tolerance=tolerance)
+    return GoldenExample(
+        file="a.png", sha256="0" * 64, top5=top5, tolerance=tolerance, served_tolerance=served
+    )
 
 
 def test_to_predictions_names_the_most_probable_classes():
@@ -247,3 +250,33 @@ def test_to_probabilities_uses_the_manifests_activation():
     found = to_probabilities(logits, parse_manifest(json.dumps(document)))
 
     np.testing.assert_array_equal(found, sigmoid(logits, 2.0))
+
+
+def test_check_golden_of_a_served_answer_uses_its_own_tolerance():
+    example = golden((0, 0.7), (1, 0.2), tolerance=0.01, served=0.02)
+    answer = [0.715, 0.2, 0.085]
+
+    assert check_golden(example, answer, served=True) == pytest.approx(0.015)
+    with pytest.raises(GoldenMismatch, match="with the reference pixels, the tolerance is 0.01"):
+        check_golden(example, answer)
+    with pytest.raises(GoldenMismatch, match="as a request, the tolerance is 0.02"):
+        check_golden(example, [0.725, 0.2, 0.075], served=True)
+
+
+def test_check_golden_served_with_another_class_far_ahead_is_refused():
+    with pytest.raises(GoldenMismatch, match="class 2 is first"):
+        check_golden(golden((0, 0.4), served=0.02), [0.39, 0.1, 0.51], served=True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "tolerance", "expected"),
+    [
+        pytest.param(0.02, 0.01, 0.02, id="stated"),
+        pytest.param(None, 0.01, 0.1, id="published-before"),
+        pytest.param(None, 0.15, 0.15, id="published-before-and-loose"),
+    ],
+)
+def test_served_tolerance_of_versions_that_state_none_is_wide(stated, tolerance, expected):
+    example = golden((0, 0.7), tolerance=tolerance, served=stated)
+
+    assert served_tolerance(example) == expected

@@ -11,7 +11,7 @@ from contract.images.decoding import ImageLimits, Picture
 from contract.manifest import Preprocessing, parse_manifest
 from contract.preprocessing import (
     INTERPOLATIONS,
-    golden_input,
+    golden_inputs,
     read_input,
     reference_input,
     reference_pixels,
@@ -256,18 +256,19 @@ def test_read_input_of_a_refused_file_raises(prepare):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_golden_input_is_the_reference(dtype):
+def test_golden_inputs_are_the_reference_and_the_row_of_a_request(dtype):
     data, chosen = pictures.jpeg(photo((60, 45))), manifest(dtype)
 
-    row = golden_input(data, chosen)
+    exact, served = golden_inputs(data, chosen)
 
-    assert np.array_equal(row, reference_input(data, chosen))
+    assert np.array_equal(exact, reference_input(data, chosen))
+    assert np.array_equal(served, read_input(data, chosen))
 
 
-def test_golden_input_too_far_from_the_request_path_is_refused(monkeypatch):
+def test_golden_inputs_too_far_apart_are_refused(monkeypatch):
     monkeypatch.setattr(
         "contract.preprocessing.resize_part", lambda *_: np.zeros((32, 32, 3), np.uint8)
     )
 
     with pytest.raises(GoldenMismatch, match="differ from the reference"):
-        golden_input(pictures.jpeg(photo()), manifest())
+        golden_inputs(pictures.jpeg(photo()), manifest())

@@ -14,10 +14,9 @@ from contract.arrays import read_classifier
 from contract.errors import ContractError
 from contract.manifest import Manifest
 from contract.predictions import check_golden
-from contract.preprocessing import golden_input
+from contract.preprocessing import golden_inputs
 from contract.publishing import place_version
 from contract.versions import Version, find_versions, read_version
-from training.data.pictures import Picture
 from training.errors import InputRefused, VersionExists, VersionUnproven
 from training.evaluation.scorer import Scorer
 
@@ -98,10 +97,12 @@ def verify_version(models_dir: Path, name: str, version: int) -> Version:
     try:
         found = read_version(models_dir, name, version)
         read_classifier(found)
-        scorer = Scorer(found.graph, found.manifest, prepare=golden_input)
+        scorer = Scorer(found.graph, found.manifest)
         for example in found.manifest.golden:
-            picture = Picture(example.file, found.contents[example.file])
-            check_golden(example, scorer.probabilities([picture], 1)[0])
+            rows = golden_inputs(found.contents[example.file], found.manifest)
+            exact, served = scorer.probabilities_of_rows(rows, 1)
+            check_golden(example, exact)
+            check_golden(example, served, served=True)
     except ContractError as error:
         raise VersionUnproven(str(error)) from error
     return found

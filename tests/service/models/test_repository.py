@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from contract import preprocessing
 from contract.arrays import pack_arrays
 from contract.errors import (
     GoldenMismatch,
@@ -349,3 +350,55 @@ def test_replay_golden_finds_an_error_of_the_full_batch_only(models_dir):
 
     with pytest.raises(GoldenMismatch):
         replay_golden(version, run, 4)
+
+
+def _red_is_mean_of_red(batch, _run_options):
+    colours = batch.reshape(len(batch), -1, 3).mean(axis=1)
+    return np.array([tinymodel.expected(colour) for colour in colours], np.float32)
+
+
+def _requests_are_darker(monkeypatch, by):
+    whole = preprocessing.read_pixels
+    monkeypatch.setattr(
+        preprocessing, "read_pixels", lambda *args: (whole(*args) // by).astype(np.uint8)
+    )
+
+
+def test_replay_golden_also_runs_the_pixels_of_a_request(models_dir, monkeypatch):
+    version = read_version(models_dir, "tiny", 1)
+    _requests_are_darker(monkeypatch, by=1.05)  # 255 becomes 242
+    sizes = []
+
+    def run(batch, run_options):
+        sizes.append(len(batch))
+        return _red_is_mean_of_red(batch, run_options)
+
+    difference = replay_golden(version, run, 8)
+
+    assert sizes == [1] * 6 + [8]
+    exact, served = (tinymodel.expected((value, 0, 0)) for value in (255, 242))
+    assert difference == pytest.approx(exact[0] - served[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("stated", "by"), [(0.002, 1.05), (None, 1.9)])
+def test_load_version_whose_served_answer_differs_refused_by_name(
+    tmp_path, monkeypatch, stated, by
+):
+    manifest = tinymodel.write_version(tmp_path / "source")
+    golden = manifest.model_dump(mode="json")["golden"]
+    published(
+        tmp_path / "models", golden=[{**example, "served_tolerance": stated} for example in golden]
+    )
+    monkeypatch.setattr(preprocessing, "MAX_SHORTCUT_DIFFERENCE", 255)
+    _requests_are_darker(monkeypatch, by)
+
+    with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/red\.png: .* as a request"):
+        load_version(tmp_path / "models", "tiny", 1, CONFIG)
+
+
+def test_load_version_names_the_picture_whose_pixels_differ(tmp_path, monkeypatch):
+    tinymodel.write_version(tmp_path)
+    _requests_are_darker(monkeypatch, by=2)
+
+    with pytest.raises(GoldenMismatch, match=r"tiny/1: golden/red\.png: prepared pixels differ"):
+        load_version(tmp_path, "tiny", 1, CONFIG)

@@ -5,6 +5,7 @@ import pytest
 
 from contract.manifest import HalfPrecision
 from contract.predictions import check_golden
+from contract.preprocessing import golden_inputs
 from tests.training.export.test_fp16 import scaled
 from tests.training.helpers import tinynet
 from training.data.pictures import Picture
@@ -14,6 +15,7 @@ from training.evaluation.scorer import Scorer
 from training.release.golden import (
     MAX_TOLERANCE,
     MIN_TOLERANCE,
+    SERVED_MARGIN,
     _example,
     choose_surest,
     make_golden,
@@ -30,7 +32,7 @@ def test_golden_examples_pass_on_the_graph_they_were_made_with(tiny_graph, colou
     for example, picture in zip(examples, colour_pictures, strict=True):
         assert example.file == f"golden/{picture.name}"
         assert example.top5[0].label == tinynet.NAMES[picture.index]
-        check_golden(example, scorer.probabilities([picture], 1)[0])
+        check_golden(example, scorer.probabilities([picture], 1)[0], served=True)
 
 
 def answers(*rows):
@@ -50,10 +52,43 @@ def answers(*rows):
 def test_golden_tolerance_follows_the_spread(tiny_graph, variants, tolerance):
     picture = Picture("a.png", b"data")
 
-    example = _example(picture, variants, tinynet.draft(tiny_graph))
+    example = _example(picture, variants, variants[0], tinynet.draft(tiny_graph))
 
     assert (example and example.tolerance) == (tolerance and pytest.approx(tolerance))
     assert tolerance is None or tolerance <= MAX_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("served", "tolerance"),
+    [
+        pytest.param([0.8, 0.1, 0.1], 0.02, id="equal"),
+        pytest.param([0.795, 0.105, 0.1], 0.02, id="within-the-margin"),
+        pytest.param([0.785, 0.115, 0.1], None, id="beyond-the-margin"),
+    ],
+)
+def test_golden_example_is_served_within_the_margin(tiny_graph, served, tolerance):
+    picture, exact = Picture("a.png", b"data"), answers([0.8, 0.1, 0.1])
+
+    example = _example(picture, exact, answers(served)[0], tinynet.draft(tiny_graph))
+
+    assert (example and example.served_tolerance) == tolerance
+
+
+def test_golden_picture_with_an_undecided_answer_as_a_request_is_skipped(tiny_graph):
+    # The lead is more than twice the tolerance, 0.01, but not twice the served one, 0.02.
+    row = answers([0.515, 0.485, 0.0])
+
+    assert _example(Picture("a.png", b"data"), row, row[0], tinynet.draft(tiny_graph)) is None
+
+
+def test_make_golden_without_a_picture_that_is_served_alike_is_refused(tiny_graph, monkeypatch):
+    draft = tinynet.draft(tiny_graph)
+    picture = Picture("a.png", tinynet.picture("red"))
+    exact, _ = golden_inputs(picture.data, draft)
+    monkeypatch.setattr("training.release.golden.golden_inputs", lambda *_: (exact, exact // 2))
+
+    with pytest.raises(VersionUnproven, match=r"served within 0\.01"):
+        make_golden(draft, [picture], max_batch=2)
 
 
 def test_make_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
@@ -80,6 +115,7 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_rounding(
     assert examples
     for example in examples:
         assert example.tolerance > MIN_TOLERANCE
+        assert example.served_tolerance == pytest.approx(example.tolerance + SERVED_MARGIN)
         check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])
 
 

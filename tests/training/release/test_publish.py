@@ -148,6 +148,22 @@ def test_verify_version_refuses_a_version_with_wrong_golden_answers(tmp_path, fi
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_verify_version_refuses_a_version_that_is_served_differently(
+    tmp_path, finished, monkeypatch
+):
+    whole = publish_module.golden_inputs
+
+    def darker_in_requests(data, interface):
+        exact, _ = whole(data, interface)
+        return exact, exact // 2
+
+    manifest, files = finished()
+    monkeypatch.setattr("training.release.publish.golden_inputs", darker_in_requests)
+
+    with pytest.raises(VersionUnproven, match="a probability differs by .* as a request"):
+        publish(tmp_path, manifest, files)
+
+
 def test_verify_version_refuses_a_version_whose_file_was_changed(tmp_path, finished):
     manifest, files = finished()
     publish(tmp_path, manifest, files)
