@@ -257,9 +257,9 @@ def test_check_golden_of_a_served_answer_uses_its_own_tolerance():
     answer = [0.715, 0.2, 0.085]
 
     assert check_golden(example, answer, served=True) == pytest.approx(0.015)
-    with pytest.raises(GoldenMismatch, match="with the reference pixels, the tolerance is 0.01"):
+    with pytest.raises(GoldenMismatch, match=r"with the reference pixels, the tolerance is 0\.01"):
         check_golden(example, answer)
-    with pytest.raises(GoldenMismatch, match="as a request, the tolerance is 0.02"):
+    with pytest.raises(GoldenMismatch, match=r"as a request, the tolerance is 0\.02"):
         check_golden(example, [0.725, 0.2, 0.075], served=True)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.preprocessing import golden_inputs
 from contract.publishing import STAGING_PREFIX
 from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
@@ -151,7 +152,7 @@ def test_verify_version_refuses_a_version_with_wrong_golden_answers(tmp_path, fi
 def test_verify_version_refuses_a_version_that_is_served_differently(
     tmp_path, finished, monkeypatch
 ):
-    whole = publish_module.golden_inputs
+    whole = golden_inputs
 
     def darker_in_requests(data, interface):
         exact, _ = whole(data, interface)
@@ -160,7 +161,7 @@ def test_verify_version_refuses_a_version_that_is_served_differently(
     manifest, files = finished()
     monkeypatch.setattr("training.release.publish.golden_inputs", darker_in_requests)
 
-    with pytest.raises(VersionUnproven, match="a probability differs by .* as a request"):
+    with pytest.raises(VersionUnproven, match=r"a probability differs by .* as a request"):
         publish(tmp_path, manifest, files)
 
 
