@@ -115,7 +115,9 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_rounding(
     assert examples
     for example in examples:
         assert example.tolerance > MIN_TOLERANCE
-        assert example.served_tolerance == pytest.approx(example.tolerance + SERVED_MARGIN)
+        assert example.served_tolerance == pytest.approx(
+            example.tolerance + SERVED_MARGIN[draft.precision]
+        )
         check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])
 
 
