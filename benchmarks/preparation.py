@@ -1,6 +1,6 @@
 """Compares ways to prepare a JPEG for a graph: CPU time, pixels and answers.
 
-    python -m benchmarks.preparation PHOTOS --model models/efficientnet_lite0/1 [--model ...]
+    python -m benchmarks.preparation PHOTOS --model models/efficientnet_lite0/2 [--model ...]
 
 Every way is timed beside Pillow's full decode + resize + crop, alternating on each photo, in CPU
 time of the thread. A ratio is the median over rounds. Answers are compared with those to Pillow's

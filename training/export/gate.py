@@ -155,13 +155,13 @@ class PrecisionLoss:
 
     def __str__(self) -> str:
         found, drop = self.found, self.found.drop
-        lost = ""
+        change = ""
         if drop is not None:
-            bounds = f"({drop.low:.2f} to {drop.high:.2f})"
-            lost = f", {drop.value:.2f} points {bounds} of top-1 lost on {found.n_labelled}"
+            bounds = f"({0 - drop.high:+.2f} to {0 - drop.low:+.2f})"
+            change = f", top-1 {0 - drop.value:+.2f} points {bounds} on {found.n_labelled}"
         return (
             f"same first class as float in {_agreement(self.agreement)} of {self.n_counted} pictures, "
-            f"mean KL {_kl(found.kl)} on {found.n}{lost}"
+            f"mean KL {_kl(found.kl)} on {found.n}{change}"
         )
 
 

@@ -25,6 +25,7 @@ ARM64 = Path(os.environ.get("SHARED", ROOT.parent / "shared"), "tools", "arm64")
 HASWELL = ["qemu-x86_64", "-cpu", "Haswell", sys.executable]
 
 SAME = 5e-6  # float32 results rounded in another order
+BETWEEN_PLATFORMS = 0.05  # of int8 answers to the same file: docs/compatibility.md
 
 # Runs a graph on the reference pixels and on a request's, one picture at a time.
 ANSWER = """
@@ -132,4 +133,4 @@ def test_answers_on_arm64_are_within_the_tolerance(name, version, arm64):
 
     reference, request = slice(0, None, 2), slice(1, None, 2)
     np.testing.assert_allclose(there[reference], here[reference], rtol=0, atol=SAME)
-    np.testing.assert_allclose(there[request], here[request], rtol=0, atol=0.02)
+    np.testing.assert_allclose(there[request], here[request], rtol=0, atol=BETWEEN_PLATFORMS)
