@@ -287,6 +287,10 @@ class Publish(_Strict):
     )
 
 
+# Keys that came after versions were published. Unset, they do not change a config's digest.
+_LATER_KEYS: Final = ("min_agreement_percent", "max_kl")
+
+
 class RunConfig(_Strict):
     """The whole config. `head` is the first stage, `optimizer` and `schedule` the second."""
 
@@ -319,6 +323,9 @@ class RunConfig(_Strict):
     def sha256(self) -> str:
         """Digest of the values, independent of file, key order and the note."""
         values = self.model_dump(mode="json", exclude={"note"})
+        for key in _LATER_KEYS:
+            if values["publish"][key] is None:
+                del values["publish"][key]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

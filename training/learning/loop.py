@@ -272,7 +272,10 @@ class _Training:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointRefused(f"the checkpoint is of another network: {error}") from error
         self.sums = _Sums(**state["sums"])
-        self.history = [EpochRecord(**values) for values in state["history"]]
+        try:
+            self.history = [EpochRecord(**values) for values in state["history"]]
+        except TypeError as error:
+            raise CheckpointRefused("the checkpoint is of another release; start anew") from error
         self.best = state["best"]
 
         if self.world.is_first:

@@ -138,6 +138,7 @@ def test_config_digest_depends_on_values_but_not_on_notes(config_file):
 
     assert noted.sha256 == plain.sha256 == spelt_out.sha256
     assert other.sha256 != plain.sha256
+    assert read_config(config_file(), ["publish.max_kl=0.1"]).sha256 != plain.sha256
 
 
 def test_config_round_trips_through_json():

@@ -185,6 +185,14 @@ def test_train_resumed_after_its_end_returns_the_same_result(tmp_path):
     assert _comparable(again.network.state_dict()) == _comparable(first.network.state_dict())
 
 
+def test_train_refuses_the_checkpoint_of_another_release(tmp_path, monkeypatch):
+    train(runs.run(tmp_path, **_CHANGES))
+    monkeypatch.setattr(loop, "EpochRecord", lambda epoch: epoch)  # with fewer fields
+
+    with pytest.raises(CheckpointRefused, match="another release"):
+        train(runs.run(tmp_path, **_CHANGES), resume=True)
+
+
 def test_train_resumed_keeps_an_earlier_best_epoch(tmp_path, monkeypatch):
     """The worse epoch after the resume must not replace it."""
     scores = iter([ValidationScore(1.0, 0.1, 0.1, 1.0)] + 2 * [ValidationScore(0.0, 9.0, 9.0, 1.0)])
