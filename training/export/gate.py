@@ -254,4 +254,4 @@ def _agreement(one: Estimate) -> str:
 
 
 def _kl(one: Estimate) -> str:
-    return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+    return f"{one.value:.3g} ({one.low:.3g} to {one.high:.3g})"

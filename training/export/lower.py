@@ -40,5 +40,5 @@ def lower(
     except PrecisionFailed as error:
         if not target.or_float:
             raise
-        log.warning("%s: %s; the float graph is published instead", target.precision, error)
+        log.warning("%s; the float graph is published instead", error)
         return draft
