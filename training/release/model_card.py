@@ -105,7 +105,8 @@ def _against_float(loss: Quantization | HalfPrecision) -> str:
     drop = loss.accuracy_drop_percent
     return (
         f"The first class is the same as the float graph's for {loss.top1_agreement_percent:g}% of "
-        "pictures" + (f"; top-1 changes by {0 - drop:+g} percentage points." if drop is not None else ".")
+        "pictures"
+        + (f"; top-1 changes by {0 - drop:+g} percentage points." if drop is not None else ".")
     )
 
 
