@@ -267,7 +267,7 @@ def test_train_validates_on_the_pixels_that_are_served(tmp_path):
 
 
 def test_train_returns_and_writes_the_weights_of_the_best_epoch(tmp_path, monkeypatch):
-    _script_validation(monkeypatch, (0.9, 5), (0.5, 8), (0.4, 7))
+    _script_validation(monkeypatch, (0.9, 8), (0.4, 5), (0.5, 7))
     written_epochs = []
     real = checkpoint.Checkpoints.write_best
 
@@ -288,7 +288,7 @@ def test_train_returns_and_writes_the_weights_of_the_best_epoch(tmp_path, monkey
 
 
 def test_train_stops_early_when_the_patience_runs_out(tmp_path, monkeypatch):
-    _script_validation(monkeypatch, (0.9, 8), (0.5, 5), (0.4, 7), (0.3, 9))
+    _script_validation(monkeypatch, (0.5, 5), (0.9, 8), (0.6, 7), (0.3, 9))
 
     trained = train(runs.run(tmp_path, schedule__epochs=4, loop__patience_epochs=2))
 
