@@ -103,6 +103,7 @@ def test_example_pictures_are_served_like_torch_and_timm(network, spec, monkeypa
 
 
 @pytest.mark.data
+@pytest.mark.corpora
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="SHARED names no folder of photographs")
 def test_photographs_are_served_like_torch_and_timm(network, spec, monkeypatch):
