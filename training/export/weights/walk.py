@@ -23,7 +23,8 @@ class Walk:
     """A graph that has run up to a node, on all rows.
 
     Dequantized activations are not kept: the step that needs one makes it again from the uint8 tensor,
-    which is a quarter of the size.
+    which is a quarter of the size. The rows stay in the same batches from step to step, since a tensor
+    may have no batch axis, such as a shape that a later step reshapes to.
 
     Args:
         model: changes of its initializers apply to the steps that are still to come.
@@ -39,8 +40,11 @@ class Walk:
         self._next = 0
         # A graph with a fixed batch runs one row at a time.
         batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        self._batch = batch or _BATCH
-        self._tensors: dict[str, NDArray[Any]] = {model.graph.input[0].name: np.stack(rows)}
+        batch = batch or _BATCH
+        starts = range(0, len(rows), batch)
+        self._tensors: dict[str, list[NDArray[Any]]] = {
+            model.graph.input[0].name: [np.stack(rows[i : i + batch]) for i in starts]
+        }
 
     def run_to(self, name: str) -> None:
         """Runs all nodes before the node of this name."""
@@ -51,7 +55,7 @@ class Walk:
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Returns a tensor that a node to come reads, shape (N, ...); not a dequantized one."""
-        return self._tensors[name]
+        return np.concatenate(self._tensors[name])
 
     def _run(self, nodes: list[onnx.NodeProto], rest: list[onnx.NodeProto]) -> None:
         step = self._with_dequantize(nodes)
@@ -66,11 +70,11 @@ class Walk:
 
     def _outputs(
         self, step: list[onnx.NodeProto], read: set[str], inputs: list[str], outputs: list[str]
-    ) -> dict[str, NDArray[Any]]:
+    ) -> dict[str, list[NDArray[Any]]]:
         graph = helper.make_graph(
             step,
             "step",
-            [_described(name, self._tensors[name]) for name in inputs],
+            [_described(name, self._tensors[name][0]) for name in inputs],
             [onnx.ValueInfoProto(name=name) for name in outputs],
             [one for one in self._model.graph.initializer if one.name in read],
         )
@@ -80,14 +84,12 @@ class Walk:
         # Node by node in float: exact, and the same on every processor.
         session = open_session(model.SerializeToString(), SessionPlan(optimise=False))
 
-        n = len(next(iter(self._tensors.values())))
+        n_batches = len(next(iter(self._tensors.values())))
         parts = [
-            session.run(
-                outputs, {name: self._tensors[name][i : i + self._batch] for name in inputs}
-            )
-            for i in range(0, n, self._batch)
+            session.run(outputs, {name: self._tensors[name][i] for name in inputs})
+            for i in range(n_batches)
         ]
-        return {name: np.concatenate(column) for name, *column in zip(outputs, *parts, strict=True)}
+        return {name: list(column) for name, *column in zip(outputs, *parts, strict=True)}
 
     def _with_dequantize(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         found = []
@@ -103,4 +105,5 @@ class Walk:
 
 def _described(name: str, values: NDArray[Any]) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-    return helper.make_tensor_value_info(name, kind, ["N", *values.shape[1:]])
+    shape = ["N", *values.shape[1:]] if values.ndim else []
+    return helper.make_tensor_value_info(name, kind, shape)

@@ -1,6 +1,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.training.helpers import tinynet
 from training.data.pictures import input_rows
@@ -53,3 +54,28 @@ def test_tensors_that_no_later_step_reads_are_dropped(tiny_graph, rows):
 
     with pytest.raises(KeyError):
         walk.tensor(model.graph.input[0].name)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_tensor_without_a_batch_axis_stays_as_it_is(keepdims):
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=keepdims),
+        helper.make_node("Identity", ["x"], ["y"], name="middle"),
+        helper.make_node("Add", ["y", "largest"], ["z"], name="last"),
+        helper.make_node("Identity", ["z"], ["end"], name="end"),
+    ]
+    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("x", "end"))
+    graph = helper.make_graph(nodes, "graph", [next(ends)], [next(ends)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = list(np.arange(80, dtype=np.float32).reshape(40, 2))  # three batches
+    walk = Walk(model, rows)
+
+    walk.run_to("middle")
+    walk.run_to("last")
+    walk.run_to("end")
+
+    assert walk.tensor("z").shape == (40, 2)
+    assert walk.tensor("z")[:, 0].tolist() == [
+        row[0] + max(other[1] for other in rows[i // 16 * 16 : i // 16 * 16 + 16])
+        for i, row in enumerate(rows)
+    ]
