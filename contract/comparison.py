@@ -149,7 +149,9 @@ def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
     share = hits / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not leave the bound of a perfect share just below 1.
+    low = 0.0 if hits == 0 else centre - half
+    return low, 1.0 if hits == n else centre + half
 
 
 def paired_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Estimate:

@@ -192,3 +192,9 @@ def test_compare_labels_takes_known_pairs_as_renamed():
     found = compare_labels(labels("kitty", "owl"), labels("cat", "owl"), {0: 0})
 
     assert (found.renamed, found.removed, found.added) == ({"kitty": "cat"}, (), ())
+
+
+@pytest.mark.parametrize("n", [1, 10, 13, 50, 300])
+def test_interval_of_a_perfect_share_ends_at_its_bound(n):
+    assert wilson_interval(n, n)[1] == 1.0
+    assert wilson_interval(0, n)[0] == 0.0
