@@ -211,7 +211,7 @@ def decided(reference: PrecisionReference) -> NDArray[np.bool_]:
 
     All do, but of the bundled ones only those on which the float graph is decided.
     """
-    if not reference.bundled:
+    if not reference.bundled or reference.answers.shape[1] == 1:
         return np.ones(len(reference.answers), dtype=np.bool_)
     second, first = np.sort(reference.answers, axis=1)[:, -2:].T  # (N,) each
     found: NDArray[np.bool_] = first - second >= _DECIDED_LEAD

@@ -157,3 +157,9 @@ def test_gate_that_fails_says_what_can_be_done(target, ways):
 
     assert str(failure.value).endswith(ways)
     assert target.names.min_agreement in str(failure.value)
+
+
+def test_bundled_pictures_count_for_a_graph_of_one_class():
+    one = np.ones((3, 1), dtype=np.float32)
+
+    assert decided(PrecisionReference([], one, bundled=True)).all()
