@@ -56,7 +56,7 @@ def migrate(
         raise click.ClickException(f"no model {unknown[0]!r}; there are: {', '.join(found)}")
 
     failed = False
-    for name in names or found:
+    for name in dict.fromkeys(names) or found:
         number = found[name][-1]
         try:
             migrated = migrate_version(folder, name, number, EngineConfig(provider))

@@ -173,3 +173,10 @@ def test_command_lists_without_a_subcommand(models_dir):
     result = run("--models-dir", models_dir)
 
     assert (result.exit_code, result.output) == (0, "digits  1\n")
+
+
+def test_a_model_that_is_named_twice_is_migrated_once(models_dir):
+    result = run("migrate", "digits", "digits", "--models-dir", models_dir)
+
+    assert result.exit_code == 0
+    assert find_versions(models_dir) == {"digits": [1, 2]}
