@@ -61,6 +61,9 @@ def make_golden(
     Raises:
         VersionUnproven: there is no good example among the pictures.
     """
+    if not pictures:  # `choose_surest` found none that the graph gets right
+        raise VersionUnproven("the final graph gets no test picture right, so none can be golden")
+
     inputs = [golden_inputs(picture.data, draft) for picture in pictures]
     reference_rows, served_rows = map(list, zip(*inputs, strict=True))
     answers = _answers(draft, reference_rows, max_batch)  # (variants, N, C)

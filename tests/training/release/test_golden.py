@@ -141,3 +141,8 @@ def test_choose_surest_without_a_right_prediction_is_empty():
     wrong = np.array([[0.1, 0.9, 0.0]], dtype=np.float32)
 
     assert choose_surest([sample("red", 0)], tinynet.labels(), wrong, 3) == []
+
+
+def test_no_golden_candidate_is_a_failed_gate(tiny_graph):
+    with pytest.raises(VersionUnproven, match="no test picture right"):
+        make_golden(tinynet.draft(tiny_graph), [], max_batch=4)
