@@ -233,6 +233,30 @@ class Parity(_Strict):
     batch_sizes: tuple[int, ...]
 
 
+class Measured(_Strict):
+    """A measured value and the bounds of its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FloatComparison(_Strict):
+    """How a graph of lower precision answered the pictures of its gate, compared with the float graph.
+
+    A free picture that the float graph is not sure about counts for `mean_kl` only.
+    """
+
+    n_images: int = Field(ge=1)
+    agreement_percent: Measured = Field(description="pictures with the same first class")
+    mean_kl: Measured = Field(
+        description="mean Kullback-Leibler divergence from the float graph's probabilities, in nats"
+    )
+    drop_percent: Measured | None = Field(
+        default=None, description="top-1 of the float graph minus top-1 of this one, in points"
+    )
+
+
 class Quantization(_Strict):
     """How an int8 graph was made and what it cost."""
 
@@ -245,6 +269,7 @@ class Quantization(_Strict):
         default=None, description="top-1 of the float graph minus top-1 of this one, in points"
     )
     top1_agreement_percent: Percent = Field(description="agreement with the float graph")
+    against_float: FloatComparison | None = None
 
 
 class HalfPrecision(_Strict):
@@ -258,6 +283,7 @@ class HalfPrecision(_Strict):
     max_abs_difference: float = Field(
         ge=0, description="largest difference of a probability from the float graph"
     )
+    against_float: FloatComparison | None = None
 
 
 class Comparison(_Strict):

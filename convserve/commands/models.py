@@ -41,7 +41,7 @@ def models(context: click.Context, models_dir: Path) -> None:
 def migrate(
     context: click.Context, names: tuple[str, ...], models_dir: Path | None, provider: str
 ) -> None:
-    """Write versions with an old manifest again, with the manifest of this convserve.
+    """Publish each version that has an old manifest again, with one of the current schema.
 
     NAMES are model names; without any, all models are migrated. The newest version of each gets the
     next number and is verified as the service does before it serves it. Its graph and its other files

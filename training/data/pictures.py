@@ -54,6 +54,10 @@ class PictureFolder:
             else:
                 yield Picture(path.name, data, index)
 
+    def after(self, n: int) -> PictureFolder:
+        """Returns the folder without its first n files, or all of it if there are no others."""
+        return PictureFolder(self._paths[n:] or self._paths)
+
     def __str__(self) -> str:
         return (
             f"{len(self._paths) - self.unreadable} pictures, {self.unreadable} unreadable and "

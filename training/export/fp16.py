@@ -57,6 +57,7 @@ def make_fp16(draft: Draft, target: LowerPrecision, reference: PrecisionReferenc
         method=METHOD,
         accuracy_drop_percent=loss.drop_percent,
         top1_agreement_percent=loss.agreement_percent,
+        against_float=loss.to_manifest(),
         max_abs_difference=loss.max_difference,
     )
     return replace(draft, half_precision=cost)

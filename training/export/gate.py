@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.comparison import AnswerComparison, Estimate, compare
+from contract.manifest import FloatComparison, Measured
 from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, ReadInput
@@ -153,6 +154,15 @@ class PrecisionLoss:
         """Of a probability."""
         return self.found.max_difference
 
+    def to_manifest(self) -> FloatComparison:
+        drop = self.found.drop
+        return FloatComparison(
+            n_images=self.found.n,
+            agreement_percent=_measured(self.agreement, 3),
+            mean_kl=_measured(self.found.kl, 6),
+            drop_percent=None if drop is None else _measured(drop, 3),
+        )
+
     def __str__(self) -> str:
         found, drop = self.found, self.found.drop
         change = ""
@@ -163,6 +173,11 @@ class PrecisionLoss:
             f"same first class as float in {_agreement(self.agreement)} of {self.n_counted} pictures, "
             f"mean KL {_kl(found.kl)} on {found.n}{change}"
         )
+
+
+def _measured(one: Estimate, digits: int) -> Measured:
+    low, value, high = (round(number, digits) + 0.0 for number in (one.low, one.value, one.high))
+    return Measured(value=value, low=low, high=high)
 
 
 def held_out_pictures() -> list[Picture]:

@@ -73,6 +73,7 @@ def make_int8(
         n_calibration_images=len(calibration.rows),
         accuracy_drop_percent=loss.drop_percent,
         top1_agreement_percent=loss.agreement_percent,
+        against_float=loss.to_manifest(),
     )
     return replace(draft, quantization=cost)
 

@@ -19,6 +19,7 @@ from training.evaluation.scorer import Scorer, accuracy, answer_labelled
 from training.export.draft import Draft
 from training.export.gate import PrecisionReference, held_out_pictures
 from training.export.int8 import CalibrationRows
+from training.export.weights.choose import N_PICTURES
 from training.release.replacement import AnsweredPictures
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class FolderEvidence:
             return PrecisionReference(folder, *answer_labelled(scorer, folder))
 
         if self.calibration_dir is not None:
-            folder = scan_plain(self.calibration_dir)
+            # Not the ones that int8 weights are fitted to, unless there are no others.
+            folder = scan_plain(self.calibration_dir).after(N_PICTURES)
             return PrecisionReference(folder, scorer.probabilities(folder))
 
         pictures = held_out_pictures()

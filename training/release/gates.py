@@ -1,7 +1,8 @@
 """The gates that every version passes, trained or imported.
 
 In order: parity with the network, lower precision, accuracy of the final graph, comparison with the
-version that it replaces, golden examples. A gate that fails raises before anything is written to the model repository.
+version that it replaces, golden examples. A gate that fails raises before anything is written to the
+model repository.
 
 Shapes: N pictures, C classes.
 """

@@ -77,7 +77,7 @@ def make_golden(
     if not examples:
         raise VersionUnproven(
             f"none of {len(pictures)} golden pictures has a clear first class that is also served "
-            f"within {SERVED_MARGIN[draft.precision]:g}; choose a folder of clearer pictures with --golden"
+            f"within {SERVED_MARGIN[draft.precision]:g}; `import` takes clearer pictures from --golden, `fit` from the test pictures"
         )
     return tuple(examples)
 

@@ -102,12 +102,22 @@ def _cost(draft: Draft) -> list[str]:
 
 
 def _against_float(loss: Quantization | HalfPrecision) -> str:
-    drop = loss.accuracy_drop_percent
-    return (
-        f"The first class is the same as the float graph's for {loss.top1_agreement_percent:g}% of "
-        "pictures"
-        + (f"; top-1 changes by {0 - drop:+g} percentage points." if drop is not None else ".")
+    found = loss.against_float
+    if found is None:
+        return f"The first class is the float graph's for {loss.top1_agreement_percent:g}% of pictures."
+
+    agreement, kl, drop = found.agreement_percent, found.mean_kl, found.drop_percent
+    text = (
+        f"On {found.n_images:,} pictures, the first class is the float graph's for "
+        f"{agreement.value:.2f}% ({agreement.low:.2f} to {agreement.high:.2f}), and the mean KL divergence "
+        f"from its probabilities is {kl.value:.4f} ({kl.low:.4f} to {kl.high:.4f})"
     )
+    if drop is not None:
+        text += (
+            f"; top-1 changes by {0 - drop.value:+.2f} points ({0 - drop.high:+.2f} to "
+            f"{0 - drop.low:+.2f})"
+        )
+    return text + "."
 
 
 def _measured(draft: Draft) -> str:

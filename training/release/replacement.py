@@ -225,7 +225,9 @@ def comparison_text(comparison: Comparison, name: str) -> str:
     parts = [f"compared with {name}/{comparison.version}"]
     if comparison.n_images:
         parts[0] += f" on {comparison.n_images:,} pictures"
-        parts[0] += ": " + (_top1_text(comparison) or "top-1 unknown, there are no labels")
+        parts[0] += ": " + (
+            _top1_text(comparison) or "top-1 unknown, since the pictures have no labels"
+        )
         parts.append(f"{comparison.changed_answers:,} answers changed")
     else:
         parts[0] += ": no test picture shows a class that both know"

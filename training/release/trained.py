@@ -39,6 +39,7 @@ from training.export.draft import Draft
 from training.export.gate import CONFIG_KEYS, LowerPrecision, PrecisionReference
 from training.export.int8 import CalibrationRows
 from training.export.layers import with_layers
+from training.export.weights.choose import N_PICTURES
 from training.networks.architectures import normalise
 from training.release import gates
 from training.release.golden import choose_surest
@@ -153,7 +154,8 @@ class SplitEvidence:
         # The validation pictures first, which alone have labels that the network has not seen.
         held_out = self.data.validation
         room = max(_N_COMPARED - len(held_out), 0)
-        seen = self._shuffled_training()[:room]
+        # Not the ones that int8 weights are fitted to: their divergence reads low.
+        seen = self._shuffled_training()[N_PICTURES:][:room]
         seen = [
             sample for sample, _ in read_each(seen, lambda data: self.prepared.row(data, draft))
         ]

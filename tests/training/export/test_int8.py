@@ -109,5 +109,12 @@ def test_int8_that_passes_the_gate_records_its_loss(
     assert draft.quantization
     assert draft.quantization.accuracy_drop_percent == 0.0
     assert draft.quantization.n_calibration_images == 5
+    found = draft.quantization.against_float
+    assert found
+    assert (found.n_images, found.agreement_percent.value) == (9, 100.0)
+    assert found.agreement_percent.low < found.agreement_percent.high == 100.0
+    assert found.drop_percent
+    assert found.drop_percent.low < found.drop_percent.value == 0.0
+    assert 0 <= found.mean_kl.low <= found.mean_kl.value <= found.mean_kl.high < 0.015
     assert draft.quantization.calibration_data == f"pictures of the folder {colours_dir.name}"
     assert "same first class as float in 100.00%" in caplog.messages[-1]

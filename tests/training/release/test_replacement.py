@@ -220,7 +220,7 @@ def test_comparison_without_labelled_pictures_counts_changed_answers(
     assert found
     assert (found.n_images, found.top1_after_percent) == (16, None)
     assert found.changed_answers > 0
-    assert "top-1 unknown, there are no labels" in caplog.text
+    assert "top-1 unknown, since the pictures have no labels" in caplog.text
 
 
 def test_damaged_version_is_reported_and_an_older_one_compared(

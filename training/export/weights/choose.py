@@ -24,7 +24,7 @@ from training.export.weights.walk import Walk
 
 log = logging.getLogger(__name__)
 
-_N_ROWS: Final = 192  # pictures; twice as many gain nothing
+N_PICTURES: Final = 192  # of the calibration; twice as many gain nothing
 _MAX_BYTES: Final = 1 << 30  # of the largest tensor, in float32, for all pictures
 _SEED: Final = 0  # of the sampled positions
 _MAX_BIAS: Final = 2.0**30  # half of int32, so that sums of products have the other half
@@ -174,4 +174,4 @@ def _n_rows(exact: onnx.ModelProto, available: int) -> int:
         ),
         default=1,
     )
-    return min(available, _N_ROWS, max(_MAX_BYTES // (4 * max(largest, 1)), 1))
+    return min(available, N_PICTURES, max(_MAX_BYTES // (4 * max(largest, 1)), 1))
