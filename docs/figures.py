@@ -20,18 +20,14 @@ from PIL import Image
 ROOT: Final = Path(__file__).resolve().parent.parent
 IMAGES: Final = ROOT / "docs" / "images"
 PHOTO: Final = ROOT / "examples" / "cat.jpg"
-RECORD: Final = ROOT / "benchmarks" / "records" / "2026-11-25-full" / "results.json"
+RECORD: Final = ROOT / "benchmarks" / "records" / "2026-11-29-event-loop" / "results.json"
 N_CLIENTS: Final = 32
 
 NAMES: Final = {
     "convserve": "convserve",
+    "convserve_processes": "convserve, two workers",
     "mosec": "Mosec",
     "fastapi_tuned": "FastAPI, tuned by hand",
-    "mlserver": "MLServer",
-    "litserve": "LitServe",
-    "fastapi_plain": "FastAPI, as in tutorials",
-    "rayserve": "Ray Serve",
-    "bentoml": "BentoML",
 }
 
 _ROW_PX: Final = 34
