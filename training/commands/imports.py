@@ -16,6 +16,7 @@ from training.release.folders import FolderEvidence
 from training.release.gates import NetworkReference, run_gates
 from training.release.onnx import ForeignSpec, import_onnx
 from training.release.publish import Destination, check_free, next_version, publish
+from training.release.replacement import check_labels
 from training.release.timm import import_timm
 
 
@@ -59,6 +60,7 @@ def run_import(options: ImportOptions) -> Path:
     to = _destination(options)
     target = _precision(options)
     draft, reference = _float_graph(options, to)
+    check_labels(draft.labels, to)  # before int8 takes minutes
     draft = with_layers(draft) if to.layers else draft
     manifest, files = run_gates(draft, reference, options.evidence, target, to)
     return publish(to.models_dir, manifest, files, replace=to.replace)

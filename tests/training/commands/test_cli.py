@@ -458,6 +458,7 @@ def test_import_with_other_labels_is_refused_unless_allowed(run_import, tmp_path
 
     assert refused.exit_code == 1
     assert "labels gone: 'blue'; labels new: 'violet'. Pass --allow-label-changes" in refused.output
+    assert "golden" not in refused.output  # before any other gate
     assert allowed.exit_code == 0, allowed.output
     comparison = read_version(tmp_path / "models", "tiny", 2).manifest.comparison
     assert comparison
