@@ -247,6 +247,15 @@ def test_signals_hangup_adopts_a_published_version_at_once(start_server, tmp_pat
 # Other commands
 
 
+@pytest.fixture
+def not_ignored() -> Iterator[None]:
+    """Lets children take SIGINT, which a shell ignores in its background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("not_ignored")
 def test_signals_interrupt_ends_another_command_silently(endless):
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "convserve", "verify", "--models-dir", str(endless)],
