@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Label
+from contract.manifest import Label, Measured
 
 Z95: Final = 1.959963984540054
 """97.5% quantile of the normal distribution; bounds at +-Z95 hold 95%."""
@@ -32,15 +32,6 @@ A graph cannot return anything between it and 0, and no logarithm is below -87.3
 """
 
 _BOOTSTRAP_DRAWS: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A measured value and the bounds of its 95% confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +52,13 @@ class AnswerComparison:
 
     n: int
     changed: tuple[int, ...]
-    agreement: Estimate
-    kl: Estimate
+    agreement: Measured
+    kl: Measured
     max_difference: float
     n_labelled: int = 0
     top1_before_percent: float | None = None
     top1_after_percent: float | None = None
-    drop: Estimate | None = None
+    drop: Measured | None = None
 
 
 def compare(
@@ -94,7 +85,7 @@ def compare(
     changed = np.flatnonzero(firsts[0] != firsts[1])
     low, high = wilson_interval(n - len(changed), n)
     share = (n - len(changed)) / n
-    agreement = Estimate(100 * share, 100 * low, 100 * high)
+    agreement = Measured(value=100 * share, low=100 * low, high=100 * high)
     difference = np.abs(np.asarray(after, np.float64) - before).max()
 
     whole = AnswerComparison(
@@ -118,7 +109,7 @@ def compare(
         n_labelled=int(known.sum()),
         top1_before_percent=100 * float(right[0].mean()),
         top1_after_percent=100 * float(right[1].mean()),
-        drop=Estimate(100 * drop.value, 100 * drop.low, 100 * drop.high),
+        drop=Measured(value=100 * drop.value, low=100 * drop.low, high=100 * drop.high),
     )
 
 
@@ -154,7 +145,7 @@ def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
     return low, 1.0 if hits == n else centre + half
 
 
-def paired_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Estimate:
+def paired_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Measured:
     """Returns the share of hits in `one` minus that in `other`, -1 to 1, for the same pictures.
 
     Only pictures that one of them alone gets right say something, so the interval is much narrower than
@@ -170,16 +161,18 @@ def paired_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Estim
     lost, gained = int((one & ~other).sum()), int((other & ~one).sum())
     p, q = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
     half = Z95 * math.sqrt(max(p + q - (p - q) ** 2, 0.0) / (n + 2))
-    return Estimate((lost - gained) / n, max(-1.0, p - q - half), min(1.0, p - q + half))
+    return Measured(
+        value=(lost - gained) / n, low=max(-1.0, p - q - half), high=min(1.0, p - q + half)
+    )
 
 
-def _mean_with_bounds(values: NDArray[np.float64]) -> Estimate:
+def _mean_with_bounds(values: NDArray[np.float64]) -> Measured:
     # Percentiles of bootstrap means (Efron 1979): divergences are skewed, a few pictures hold most.
     generator = np.random.default_rng(0)  # the same pictures give the same bounds
     n = len(values)
     means = [values[generator.integers(n, size=n)].mean() for _ in range(_BOOTSTRAP_DRAWS)]
     low, high = np.percentile(means, (2.5, 97.5))
-    return Estimate(float(values.mean()), float(low), float(high))
+    return Measured(value=float(values.mean()), low=float(low), high=float(high))
 
 
 @dataclass(frozen=True, slots=True)

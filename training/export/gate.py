@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.comparison import AnswerComparison, Estimate, compare
+from contract.comparison import AnswerComparison, compare
 from contract.manifest import FloatComparison, Measured
 from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
@@ -136,7 +136,7 @@ class PrecisionLoss:
     """The loss of a graph of lower precision against the float graph."""
 
     found: AnswerComparison  # over all pictures
-    agreement: Estimate  # over those that count
+    agreement: Measured  # over those that count
     n_counted: int
 
     @property
@@ -158,9 +158,9 @@ class PrecisionLoss:
         drop = self.found.drop
         return FloatComparison(
             n_images=self.found.n,
-            agreement_percent=_measured(self.agreement, 3),
-            mean_kl=_measured(self.found.kl, 6),
-            drop_percent=None if drop is None else _measured(drop, 3),
+            agreement_percent=_rounded(self.agreement, 3),
+            mean_kl=_rounded(self.found.kl, 6),
+            drop_percent=None if drop is None else _rounded(drop, 3),
         )
 
     def __str__(self) -> str:
@@ -175,7 +175,7 @@ class PrecisionLoss:
         )
 
 
-def _measured(one: Estimate, digits: int) -> Measured:
+def _rounded(one: Measured, digits: int) -> Measured:
     low, value, high = (round(number, digits) + 0.0 for number in (one.low, one.value, one.high))
     return Measured(value=value, low=low, high=high)
 
@@ -264,9 +264,9 @@ def _ways_out(target: LowerPrecision) -> str:
     return f"You can {', '.join(ways)}, or change the limit"
 
 
-def _agreement(one: Estimate) -> str:
+def _agreement(one: Measured) -> str:
     return f"{one.value:.2f}% ({one.low:.2f} to {one.high:.2f})"
 
 
-def _kl(one: Estimate) -> str:
+def _kl(one: Measured) -> str:
     return f"{one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
