@@ -44,6 +44,7 @@ class Settings(_Part):
         description="closed: each client sends its next request after its last answer."
     )
     rate_per_s: float | None = Field(description="Requests a second; null if closed, or searched.")
+    peak_per_s: float | None = Field(description="Of a spike.")
     clients: int | None
     duration_s: float
     warmup_s: float

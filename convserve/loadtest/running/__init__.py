@@ -1,0 +1,1 @@
+"""Runs a load test: trials, profiles, and what they found."""

@@ -1,0 +1,124 @@
+"""What a server says about itself: its metrics and its models, where it has such routes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from convserve.loadtest.results import MetricChange, Server
+from convserve.loadtest.sending.plan import Target
+
+_TIMEOUT_S: Final = 5.0
+_MAX_BYTES: Final = 4 << 20
+_MEMORY: Final = "process_resident_memory_bytes"
+_KINDS: Final = ("counter", "gauge", "histogram")
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """All series of a server's `/metrics`: (kind, value) by name and labels."""
+
+    series: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+
+    @property
+    def memory_bytes(self) -> float | None:
+        return self.series.get(_MEMORY, ("", None))[1]
+
+
+class Observer:
+    """Asks a server about itself. A server that does not answer these questions is none the worse."""
+
+    def __init__(self, target: Target, headers: Iterable[tuple[str, str]]) -> None:
+        self._target, self._headers = target, dict(headers)
+
+    def scrape(self) -> Scrape:
+        text = self._get("/metrics")
+        series = {}
+        with suppress(ValueError):  # not Prometheus' format
+            for family in text_string_to_metric_families(text or ""):
+                kind = family.type if family.type in _KINDS else "other"
+                for sample in family.samples:
+                    series[_name(sample.name, sample.labels)] = (kind, float(sample.value))
+        return Scrape(series)
+
+    def describe(self, before: Scrape, after: Scrape, memory: list[tuple[float, float]]) -> Server:
+        return Server(
+            software=self._software(after),
+            models=self._models(),
+            memory_bytes=memory,
+            metrics=changes(before, after),
+        )
+
+    def _software(self, scrape: Scrape) -> str | None:
+        for name in scrape.series:
+            if name.startswith("convserve_build_info{"):
+                found = name.partition('version="')[2].partition('"')[0]
+                return f"convserve {found}"
+        # The Open Inference Protocol's server metadata.
+        metadata = self._json("/v2")
+        if isinstance(metadata, dict) and isinstance(metadata.get("name"), str):
+            return f"{metadata['name']} {metadata.get('version', '')}".strip()
+        return None
+
+    def _models(self) -> list[str]:
+        listing = self._json("/v1/models")
+        models = listing.get("models") if isinstance(listing, dict) else None
+        found = []
+        for model in models if isinstance(models, list) else ():
+            if isinstance(model, dict) and "name" in model:
+                version = model.get("version") or model.get("default_version")
+                found.append(f"{model['name']}/{version}" if version else str(model["name"]))
+            elif isinstance(model, str):
+                found.append(model)
+        return found
+
+    def _json(self, path: str) -> Any:
+        with suppress(ValueError):
+            return json.loads(self._get(path) or "null")
+        return None
+
+    def _get(self, path: str) -> str | None:
+        target = self._target
+        connection: http.client.HTTPConnection
+        if target.tls:
+            context = ssl.create_default_context()
+            if not target.verify:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(
+                target.host, target.port, timeout=_TIMEOUT_S, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
+
+        try:
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+            text = answer.read(_MAX_BYTES).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        return text if answer.status == 200 else None
+
+
+def changes(before: Scrape, after: Scrape) -> list[MetricChange]:
+    """Returns the series that are not 0 at both times."""
+    return [
+        MetricChange(name=name, kind=kind, before=before.series.get(name, (kind, 0.0))[1], after=value)
+        for name, (kind, value) in after.series.items()
+        if value == value and (value or before.series.get(name, (kind, 0.0))[1])  # noqa: PLR0124 - NaN
+    ]
+
+
+def _name(name: str, labels: Mapping[str, str]) -> str:
+    if not labels:
+        return name
+    inside = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+    return f"{name}{{{inside}}}"

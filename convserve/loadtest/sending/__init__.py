@@ -1,0 +1,1 @@
+"""Sends requests and records how each ended, in processes of their own."""
