@@ -7,16 +7,15 @@ does.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from convserve.loadtest.bodies import BODIES, Options
+
 CORES: Final = len(os.sched_getaffinity(0))
 BASELINE: Final = "convserve_baseline"
-_BOUNDARY: Final = "benchmarkboundary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,8 @@ class Setting:
     name: str  # as in the tables
     environment: Mapping[str, str]  # BENCH_* for the scripts, or the server's own variables
     path: str = "/classify"
-    wire: str = "raw"  # how a picture is sent: "raw" body, "multipart" form, "v2" (base64 in JSON)
+    body: str = "raw"  # the kind of request in `convserve.loadtest.bodies`
+    field: str | None = None  # of a form or tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +142,14 @@ CONTENDERS: Final = (
             Setting(
                 "a worker a core, batch 8",
                 _env(workers=CORES, batch=8, BENCH_BATCHING="on"),
-                wire="multipart",
+                body="multipart",
+                field="images",
             ),
             Setting(
                 "one worker, batch 8, all cores a run",
                 _env(threads=CORES, batch=8, BENCH_BATCHING="on"),
-                wire="multipart",
+                body="multipart",
+                field="images",
             ),
             Setting("a worker a core, no batching", _env(workers=CORES, BENCH_BATCHING="off")),
         ),
@@ -156,8 +158,8 @@ CONTENDERS: Final = (
         "mlserver",
         _SCRIPT,
         (
-            Setting("a worker a core, batch 8", _env(workers=CORES, batch=8), _V2, "v2"),
-            Setting("no workers, batch 8", _env(workers=0, threads=CORES, batch=8), _V2, "v2"),
+            Setting("a worker a core, batch 8", _env(workers=CORES, batch=8), _V2, "oip"),
+            Setting("no workers, batch 8", _env(workers=0, threads=CORES, batch=8), _V2, "oip"),
             Setting("no workers, raw body, no batching", _env(workers=0)),
         ),
     ),
@@ -200,39 +202,13 @@ def find(name: str) -> Contender:
 
 def http_request(setting: Setting, picture: bytes, headers: Mapping[str, str] = {}) -> bytes:
     """Returns the whole HTTP/1.1 request for one picture, with extra headers."""
-    content_type, body = _BODIES[setting.wire](picture)
-    lines = [
-        f"POST {setting.path} HTTP/1.1",
-        "Host: 127.0.0.1",
-        f"Content-Type: {content_type}",
-        f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body
-
-
-def _raw(picture: bytes) -> tuple[str, bytes]:
-    return "image/jpeg", picture
-
-
-def _multipart(picture: bytes) -> tuple[str, bytes]:
-    head = (
-        f"--{_BOUNDARY}\r\n"
-        'Content-Disposition: form-data; name="images"; filename="picture.jpg"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
+    call = BODIES[setting.body].call([picture], Options(path=setting.path, field=setting.field))
+    all_headers = (
+        ("Host", "127.0.0.1"),
+        ("Content-Length", str(len(call.content))),
+        *call.headers,
+        *headers.items(),
     )
-    body = head.encode("ascii") + picture + f"\r\n--{_BOUNDARY}--\r\n".encode("ascii")
-    return f"multipart/form-data; boundary={_BOUNDARY}", body
-
-
-def _v2(picture: bytes) -> tuple[str, bytes]:
-    tensor = {
-        "name": "image",
-        "shape": [1],
-        "datatype": "BYTES",
-        "data": [base64.b64encode(picture).decode("ascii")],
-    }
-    return "application/json", json.dumps({"inputs": [tensor]}).encode("ascii")
-
-
-_BODIES: Final = {"raw": _raw, "multipart": _multipart, "v2": _v2}
+    head = f"{call.method} {call.path} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in all_headers)
+    return head.encode("ascii") + b"\r\n" + call.content
