@@ -6,12 +6,14 @@
 # DATA    what `make train` trains on: a folder of pictures, a .csv, digits
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
+# URL     what `make loadtest` sends requests to
 # PART    which of the slow tests: corpora, docker, faults, portability, release, or several ("faults or docker")
 # SHARED  an optional folder of photographs for tests and benchmarks; without it those tests are skipped
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
+URL    ?= http://127.0.0.1:8000
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
@@ -27,7 +29,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train digits models test test-slow test-service-only release check lint types fix docs figures lock image clean bench bench-quick bench-micro bench-profile
+.PHONY: help install loadtest serve train digits models test test-slow test-service-only release check lint types fix docs figures lock image clean bench bench-quick bench-micro bench-profile
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -39,10 +41,17 @@ $(VENV)/.service: pyproject.toml requirements/constraints.txt
 
 $(VENV)/.all: $(VENV)/.service
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet $(PINNED) -e ".[training,dev]"
+	$(PIP) install --quiet $(PINNED) -e ".[training,loadtest,dev]"
 	@touch $@
 
 install: $(VENV)/.all  ## virtual environment with everything: training, tests, checks
+
+$(VENV)/.loadtest: $(VENV)/.service
+	$(PIP) install --quiet $(PINNED) -e ".[loadtest]"
+	@touch $@
+
+loadtest: $(VENV)/.loadtest  ## find the capacity of the service on 127.0.0.1:8000 (URL, ARGS, PHOTOS)
+	$(BIN)/convserve loadtest $(URL) $(PHOTOS) $(ARGS)
 
 serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 	$(BIN)/convserve serve

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import contenders, runs, venvs
-from benchmarks.photos import ROOT, default_folder
+from benchmarks.photos import ROOT, default_folder, default_graph
 from benchmarks.processes import adopt_orphans
 
-_INT8 = ROOT / "models" / "efficientnet_lite0" / "1" / "model.onnx"
 _RECORDS = Path(__file__).parent / "records"
 
 
@@ -21,7 +20,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=("install", "smoke", "run", "report"))
     parser.add_argument("record", nargs="?", type=Path, help="report: the folder to render anew")
     parser.add_argument("--photos", type=Path, default=default_folder(), help="a folder of JPEGs")
-    parser.add_argument("--int8", type=Path, default=_INT8, help="<name>/<version>/model.onnx")
+    parser.add_argument(
+        "--int8", type=Path, default=default_graph(), help="<name>/<version>/model.onnx"
+    )
     parser.add_argument("--fp32", type=Path, help="the same in float; left out if not given")
 
     names = [contender.name for contender in contenders.CONTENDERS]

@@ -10,9 +10,6 @@ from statistics import median
 from typing import Any, Final
 
 OK: Final = 200
-# Statuses of requests without an answer. HTTP has none below 100.
-UNANSWERED: Final = 0  # still open when the run ended
-BROKEN: Final = -1  # the connection ended first
 _REFUSALS: Final = (429, 503)
 
 
@@ -24,7 +21,7 @@ class Row:
     intended_s: float  # when it should have been sent; latency counts from here
     sent_s: float
     done_s: float  # when its answer was complete or the run ended
-    status: int  # of the answer, or UNANSWERED or BROKEN
+    status: int  # of the answer; 0 or less without one, as in `convserve.loadtest.sending.rows`
     retry_after: bool = False  # the answer had that header
 
     @property

@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from contract.versions import find_versions
+
 ROOT: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = (".jpg", ".jpeg")
 _MAX_BYTES: Final = 1_000_000  # keeps the requests of all photos in memory
@@ -16,6 +18,13 @@ def default_folder() -> Path:
     # The examples are four pictures. SHARED, if set, is a folder with a larger sample.
     beside = Path(os.environ.get("SHARED", "nowhere")) / "data" / "imagenet-sample"
     return beside.resolve() if beside.is_dir() else ROOT / "examples"
+
+
+def default_graph() -> Path:
+    """Returns the newest committed int8 graph."""
+    home = ROOT / "models"
+    name = "efficientnet_lite0"
+    return home / name / str(max(find_versions(home)[name])) / "model.onnx"
 
 
 def read_photos(folder: Path) -> list[bytes]:

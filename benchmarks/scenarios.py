@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from benchmarks.loadplan import Plan
 from benchmarks.measures import summarise
 from benchmarks.session import Session
+from convserve.loadtest.sending.plan import Plan
 
 CLIENTS: Final = (1, 8, 32, 64)
 SHARES_PERCENT: Final = (50, 80, 120, 200)  # of the server's own capacity
 _CORRUPT_CLIENTS: Final = 32
 _CORRUPT_SHARE: Final = 0.01
+_DRAIN_S: Final = 5.0  # for answers after the last request
 _IDLE_S: Final = 10.0
 _SETTLE_S: Final = 8.0  # for the work that a server does once after its start
 
@@ -61,40 +62,29 @@ def _open_loops(session: Session, course: Course) -> Iterator[Found]:
         return
     for share in SHARES_PERCENT:
         # Deadlines matter above capacity only. The servers that know none get the same requests.
-        good = session.urgent if share > 100 else session.good
+        plan = session.urgent if share > 100 else session.plan
         rate_per_s = course.capacity_per_s * share / 100
-        yield f"open-{share}", _open_loop(session, course, good, rate_per_s)
+        yield f"open-{share}", _open_loop(session, course, plan, rate_per_s)
 
     if course.best_other_per_s is not None:
         rate_per_s = 0.8 * course.best_other_per_s
-        yield "open-best-other-80", _open_loop(session, course, session.good, rate_per_s)
+        yield "open-best-other-80", _open_loop(session, course, session.plan, rate_per_s)
 
-    plan = Plan(
-        session.port,
-        session.good,
-        session.bad,
-        seconds=2 * course.seconds,
-        clients=_CORRUPT_CLIENTS,
-        bad_share=_CORRUPT_SHARE,
-        seed=course.round,
-    )
-    yield "corrupt-1", _run(session, course, plan)
+    plan = replace(session.plan, clients=_CORRUPT_CLIENTS, broken_share=_CORRUPT_SHARE)
+    yield "corrupt-1", _run(session, course, plan, 2 * course.seconds)
 
 
-def _open_loop(
-    session: Session, course: Course, good: list[str], rate_per_s: float
-) -> dict[str, Any]:
-    plan = Plan(
-        session.port, good, seconds=course.seconds, rate_per_s=rate_per_s, seed=course.round
-    )
-    return _run(session, course, plan) | {"rate_per_s": rate_per_s}
+def _open_loop(session: Session, course: Course, plan: Plan, rate_per_s: float) -> dict[str, Any]:
+    plan = replace(plan, phases=[(course.seconds, rate_per_s)])
+    return _run(session, course, plan, course.seconds) | {"rate_per_s": rate_per_s}
 
 
-def _run(session: Session, course: Course, plan: Plan) -> dict[str, Any]:
+def _run(session: Session, course: Course, plan: Plan, seconds: float) -> dict[str, Any]:
+    plan = replace(plan, seconds=seconds, seed=course.round, drain_s=_DRAIN_S)
     before_s = session.server.cpu_s()
     outcome = session.load(plan)
     used_s = session.server.cpu_s() - before_s
-    numbers = summarise(outcome.rows, plan.seconds, course.deadline_s)
+    numbers = summarise(outcome.rows, seconds, course.deadline_s)
     session.server.wait_until_quiet()
     return numbers | {
         "server_cpu_s": used_s,

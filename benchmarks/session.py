@@ -8,26 +8,31 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from benchmarks import loadplan
 from benchmarks.answers import SERVERS, Agreement, agreement
 from benchmarks.contenders import Contender, Setting, http_request
-from benchmarks.loadplan import Outcome, Plan
-from benchmarks.photos import ROOT, corrupt
+from benchmarks.measures import Row
+from benchmarks.photos import corrupt
 from benchmarks.processes import ServerTree, free_port
 from benchmarks.venvs import bin_folder
+from convserve.loadtest.sending.fleet import Fleet
+from convserve.loadtest.sending.plan import Plan, Target, write_requests
+from convserve.loadtest.sending.rows import RETRY_AFTER, WITH_BROKEN_PICTURE, read_rows
+from convserve.loadtest.sending.sender import Sender
 
 START_LIMIT_S: Final = 60.0
 _N_CORRUPT: Final = 30  # ten of each kind
 _VERIFY_CLIENTS: Final = 4
+_VERIFY_S: Final = 120.0
+_COLLECT_S: Final = 0.5
+_NO_TIMEOUT_S: Final = 3600.0  # a run ends its open requests itself
 _SCRIPT: Final = Path(__file__).with_name("post.lua")
 
 
@@ -46,24 +51,33 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sender recorded of one plan."""
+
+    rows: list[Row]  # in the order in which the requests ended
+    bodies: dict[int, str]  # by the number of the photo, if the plan keeps them
+    cpu_s: float  # of the sender itself
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
-    """A server that has answered its first request, and files with requests for it."""
+    """A server that has answered its first request, and the requests for it."""
 
     server: ServerTree
-    port: int
-    good: list[str]
-    bad: list[str]  # with broken pictures
-    urgent: list[str]  # the good ones with a deadline, where the server honours it
+    plan: Plan  # with all requests; how many and when is up to the scenario
+    urgent: Plan  # the same with a deadline, where the server honours it
+    listing: Path  # for wrk: one file with a whole request a line
     cold_start_s: float  # from the start of the process to the first answer with 200
     folder: Path
     expected: Sequence[Sequence[int]]
 
     def verify(self) -> Agreement:
         """Sends every photo once, which is also the warm-up; raises WrongAnswers."""
-        plan = Plan(
-            self.port,
-            self.good,
-            seconds=120,
+        plan = replace(
+            self.plan,
+            seconds=_VERIFY_S,
+            timeout_s=_VERIFY_S,
             clients=_VERIFY_CLIENTS,
             n_requests=len(self.expected),
             keep_bodies=True,
@@ -72,23 +86,23 @@ class Session:
 
     def load(self, plan: Plan) -> Outcome:
         # A process of its own: its CPU time is counted apart, and this one stays idle meanwhile.
-        file = self.folder / "plan.json"
-        file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-        output = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-m", "benchmarks.loadgen", str(file)],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            timeout=plan.seconds + plan.drain_s + 60,
-        ).stdout
-        return loadplan.from_json(json.loads(output))
+        rows: list[Row] = []
+        fleet = Fleet(plan, 1, self.folder)
+        try:
+            fleet.begin()
+            while not fleet.ended:
+                for batch in fleet.collect(_COLLECT_S):
+                    rows += map(_row, batch)
+        finally:
+            fleet.kill()
+        counts = fleet.counts[0]
+        return Outcome(rows, fleet.bodies, counts.cpu_s, counts.wall_s)
 
     def closed_loop(self, clients: int, seconds: float) -> dict[str, Any]:
         # wrk and not our generator: it takes far less of the cores it shares with the server.
-        listing = self.folder / "requests.txt"
-        listing.write_text("\n".join(self.good) + "\n", encoding="utf-8")
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s", "-s"]
-        command += [str(_SCRIPT), f"http://127.0.0.1:{self.port}/", "--", str(listing)]
+        url = f"http://{self.plan.target.authority}/"
+        command += [str(_SCRIPT), url, "--", str(self.listing)]
 
         before_s, generator_s = self.server.cpu_s(), _children_cpu_s()
         output = subprocess.run(  # noqa: S603 - our own command
@@ -128,9 +142,17 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
     """
     with TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        requests = _write_requests(folder, contender, setting, work)
-
         port = free_port()
+        deadline = {"X-Request-Timeout-Ms": str(work.deadline_ms)}
+        headers = deadline if contender.deadline_header else {}
+        broken = corrupt(list(work.photos), _N_CORRUPT)
+        good = [http_request(setting, photo, {}) for photo in work.photos]
+        bad = [http_request(setting, photo, {}) for photo in broken]
+        hurried = [http_request(setting, photo, headers) for photo in work.photos]
+        plan = write_plan(folder / "requests", port, good, bad)
+        urgent = write_plan(folder / "urgent", port, hurried)
+        listing = write_listing(folder, good)
+
         command = [
             part.format(
                 bin=bin_folder(contender.home or contender.name),
@@ -145,42 +167,49 @@ def running(contender: Contender, setting: Setting, work: Work) -> Iterator[Sess
         home = folder / "run"  # some servers write settings into their working directory
         home.mkdir()
         with ServerTree(command, environment, home, folder / "server.log") as server:
-            session = Session(
-                server, port, *requests, cold_start_s=0.0, folder=folder, expected=work.expected
-            )
+            session = Session(server, plan, urgent, listing, 0.0, folder, work.expected)
             yield replace(session, cold_start_s=_wait_for_answer(session))
 
 
 def _wait_for_answer(session: Session) -> float:
-    # Here the generator runs in this process: starting another one would count as start time.
-    from benchmarks.loadgen import Generator
-
+    # Here the sender runs in this process: starting another one would count as start time.
     server = session.server
+    plan = replace(session.plan, good=session.plan.good[:1], seconds=1, n_requests=1, drain_s=10)
     while time.monotonic() < server.started_s + START_LIMIT_S and server.running:
-        plan = Plan(session.port, session.good[:1], seconds=1, n_requests=1, drain_s=10, lead_s=0.0)
-        rows = Generator(plan).run().rows
-        if rows and rows[-1].status == 200:
+        sender = Sender(plan)
+        sender.run(time.monotonic())
+        if read_rows(sender.buffer)["status"][-1:] == 200:
             return time.monotonic() - server.started_s
         time.sleep(0.02)
     raise NotStarted(server.log_tail())
 
 
-def _write_requests(
-    folder: Path, contender: Contender, setting: Setting, work: Work
-) -> tuple[list[str], list[str], list[str]]:
-    def write(kind: str, pictures: Sequence[bytes], headers: dict[str, str]) -> list[str]:
-        files = []
-        for index, picture in enumerate(pictures):
-            file = folder / f"{kind}-{index}"
-            file.write_bytes(http_request(setting, picture, headers))
-            files.append(str(file))
-        return files
+def write_plan(file: Path, port: int, good: Sequence[bytes], bad: Sequence[bytes] = ()) -> Plan:
+    """Writes whole requests for a server on 127.0.0.1 and returns the plan that has them."""
+    places = write_requests(file, [*good, *bad])
+    target, n = Target("127.0.0.1", port), len(good)
+    return Plan(target, str(file), places[:n], places[n:], timeout_s=_NO_TIMEOUT_S)
 
-    good = write("good", work.photos, {})
-    bad = write("bad", corrupt(list(work.photos), _N_CORRUPT), {})
-    if not contender.deadline_header:
-        return good, bad, good
-    return good, bad, write("urgent", work.photos, {"X-Request-Timeout-Ms": str(work.deadline_ms)})
+
+def write_listing(folder: Path, requests: Sequence[bytes]) -> Path:
+    """Writes each request into a file, and the list of these files for wrk."""
+    files = [folder / f"good-{number}" for number in range(len(requests))]
+    for file, request in zip(files, requests, strict=True):
+        file.write_bytes(request)
+    listing = folder / "requests.txt"
+    listing.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
+    return listing
+
+
+def _row(row: Any) -> Row:
+    return Row(
+        bad=bool(row["flags"] & WITH_BROKEN_PICTURE),
+        intended_s=float(row["intended_s"]),
+        sent_s=float(row["sent_s"]),
+        done_s=float(row["done_s"]),
+        status=int(row["status"]),
+        retry_after=bool(row["flags"] & RETRY_AFTER),
+    )
 
 
 def _environment(

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import machine
-from benchmarks.photos import ROOT, default_folder
+from benchmarks.photos import ROOT, default_folder, default_graph
 from benchmarks.processes import adopt_orphans
 from benchmarks.profile import front, proc, report, threads
 from benchmarks.profile.photos import small_photos
 from benchmarks.profile.servers import Server, servers
 
-_INT8: Final = ROOT / "models" / "efficientnet_lite0" / "1" / "model.onnx"
 _RECORDS: Final = ROOT / "benchmarks" / "records"
 _PARTS: Final = ("threads", "calls", "stages", "front")
 
@@ -97,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--photos", type=Path, default=default_folder(), help="a folder of JPEGs")
     parser.add_argument("--max-photos", type=int, default=200)
-    parser.add_argument("--int8", type=Path, default=_INT8, help="<name>/<version>/model.onnx")
+    parser.add_argument(
+        "--int8", type=Path, default=default_graph(), help="<name>/<version>/model.onnx"
+    )
     parser.add_argument("--fp32", type=Path, help="the same in float; left out if not given")
     parser.add_argument("--baseline", type=Path, help="another checkout, to be compared with")
     parser.add_argument("--servers", nargs="+", help="some of the servers; default: all")

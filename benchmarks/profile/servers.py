@@ -17,7 +17,7 @@ from typing import Any, Final
 from benchmarks.contenders import CORES, Setting, http_request
 from benchmarks.photos import ROOT
 from benchmarks.processes import ServerTree, free_port
-from benchmarks.session import NotStarted, Session
+from benchmarks.session import NotStarted, Session, write_listing, write_plan
 
 _LAUNCH: Final = Path(__file__).with_name("launch.py")
 _START_LIMIT_S: Final = 60.0
@@ -71,13 +71,11 @@ def running(
         version = graph.parent
         shutil.copytree(version, folder / "models" / version.parent.name / version.name)
 
-        good = []
-        for index, photo in enumerate(photos):
-            file = folder / f"good-{index}"
-            file.write_bytes(http_request(Setting("", {}, _PATH), photo))
-            good.append(str(file))
-
         port = free_port()
+        good = [http_request(Setting("", {}, _PATH), photo) for photo in photos]
+        plan = write_plan(folder / "requests", port, good)
+        listing = write_listing(folder, good)
+
         filled = (one.format(port=port, graph=graph) for one in server.arguments)
         # Without the folder of launch.py on the path (-P), where modules of ours would hide others.
         command = [sys.executable, "-P", str(_LAUNCH), *launch, *filled]
@@ -90,7 +88,7 @@ def running(
         }
 
         with ServerTree(command, environment, server.checkout, folder / "server.log") as tree:
-            session = Session(tree, port, good, [], [], 0.0, folder, [])
+            session = Session(tree, plan, plan, listing, 0.0, folder, [])
             _wait_for_answer(session, photos[0])
             yield session
 
@@ -111,7 +109,7 @@ def load(session: Session, clients: int, seconds: float) -> dict[str, Any]:
 def _wait_for_answer(session: Session, photo: bytes) -> None:
     server = session.server
     while time.monotonic() < server.started_s + _START_LIMIT_S and server.running:
-        connection = http.client.HTTPConnection("127.0.0.1", session.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", session.plan.target.port, timeout=10)
         try:
             connection.request("POST", _PATH, photo, {"Content-Type": "image/jpeg"})
             if connection.getresponse().status == 200:

@@ -16,6 +16,7 @@ from service.system.version import package_version
 COMMANDS: Final = {
     "serve": "Serve the model repository over HTTP.",
     "classify": "Classify picture files without a server.",
+    "loadtest": "Measure a server under load.",
     "tune": "Measure throughput on this machine and suggest settings.",
     "models": "List the versions in the model repository, or migrate them.",
     "verify": "Verify versions as the service does before it serves them.",

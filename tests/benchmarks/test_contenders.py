@@ -4,6 +4,7 @@ import h11
 import pytest
 
 from benchmarks.contenders import CONTENDERS, Setting, http_request
+from benchmarks.photos import default_graph
 from tests import tinymodel
 
 PICTURE = tinymodel.picture("red")
@@ -44,3 +45,10 @@ def test_request_to_the_service_is_answered(client):
     headers = [(key.decode(), value.decode()) for key, value in head.headers]
     response = client.post(head.target.decode(), content=body, headers=headers)
     assert response.json()["predictions"][0]["label"] == "red"
+
+
+def test_default_graph_is_committed_with_its_manifest():
+    graph = default_graph()
+
+    assert graph.is_file()
+    assert graph.with_name("manifest.json").is_file()

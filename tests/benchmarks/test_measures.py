@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from benchmarks.measures import BROKEN, UNANSWERED, Row, percentile, spread, summarise
+from benchmarks.measures import Row, percentile, spread, summarise
+from convserve.loadtest.sending.rows import BROKEN, UNANSWERED
 
 
 def row(latency_s: float = 0.1, status: int = 200, **more) -> Row:

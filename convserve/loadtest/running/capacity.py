@@ -33,11 +33,8 @@ class Search:
         if self.n_trials >= MAX_TRIALS:
             return None
         low, high = self._bracket()
-        if low is None and high is None:
-            return self._start_per_s
         if high is None:
-            assert low is not None
-            return _rounded(low * self._step())
+            return self._start_per_s if low is None else _rounded(low * self._step())
         if low is None:
             lower = _rounded(high / self._step())
             return lower if 0 < lower < high else None

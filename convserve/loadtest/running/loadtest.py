@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 from convserve.loadtest.bodies import BODIES
 from convserve.loadtest.bodies import Options as CallOptions
@@ -25,7 +26,8 @@ from convserve.loadtest.sending.plan import Plan, Target, write_requests
 from service.system.cpus import usable_cpus
 from service.system.version import package_version
 
-_EXAMPLE = 200  # characters of an answer in a message
+_EXAMPLE: Final = 200  # characters of an answer in a message
+_DETAIL: Final = re.compile(r'"detail"\s*:\s*"([^"\\]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +125,14 @@ class LoadTest:
         outcome = self._runner.run(Course("first", plan, 0.0, timeout_s, "", watched=False))
 
         found = Findings()
-        if not outcome.trial.n_ok and not self._runner.stopped:
+        if not outcome.trial.n_ok and not self._runner.was_stopped():
             found.errors = outcome.recorder.errors()
             found.invalid_because = [self._explain(error) for error in found.errors]
         return found
 
     def _explain(self, error: ErrorCount) -> str:
         place = self._options.target.authority
-        start = " ".join(error.example.split())[:_EXAMPLE]
+        start = _detail(error.example)
         if error.status is None:
             return f"{place} does not answer: {error.code.replace('_', ' ')}: {start}"
 
@@ -155,7 +157,7 @@ class LoadTest:
             started_at=started_at,
             valid=not found.invalid_because,
             invalid_because=found.invalid_because,
-            interrupted=self._runner.stopped,
+            interrupted=self._runner.was_stopped(),
             objective_met=chosen.trial.objective_met if chosen and chosen.trial.n_sent else None,
             settings=self._settings(),
             machine=_machine(),
@@ -221,12 +223,21 @@ def _request(options: Options, pictures: Sequence[Picture]) -> bytes:
         *options.call.headers,
         ("Content-Length", str(len(call.content))),
     ]
-    lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    lines = [
+        f"{call.method} {call.path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers),
+    ]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + call.content
 
 
 def _path(request: bytes) -> str:
     return request.split(b" ", 2)[1].decode("latin-1")
+
+
+def _detail(answer: str) -> str:
+    """Returns the detail of a problem document, else the beginning of the answer."""
+    found = _DETAIL.search(answer)
+    return found[1] if found else " ".join(answer.split())[:_EXAMPLE]
 
 
 def _machine() -> Machine:
@@ -241,8 +252,9 @@ def _machine() -> Machine:
 
 def _processor() -> str:
     # `platform.processor` knows only the architecture on Linux.
-    if os.path.exists("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return f"{platform.machine()}, {line.partition(':')[2].strip()}"
     return platform.machine()

@@ -10,7 +10,6 @@ from typing import Final, Literal
 from convserve.loadtest.histogram import merged
 from convserve.loadtest.results import Capacity, Drift, ErrorCount, Recovery, Stretch
 from convserve.loadtest.running.capacity import MAX_TRIALS, Search
-from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
 from convserve.loadtest.running.trial import Course, Outcome, Runner
 from convserve.loadtest.sending.plan import Plan
@@ -65,8 +64,8 @@ def soak(runner: Runner, plan: Plan, rates: Rates) -> Findings:
 
 def spike(runner: Runner, plan: Plan, rates: Rates) -> Findings:
     """A third of the time at the usual rate, a third at the peak, a third at the usual rate."""
-    assert rates.rate_per_s is not None
-    assert rates.peak_per_s is not None
+    if rates.rate_per_s is None or rates.peak_per_s is None:
+        raise ValueError("a spike needs a usual rate and a peak")
     third_s = rates.duration_s / 3
     phases = [
         (rates.warmup_s + third_s, rates.rate_per_s),
@@ -91,10 +90,10 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
         return found
 
     search = Search(start_per_s, _PRECISION)
-    while not runner.stopped and (rate_per_s := search.next_rate()) is not None:
+    while not runner.was_stopped() and (rate_per_s := search.next_rate()) is not None:
         name = f"trial {search.n_trials + 1}"
         outcome = runner.run(_course(name, plan, rates, rate_per_s))
-        if runner.stopped and found.outcomes:
+        if runner.was_stopped() and found.outcomes:
             break  # cut short, so it says nothing
         found.outcomes.append(outcome)
         trial = outcome.trial

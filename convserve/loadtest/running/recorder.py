@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convserve.loadtest.histogram import Latencies
-from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.results import ErrorCount, Sender, Stage, Stretch
+from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.sending.fleet import Fleet
 from convserve.loadtest.sending.rows import NONE, WITH_BROKEN_PICTURE, Rows, latencies_s
 
@@ -110,31 +110,33 @@ class AnswerCheck:
             self.examples.append(text)
 
 
-class Recorder:
-    """The numbers of one trial.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The measured time of a trial.
 
-    Args:
+    Attributes:
         warmup_s: requests meant for the time before are sent, but not counted.
-        seconds: measured time, after the warm-up.
-        interval_s: length of each part of it.
+        seconds: after the warm-up.
+        interval_s: length of each part.
         targets: (end of the phase, rate), in seconds from the start; empty if closed.
-        offset_s: of the measured time, from that of the load test's first trial.
+        offset_s: from the measured time of the load test's first trial.
     """
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        check: AnswerCheck,
-        warmup_s: float,
-        seconds: float,
-        interval_s: float,
-        targets: Sequence[tuple[float, float]] = (),
-        offset_s: float = 0.0,
-    ) -> None:
+    warmup_s: float
+    seconds: float
+    interval_s: float
+    targets: Sequence[tuple[float, float]] = ()
+    offset_s: float = 0.0
+
+
+class Recorder:
+    """The numbers of one trial."""
+
+    def __init__(self, fleet: Fleet, check: AnswerCheck, window: Window) -> None:
         self._fleet, self._check = fleet, check
-        self._warmup_s, self._seconds = warmup_s, seconds
-        self._targets, self._offset_s = targets, offset_s
-        self.interval_s = interval_s
+        self._window = window
+        self._warmup_s, self._seconds = window.warmup_s, window.seconds
+        self.interval_s = window.interval_s
 
         self.whole = Tally()
         self.intervals: list[Stretch] = []
@@ -192,7 +194,7 @@ class Recorder:
                 return
             tally = self._open.pop(number, None) or Tally()
             target = self._target(self._warmup_s + start_s + seconds / 2)
-            at = self._offset_s + start_s
+            at = self._window.offset_s + start_s
             self.intervals.append(tally.stretch(f"{at:g} s", at, seconds, target))
 
     def cut(self, seconds: float) -> None:
@@ -200,13 +202,13 @@ class Recorder:
         self._seconds = min(self._seconds, max(seconds - self._warmup_s, 1e-3))
 
     def stretch(self, name: str, target_per_s: float | None) -> Stretch:
-        return self.whole.stretch(name, self._offset_s, self._seconds, target_per_s)
+        return self.whole.stretch(name, self._window.offset_s, self._seconds, target_per_s)
 
     def misses(self, objective: Objective) -> list[str]:
         return objective.misses(self.whole.latencies, self.whole.n_errors, self.whole.n_sent)
 
     def sender(self) -> Sender:
-        closed = not self._targets
+        closed = not self._window.targets
         shares = [
             (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0])
             for samples in self._cpu.values()
@@ -312,4 +314,4 @@ class Recorder:
                 self._stages.setdefault(name, Latencies()).add(durations_ms / 1e3)
 
     def _target(self, at_s: float) -> float | None:
-        return next((rate for end_s, rate in self._targets if at_s < end_s), None)
+        return next((rate for end_s, rate in self._window.targets if at_s < end_s), None)

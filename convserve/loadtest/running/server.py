@@ -111,9 +111,11 @@ class Observer:
 def changes(before: Scrape, after: Scrape) -> list[MetricChange]:
     """Returns the series that are not 0 at both times."""
     return [
-        MetricChange(name=name, kind=kind, before=before.series.get(name, (kind, 0.0))[1], after=value)
+        MetricChange(
+            name=name, kind=kind, before=before.series.get(name, (kind, 0.0))[1], after=value
+        )
         for name, (kind, value) in after.series.items()
-        if value == value and (value or before.series.get(name, (kind, 0.0))[1])  # noqa: PLR0124 - NaN
+        if value == value and (value or before.series.get(name, (kind, 0.0))[1])
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from convserve.loadtest.histogram import merged
 from convserve.loadtest.results import Trial
 from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.running.progress import Progress, Snapshot
-from convserve.loadtest.running.recorder import AnswerCheck, Recorder
+from convserve.loadtest.running.recorder import AnswerCheck, Recorder, Window
 from convserve.loadtest.running.server import Observer
 from convserve.loadtest.sending.fleet import Fleet
 from convserve.loadtest.sending.plan import Plan
@@ -59,13 +58,16 @@ class Runner:
     progress: Progress
     observer: Observer
     memory: list[tuple[float, float]] = field(default_factory=list)
-    stopped: bool = False
+    _stopped: bool = False
     _fleet: Fleet | None = None
     _first_s: float | None = None  # when the measured time of the first trial began
 
+    def was_stopped(self) -> bool:
+        return self._stopped
+
     def stop(self) -> None:
         """Ends the running trial early, and starts no other."""
-        self.stopped = True
+        self._stopped = True
         if self._fleet is not None:
             self._fleet.stop()
 
@@ -73,7 +75,7 @@ class Runner:
         """Raises SenderFailed."""
         fleet = self._fleet = Fleet(course.plan, self.n_processes, self.folder)
         try:
-            if self.stopped:
+            if self._stopped:
                 fleet.stop()
             return self._run(course, fleet)
         finally:
@@ -87,15 +89,10 @@ class Runner:
             self._first_s = measured_s
         offset_s = measured_s - (self._first_s or measured_s)
 
-        recorder = Recorder(
-            fleet,
-            self.check,
-            warmup_s=course.warmup_s,
-            seconds=course.seconds,
-            interval_s=max(1.0, course.seconds / _MAX_INTERVALS),
-            targets=_targets(course.plan),
-            offset_s=offset_s,
-        )
+        interval_s = max(1.0, course.seconds / _MAX_INTERVALS)
+        targets = _targets(course.plan)
+        window = Window(course.warmup_s, course.seconds, interval_s, targets, offset_s)
+        recorder = Recorder(fleet, self.check, window)
         memory = _MemorySamples(self.observer) if course.watched else None
         try:
             while not fleet.ended:
@@ -106,7 +103,7 @@ class Runner:
                 recorder.close_before(now_s - course.plan.timeout_s - 1.0)
                 if course.watched:
                     self.progress.update(_snapshot(course, fleet, recorder, now_s))
-                if self.stopped:
+                if self._stopped:
                     recorder.cut(now_s)
         finally:
             if memory is not None:
@@ -176,5 +173,3 @@ def _snapshot(course: Course, fleet: Fleet, recorder: Recorder, now_s: float) ->
         errors=dict(recorder.top_errors(3)),
         in_flight=sum(counts.in_flight for counts in fleet.counts),
     )
-
-

@@ -53,13 +53,14 @@ def main() -> None:
     """Reads a plan from a file, says when it is ready, and starts when a time comes in."""
     stream = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)  # nothing else may write between the frames
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
 
+    plan = from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
-        plan = from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
         sender = Sender(plan)
     except OSError as error:
-        stream.write(FRAME.pack(FAILED, len(str(error).encode())) + str(error).encode())
+        # Most often a host whose name is not known.
+        why = f"{plan.target.host}: {error.strerror or error}".encode()
+        stream.write(FRAME.pack(FAILED, len(why)) + why)
         stream.flush()
         return
 

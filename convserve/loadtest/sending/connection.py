@@ -79,7 +79,17 @@ class Connection:
     event to wait for.
     """
 
-    __slots__ = ("_context", "_host", "_opened", "_sock", "_tls", "_to_send", "answer", "fd", "used")
+    __slots__ = (
+        "_context",
+        "_host",
+        "_opened",
+        "_sock",
+        "_tls",
+        "_to_send",
+        "answer",
+        "fd",
+        "used",
+    )
 
     def __init__(
         self, family: int, address: tuple[object, ...], context: ssl.SSLContext | None, host: str
@@ -181,7 +191,8 @@ class Connection:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
             except ssl.SSLError as error:
-                raise NotOpened(errno.EPROTO, f"TLS: {error.reason or error}") from error
+                why = (error.reason or str(error)).replace("_", " ").lower()
+                raise NotOpened(errno.EPROTO, f"TLS handshake failed: {why}") from error
 
         self._opened = True
         return True

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 
@@ -27,8 +27,7 @@ _LEAD_S: Final = 0.05  # from the last "ready" to the start
 _PIPE_BYTES: Final = 1 << 20  # so that a sender never waits for its parent to read
 # The parent's own module path, because `-m` would look in the working directory first.
 _PROGRAM: Final = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from convserve.loadtest.sending.child import main; main()"
+    "import sys; sys.path[:] = {path!r}; from convserve.loadtest.sending.child import main; main()"
 )
 
 
@@ -131,6 +130,9 @@ class Fleet:
             [sys.executable, "-c", _PROGRAM.format(path=sys.path), str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Out of reach of Ctrl-C, which the parent handles. Linux also shares the cores between
+            # sessions first, so a server with many threads delays the sender less.
+            start_new_session=True,
         )
         if hasattr(fcntl, "F_SETPIPE_SZ") and popen.stdout is not None:
             with suppress(OSError):
@@ -140,8 +142,7 @@ class Fleet:
         return process
 
     def _read(self, process: _Process) -> None:
-        stream = process.popen.stdout
-        assert stream is not None
+        stream = cast("IO[bytes]", process.popen.stdout)
         with suppress(OSError, ValueError):  # closed by `kill`
             while head := stream.read(child.FRAME.size):
                 kind, length = child.FRAME.unpack(head)

@@ -38,7 +38,6 @@ ROW: Final = np.dtype(
     ]
 )
 PACKER: Final = struct.Struct(f"<3df hH 3i {MAX_STAGES}f".replace(" ", ""))
-assert PACKER.size == ROW.itemsize
 
 Rows = NDArray[np.void]
 

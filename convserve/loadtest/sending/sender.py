@@ -311,7 +311,8 @@ class Sender:
                 self._free.appendleft(now_s)
 
     def _fail(self, request: _Request, error: OSError | ValueError) -> None:
-        end = self._end(_failure(error), str(error), rows.BROKEN)
+        why = getattr(error, "strerror", None) or str(error)
+        end = self._end(_failure(error), why, rows.BROKEN)
         self._finish(request, rows.BROKEN, rows.NONE, end, _NO_STAGES)
 
     def _lose(
