@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from random import Random
 from typing import Final
 
 from contract.versions import find_versions
+from convserve.loadtest.pictures import Picture, break_pictures
 
 ROOT: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = (".jpg", ".jpeg")
@@ -37,15 +37,6 @@ def read_photos(folder: Path) -> list[bytes]:
 
 
 def corrupt(photos: list[bytes], n: int, seed: int = 0) -> list[bytes]:
-    """Returns `n` broken uploads: truncated, garbage after a JPEG's first bytes, and not a JPEG."""
-    random = Random(seed)  # noqa: S311 - nothing secret
-    broken = []
-    for index in range(n):
-        photo = photos[index % len(photos)]
-        kinds = (
-            photo[: len(photo) // 2],  # the decoder fails at the end of the file
-            photo[:2] + random.randbytes(len(photo) - 2),  # no marker follows the first
-            random.randbytes(1000),  # no format's magic bytes
-        )
-        broken.append(kinds[index % len(kinds)])
-    return broken
+    """Returns `n` broken uploads, of every kind that the load test has."""
+    pictures = [Picture(f"{number}.jpg", photo) for number, photo in enumerate(photos)]
+    return [picture.content for picture in break_pictures(pictures, n, seed)]

@@ -28,7 +28,7 @@ from convserve.loadtest.sending.rows import RETRY_AFTER, WITH_BROKEN_PICTURE, re
 from convserve.loadtest.sending.sender import Sender
 
 START_LIMIT_S: Final = 60.0
-_N_CORRUPT: Final = 30  # ten of each kind
+_N_CORRUPT: Final = 30  # six of each kind
 _VERIFY_CLIENTS: Final = 4
 _VERIFY_S: Final = 120.0
 _COLLECT_S: Final = 0.5

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from convserve.loadtest.pictures import NoPictures, Picture, UnreadablePicture, read_pictures
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five files of ten bytes, four of them pictures by their names."""
+    for name in ("b/1.jpg", "b/2.PNG", "a/1.jpg", "c.webp", "notes.txt"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode().ljust(10))
+    return tmp_path / "photos"
+
+
+def test_read_pictures_of_a_folder_are_named_by_their_path_below_it(folder):
+    pictures = read_pictures([folder])
+
+    assert pictures == [
+        Picture("c.webp", b"c.webp    "),
+        Picture("a/1.jpg", b"a/1.jpg   "),
+        Picture("b/1.jpg", b"b/1.jpg   "),
+        Picture("b/2.PNG", b"b/2.PNG   "),
+    ]
+
+
+def test_read_pictures_reads_a_named_file_whatever_its_suffix(folder):
+    assert read_pictures([folder / "notes.txt"]) == [Picture("notes.txt", b"notes.txt ")]
+
+
+def test_read_pictures_with_one_name_are_named_by_the_path_given(folder):
+    pictures = read_pictures([folder / "a", folder / "b"])
+
+    names = [picture.name for picture in pictures]
+    assert names == [f"{folder}/a/1.jpg", f"{folder}/b/1.jpg", "2.PNG"]
+
+
+def test_read_pictures_of_a_folder_without_any_are_refused(folder):
+    (folder / "empty").mkdir()
+
+    with pytest.raises(NoPictures) as caught:
+        read_pictures([folder, folder / "empty"])
+
+    assert str(caught.value) == (
+        f"{folder}/empty: no .bmp, .gif, .jpeg, .jpg, .png, .webp files in this folder"
+    )
+
+
+def test_read_pictures_of_no_path_are_refused():
+    with pytest.raises(NoPictures, match="no picture files were given"):
+        read_pictures([])
+
+
+def test_read_pictures_names_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UnreadablePicture, match=r"photo\.jpg: No such file"):
+        read_pictures([tmp_path / "photo.jpg"])
+
+
+def test_read_pictures_names_a_file_that_cannot_be_read(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+
+    with pytest.raises(UnreadablePicture, match=r"c\.webp: Permission denied"):
+        read_pictures([folder])
+
+
+def test_read_pictures_up_to_the_limit_are_read_without_a_word(folder):
+    words: list[str] = []
+
+    pictures = read_pictures([folder], max_total_bytes=40, warn=words.append)
+
+    assert (len(pictures), words) == (4, [])
+
+
+def test_read_pictures_beyond_the_limit_are_chosen_and_told(folder):
+    words: list[str] = []
+
+    pictures = read_pictures([folder], max_total_bytes=29, warn=words.append)
+
+    assert len(pictures) == 2
+    assert pictures == read_pictures([folder], max_total_bytes=29, warn=words.append)
+    assert "2 of 4 are sent, chosen at random." in words[0]
+
+
+def test_read_pictures_warns_on_stderr(folder, capsys):
+    read_pictures([folder], max_total_bytes=29)
+
+    assert "2 of 4 are sent" in capsys.readouterr().err
+
+
+def test_read_pictures_that_are_all_larger_than_the_limit_are_refused(folder):
+    with pytest.raises(NoPictures, match="every file is larger"):
+        read_pictures([folder], max_total_bytes=9)
