@@ -57,6 +57,7 @@ class Settings(_Part):
     broken_share: Share
     seed: int
     objective: str
+    command: str = Field(default="", description="Command line that runs it again.")
 
 
 class Latency(_Part):
@@ -162,6 +163,9 @@ class Server(_Part):
         description="process_resident_memory_bytes as (seconds, bytes)."
     )
     metrics: list[MetricChange] = Field(description="Series that exist or changed.")
+    metrics_seconds: float | None = Field(
+        default=None, description="Time between the two readings of the metrics."
+    )
 
 
 class Capacity(_Part):
