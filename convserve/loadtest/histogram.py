@@ -65,7 +65,11 @@ class Latencies:
         rank = max(1, math.ceil(self.n * percent / 100 - 1e-9))
         if not self.n or rank > self.n_answered:
             return None
-        return float(self._histogram.get_value_at_percentile(100 * rank / self.n_answered)) / 1e3
+        # The library's own search is a Python loop over 23,000 counts.
+        counts = np.frombuffer(self._histogram.counts, np.uint64)
+        index = int(np.searchsorted(np.cumsum(counts), rank))
+        value = self._histogram.get_value_from_index(index)
+        return float(self._histogram.get_highest_equivalent_value(value)) / 1e3
 
     def encode(self) -> str:
         encoded: bytes = self._histogram.encode()
