@@ -29,6 +29,7 @@ from convserve.loadtest.report.svg import (
     text,
     tooltip,
 )
+from convserve.loadtest.report.verdict import finding
 from convserve.loadtest.results import Capacity, Stage, Stretch, Trial
 
 _WIDE_PX: Final = 1080
@@ -396,7 +397,11 @@ def _capacity_band(axes: Axes, capacity: Capacity) -> str:
 
 def _trial_mark(axes: Axes, trial: Trial, name: str, class_: str, ms: float | None) -> str:
     x = axes.x(_rate(trial))
-    end = "objective kept" if trial.objective_met else "missed: " + ", ".join(trial.misses)
+    end = (
+        "objective kept"
+        if trial.objective_met
+        else "missed: " + ", ".join(map(finding, trial.misses))
+    )
     title = tooltip(
         f"{trial.name}: {name} {numbers.milliseconds(ms)} at {numbers.rate(_rate(trial))}; {end}"
     )

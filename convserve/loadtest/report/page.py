@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from convserve.loadtest.histogram import Latencies, merged
 from convserve.loadtest.report import charts, numbers, server
-from convserve.loadtest.report.verdict import SYMBOLS, verdict_of
+from convserve.loadtest.report.verdict import SYMBOLS, finding, verdict_of
 from convserve.loadtest.results import Result, Stage, Trial
+from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
 
 FILE: Final = "report.html"
-MAX_LAG_P99_MS: Final = 5.0
-MAX_CORE: Final = 0.9
 
 _PERCENTS: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 _FEW: Final = 10  # with fewer requests above it, a percentile is mostly chance
@@ -72,6 +71,7 @@ def render(result: Result) -> str:
         "percent": numbers.percent,
         "duration": numbers.duration,
         "bytes": numbers.n_bytes,
+        "finding": finding,
         "svg": Markup,  # `svg.py` escapes what it is given
     }
     return templates.get_template(FILE).render(**_content(result))
@@ -90,8 +90,6 @@ def _content(result: Result) -> dict[str, Any]:
         "verdict": verdict_of(result),
         "symbols": SYMBOLS,
         "is_ramp": is_ramp,
-        "n_sent": sum(trial.n_sent for trial in result.trials),
-        "n_errors": sum(trial.n_errors for trial in result.trials),
         "time": charts.over_time(result.intervals, limits) if result.intervals else None,
         "rate": charts.over_rate(result.trials, result.capacity, limits)
         if is_ramp and result.trials
@@ -105,8 +103,8 @@ def _content(result: Result) -> dict[str, Any]:
         else None,
         "facts_of_server": server.facts_of(result),
         "series": server.changes(result),
-        "max_lag_ms": MAX_LAG_P99_MS,
-        "max_core": MAX_CORE,
+        "max_lag_ms": MAX_LAG_MS,
+        "max_core": MAX_CORE_SHARE,
         "slowest_sender": _slowest_sender(result.trials),
     }
 

@@ -23,7 +23,7 @@ class Verdict:
 
 def verdict_of(result: Result) -> Verdict:
     met, capacity, summary = result.objective_met, result.capacity, result.summary
-    reasons = [*result.invalid_because]
+    reasons = [_as_sentence(reason) for reason in result.invalid_because]
     if result.interrupted:
         reasons.append(_stopped(result))
 
@@ -57,12 +57,29 @@ def _stopped(result: Result) -> str:
 
 def _judged(result: Result, summary: Trial) -> str:
     happened = f"t {_rate(summary)}, {_what_happened(summary)}."
-    objective = numbers.objective(result.settings.objective)
     if not result.valid:
         return f"What was seen: a{happened}"
     if summary.objective_met:
+        objective = numbers.objective(result.settings.objective)
         return f"The server kept the objective, {objective}. A{happened}"
-    return f"The server missed the objective, {objective}: {', '.join(summary.misses)}. A{happened}"
+
+    even = " even at the lowest rate" if result.settings.profile == "ramp" else ""
+    misses = "; ".join(_miss(miss) for miss in summary.misses)
+    return f"The server missed the objective{even}: {misses}. A{happened}"
+
+
+def finding(miss: str) -> str:
+    """Returns a missed term without the term: p99 was 312.0 ms."""
+    return miss.partition(": ")[2] or miss
+
+
+def _miss(miss: str) -> str:
+    term, colon, found = miss.partition(": ")
+    return f"{found} (the objective is {numbers.objective(term)})" if colon else miss
+
+
+def _as_sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:].removesuffix(".") + "."
 
 
 def _rate(summary: Trial) -> str:
