@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -39,6 +42,7 @@ except ModuleNotFoundError as error:
 from convserve.loadtest.pictures import (
     break_pictures,
     make_pictures,
+    match_expected,
     read_expected,
     read_pictures,
 )
@@ -49,6 +53,7 @@ _PEAK: Final = 3.0  # a spike's peak, times the usual rate
 _N_MADE: Final = 64
 _N_BROKEN: Final = 32
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECRET: Final = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 _MISSED: Final = 1  # exit statuses
 _INVALID: Final = 3
 
@@ -262,7 +267,26 @@ def _options(url: str, given: dict[str, Any]) -> Options:
         pictures_per_request=given["per_request"],
         broken_share=given["broken"],
         seed=given["seed"],
+        command=_command(sys.argv[1:]),
     )
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Returns the command line without what it may hold of secrets."""
+    shown = []
+    for before, one in pairwise(["", *arguments]):
+        option, equals, value = one.partition("=")
+        if before == "--header":
+            one = _masked(one)
+        elif option == "--header" and equals:
+            one = f"{option}={_masked(value)}"
+        shown.append(one)
+    return shlex.join(["convserve", *shown])
+
+
+def _masked(header: str) -> str:
+    name, _, value = header.partition(":")
+    return f"{name}: ..." if _SECRET.search(name) else f"{name}:{value}"
 
 
 def _profile(given: dict[str, Any]) -> Profile:
@@ -309,10 +333,16 @@ def _load(photos: tuple[Path, ...], given: dict[str, Any]) -> Load:
         else:
             good = make_pictures(_N_MADE, given["seed"])
             source = f"{len(good)} made from the examples, seed {given['seed']}"
-        expected = read_expected(given["expect"]) if given["expect"] else None
+        expected = None
+        if given["expect"]:
+            expected = match_expected(read_expected(given["expect"]), good)
+            if not expected:
+                raise ValueError(f"{given['expect']} names none of the {len(good):,} pictures")
         broken = break_pictures(good, _N_BROKEN, given["seed"]) if given["broken"] else []
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
+    # Folders are often classes; their pictures should not come in one go.
+    Random(given["seed"]).shuffle(good)  # noqa: S311 - nothing secret
     return Load(good, broken, source, expected)
 
 

@@ -261,7 +261,8 @@ def _rates_over_time(axes: Axes, intervals: Sequence[Stretch], unit_s: float) ->
 
 
 def _errors_over_time(axes: Axes, intervals: Sequence[Stretch], unit_s: float) -> str:
-    refused, failed = [], []
+    refused: list[str] = []
+    failed: list[str] = []
     for one in intervals:
         left, right = axes.x(one.start_s / unit_s), axes.x((one.start_s + one.seconds) / unit_s)
         edge = 0.5 if right - left > 4 else 0

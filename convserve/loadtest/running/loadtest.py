@@ -47,6 +47,7 @@ class Options:
     pictures_per_request: int = 1
     broken_share: float = 0.0
     seed: int = 0
+    command: str = ""  # that runs it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ class LoadTest:
             broken_share=options.broken_share,
             seed=options.seed,
             objective=options.objective.text,
+            command=options.command,
         )
 
 

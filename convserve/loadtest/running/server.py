@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Scrape:
     """All series of a server's `/metrics`: (kind, value) by name and labels."""
 
     series: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    at_s: float = 0.0  # monotonic
 
     @property
     def memory_bytes(self) -> float | None:
@@ -46,7 +48,7 @@ class Observer:
                 kind = family.type if family.type in _KINDS else "other"
                 for sample in family.samples:
                     series[_name(sample.name, sample.labels)] = (kind, float(sample.value))
-        return Scrape(series)
+        return Scrape(series, time.monotonic())
 
     def describe(self, before: Scrape, after: Scrape, memory: list[tuple[float, float]]) -> Server:
         return Server(
@@ -54,6 +56,7 @@ class Observer:
             models=self._models(),
             memory_bytes=memory,
             metrics=changes(before, after),
+            metrics_seconds=after.at_s - before.at_s if before.series and after.series else None,
         )
 
     def _software(self, scrape: Scrape) -> str | None:
