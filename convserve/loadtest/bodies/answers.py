@@ -109,7 +109,11 @@ def read_first_class(answer: object) -> str:
 
 def highest(scores: Sequence[float]) -> int:
     """Returns the position of the highest score, the first of several; ValueError for NaN."""
-    if math.isnan(sum(scores)):
+    try:
+        broken = math.isnan(sum(scores))  # the sum is NaN if one of them is
+    except OverflowError:  # an integer beyond any float
+        broken = True
+    if broken:
         raise ValueError("a score is not a number")
     return scores.index(max(scores))
 

@@ -19,7 +19,7 @@ from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.running.profiles import PROFILES, Findings, Profile, Rates
 from convserve.loadtest.running.progress import Progress
 from convserve.loadtest.running.recorder import AnswerCheck
-from convserve.loadtest.running.server import Observer, Scrape
+from convserve.loadtest.running.server import Observer
 from convserve.loadtest.running.trial import Course, Runner
 from convserve.loadtest.sending.fleet import SenderFailed
 from convserve.loadtest.sending.plan import Plan, Target, write_requests
@@ -105,17 +105,16 @@ class LoadTest:
     def run(self) -> Result:
         started_at = datetime.now(UTC)
         found = Findings()
-        before = self._observer.scrape()
         try:
             found = self._first_answer()
             if not found.invalid_because:
-                before = self._observer.scrape()
+                self._observer.begin()
                 found = PROFILES[self._options.profile](
                     self._runner, self._plan, self._options.rates
                 )
         except SenderFailed as error:
             found.invalid_because.append(str(error))
-        return self._result(started_at, found, before, self._observer.scrape())
+        return self._result(started_at, found)
 
     def _first_answer(self) -> Findings:
         """Sends one request, and says what is wrong if its answer is not one."""
@@ -148,9 +147,7 @@ class LoadTest:
             "--path, --body, --model and --header say what to send"
         )
 
-    def _result(
-        self, started_at: datetime, found: Findings, before: Scrape, after: Scrape
-    ) -> Result:
+    def _result(self, started_at: datetime, found: Findings) -> Result:
         chosen = found.chosen
         check = self._check
         broken = chosen.recorder if chosen else None
@@ -162,7 +159,7 @@ class LoadTest:
             objective_met=chosen.trial.objective_met if chosen and chosen.trial.n_sent else None,
             settings=self._settings(),
             machine=_machine(),
-            server=self._observer.describe(before, after, self._runner.memory),
+            server=self._observer.end(self._runner.memory),
             summary=chosen.trial if chosen else None,
             trials=[one.trial for one in found.outcomes],
             intervals=[part for one in found.outcomes for part in one.recorder.intervals],

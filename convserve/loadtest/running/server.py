@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from convserve.loadtest.results import MetricChange, Server
 from convserve.loadtest.sending.plan import Target
 
-_TIMEOUT_S: Final = 5.0
+_TIMEOUT_S: Final = 2.0
 _MAX_BYTES: Final = 4 << 20
 _MEMORY: Final = "process_resident_memory_bytes"
 _KINDS: Final = ("counter", "gauge", "histogram")
@@ -35,10 +35,31 @@ class Scrape:
 
 
 class Observer:
-    """Asks a server about itself. A server that does not answer these questions is none the worse."""
+    """Asks a server about itself. One that does not answer is asked no more."""
 
     def __init__(self, target: Target, headers: Iterable[tuple[str, str]]) -> None:
         self._target, self._headers = target, dict(headers)
+        self._before = Scrape()
+        self._software: str | None = None
+        self._models: list[str] = []
+
+    def begin(self) -> None:
+        """Reads what there is before the load."""
+        self._before = self.scrape()
+        self._software = self._find_software()
+        self._models = self._find_models()
+
+    def end(self, memory: list[tuple[float, float]]) -> Server:
+        """Reads the metrics once more and returns everything."""
+        before = self._before
+        after = self.scrape() if before.series else Scrape()
+        return Server(
+            software=self._software,
+            models=self._models,
+            memory_bytes=memory,
+            metrics=changes(before, after),
+            metrics_seconds=after.at_s - before.at_s if after.series else None,
+        )
 
     def scrape(self) -> Scrape:
         text = self._get("/metrics")
@@ -50,17 +71,8 @@ class Observer:
                     series[_name(sample.name, sample.labels)] = (kind, float(sample.value))
         return Scrape(series, time.monotonic())
 
-    def describe(self, before: Scrape, after: Scrape, memory: list[tuple[float, float]]) -> Server:
-        return Server(
-            software=self._software(after),
-            models=self._models(),
-            memory_bytes=memory,
-            metrics=changes(before, after),
-            metrics_seconds=after.at_s - before.at_s if before.series and after.series else None,
-        )
-
-    def _software(self, scrape: Scrape) -> str | None:
-        for name in scrape.series:
+    def _find_software(self) -> str | None:
+        for name in self._before.series:
             if name.startswith("convserve_build_info{"):
                 found = name.partition('version="')[2].partition('"')[0]
                 return f"convserve {found}"
@@ -70,7 +82,7 @@ class Observer:
             return f"{metadata['name']} {metadata.get('version', '')}".strip()
         return None
 
-    def _models(self) -> list[str]:
+    def _find_models(self) -> list[str]:
         listing = self._json("/v1/models")
         models = listing.get("models") if isinstance(listing, dict) else None
         found = []

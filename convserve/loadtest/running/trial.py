@@ -146,7 +146,8 @@ class _MemorySamples:
             found = self._observer.scrape().memory_bytes
             if found is not None:
                 self._samples.append((time.monotonic(), found))
-            if self._ended.wait(_MEMORY_EVERY_S) or found is None:
+            # A server without this metric is asked once.
+            if found is None or self._ended.wait(_MEMORY_EVERY_S):
                 return
 
 

@@ -12,7 +12,13 @@ Script = Callable[[socket.socket], None]
 
 
 def read_request(sock: socket.socket) -> bytes:
-    """Returns the next whole request; empty if the client has closed the connection."""
+    """Returns the next POST; empty if the client has closed the connection. Nothing can be got."""
+    while (request := _read(sock)).startswith(b"GET "):
+        sock.sendall(response(b"", status="404 Not Found"))
+    return request
+
+
+def _read(sock: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
         received = sock.recv(65536)
@@ -20,12 +26,12 @@ def read_request(sock: socket.socket) -> bytes:
             return b""
         data += received
     head, _, body = data.partition(b"\r\n\r\n")
-    length = next(
+    lengths = [
         int(line.split(b":")[1])
         for line in head.split(b"\r\n")
         if line.lower().startswith(b"content-length:")
-    )
-    while len(body) < length:
+    ]
+    while lengths and len(body) < lengths[0]:
         body += sock.recv(65536)
     return head + b"\r\n\r\n" + body
 
