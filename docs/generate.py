@@ -1,4 +1,4 @@
-"""Writes docs/reference and the manifest's JSON schema from the code.
+"""Writes docs/reference and the JSON schemas from the code.
 
 Run it as `python -m docs.generate [--check]` from the root of the repository.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from contract.manifest import Manifest
+from convserve.loadtest.results import Result
 from service.app import ROUTERS
 from service.http.problems import PROBLEMS
 from service.settings import ENVIRONMENT_PREFIX, Settings
@@ -171,6 +172,10 @@ def manifest_schema() -> str:
     return json.dumps(Manifest.model_json_schema(), indent=1) + "\n"
 
 
+def loadtest_schema() -> str:
+    return json.dumps(Result.model_json_schema(), indent=1) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": lambda: _HEADER + settings_page(),
     "docs/reference/config.md": lambda: _HEADER + config_page(),
@@ -178,6 +183,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/metrics.md": lambda: _HEADER + metrics_page(),
     "docs/reference/openapi.json": openapi,
     "contract/manifest.schema.json": manifest_schema,
+    "docs/reference/loadtest-result.schema.json": loadtest_schema,
 }
 
 

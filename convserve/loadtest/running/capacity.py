@@ -1,7 +1,7 @@
 """The search for the highest rate that keeps an objective.
 
 A trial near the limit passes or fails by chance, so both ends of the bracket are tried until two
-outcomes agree. The answer is the bracket, not only one number.
+outcomes agree. The answer is that bracket.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 
 from convserve.loadtest.results import Capacity
 
-MAX_TRIALS: Final = 24
+MAX_TRIALS: Final = 20
 _AGREEING: Final = 2  # outcomes that decide about an end of the bracket: the best of three
-_STEPS: Final = (1.15, 1.3, 1.6, 2.0)  # while no trial has failed yet, or none has passed
+_STEPS: Final = (1.15, 1.3, 1.6, 2.0, 4.0)  # while no trial has failed yet, or none has passed
 
 
 class Search:
@@ -32,6 +32,12 @@ class Search:
         """Returns the next rate to try, or None at the end."""
         if self.n_trials >= MAX_TRIALS:
             return None
+        # Anything else on the machine can make a good rate miss the objective once, but little makes
+        # a bad one keep it. So one miss decides nothing.
+        for rate, missed in self._missed.items():
+            if missed < _AGREEING and self._kept[rate] < _AGREEING:
+                return rate
+
         low, high = self._bracket()
         if high is None:
             return self._start_per_s if low is None else _rounded(low * self._step())
@@ -42,11 +48,7 @@ class Search:
         middle = _rounded(math.sqrt(low * high))
         if high / low > 1 + self._precision and low < middle < high:
             return middle
-        if self._kept[low] < _AGREEING:
-            return low
-        if self._missed[high] < _AGREEING:
-            return high
-        return None
+        return low if self._kept[low] < _AGREEING else None
 
     def record(self, rate_per_s: float, *, kept: bool) -> None:
         self.n_trials += 1
@@ -76,11 +78,9 @@ class Search:
 
     def _bracket(self) -> tuple[float | None, float | None]:
         """Returns the highest rate that kept the objective, and the next one that missed it."""
-        verdicts = {
-            rate: self._kept[rate] > self._missed[rate]
-            for rate in sorted({*self._kept, *self._missed})
-            if self._kept[rate] != self._missed[rate]
-        }
+        tried = sorted({*self._kept, *self._missed})
+        decided = (rate for rate in tried if self._kept[rate] != self._missed[rate])
+        verdicts = {rate: self._kept[rate] > self._missed[rate] for rate in decided}
         missed = [rate for rate, kept in verdicts.items() if not kept]
         high = missed[0] if missed else None
         # A rate above one that was missed kept the objective by luck.
@@ -88,8 +88,8 @@ class Search:
         return (kept[-1] if kept else None), high
 
     def _step(self) -> float:
-        n_alike = max(0, self.n_trials - 1)
-        return _STEPS[min(n_alike, len(_STEPS) - 1)]
+        n_tried = len({*self._kept, *self._missed})
+        return _STEPS[min(n_tried, len(_STEPS)) - 1]
 
 
 def _rounded(rate_per_s: float) -> float:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from convserve.loadtest.histogram import merged
 from convserve.loadtest.results import Capacity, Drift, ErrorCount, Recovery, Stretch
-from convserve.loadtest.running.capacity import MAX_TRIALS, Search
+from convserve.loadtest.running.capacity import Search
 from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
 from convserve.loadtest.running.trial import Course, Outcome, Runner
 from convserve.loadtest.sending.plan import Plan
@@ -105,8 +105,6 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
             found.invalid_because.append(f"at {rate_per_s:,g}/s {why}")
             break
 
-    if search.n_trials >= MAX_TRIALS:
-        found.invalid_because.append(f"{MAX_TRIALS} trials did not agree on a capacity")
     found.capacity = search.capacity()
     found.chosen = _at_capacity(found)
     return _conclude(found)
