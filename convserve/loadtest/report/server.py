@@ -78,9 +78,8 @@ def facts_of(result: Result) -> list[Fact]:
             facts.append(
                 Fact("cores used", numbers.figures(cpu_s / seconds), "by the server's process")
             )
-        if n_requests := _sum_matching(series, r".*_requests_total"):
-            per_request = numbers.milliseconds(1e3 * cpu_s / n_requests)
-            facts.append(Fact("CPU time per request", per_request))
+    if (cpu_ms := cpu_ms_per_request(result)) is not None:
+        facts.append(Fact("CPU time per request", numbers.milliseconds(cpu_ms)))
 
     for one in series:
         if one.family == "process_resident_memory_bytes":
@@ -93,6 +92,15 @@ def facts_of(result: Result) -> list[Fact]:
         if n := _sum(series, family):
             facts.append(Fact(name, f"{n:,.0f}"))
     return facts
+
+
+def cpu_ms_per_request(result: Result) -> float | None:
+    """Returns the server's CPU time over its requests; None where it does not tell both."""
+    series = parse(result.server.metrics)
+    cpu_s = _sum(series, "process_cpu_seconds_total")
+    requests = re.compile(r".*_requests_total")
+    n = sum(one.difference for one in series if requests.fullmatch(one.family))
+    return 1e3 * cpu_s / n if cpu_s > 0 and n > 0 else None
 
 
 def changes(result: Result) -> list[Series]:
@@ -122,7 +130,3 @@ def _by_label(
 
 def _sum(series: Sequence[Series], family: str) -> float:
     return sum(one.difference for one in series if one.family == family)
-
-
-def _sum_matching(series: Sequence[Series], family: str) -> float:
-    return sum(one.difference for one in series if re.fullmatch(family, one.family))

@@ -83,11 +83,11 @@ def arrivals(random: np.random.Generator, rate_per_s: float, seconds: float) -> 
 
 def queue_latencies(arrivals_s: Floats, service_s: Floats) -> Floats:
     """Returns the latencies of one server that takes requests in order."""
-    latencies, free_s = np.empty(len(arrivals_s)), 0.0
-    for i, (at_s, needed_s) in enumerate(zip(arrivals_s.tolist(), service_s.tolist(), strict=True)):
-        free_s = max(free_s, at_s) + needed_s
-        latencies[i] = free_s - at_s
-    return latencies + _NETWORK_S
+    done_s = np.cumsum(service_s)
+    # A request ends when all work since the last idle moment is done.
+    idle_s = np.maximum.accumulate(arrivals_s - (done_s - service_s))
+    latencies: Floats = idle_s + done_s - arrivals_s + _NETWORK_S
+    return latencies
 
 
 def stretch(
