@@ -44,9 +44,9 @@ def closed(rounds: int, seconds: float) -> list[dict[str, Any]]:
     with _server("convserve", 0, pinned=True) as session:
         for number in range(rounds):
             theirs = _wrk(session, seconds)
-            ours = _loadtest(session, "--clients", _CLIENTS, "--duration", seconds)
-            rows.append({"round": number + 1, "wrk": theirs, "convserve": _numbers(ours)})
-            ratio = rows[-1]["convserve"]["per_s"] / theirs["per_s"]
+            ours = _numbers(_loadtest(session, "--clients", _CLIENTS, "--duration", seconds))
+            rows.append({"round": number + 1, "wrk": theirs, "convserve": ours})
+            ratio = ours["per_s"] / theirs["per_s"]
             print(f"round {number + 1}: wrk {theirs['per_s']:.1f}/s, ours {ratio:.4f} of it")
     return rows
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from convserve.loadtest.results import Capacity
 
-MAX_TRIALS: Final = 20
+MAX_TRIALS: Final = 30  # about 13 are usual
 _AGREEING: Final = 2  # outcomes that decide about an end of the bracket: the best of three
 _STEPS: Final = (1.15, 1.3, 1.6, 2.0, 4.0)  # while no trial has failed yet, or none has passed
 
