@@ -36,14 +36,18 @@ class Latencies:
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             self._histogram.record_value(value, count)
 
-    def merge(self, encoded: str, n_unanswered: int = 0, mean_ms: float | None = None) -> None:
-        """Adds an encoded histogram."""
-        other = HdrHistogram.decode(encoded.encode())
-        if mean_ms is None:
-            mean_ms = other.get_mean_value() / 1e3 if other.get_total_count() else 0.0
-        self._sum_s += mean_ms * other.get_total_count() / 1e3
+    def include(self, other: Latencies) -> None:
+        """Counts everything that another one has counted."""
+        self._histogram.add(other._histogram)
+        self._sum_s += other._sum_s
+        self.n_unanswered += other.n_unanswered
+
+    def include_encoded(self, part: Latency) -> None:
+        """Counts everything in a result."""
+        other = HdrHistogram.decode(part.histogram.encode())
         self._histogram.add(other)
-        self.n_unanswered += n_unanswered
+        self._sum_s += (part.mean_ms or 0.0) * other.get_total_count() / 1e3
+        self.n_unanswered += part.n_unanswered
 
     @property
     def n_answered(self) -> int:
@@ -109,5 +113,5 @@ def merged(parts: Sequence[Latency]) -> Latencies:
     """Returns the latencies of several stretches of time together."""
     whole = Latencies()
     for part in parts:
-        whole.merge(part.histogram, part.n_unanswered, part.mean_ms)
+        whole.include_encoded(part)
     return whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from convserve.loadtest.histogram import merged
+from convserve.loadtest.histogram import Latencies
 from convserve.loadtest.results import Trial
 from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.running.progress import Progress, Snapshot
@@ -161,7 +161,9 @@ def _targets(plan: Plan) -> list[tuple[float, float]]:
 
 def _snapshot(course: Course, fleet: Fleet, recorder: Recorder, now_s: float) -> Snapshot:
     tallies = list(recorder.recent(now_s))
-    latencies = merged([tally.latencies.summary() for tally in tallies])
+    latencies = Latencies()
+    for tally in tallies:
+        latencies.include(tally.latencies)
     seconds = max(1e-3, min(recorder.interval_s * len(tallies), now_s - course.warmup_s))
     return Snapshot(
         elapsed_s=now_s,
