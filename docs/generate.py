@@ -147,7 +147,17 @@ def errors_page() -> str:
 
 
 def metrics_page() -> str:
-    lines = ["# Metrics", "", "`GET /metrics` returns them in the Prometheus text format.", ""]
+    lines = [
+        "# Metrics",
+        "",
+        "`GET /metrics` returns them in the Prometheus text format. Every series of a counter exists from",
+        "the start, at 0. Traffic cannot create series. A version brings its series when it is adopted and",
+        "takes them along when it retires.",
+        "",
+        "`process_*` describe the service's own process. With `--workers`, `convserve_workers_*` add its",
+        "children. [How to operate](../how-to/operate.md) explains the alerts and the dashboard.",
+        "",
+    ]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in Metrics().describe():
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"

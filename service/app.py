@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from service import __name__ as package
@@ -27,10 +28,13 @@ from service.api.dialects import native
 from service.api.payload import BodyLimits
 from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
+from service.batching.lane import RestartReason
 from service.batching.sizing import engine_config
-from service.errors import Draining, ModelNotReady
+from service.errors import REFUSALS, Draining, ModelNotReady
 from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
+from service.http.problems import PROBLEMS
+from service.http.scope import UNMATCHED
 from service.models.repository import Load, Repository, RepositoryConfig, resolve_models_dir
 from service.models.watcher import RepositoryWatcher, fingerprint
 from service.serving.admission import Admission
@@ -38,7 +42,7 @@ from service.serving.backend import LaneBackend, load_backend
 from service.serving.classifier import ActiveBackend, Classifier
 from service.settings import MAX_REQUEST_TIMEOUT_S, Settings
 from service.system.cpus import usable_cpus
-from service.system.metrics import Metrics
+from service.system.metrics import LabelValues, Metrics
 from service.system.version import package_version
 
 log = logging.getLogger(package)
@@ -48,6 +52,14 @@ _MIN_BODY_RATE_BYTES_PER_S: Final = 50_000  # a poor mobile network
 
 HOT_ROUTERS = (native.hot,)  # endpoints that receive pictures, served before FastAPI
 ROUTERS = (*HOT_ROUTERS, native.router, health.router)
+
+
+LABEL_VALUES: Final = LabelValues(
+    error_codes=tuple(PROBLEMS),
+    picture_codes=tuple(code for code, problem in PROBLEMS.items() if problem.picture),
+    refusals=REFUSALS,
+    restart_reasons=tuple(reason.value for reason in RestartReason),
+)
 
 
 class Application(FastAPI):
@@ -67,7 +79,7 @@ class Service:
     """The running parts behind an application: creates, starts, replaces and stops them."""
 
     def __init__(self, settings: Settings, config: RepositoryConfig) -> None:
-        self.metrics = Metrics()
+        self.metrics = Metrics(LABEL_VALUES)
         self._started = False
         self.draining = False
         self.watcher: RepositoryWatcher | None = None  # set when the lifespan starts
@@ -89,7 +101,17 @@ class Service:
             not_ready=self.not_ready,
             is_alive=self.is_alive,
         )
-        self._register_metrics()
+        self.metrics.watch_in_flight(
+            lambda: self._admission.images, lambda: self._admission.n_bytes
+        )
+        self.metrics.watch_ready(lambda: self.not_ready() is None)
+        self.metrics.watch_lanes(
+            lambda: self._backend.n_lanes, lambda: self._backend.batcher.limits.lanes
+        )
+        self.metrics.watch_workers(
+            lambda: [pid for one in (self._backend, *self._retiring.values()) for pid in one.pids]
+        )
+        self._show_versions()
 
     @property
     def repository(self) -> Repository:
@@ -107,11 +129,10 @@ class Service:
         self._backend = await backend.renewed(repository)
         self._backend.start()
         self.dependencies.classifier.active = ActiveBackend(self._backend)
-        self._register_metrics(backend.repository)
-
         task = asyncio.create_task(_retire(old, backend), name="retire")
         self._retiring[task] = backend
-        task.add_done_callback(self._retiring.pop)
+        task.add_done_callback(self._retired)
+        self._show_versions()
 
     @property
     def load(self) -> Load:
@@ -157,23 +178,30 @@ class Service:
         trouble = self._backend.trouble()
         return ModelNotReady(trouble) if trouble else None
 
+    def count_refused_head(self, code: str) -> None:
+        self.metrics.count_refused_head(UNMATCHED, PROBLEMS[code].status, code)
+
     def _callbacks(self) -> BatchCallbacks:
         metrics = self.metrics
         return BatchCallbacks(
-            on_run=lambda name, size, _run_s: metrics.batch_size(name).observe(size),
-            on_work=lambda name, work_s: metrics.lane_busy.labels(name).inc(work_s),
+            on_run=lambda key, size, _run_s: metrics.count_run(key, size),
+            on_work=metrics.count_work,
             on_replaced=lambda reason: metrics.lane_restarts.labels(reason.value).inc(),
         )
 
-    def _register_metrics(self, replaced: Repository | None = None) -> None:
-        admission, backend, repository = self._admission, self._backend, self.repository
-        self.metrics.watch_in_flight(lambda: admission.images, lambda: admission.n_bytes)
-        self.metrics.watch_lanes(lambda: backend.n_lanes)
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        del self._retiring[task]
+        self._show_versions()
 
-        for name in set(replaced.models if replaced else ()) - set(repository.models):
-            self.metrics.forget_model(name)
-        for name in repository.models:
-            self.metrics.watch_model(name, partial(backend.batcher.waiting_for, name))
+    def _show_versions(self) -> None:
+        """Gives every version its series, and takes away those of versions no longer in use."""
+        backend, repository = self._backend, self.repository
+        for version in repository.versions():
+            self.metrics.add_version(version.key, partial(backend.batcher.waiting_for, version.key))
+
+        # A version that is being replaced still answers the requests that began with it.
+        used = [repository, *(one.repository for one in self._retiring.values())]
+        self.metrics.keep_versions({version.key for one in used for version in one.versions()})
 
         self.metrics.show_models(
             (
@@ -240,10 +268,12 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.dependencies = service.dependencies
-    for router in ROUTERS:
+    routers = (*ROUTERS, docs.router) if settings.docs else ROUTERS
+    service.metrics.add_routes(
+        _statuses([*app.routes, *(route for router in routers for route in router.routes)])
+    )
+    for router in routers:
         app.include_router(router)
-    if settings.docs:
-        app.include_router(docs.router)
 
     # FastAPI's own error responses have another shape; the edge middleware answers instead.
     for kind in (HTTPException, RequestValidationError, Exception):
@@ -252,6 +282,19 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
     app.edge = EdgeMiddleware(routes, service.metrics, draining=lambda: service.draining)
     return app
+
+
+def _statuses(routes: Iterable[BaseRoute]) -> dict[str, set[int]]:
+    """Returns the statuses that each route may answer with, for the metrics."""
+    found = {UNMATCHED: {400, 404, 408, 431, 500, 503}}
+    for route in routes:
+        if isinstance(route, Route):
+            declared = getattr(route, "responses", {})  # FastAPI's own routes declare nothing
+            statuses = found.setdefault(route.path, {200, 405, 500})
+            statuses.update(int(status) for status in declared)
+            if "POST" in (route.methods or ()):
+                statuses.add(499)  # the client left before its body was read or answered
+    return found
 
 
 async def _reraise(_request: Request, error: Exception) -> Never:

@@ -6,7 +6,9 @@ from starting. Errors of pictures and of model files are in `contract.errors`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final, Literal, get_args
+
+OverloadReason = Literal["images", "bytes", "queue", "memory", "deadline"]
 
 
 class ServiceError(Exception):
@@ -59,7 +61,9 @@ class Unavailable(ServiceError):
         reason: which limit was reached, for the metrics; by default the code.
     """
 
-    def __init__(self, message: str, retry_after_s: int = 1, *, reason: str = "") -> None:
+    def __init__(
+        self, message: str, retry_after_s: int = 1, *, reason: OverloadReason | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.reason: str = reason or self.code
@@ -99,6 +103,14 @@ class EngineFailure(ServiceError):
     """The runtime raised, or returned an unusable row."""
 
     code = "internal_error"  # clients cannot do anything about it
+
+
+# Every code and reason of a request that is refused for lack of capacity, for the metrics.
+REFUSALS: Final = (
+    *((Overloaded.code, reason) for reason in get_args(OverloadReason)),
+    *((one.code, one.code) for one in (Draining, ModelNotReady, WorkerLost)),
+    (DeadlineExceeded.code, "deadline"),
+)
 
 
 # Start-up errors

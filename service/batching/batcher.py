@@ -68,10 +68,10 @@ class BatchLimits:
 class BatchCallbacks:
     """Callbacks for a batcher's events, on the event loop."""
 
-    # After every run: the model's name, pictures in the run, seconds of the run.
-    on_run: Callable[[str, int, float], None] = lambda *_: None
-    # After every batch: the model's name, seconds a lane worked on it.
-    on_work: Callable[[str, float], None] = lambda *_: None
+    # After every run: the version's key, pictures in the run, seconds of the run.
+    on_run: Callable[[tuple[str, int], int, float], None] = lambda *_: None
+    # After every batch: the version's key, seconds a lane worked on it.
+    on_work: Callable[[tuple[str, int], float], None] = lambda *_: None
     # For every lane that has to be replaced.
     on_replaced: Callable[[RestartReason], None] = lambda _: None
 
@@ -152,9 +152,8 @@ class Batcher:
         """False if a lane is dead or stuck for good, so that only a new process would help."""
         return self._lanes.alive
 
-    def waiting_for(self, name: str) -> int:
-        # In all versions of the model.
-        return sum(one.n_pending for one in self._queues.values() if one.version.key[0] == name)
+    def waiting_for(self, key: tuple[str, int]) -> int:
+        return sum(one.n_pending for one in self._queues.values() if one.version.key == key)
 
     def expected_s(self, version: RunnableVersion) -> float:
         """Returns the seconds until an item submitted now would be answered; 0 if not known."""
@@ -378,10 +377,10 @@ class Batcher:
 
     def _finished(self, _lane: Lane, job: BatchJob[QueueEntry]) -> None:
         # The entries have been answered and the lane is free.
-        name = job.version.key[0]
+        key = job.version.key
         for size, run_s in job.runs:
-            self._callbacks.on_run(name, size, run_s)
-        self._callbacks.on_work(name, job.work_s)
+            self._callbacks.on_run(key, size, run_s)
+        self._callbacks.on_work(key, job.work_s)
 
         if job.runs and job.died is None:
             times = self._queue_of(job.version, job.large).times

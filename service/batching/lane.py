@@ -10,7 +10,7 @@ import asyncio
 import enum
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -220,9 +220,13 @@ class LaneFactory(Protocol):
     Attributes:
         restarts: a lost lane can be replaced any number of times. Otherwise a lane that is stuck for
             good needs a new process.
+        pids: the ids of the lanes' processes; empty if they are threads.
     """
 
     restarts: bool
+
+    @property
+    def pids(self) -> Collection[int]: ...
 
     def open(self, callbacks: LaneCallbacks) -> Lane:
         """Starts a lane from the running event loop; it may become ready later."""

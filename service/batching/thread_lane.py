@@ -94,6 +94,7 @@ class ThreadLaneFactory:
     """Creates lanes that are threads; a `LaneFactory`."""
 
     restarts = False
+    pids = ()
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, Draining, Unavailable
-from service.http.problems import EXPECTED_ERRORS, problem_response
+from service.http.problems import EXPECTED_ERRORS, problem_response, public_code_of
 from service.http.scope import route_of, set_request_info
 from service.system.logs import RequestRecord
 from service.system.metrics import Metrics
@@ -24,7 +24,8 @@ log = logging.getLogger("service.access")
 # A client's id goes into logs and headers, so it is limited to characters that are safe in both.
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ids = random.Random()  # noqa: S311 - ids tell requests apart, they are not secret
-_QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})  # logged at debug level
+# Logged at debug level; their errors are what they are there to say.
+_QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _COMMON_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -36,7 +37,7 @@ class EdgeMiddleware:
 
     Args:
         app: the application.
-        metrics: counts requests and refusals.
+        metrics: counts requests and their errors.
         draining: returns whether clients should send their next request to another instance.
     """
 
@@ -59,17 +60,22 @@ class EdgeMiddleware:
         except asyncio.CancelledError:
             # The server cancels requests that are still running when the grace period ends.
             stopped = Draining("the service stopped before the request was finished")
+            self._count_error(scope, stopped)
             await response.fail(stopped, scope, receive, linger=False)
         except EXPECTED_ERRORS as error:
-            self._count_refusal(error)
+            self._count_error(scope, error)
             await response.fail(error, scope, receive)
         except Exception as error:
             log.exception("unhandled error", extra={"request_id": request_id})
+            self._count_error(scope, error)
             await response.fail(error, scope, receive)
         finally:
             self._record(scope, request_id, response.status, time.monotonic() - started_s)
 
-    def _count_refusal(self, error: Exception) -> None:
+    def _count_error(self, scope: Scope, error: Exception) -> None:
+        if route_of(scope) in _QUIET_ROUTES:
+            return
+        self._metrics.request_errors.labels(public_code_of(error)).inc()
         if isinstance(error, Unavailable):
             self._metrics.refused.labels(error.code, error.reason).inc()
         elif isinstance(error, DeadlineExceeded):
@@ -77,8 +83,7 @@ class EdgeMiddleware:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = route_of(scope)
-        self._metrics.requests(route, status).inc()
-        self._metrics.request_seconds(route).observe(seconds)
+        self._metrics.count_request(route, status, seconds)
 
         level = logging.DEBUG if route in _QUIET_ROUTES and status < 400 else logging.INFO
         if not log.isEnabledFor(level):  # building the extra fields costs more than this check

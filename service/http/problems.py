@@ -38,30 +38,31 @@ class Problem:
     status: int
     title: str  # also the reason phrase when the protocol itself responds
     close: bool = False  # the body is not read to its end, so the connection cannot be reused
+    picture: bool = False  # one picture can get it, while others of its request are answered
 
 
 # Every code a client can get, in the order of docs/reference/errors.md.
 PROBLEMS: Final[dict[str, Problem]] = {
-    "malformed_request": Problem(400, "The request cannot be parsed"),
+    "malformed_request": Problem(400, "The request cannot be parsed", picture=True),
     "not_found": Problem(404, "No resource at this path"),
     "model_not_found": Problem(404, "The model or version is not served here"),
     "method_not_allowed": Problem(405, "The method is not allowed for this path"),
     "request_timeout": Problem(408, "The request did not arrive in time", close=True),
     "body_too_large": Problem(413, "The body is too large", close=True),
-    "unsupported_media_type": Problem(415, "The format is not supported"),
-    "image_undecodable": Problem(422, "The image cannot be decoded"),
-    "image_truncated": Problem(422, "The image is truncated"),
-    "image_too_many_pixels": Problem(422, "The image has too many pixels"),
-    "image_too_complex": Problem(422, "The image is too complex"),
-    "image_bad_dimensions": Problem(422, "The image has unusable dimensions"),
-    "invalid_parameter": Problem(422, "A parameter is invalid"),
+    "unsupported_media_type": Problem(415, "The format is not supported", picture=True),
+    "image_undecodable": Problem(422, "The image cannot be decoded", picture=True),
+    "image_truncated": Problem(422, "The image is truncated", picture=True),
+    "image_too_many_pixels": Problem(422, "The image has too many pixels", picture=True),
+    "image_too_complex": Problem(422, "The image is too complex", picture=True),
+    "image_bad_dimensions": Problem(422, "The image has unusable dimensions", picture=True),
+    "invalid_parameter": Problem(422, "A parameter is invalid", picture=True),
     "headers_too_large": Problem(431, "The request head is too large", close=True),
-    "internal_error": Problem(500, "The service failed"),
-    "overloaded": Problem(503, "The service is overloaded"),
-    "draining": Problem(503, "The service is shutting down", close=True),
-    "model_not_ready": Problem(503, "The model is not ready"),
-    "worker_lost": Problem(503, "The worker process ended"),
-    "deadline_exceeded": Problem(504, "The deadline has passed"),
+    "internal_error": Problem(500, "The service failed", picture=True),
+    "overloaded": Problem(503, "The service is overloaded", picture=True),
+    "draining": Problem(503, "The service is shutting down", close=True, picture=True),
+    "model_not_ready": Problem(503, "The model is not ready", picture=True),
+    "worker_lost": Problem(503, "The worker process ended", picture=True),
+    "deadline_exceeded": Problem(504, "The deadline has passed", picture=True),
 }
 
 # Everything else is a bug and is logged with its traceback.
@@ -99,10 +100,14 @@ def code_of(error: BaseException) -> str:
     return "internal_error"
 
 
-def problem_document(error: BaseException, request_id: str) -> dict[str, Any]:
+def public_code_of(error: BaseException) -> str:
+    # Clients cannot do anything about errors of a model's files.
     code = code_of(error)
-    if code not in PROBLEMS:  # errors of a model's files, which clients cannot do anything about
-        code = "internal_error"
+    return code if code in PROBLEMS else "internal_error"
+
+
+def problem_document(error: BaseException, request_id: str) -> dict[str, Any]:
+    code = public_code_of(error)
     problem = PROBLEMS[code]
     return {
         "type": "about:blank",

@@ -12,6 +12,7 @@ its response is complete. A peer that does not read its responses is disconnecte
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -37,9 +38,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     flow: BoundedFlowControl
     cycle: ResponseCycle
 
-    def __init__(self, *args: Any, header_timeout_s: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        header_timeout_s: float,
+        on_refused: Callable[[str], None] = lambda _: None,
+        **kwargs: Any,
+    ) -> None:
+        """`on_refused` is called with the error code of each head that is refused here."""
         super().__init__(*args, **kwargs)
         self._header_timeout_s = header_timeout_s
+        self._on_refused = on_refused
         self._head_timer: asyncio.TimerHandle | None = None
 
         self._unparsed = b""  # received, but behind the request being handled
@@ -285,6 +294,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if not self._in_head or (code == "request_timeout" and not self._head_started):
                 self.flow.close()
                 return
+            self._on_refused(code)
         elif self._in_head or self.pipeline or self.cycle.response_started:
             # Earlier requests were accepted. The last response to them closes the connection.
             self.cycle.keep_alive = False

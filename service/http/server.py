@@ -37,7 +37,9 @@ class DrainingServer(uvicorn.Server):
                 port=settings.port,
                 # uvicorn calls this like the class; it has no setting for the extra argument.
                 http=partial(  # type: ignore[arg-type]
-                    BoundedHttpProtocol, header_timeout_s=settings.receive_timeout_s
+                    BoundedHttpProtocol,
+                    header_timeout_s=settings.receive_timeout_s,
+                    on_refused=app.state.service.count_refused_head,
                 ),
                 ws="none",
                 lifespan="on",

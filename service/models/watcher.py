@@ -68,6 +68,7 @@ class RepositoryWatcher:
         self._metrics = metrics
         self._seen = seen
         self._load = load
+        self._n_failing = 0  # at the last poll that found a change
         self._requested = asyncio.Event()
         self._thread = DaemonThread("adopt")
 
@@ -92,29 +93,36 @@ class RepositoryWatcher:
         """Compares the files once and adopts new versions that pass their checks."""
         seen = await self._in_thread(partial(fingerprint, self._config.models_dir))
         if seen == self._seen:
+            self._metrics.adoptions_failing.set(self._n_failing)
             return
 
         self._seen = seen
+        self._n_failing = 1  # for an exception that nobody expected; corrected below
         current = self._current()
         renewed, failures = await self._in_thread(partial(renew, self._config, current, self._load))
         for failure in failures:
-            log.error("not adopted", extra={"reason": str(failure)})
-            self._metrics.adoptions.labels("failed").inc()
+            self._report(failure)
+        self._n_failing = len(failures)
         if renewed.versions() != current.versions():
             await self._try_adopt(renewed)
+        self._metrics.adoptions_failing.set(self._n_failing)
 
     async def _try_adopt(self, renewed: Repository) -> None:
         try:
             await self._adopt(renewed)
         except (ModelError, ProviderUnavailable) as error:
-            log.error("not adopted", extra={"reason": str(error)})
-            self._metrics.adoptions.labels("failed").inc()
+            self._report(error)
+            self._n_failing += 1
             self._seen = frozenset()  # the versions are valid: try again at the next poll
             return
 
         self._metrics.adoptions.labels("adopted").inc()
         served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
         log.info("adopted", extra={"versions": served})
+
+    def _report(self, failure: Exception) -> None:
+        log.error("not adopted", extra={"reason": str(failure)})
+        self._metrics.adoptions.labels("failed").inc()
 
     async def _poll_forever(self, interval_s: float) -> None:
         while True:
@@ -126,6 +134,7 @@ class RepositoryWatcher:
             except Exception:
                 # A file system or a graph can raise anything. Polling must go on.
                 log.exception("polling for new versions failed")
+                self._metrics.adoptions_failing.set(max(1, self._n_failing))
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))

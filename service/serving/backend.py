@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +134,11 @@ class LaneBackend:
     @property
     def n_lanes(self) -> int:
         return self.batcher.n_ready
+
+    @property
+    def pids(self) -> Collection[int]:
+        """The ids of the worker processes."""
+        return self._kind.factory.pids
 
     def trouble(self) -> str | None:
         """Returns the reason why this backend is not ready, or None."""

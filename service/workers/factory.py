@@ -103,6 +103,11 @@ class ProcessLaneFactory:
         lane.ended.add_done_callback(lambda _: self._lanes.discard(lane))
         return lane
 
+    @property
+    def pids(self) -> list[int]:
+        waiting = [launched.process.pid for launched in self._ready]
+        return waiting + [lane.pid for lane in self._lanes if lane.pid is not None]
+
     def abort(self) -> None:
         """Kills the children that have not become lanes."""
         for launched in self._ready:

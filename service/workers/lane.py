@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections import deque
@@ -29,6 +28,7 @@ from service.batching.lane import (
 )
 from service.batching.work import Preparation
 from service.errors import WorkerLost
+from service.system.usage import resident_bytes
 from service.workers import wire
 from service.workers.launch import LaunchedWorker, ProcessHandle, WorkerLauncher
 from service.workers.wire import FrameKind, WireError
@@ -131,6 +131,11 @@ class ProcessLane(asyncio.Protocol):
         log.info("worker ended", extra={"pid": process.pid, **ended})
 
     # As a lane
+
+    @property
+    def pid(self) -> int | None:
+        """The child's id; None before it has started and after it has ended."""
+        return None if self._process is None or self.ended.done() else self._process.pid
 
     def work(self, job: BatchJob[QueueEntry]) -> None:
         self.jobs.append(job)
@@ -283,12 +288,3 @@ def is_stopped(pid: int, proc: Path = Path("/proc")) -> bool:
         return False
     # After the name in parentheses, which may itself contain some.
     return stat.rpartition(")")[2].split()[:1] == ["T"]
-
-
-def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int:
-    """Returns the resident memory of a process; 0 on systems without /proc."""
-    try:
-        statm = (proc / str(pid) / "statm").read_text(encoding="ascii")
-        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

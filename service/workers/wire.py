@@ -16,7 +16,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from contract import errors as contract_errors
 from contract.predictions import Ranking, TopK
@@ -261,7 +261,9 @@ def _unpack_error(payload: bytes) -> Exception:
     reason = _text(payload, end, end + reason_bytes)
     detail = _text(payload, end + reason_bytes, len(payload))
     if issubclass(error_class, errors.Unavailable):
-        return error_class(detail, retry_after_s, reason=reason)
+        known = reason in get_args(errors.OverloadReason)
+        overload = cast(errors.OverloadReason, reason) if known else None
+        return error_class(detail, retry_after_s, reason=overload)
     return error_class(detail)
 
 

@@ -281,7 +281,7 @@ def test_app_with_workers_classifies_and_reports_them(make_client):
     assert answer.json()["predictions"][0]["label"] == "red"
     assert (health, detail["provider"], detail["ready"]) == ([200, 200], "cpu", True)
     assert "convserve_lanes 2.0" in metrics
-    assert 'convserve_batch_size_count{model="tiny"} 1' in metrics
+    assert 'convserve_batch_size_count{model="tiny",version="2"} 1' in metrics
 
 
 def test_app_with_workers_opens_no_session_itself(models_dir, monkeypatch):

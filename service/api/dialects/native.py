@@ -167,13 +167,13 @@ async def _classify(
 
 
 def _count(deps: Dependencies, answer: Classification, received_s: float) -> None:
-    name, times, metrics = answer.manifest.name, answer.times, deps.metrics
-    for outcome in answer.outcomes:
-        label = code_of(outcome) if isinstance(outcome, Exception) else "ok"
-        metrics.images(name, label).inc()
-    if times.batch_size:  # at least one picture reached the engine
-        for stage, seconds in _stages(times, received_s):
-            metrics.stage_seconds(name, stage).observe(seconds)
+    manifest, times = answer.manifest, answer.times
+    deps.metrics.count_answer(
+        (manifest.name, manifest.version),
+        [code_of(one) if isinstance(one, Exception) else "ok" for one in answer.outcomes],
+        # Only if at least one picture reached the engine.
+        _stages(times, received_s) if times.batch_size else (),
+    )
 
 
 def _stages(times: StageTimes, received_s: float) -> Iterable[tuple[str, float]]:

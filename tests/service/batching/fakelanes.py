@@ -107,6 +107,7 @@ class FakeFactory:
     """
 
     restarts = True
+    pids = ()
 
     def __init__(self, *, slow: bool = False, depth: int = 1) -> None:
         self.lanes: list[FakeLane] = []

@@ -38,7 +38,7 @@ async def running(
     engine: FakeEngine,
     *,
     clock: Callable[[], float] = time.monotonic,
-    on_run: Callable[[str, int, float], None] = lambda *_: None,
+    on_run: Callable[[tuple[str, int], int, float], None] = lambda *_: None,
     max_batch_size: int = 8,
     **limits: Any,
 ) -> AsyncIterator[SingleVersionBatcher]:

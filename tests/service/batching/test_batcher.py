@@ -153,7 +153,7 @@ async def test_batcher_two_lanes_run_at_the_same_time():
 
 async def test_batcher_each_run_reported_with_its_size():
     engine, reported = FakeEngine(), []
-    async with running(engine, on_run=lambda _name, size, _run_s: reported.append(size)) as batcher:
+    async with running(engine, on_run=lambda _key, size, _run_s: reported.append(size)) as batcher:
         tasks = [await occupy(batcher, engine), submit(batcher, 0.25), submit(batcher, 0.5)]
         await settle()
         engine.release()

@@ -112,15 +112,16 @@ async def test_versions_have_their_own_max_batch_size():
         assert batches(rig) == [[[0], [1], [2], [3, 4, 5], [6]]]
 
 
-async def test_versions_waiting_are_counted_by_model():
+async def test_versions_waiting_are_counted_by_version():
     async with new_rig() as rig:
         await rig.submit(0)
         await rig.submit(1, 2, version=version("one"))
         await rig.submit(3, version=FakeVersion(FakeEngine(), ("one", 2)))
         await rig.submit(4, version=version("other"), large=True)
 
-        counts = [rig.batcher.waiting_for(name) for name in ("one", "other", "fake")]
-        assert (counts, rig.batcher.waiting) == ([3, 1, 0], 4)
+        keys = [("one", 1), ("one", 2), ("other", 1), ("fake", 1)]
+        counts = [rig.batcher.waiting_for(key) for key in keys]
+        assert (counts, rig.batcher.waiting) == ([2, 1, 1, 0], 4)
 
 
 async def test_versions_share_the_queue_limit():

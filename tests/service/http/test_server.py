@@ -34,6 +34,24 @@ class RunningServer:
         self.server.handle_exit(number, None)
 
 
+async def test_server_counts_heads_that_the_application_does_not_see(models_dir):
+    running = await RunningServer(models_dir).started()
+    (socket,) = running.server.servers[0].sockets
+    reader, writer = await asyncio.open_connection(*socket.getsockname())
+    writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 40_000 + b"\r\n\r\n")
+    answer = await reader.readline()
+    writer.close()
+    running.signal(signal.SIGINT)
+    await running.serving
+
+    registry = running.app.state.service.metrics._registry
+    requests = {"route": "unmatched", "status": "431"}
+    errors = {"code": "headers_too_large"}
+    assert b" 431 " in answer
+    assert registry.get_sample_value("convserve_requests_total", requests) == 1
+    assert registry.get_sample_value("convserve_request_errors_total", errors) == 1
+
+
 async def test_server_logs_its_address(models_dir, caplog):
     with caplog.at_level("INFO"):
         running = await RunningServer(models_dir).started()

@@ -63,6 +63,17 @@ class RunningService:
     def adoptions(self, outcome: str) -> float:
         return float(self.service.metrics.adoptions.labels(outcome)._value.get())
 
+    def failing(self) -> float:
+        return float(self.service.metrics.adoptions_failing._value.get())
+
+    def page(self) -> list[str]:
+        return self.service.metrics.render().decode().splitlines()
+
+    def series(self) -> set[str]:
+        """The names and labels on the metrics page, except of the version that answers now."""
+        lines = {line.rpartition(" ")[0] for line in self.page() if not line.startswith("#")}
+        return {line for line in lines if not line.startswith("convserve_model_info")}
+
     async def classify(self) -> int:
         classifier = self.service.dependencies.classifier
         with classifier.active.find("tiny") as served:
@@ -114,9 +125,49 @@ async def test_watcher_adopts_new_models_and_drops_removed_ones(root):
 
         assert both == [("other", 1), ("tiny", 1)]
         assert running.served == [("other", 1)]
-        text = running.service.metrics.render().decode()
-        assert 'convserve_images_waiting{model="other"}' in text
-        assert 'model="tiny"' not in text
+
+
+async def test_watcher_gives_versions_their_series_and_takes_them_away(root):
+    async with RunningService(root) as running:
+        before = running.series()
+        await running.classify()
+        tinymodel.write_version(root, version=2)
+
+        await running.watcher.poll()
+
+        both = running.series()
+        await asyncio.gather(*running.service._retiring)
+        await asyncio.sleep(0)
+        after = running.series()
+        assert {one.replace('version="2"', 'version="1"') for one in after} == before
+        assert both == before | after
+        assert len(before & after) < len(before)
+        new = [line for line in running.page() if 'version="2"' in line and "_info" not in line]
+        assert {float(line.rpartition(" ")[2]) for line in new} == {0}
+        assert not any('version="1"' in line for line in running.page())
+
+
+async def test_watcher_series_of_a_version_in_use_are_counted_until_it_retires(root):
+    async with RunningService(root) as running:
+        metrics, key = running.service.metrics, ("tiny", 1)
+        served = running.service.dependencies.classifier.active.find("tiny")
+        served.__enter__()
+        tinymodel.write_version(root, version=2)
+        await running.watcher.poll()
+        await asyncio.sleep(0)
+
+        metrics.count_answer(key, ["ok"], [])
+        during = 'convserve_images_total{model="tiny",outcome="ok",version="1"} 1.0'
+        found = during in running.page()
+        served.__exit__()
+        await asyncio.gather(*running.service._retiring)
+        await asyncio.sleep(0)
+        metrics.count_answer(key, ["ok"], [("infer", 1.0)])
+        metrics.count_run(key, 1)
+        metrics.count_work(key, 1.0)
+
+        assert found
+        assert not any('version="1"' in line for line in running.page())
 
 
 async def test_watcher_adopts_a_replaced_version_with_the_same_number(root):
@@ -145,6 +196,10 @@ async def test_watcher_refuses_a_broken_version_and_keeps_serving(root, caplog):
         assert running.served == [("tiny", 1)]
         assert await running.classify() == 1
         assert running.adoptions("failed") == 1, "once, not at every poll"
+        assert running.failing() == 1
+        shutil.rmtree(root / "tiny" / "2")
+        await running.watcher.poll()
+        assert running.failing() == 0
         assert "model.onnx" in caplog.records[0].__dict__["reason"]
 
 
@@ -163,6 +218,7 @@ async def test_watcher_retries_a_version_once_its_copy_is_complete(root, tmp_pat
         await running.watcher.poll()
 
         assert (half, running.served) == ([("tiny", 1)], [("tiny", 2)])
+        assert running.failing() == 0
 
 
 async def test_watcher_of_an_emptied_repository_keeps_serving(root):
@@ -235,6 +291,31 @@ async def test_polling_continues_after_a_poll_that_raised(root, monkeypatch, cap
             await polled.wait()
 
         assert "polling for new versions failed" in caplog.text
+        assert running.failing() == 1
+
+
+async def test_watcher_repository_that_can_be_read_again_is_not_failing(root):
+    async with RunningService(root) as running:
+        running.service.metrics.adoptions_failing.set(1)
+
+        await running.watcher.poll()
+
+        assert running.failing() == 0
+
+
+async def test_watcher_unexpected_error_of_a_version_stays_reported(root, monkeypatch):
+    def fail(*_: object) -> object:
+        raise RuntimeError("the graph's own error")
+
+    async with RunningService(root) as running:
+        monkeypatch.setattr("service.models.watcher.renew", fail)
+        tinymodel.write_version(root, version=2)
+        with pytest.raises(RuntimeError):
+            await running.watcher.poll()
+
+        await running.watcher.poll()
+
+        assert running.failing() == 1
 
 
 @pytest.mark.parametrize("interval_s", [0, 3600], ids=["never", "hourly"])
@@ -293,9 +374,10 @@ async def test_watcher_whose_workers_do_not_start_reports_it_and_retries(root, c
 
         with caplog.at_level(logging.ERROR):
             await running.watcher.poll()
-        before = running.served
+        before, failing = running.served, running.failing()
         await running.watcher.poll()
 
         assert (before, running.served) == ([("tiny", 1)], [("tiny", 2)])
         assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)
+        assert (failing, running.failing()) == (1, 0)
         assert caplog.records[0].__dict__["reason"] == "no memory"

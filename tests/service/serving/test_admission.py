@@ -196,7 +196,7 @@ def refusals(client) -> dict[tuple[str, str], float]:
         (sample.labels["code"], sample.labels["reason"]): sample.value
         for metric in client.app.state.service.metrics.refused.collect()
         for sample in metric.samples
-        if sample.name.endswith("_total")
+        if sample.value
     }
 
 

@@ -125,15 +125,15 @@ async def test_backend_limits_reach_the_decoder(models_dir, kind):
 
 @both_kinds
 async def test_backend_calls_the_callbacks_for_runs_and_work(models_dir, kind):
-    runs: list[tuple[str, int]] = []
-    works: list[str] = []
+    runs: list[tuple[tuple[str, int], int]] = []
+    works: list[tuple[str, int]] = []
     callbacks = BatchCallbacks(
-        lambda name, size, _run_s: runs.append((name, size)), lambda name, _: works.append(name)
+        lambda key, size, _run_s: runs.append((key, size)), lambda key, _: works.append(key)
     )
     async with running(models_dir, kind, callbacks=callbacks) as backend:
         await answer(backend)
 
-    assert (runs, works) == ([("tiny", 1)], ["tiny"])
+    assert (runs, works) == ([(("tiny", 1), 1)], [("tiny", 1)])
 
 
 @both_kinds

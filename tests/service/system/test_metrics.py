@@ -1,30 +1,56 @@
 from __future__ import annotations
 
+import math
+import platform
 import re
+from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
+from fastapi.routing import APIRoute
 
+from contract.errors import ImageError
+from service.app import ROUTERS
 from service.batching.lane import RestartReason
-from service.errors import ServiceError
+from service.errors import REFUSALS, ServiceError, Unavailable
+from service.http.problems import PROBLEMS
+from service.system.cpus import usable_cpus
 from service.system.metrics import Metrics
+from service.system.version import package_version
 from tests import tinymodel
-from tests.service.running import batcher_of
+from tests.pictures import HOSTILE
+from tests.service.running import batcher_of, lose_lanes
 
 RED = tinymodel.picture("red")
+NEWEST = {"model": "tiny", "version": "2"}
+MAX_SERIES = 1500  # with three models
 DESCRIBED = {one.name: one for one in Metrics().describe()}
 
 
-def value(client, name: str, **labels: str) -> float | None:
+def value(client, name: str, **labels: str) -> float:
+    """The value of one series; fails if there is no such series."""
+    found = find(client, name, **labels)
+    assert found is not None, (name, labels)
+    return found
+
+
+def find(client, name: str, **labels: str) -> float | None:
     registry = client.app.state.service.metrics._registry
     found: float | None = registry.get_sample_value(name, labels)
     return found
+
+
+def series(client) -> set[str]:
+    lines = client.get("/metrics").text.splitlines()
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_metrics_name_kind_and_help_follow_the_rules(name):
     described = DESCRIBED[name]
 
-    assert re.fullmatch(r"convserve_[a-z_]+", name)
+    assert re.fullmatch(r"(convserve|process)_[a-z_]+", name)
     assert name.endswith("_total") == (described.kind == "counter")
     assert described.help.endswith(".")
 
@@ -37,8 +63,7 @@ def test_metrics_page_shows_every_metric_and_no_other(fresh_client):
     page = fresh_client.get("/metrics")
 
     names = {line.split()[2] for line in page.text.splitlines() if line.startswith("# TYPE")}
-    created = {name for name in names if name.endswith("_created")}
-    assert names - created == set(DESCRIBED)
+    assert names == set(DESCRIBED)
     assert page.headers["content-type"].startswith("text/plain; version=")
 
 
@@ -48,10 +73,28 @@ def test_metrics_pictures_counted_by_outcome(fresh_client):
     fresh_client.post("/v1/classify", files=[("a", RED), ("b", RED), ("c", b"x")])
 
     counts = {
-        outcome: value(fresh_client, "convserve_images_total", model="tiny", outcome=outcome)
-        for outcome in ("ok", "unsupported_media_type")
+        outcome: value(fresh_client, "convserve_images_total", **NEWEST, outcome=outcome)
+        for outcome in ("ok", "unsupported_media_type", "image_truncated")
     }
-    assert counts == {"ok": 3, "unsupported_media_type": 2}
+    assert counts == {"ok": 3, "unsupported_media_type": 2, "image_truncated": 0}
+
+
+def test_metrics_traffic_carries_the_version(make_client):
+    client = make_client(versions_per_model=0)
+    client.post("/v1/models/tiny/versions/1/classify", content=RED)
+    for _ in range(2):
+        client.post("/v1/classify", content=RED)
+
+    counts = [
+        value(client, name, model="tiny", version=version, **labels)
+        for version in ("1", "2")
+        for name, labels in (
+            ("convserve_images_total", {"outcome": "ok"}),
+            ("convserve_stage_seconds_count", {"stage": "infer"}),
+            ("convserve_batch_size_sum", {}),
+        )
+    ]
+    assert counts == [1, 1, 1, 2, 2, 2]
 
 
 def test_metrics_stages_and_batches_observed_once_per_run(fresh_client):
@@ -59,17 +102,17 @@ def test_metrics_stages_and_batches_observed_once_per_run(fresh_client):
         fresh_client.post("/v1/classify", content=RED)
 
     stages = [
-        value(fresh_client, "convserve_stage_seconds_count", model="tiny", stage=stage)
+        value(fresh_client, "convserve_stage_seconds_count", **NEWEST, stage=stage)
         for stage in ("receive", "decode", "preprocess", "queue", "infer", "rank")
     ]
     assert stages == [3] * 6
-    assert value(fresh_client, "convserve_batch_size_sum", model="tiny") == 3
+    assert value(fresh_client, "convserve_batch_size_sum", **NEWEST) == 3
 
 
 def test_metrics_request_without_good_picture_observes_no_stage(fresh_client):
     fresh_client.post("/v1/classify", content=b"x")
 
-    assert value(fresh_client, "convserve_stage_seconds_count", model="tiny", stage="infer") is None
+    assert value(fresh_client, "convserve_stage_seconds_count", **NEWEST, stage="infer") == 0
 
 
 def test_metrics_refusals_counted_by_code(make_client):
@@ -82,7 +125,7 @@ def test_metrics_refusals_counted_by_code(make_client):
     client.post("/v1/models/none/classify", content=RED)
 
     counts = {
-        code: value(client, "convserve_refused_total", code=code, reason=reason)
+        code: find(client, "convserve_refused_total", code=code, reason=reason)
         for code, reason in (
             ("overloaded", "images"),
             ("draining", "draining"),
@@ -111,14 +154,17 @@ def test_metrics_model_info_names_every_version(make_client):
         assert value(client, "convserve_model_info", provider_fallback="none", **labels) == 1
 
 
-def test_metrics_waiting_pictures_are_summed_over_versions(make_client):
+def test_metrics_waiting_pictures_are_counted_by_version(make_client):
     client = make_client(versions_per_model=0)
-    for version in client.app.state.service.repository.versions():
-        batcher_of(client)._queue_of(version).n_pending = 2
+    for number, version in enumerate(client.app.state.service.repository.versions()):
+        batcher_of(client)._queue_of(version).n_pending = 5 + number
 
-    text = client.get("/metrics").text
+    waiting = [
+        value(client, "convserve_images_waiting", model="tiny", version=version)
+        for version in ("1", "2")
+    ]
 
-    assert 'convserve_images_waiting{model="tiny"} 4.0' in text
+    assert waiting == [5, 6]
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -128,17 +174,52 @@ def test_metrics_lanes_gauge_counts_only_live_lanes(make_client, lanes):
     next(iter(batcher_of(client)._lanes)).dead = True
 
     assert (ready, value(client, "convserve_lanes")) == (lanes, lanes - 1)
+    assert value(client, "convserve_lanes_configured") == lanes
+
+
+def test_metrics_ready_gauge_agrees_with_readyz(fresh_client):
+    ready = value(fresh_client, "convserve_ready")
+    fresh_client.app.state.service.begin_drain()
+
+    draining = value(fresh_client, "convserve_ready")
+
+    assert (ready, draining, fresh_client.get("/readyz").status_code) == (1, 0, 503)
+
+
+def test_metrics_build_info_names_the_versions(client):
+    labels = {
+        "version": package_version(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+    assert value(client, "convserve_build_info", **labels) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_metrics_of_the_process_are_there(client):
+    names = [name for name in DESCRIBED if name.startswith("process_")]
+
+    assert "process_resident_memory_bytes" in names
+    assert all(value(client, name) for name in names)
+    assert 0 < value(client, "convserve_memory_used_bytes") < math.inf
+    assert value(client, "convserve_cpus") == usable_cpus()
+
+
+def test_metrics_of_worker_processes_are_there(make_client):
+    client = make_client(workers=1, provider="cpu")
+
+    assert value(client, "convserve_workers_resident_memory_bytes") > 1_000_000
+    assert value(client, "convserve_workers_cpu_seconds_total") > 0
 
 
 def test_metrics_time_of_busy_lanes_counted_in_seconds(fresh_client):
-    before = value(fresh_client, "convserve_lane_busy_seconds_total", model="tiny")
+    before = value(fresh_client, "convserve_lane_busy_seconds_total", **NEWEST)
     fresh_client.post("/v1/classify", content=RED)
 
-    busy_s = value(fresh_client, "convserve_lane_busy_seconds_total", model="tiny")
-    run_s = value(fresh_client, "convserve_stage_seconds_sum", model="tiny", stage="infer")
-    assert not before
-    assert busy_s
-    assert run_s
+    busy_s = value(fresh_client, "convserve_lane_busy_seconds_total", **NEWEST)
+    run_s = value(fresh_client, "convserve_stage_seconds_sum", **NEWEST, stage="infer")
+    assert before == 0
     assert busy_s >= run_s > 0
 
 
@@ -151,7 +232,7 @@ def test_metrics_lanes_replaced_counted_by_reason(fresh_client):
         value(fresh_client, "convserve_lane_restarts_total", reason=reason.value)
         for reason in (RestartReason.DIED, RestartReason.EXITED, RestartReason.STUCK)
     ]
-    assert counts == [1, 2, None]
+    assert counts == [1, 2, 0]
 
 
 def test_metrics_dropped_log_records_are_counted():
@@ -162,10 +243,138 @@ def test_metrics_dropped_log_records_are_counted():
     assert b"convserve_log_records_dropped_total 1.0" in metrics.render()
 
 
-def test_metrics_codes_used_as_labels_are_plain_identifiers():
-    def codes(base: type[ServiceError]) -> set[str]:
-        return {
-            c for one in base.__subclasses__() for c in ({getattr(one, "code", "")} | codes(one))
-        }
+def test_metrics_errors_counted_by_code_without_health_checks(fresh_client):
+    fresh_client.post("/v1/classify", content=b"x")
+    fresh_client.post("/v1/models/none/classify", content=RED)
+    fresh_client.get("/nothing")
+    fresh_client.app.state.service.begin_drain()
+    fresh_client.get("/readyz")
 
-    assert all(re.fullmatch(r"[a-z_]*", code) for code in codes(ServiceError))
+    errors = counted(fresh_client, "convserve_request_errors_total")
+    assert errors == {"unsupported_media_type": 1, "model_not_found": 1, "not_found": 1}
+    assert counted(fresh_client, "convserve_refused_total") == {}
+
+
+def counted(client, name: str) -> dict[str, float]:
+    """The values above 0 of a counter, by error code."""
+    return {
+        sample.labels["code"]: sample.value
+        for metric in client.app.state.service.metrics._registry.collect()
+        for sample in metric.samples
+        if sample.name == name and sample.value
+    }
+
+
+# Which series there are
+
+
+def codes_of(base: type[Any]) -> set[str]:
+    """The codes of all subclasses of the package."""
+    ours = [one for one in base.__subclasses__() if not one.__module__.startswith("tests")]
+    return {one.code for one in ours if "code" in vars(one)}.union(*map(codes_of, ours))
+
+
+@pytest.mark.parametrize("name", [name for name, one in DESCRIBED.items() if one.labels])
+def test_metrics_labelled_series_exist_before_the_first_event(fresh_client, name):
+    kind = DESCRIBED[name].kind
+    sample = name + "_count" if kind == "histogram" else name
+
+    values = [one.rpartition(" ")[2] for one in lines_of(fresh_client) if one.startswith(sample)]
+
+    assert values
+    if kind != "gauge":
+        assert set(values) == {"0.0"}
+
+
+def lines_of(client) -> list[str]:
+    # Without a request, which would count.
+    metrics: Metrics = client.app.state.service.metrics
+    return metrics.render().decode().splitlines()
+
+
+def test_metrics_every_error_code_has_its_series(client):
+    pictures = codes_of(ImageError) | {"ok", "worker_lost", "internal_error", "malformed_request"}
+    requests = codes_of(ImageError) | codes_of(ServiceError) | set(PROBLEMS)
+
+    assert {
+        find(client, "convserve_images_total", **NEWEST, outcome=code) is None for code in pictures
+    } == {False}
+    assert {
+        find(client, "convserve_request_errors_total", code=code) is None for code in requests
+    } == {False}
+
+
+def test_metrics_every_refusal_has_its_series(client):
+    assert {code for code, _ in REFUSALS} == codes_of(Unavailable) | {"deadline_exceeded"}
+    assert {
+        find(client, "convserve_refused_total", code=code, reason=reason) is None
+        for code, reason in REFUSALS
+    } == {False}
+
+
+def test_metrics_undeclared_statuses_are_counted_in_their_class(fresh_client):
+    metrics = fresh_client.app.state.service.metrics
+    before = series(fresh_client)
+
+    for status in (201, 304, 418, 451, 507, 599, 0, 1000):
+        metrics.count_request("/livez", status, 0.0)
+
+    counts = [
+        value(fresh_client, "convserve_requests_total", route="/livez", status=status)
+        for status in ("2xx", "3xx", "4xx", "5xx")
+    ]
+    assert counts == [1, 1, 2, 4]
+    assert series(fresh_client) == before
+
+
+def test_metrics_series_stay_the_same_under_hostile_traffic(make_client, tmp_path):
+    for name in ("one", "two", "three"):
+        tinymodel.write_version(tmp_path, name=name)
+    client = make_client(models_dir=tmp_path, max_body_bytes=100_000, max_image_pixels=100_000)
+    before = series(client)
+
+    send_hostile_traffic(client)
+
+    assert series(client) == before
+    assert len(before) <= MAX_SERIES
+
+
+def send_hostile_traffic(client) -> None:
+    """Good, broken, malicious and refused requests, on every route and on none."""
+    routes = [route for router in ROUTERS for route in router.routes]
+    paths = [route.path for route in routes if isinstance(route, APIRoute)]
+    for path in (*paths, "/docs", "/openapi.json", "/docs/assets/{name}", "/", "/{name}", "//"):
+        for name, version in (("one", "1"), ("none", "9"), ("x" * 300, "-1"), ("%00", "é")):
+            target = path.replace("{name}", name).replace("{version}", version)
+            for method in ("GET", "POST", "HEAD", "DELETE", "OPTIONS", "BREW"):
+                client.request(method, target, content=RED if method == "POST" else None)
+
+    pictures = [
+        hostile.data for hostile in list(HOSTILE.values())[::7] if len(hostile.data) < 90_000
+    ]
+    for start in range(0, len(pictures), 8):
+        client.post(
+            "/v1/models/two/classify",
+            files=[("a", RED), *(("b", data) for data in pictures[start : start + 8])],
+        )
+    for picture in pictures[:20]:
+        client.post("/v1/classify", content=picture)
+    for headers in ({"x-request-timeout-ms": "1e-9"}, {"content-type": "text/html"}):
+        client.post("/v1/classify", content=RED, headers=headers)
+    client.post("/v1/classify?top_k=x", content=RED)
+    client.post("/v1/classify", content=bytes(200_000))
+    client.post("/v1/classify", content=b"{", headers={"content-type": "application/json"})
+
+    admission = client.app.state.dependencies.admission
+    admission.images = 10_000
+    client.post("/v1/classify", content=RED)
+    admission.images = 0
+    lose_lanes(client)
+    client.post("/v1/classify", content=RED)
+    client.get("/readyz")
+    client.app.state.service.begin_drain()
+    client.get("/readyz")
+
+
+def test_metrics_codes_used_as_labels_are_plain_identifiers():
+    assert all(re.fullmatch(r"[a-z_]+", code) for code in codes_of(ServiceError))

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -22,7 +21,7 @@ from service.errors import WorkerNotStarted
 from service.models.engine import Run
 from service.workers import lane as module
 from service.workers import wire
-from service.workers.lane import ProcessLane, is_stopped, resident_bytes
+from service.workers.lane import ProcessLane, is_stopped
 from service.workers.wire import FrameKind, WireBatchDone
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.workers.fakeworkers import FakeLauncher, FakeWorker, row_of
@@ -498,15 +497,3 @@ def test_is_stopped_reads_the_state_of_the_process(tmp_path, stat, stopped):
     assert is_stopped(7, tmp_path) is stopped
     assert not is_stopped(8, tmp_path)
     assert not is_stopped(os.getpid())
-
-
-def test_resident_bytes_reads_the_memory_of_the_process(tmp_path):
-    for pid, statm in ((7, "100 7 3 1 0 9 0\n"), (8, "x"), (9, "")):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "statm").write_text(statm, encoding="ascii")
-
-    found = [resident_bytes(pid, tmp_path) for pid in (7, 8, 9, 10)]
-
-    assert found == [7 * os.sysconf("SC_PAGE_SIZE"), 0, 0, 0]
-    if Path("/proc/self/statm").exists():
-        assert resident_bytes(os.getpid()) > 1_000_000

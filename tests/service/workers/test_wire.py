@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from contract.errors import ImageTruncated
 from contract.predictions import TopK
 from service.batching.lane import RowResult
-from service.errors import EngineFailure, Overloaded, Unavailable, WorkerNotStarted
+from service.errors import (
+    EngineFailure,
+    Overloaded,
+    OverloadReason,
+    Unavailable,
+    WorkerNotStarted,
+)
 from service.workers import wire
 from service.workers.wire import (
     Frame,
@@ -248,9 +254,9 @@ def test_wire_errors_of_both_packages_are_listed():
     assert known <= set(wire.ERRORS.values())
 
 
-@given(st.text(max_size=80), st.text(max_size=40))
+@given(st.text(max_size=80), st.sampled_from(["", *get_args(OverloadReason)]))
 def test_wire_refusal_keeps_its_reason_and_retry_time(detail, reason):
-    read = outcome_of(Overloaded(detail, 7, reason=reason))
+    read = outcome_of(Overloaded(detail, 7, reason=reason or None))
 
     assert isinstance(read, Unavailable)
     assert (str(read), read.reason, read.retry_after_s) == (detail, reason or "overloaded", 7)
