@@ -25,7 +25,7 @@ log = logging.getLogger("service.access")
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ids = random.Random()  # noqa: S311 - ids tell requests apart, they are not secret
 # Logged at debug level; their errors are what they are there to say.
-_QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _COMMON_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -73,7 +73,7 @@ class EdgeMiddleware:
             self._record(scope, request_id, response.status, time.monotonic() - started_s)
 
     def _count_error(self, scope: Scope, error: Exception) -> None:
-        if route_of(scope) in _QUIET_ROUTES:
+        if route_of(scope) in QUIET_ROUTES:
             return
         self._metrics.request_errors.labels(public_code_of(error)).inc()
         if isinstance(error, Unavailable):
@@ -85,7 +85,7 @@ class EdgeMiddleware:
         route = route_of(scope)
         self._metrics.count_request(route, status, seconds)
 
-        level = logging.DEBUG if route in _QUIET_ROUTES and status < 400 else logging.INFO
+        level = logging.DEBUG if route in QUIET_ROUTES and status < 400 else logging.INFO
         if not log.isEnabledFor(level):  # building the extra fields costs more than this check
             return
         fields = {

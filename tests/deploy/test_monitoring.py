@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from service.app import HOT_ROUTERS, LABEL_VALUES, ROUTERS
+from service.http.edge import QUIET_ROUTES
 from service.system.metrics import Metrics
 from tests.deploy import monitoring
 from tests.deploy.monitoring import GRAFANA, PROMETHEUS, ROOT
@@ -64,14 +65,16 @@ def test_monitoring_labels_and_values_of_queries_exist(query):
             assert set(value.split("|")) <= KNOWN_VALUES[label]
 
 
-def test_monitoring_route_patterns_match_the_routes_that_receive_pictures():
+def test_monitoring_route_patterns_match_the_routes_that_are_meant():
     patterns = {
         value
         for query in QUERIES.values()
         for _, label, value in monitoring.selectors(query)
         if label == "route"
     }
-    (pattern,) = patterns
+    health_checks = "/livez|/readyz|/metrics"
+    assert set(health_checks.split("|")) == QUIET_ROUTES
+    (pattern,) = patterns - {health_checks}
 
     matched = {path for path in paths_of(ROUTERS) if re.fullmatch(pattern, path)}
 
