@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -67,10 +68,8 @@ class Latencies:
             return 0
         counts = np.frombuffer(self._histogram.counts, np.uint64)
         used = np.flatnonzero(counts)
-        n_within = sum(
-            int(counts[index]) for index in used.tolist() if self._value_ms(index) <= limit_ms
-        )
-        return self.n - n_within
+        within = used[: bisect_right(used, limit_ms, key=self._value_ms)]
+        return self.n - int(counts[within].sum())
 
     def percentile_ms(self, percent: float) -> float | None:
         """Returns the smallest value that at least `percent` % of the requests do not exceed.

@@ -129,12 +129,14 @@ class _Kind:
 
 
 class _Side:
-    """The runs of one side, and blocks of time if there is one run on each."""
+    """The runs of one side, and their samples: blocks of time if there is one run on each."""
 
     def __init__(self, runs: Sequence[Result], *, single: bool) -> None:
         self.runs = runs
         self.summaries = [one.summary for one in runs if one.summary and one.summary.n_sent]
-        self.blocks = _blocks(runs[0]) if single else []
+        self.samples = _blocks(runs[0]) if single else self.summaries
+        # Decoding them takes most of the time of a comparison.
+        self.latencies = [merged([one.latency]) for one in self.samples]
 
 
 class _Sides:
@@ -157,9 +159,9 @@ class _Sides:
 
     @property
     def _same_course(self) -> bool:
-        return len(self.a.blocks) == len(self.b.blocks) and all(
+        return len(self.a.samples) == len(self.b.samples) and all(
             math.isclose(a.seconds, b.seconds, rel_tol=0.01)
-            for a, b in zip(self.a.blocks, self.b.blocks, strict=True)
+            for a, b in zip(self.a.samples, self.b.samples, strict=True)
         )
 
 
@@ -180,18 +182,17 @@ def _blocks(result: Result) -> list[Stretch]:
 
 
 def _join(parts: Sequence[Stretch]) -> Stretch:
-    """Returns stretches that follow each other as one."""
+    """Returns stretches that follow each other as one, with what is compared."""
+    if len(parts) == 1:
+        return parts[0]
     seconds = sum(one.seconds for one in parts)
     n_ok = sum(one.n_ok for one in parts)
-    n_sent = sum(one.n_sent for one in parts)
     return parts[0].model_copy(
         update={
             "seconds": seconds,
-            "sent_per_s": n_sent / seconds,
             "goodput_per_s": n_ok / seconds,
-            "n_sent": n_sent,
+            "n_sent": sum(one.n_sent for one in parts),
             "n_ok": n_ok,
-            "n_refused": sum(one.n_refused for one in parts),
             "n_errors": sum(one.n_errors for one in parts),
             "latency": merged([one.latency for one in parts]).summary(),
         }
@@ -217,10 +218,7 @@ def _goodput(sides: _Sides) -> Measure | None:
         return one.goodput_per_s
 
     a, b = (fmean(map(rate, side.summaries)) for side in sides.both)
-    samples = [
-        [rate(one) for one in (side.blocks if sides.single else side.summaries)]
-        for side in sides.both
-    ]
+    samples = [[rate(one) for one in side.samples] for side in sides.both]
     found: Interval | None = None
     if not sides.single and a and b:
         # Relative values, not logarithms: a run may have no right answer at all.
@@ -243,14 +241,14 @@ def _percentile(sides: _Sides, percent: float) -> Measure | None:
     if not sides.single:
         return _percentile_of_runs(sides, kind, percent)
 
-    whole = [_latencies(side.summaries)[0] for side in sides.both]
+    whole = [merged([side.summaries[0].latency]) for side in sides.both]
     a, b = (one.percentile_ms(percent) for one in whole)
-    n_blocks = min(len(side.blocks) for side in sides.both)
+    n_blocks = min(len(side.samples) for side in sides.both)
     if n_blocks < MIN_BLOCKS or not min(one.n for one in whole):
         return _judged(sides, kind, (a, b), None)
 
     above = [
-        [(one.n_above(limit_ms), one.n) for one in _latencies(side.blocks)]
+        [(one.n_above(limit_ms), one.n) for one in side.latencies]
         for side, limit_ms in zip(sides.both, (a, b), strict=True)
     ]
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in above]
@@ -264,9 +262,7 @@ def _percentile(sides: _Sides, percent: float) -> Measure | None:
 
 
 def _percentile_of_runs(sides: _Sides, kind: _Kind, percent: float) -> Measure:
-    values = [
-        [one.percentile_ms(percent) for one in _latencies(side.summaries)] for side in sides.both
-    ]
+    values = [[one.percentile_ms(percent) for one in side.latencies] for side in sides.both]
     a, b = (None if None in side else fmean(_present(side)) for side in values)
     found: Interval | None = None
     if a is not None and b is not None:
@@ -295,10 +291,6 @@ def _logarithm(ms: float | None) -> float:
     return math.inf if ms is None else math.log(max(ms, 1e-3))
 
 
-def _latencies(stretches: Sequence[Stretch]) -> list[Latencies]:
-    return [merged([one.latency]) for one in stretches]
-
-
 def _errors(sides: _Sides) -> Measure | None:
     if not sides.measured:
         return None
@@ -306,10 +298,7 @@ def _errors(sides: _Sides) -> Measure | None:
         (sum(one.n_errors for one in side.summaries), sum(one.n_sent for one in side.summaries))
         for side in sides.both
     ]
-    groups = [
-        [(one.n_errors, one.n_sent) for one in (side.blocks if sides.single else side.summaries)]
-        for side in sides.both
-    ]
+    groups = [[(one.n_errors, one.n_sent) for one in side.samples] for side in sides.both]
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in groups]
     # A side without errors has no spread of its own, so both get the wider one.
     effect = max(map(design_effect, groups))
@@ -505,10 +494,10 @@ def _describe_noise(sides: _Sides) -> str:
             text += " Two runs give wide intervals; four or more are better."
         return text
 
-    n = min(len(sides.a.blocks), len(sides.b.blocks))
+    n = min(len(sides.a.samples), len(sides.b.samples))
     if not n:
         return "There are no intervals, so the noise is not known."
-    seconds = sides.a.blocks[0].seconds
+    seconds = sides.a.samples[0].seconds
     text = (
         f"One run each, in {n} blocks of {seconds:g} s. This covers chance within a run, not drift "
         "between runs (a restart, other work on the machine, its temperature). To cover it, give "

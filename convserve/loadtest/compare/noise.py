@@ -55,7 +55,8 @@ def t_quantile(freedom: float) -> float:
     # Cornish and Fisher's expansion; M. Abramowitz and I. Stegun, 26.7.5.
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def spread_of_mean(values: Sequence[float]) -> Spread:
@@ -118,7 +119,7 @@ def share_bounds(share: float, n: float) -> Interval:
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return min(share, centre - half), max(share, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def design_effect(counts: Sequence[tuple[int, int]]) -> float:

@@ -73,11 +73,9 @@ def facts_of(result: Result) -> list[Fact]:
         )
 
     cpu_s = _sum(series, "process_cpu_seconds_total")
-    if cpu_s > 0:
-        if seconds:
-            facts.append(
-                Fact("cores used", numbers.figures(cpu_s / seconds), "by the server's process")
-            )
+    if cpu_s > 0 and seconds:
+        used = numbers.figures(cpu_s / seconds)
+        facts.append(Fact("cores used", used, "by the server's process"))
     if (cpu_ms := cpu_ms_per_request(result)) is not None:
         facts.append(Fact("CPU time per request", numbers.milliseconds(cpu_ms)))
 

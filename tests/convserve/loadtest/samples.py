@@ -163,7 +163,7 @@ def steady(
     arrivals_s = arrivals(random, rate_per_s, seconds)
     service = service_s * random.gamma(12, 1 / 12, len(arrivals_s))
     latencies_s = queue_latencies(arrivals_s, service)
-    target = {"target_per_s": rate_per_s}
+    target: dict[str, Any] = {"target_per_s": rate_per_s}
 
     return result(
         [trial(stretch("run", 0, seconds, latencies_s, **target))],

@@ -2,13 +2,14 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from convserve.loadtest.histogram import Latencies
 from convserve.loadtest.report import page, write_report
 from convserve.loadtest.report.server import facts_of
 from convserve.loadtest.report.verdict import verdict_of
-from convserve.loadtest.results import Capacity, ErrorCount, Result
+from convserve.loadtest.results import Capacity, ErrorCount, Result, Stretch
 from tests.convserve.loadtest import samples
 
 RESULTS: dict[str, Callable[[], Result]] = {
@@ -68,7 +69,7 @@ def without_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.fixture(name="made", params=RESULTS.values(), ids=RESULTS.keys(), scope="module")
+@pytest.fixture(name="made", params=list(RESULTS.values()), ids=list(RESULTS), scope="module")
 def _made(request: pytest.FixtureRequest) -> Result:
     result: Result = request.param()
     return result
@@ -177,7 +178,7 @@ def test_report_leaves_overlapping_stages_apart():
 
 def test_percentile_rows_mark_what_is_mostly_chance():
     latencies = Latencies()
-    latencies.add(samples.np.linspace(0.001, 0.1, 1000))
+    latencies.add(np.linspace(0.001, 0.1, 1000))
 
     rows = {row.name: row for row in page.percentile_rows(latencies)}
 
@@ -197,7 +198,7 @@ def test_verdict_of_a_good_run_names_objective_rate_and_latency():
 def test_verdict_of_a_missed_objective_names_the_missed_term():
     run = samples.steady()
     missed = samples.trial(
-        {name: getattr(run.trials[0], name) for name in samples.Stretch.model_fields},
+        {name: getattr(run.trials[0], name) for name in Stretch.model_fields},
         ["p99<200ms: p99 was 312.0 ms"],
     )
 
