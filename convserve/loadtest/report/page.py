@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from convserve.loadtest.histogram import Latencies, merged
 from convserve.loadtest.report import charts, numbers, server
-from convserve.loadtest.report.verdict import SYMBOLS, finding, verdict_of
+from convserve.loadtest.report.verdict import SYMBOLS, measure_of, verdict_of
 from convserve.loadtest.results import Result, Stage, Trial
 from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
 
@@ -71,7 +71,7 @@ def render(result: Result) -> str:
         "percent": numbers.percent,
         "duration": numbers.duration,
         "bytes": numbers.n_bytes,
-        "finding": finding,
+        "measure_of": measure_of,
         "svg": Markup,  # `svg.py` escapes what it is given
     }
     return templates.get_template(FILE).render(**_content(result))

@@ -69,8 +69,13 @@ def _judged(result: Result, summary: Trial) -> str:
 
 
 def finding(miss: str) -> str:
-    """Returns a missed term without the term: p99 was 312.0 ms."""
+    """Returns what was found instead of an objective's term: p99 was 312.0 ms."""
     return miss.partition(": ")[2] or miss
+
+
+def measure_of(miss: str) -> str:
+    """Returns what missed its limit, such as p99 or errors."""
+    return miss.partition("<")[0].strip()
 
 
 def _miss(miss: str) -> str:
