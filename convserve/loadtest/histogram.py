@@ -63,9 +63,9 @@ class Latencies:
         return 1e3 * self._sum_s / self.n_answered if self.n_answered else None
 
     def n_above(self, limit_ms: float | None) -> int:
-        """Returns how many were slower than a percentile; None is one without an answer."""
+        """Returns how many were slower than a percentile; None: how many got no answer."""
         if limit_ms is None:
-            return 0
+            return self.n_unanswered
         counts = np.frombuffer(self._histogram.counts, np.uint64)
         used = np.flatnonzero(counts)
         within = used[: bisect_right(used, limit_ms, key=self._value_ms)]

@@ -22,11 +22,11 @@ from convserve.loadtest.compare.noise import (
     spread_of_share,
 )
 from convserve.loadtest.histogram import Latencies, merged
-from convserve.loadtest.report.server import cpu_ms_per_request
+from convserve.loadtest.report.server import cpu_ms_per_request, stages_of
 from convserve.loadtest.results import Capacity, Result, Settings, Stretch
 
 MAX_BLOCKS: Final = 20
-_MIN_SLOWER: Final = 5  # requests beyond a percentile in each block, or it says too little
+_MIN_ABOVE: Final = 5  # requests slower than a percentile; fewer say nothing about its noise
 _SAME_RATE: Final = 0.02  # of two ramps' capacities, so that their latencies can be compared
 
 Bounds = tuple[float | None, float | None]
@@ -251,6 +251,11 @@ def _percentile(sides: _Sides, percent: float) -> Measure | None:
         [(one.n_above(limit_ms), one.n) for one in side.latencies]
         for side, limit_ms in zip(sides.both, (a, b), strict=True)
     ]
+    if min(sum(part for part, _ in counts) for counts in above) < _MIN_ABOVE:
+        measure = _judged(sides, kind, (a, b), None)
+        unknown = measure.verdict == "noise not known"
+        return measure.model_copy(update={"words": "too few requests"}) if unknown else measure
+
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in above]
     common = sides.common(*shares)
     bounds = [
@@ -311,7 +316,7 @@ def _errors(sides: _Sides) -> Measure | None:
 
 def _stages(sides: _Sides) -> list[Measure | None]:
     measures = []
-    for name in [stage.name for stage in sides.a.runs[0].stages]:
+    for name in [stage.name for stage in stages_of(sides.a.runs[0])]:
         a, b = (
             [stage.mean_ms for one in side.runs for stage in one.stages if stage.name == name]
             for side in sides.both

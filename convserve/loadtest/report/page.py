@@ -120,7 +120,7 @@ def percentile_rows(latencies: Latencies) -> list[PercentileRow]:
 
 
 def _stages(result: Result) -> Stages | None:
-    summary, stages = result.summary, result.stages
+    summary, stages = result.summary, server.stages_of(result)
     if not stages or summary is None or summary.latency.mean_ms is None:
         return None
     whole_ms = summary.latency.mean_ms

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from convserve.loadtest.report import numbers
-from convserve.loadtest.results import MetricChange, Result
+from convserve.loadtest.results import MetricChange, Result, Stage
 
 _NAME: Final = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?", re.DOTALL)
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -92,6 +92,12 @@ def facts_of(result: Result) -> list[Fact]:
     return facts
 
 
+def stages_of(result: Result) -> list[Stage]:
+    """Returns the stages that follow each other: without a total of other stages or answers."""
+    parts = [stage for stage in result.stages if stage.name != "total"]
+    return parts or result.stages
+
+
 def cpu_ms_per_request(result: Result) -> float | None:
     """Returns the server's CPU time over its requests; None where it does not tell both."""
     series = parse(result.server.metrics)
@@ -102,27 +108,33 @@ def cpu_ms_per_request(result: Result) -> float | None:
 
 
 def changes(result: Result) -> list[Series]:
-    """Returns the series for the table: those that changed first, without histogram buckets."""
-    kept = [one for one in parse(result.server.metrics) if not one.family.endswith("_bucket")]
+    """Returns the series for the table: those that changed first, without buckets and births."""
+    left_out = ("_bucket", "_created")
+    kept = [one for one in parse(result.server.metrics) if not one.family.endswith(left_out)]
     return sorted(kept, key=lambda one: (one.difference == 0, one.change.name))
 
 
 def _by_label(
     series: Sequence[Series], name: str, family: str, labels: tuple[str, ...]
 ) -> list[Fact]:
-    counts: dict[str, float] = defaultdict(float)
-    for one in series:
-        value = next((one.labels[label] for label in labels if label in one.labels), None)
-        if value is not None and one.difference > 0 and re.fullmatch(family, one.family):
-            counts[value] += one.difference
-    if not counts:
+    changed = [one for one in series if one.difference > 0 and re.fullmatch(family, one.family)]
+    if not changed:
         return []
+    # The load test also asks for metrics and models; what it measures is asked for most.
+    most = max(changed, key=lambda one: one.difference)
+    changed = [one for one in changed if one.labels.get("route") == most.labels.get("route")]
+
+    label = next((label for label in labels if label in most.labels), None)
+    if label is None:
+        return []
+    counts: dict[str, float] = defaultdict(float)
+    for one in changed:
+        counts[one.labels.get(label, "")] += one.difference
 
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     shown = [f"{value}: {n:,.0f}" for value, n in ordered[:_MAX_VALUES]]
     if len(ordered) > _MAX_VALUES:
         shown.append(f"others: {sum(n for _, n in ordered[_MAX_VALUES:]):,.0f}")
-    label = next(label for label in labels if any(label in one.labels for one in series))
     return [Fact(name, "; ".join(shown), f"by {label}")]
 
 

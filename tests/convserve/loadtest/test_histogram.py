@@ -26,6 +26,15 @@ def test_percentile_of_requests_without_an_answer_is_none():
     assert counted.percentile_ms(99) is None
 
 
+def test_n_above_counts_what_a_percentile_leaves():
+    counted = Latencies()
+    counted.add(np.array([0.01] * 90 + [0.02] * 7 + [math.inf] * 3))
+
+    assert counted.n_above(counted.percentile_ms(90)) == 10
+    assert counted.n_above(counted.percentile_ms(95)) == 3
+    assert counted.n_above(counted.percentile_ms(99)) == 3
+
+
 def test_merged_latencies_are_those_of_all_parts():
     parts = []
     for latencies_s in (np.array([0.01, 0.02]), np.array([0.03, math.inf])):

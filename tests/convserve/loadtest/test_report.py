@@ -176,6 +176,16 @@ def test_report_leaves_overlapping_stages_apart():
     assert "overlap" in text
 
 
+def test_report_adds_no_total_to_the_stages_it_is_made_of():
+    total = samples.stages(10)[0].model_copy(update={"name": "total", "mean_ms": 999.0})
+    result = samples.steady().model_copy(update={"stages": [*samples.stages(10), total]})
+
+    text = Page(page.render(result)).text
+
+    assert "overlap" not in text
+    assert "999" not in text
+
+
 def test_percentile_rows_mark_what_is_mostly_chance():
     latencies = Latencies()
     latencies.add(np.linspace(0.001, 0.1, 1000))
@@ -238,8 +248,8 @@ def test_server_facts_add_up_what_changed():
 
     facts = {fact.name: fact.value for fact in facts_of(result)}
 
-    assert facts["requests"] == "200: 961; 503: 40"
-    assert facts["refusals"] == "queue_time: 40"
+    assert facts["requests"] == "200: 960; 503: 40"  # not those for metrics
+    assert facts["refusals"] == "queue_time: 40"  # the reason, not the code
     assert facts["pictures in a batch"] == "1.37"  # 960 pictures in 700 runs
     assert facts["lanes busy"] == "55.2%"  # 33.4 s of 60.5 s
     assert "lanes replaced" not in facts

@@ -139,6 +139,17 @@ def test_server_that_stopped_answering_is_slower_and_gives_less(same):
     assert by_name(compare([dead], [dead]))["p50"].verdict == "within noise"
 
 
+def test_percentile_with_few_requests_above_it_has_no_verdict():
+    runs = [failing([0.0] * 20, n=20) for _ in range(2)]
+
+    measures = by_name(compare(runs[:1], runs[1:]))
+
+    assert (measures["p99"].verdict, measures["p99"].words) == (
+        "noise not known",
+        "too few requests",
+    )
+
+
 def test_another_rate_makes_latencies_incomparable(same):
     comparison = compare(same[:1], [queue(0, rate_per_s=80.0)])
 
