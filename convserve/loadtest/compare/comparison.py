@@ -155,14 +155,12 @@ class _Sides:
 
     def common(self, a: Sequence[float], b: Sequence[float]) -> float:
         """Returns how much the blocks of A and B have in common in a value of each."""
-        return common_course(a, b) if self._same_course else 0.0
-
-    @property
-    def _same_course(self) -> bool:
-        return len(self.a.samples) == len(self.b.samples) and all(
+        same_course = len(self.a.samples) == len(self.b.samples) and all(
             math.isclose(a.seconds, b.seconds, rel_tol=0.01)
             for a, b in zip(self.a.samples, self.b.samples, strict=True)
         )
+        # The order of runs means nothing.
+        return common_course(a, b) if self.single and same_course else 0.0
 
 
 def _blocks(result: Result) -> list[Stretch]:
@@ -227,9 +225,10 @@ def _goodput(sides: _Sides) -> Measure | None:
         )
         found = _exponential(spread.around(math.log(b / a))) if spread else None
     elif sides.single and a and min(map(len, samples)) >= MIN_BLOCKS:
-        common = sides.common(*samples)
-        spreads = [spread_of_mean(side).without(common) for side in samples]
-        low, high = difference(a, b, spreads[0].around(a), spreads[1].around(b))
+        bounds = tuple(
+            spread_of_mean(side).around(mean) for side, mean in zip(samples, (a, b), strict=True)
+        )
+        low, high = difference((a, b), (bounds[0], bounds[1]), sides.common(*samples))
         found = (max(0.0, 1 + low / a), max(0.0, 1 + high / a))
     return _judged(sides, _GOODPUT, (a, b), found)
 
@@ -257,12 +256,12 @@ def _percentile(sides: _Sides, percent: float) -> Measure | None:
         return measure.model_copy(update={"words": "too few requests"}) if unknown else measure
 
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in above]
-    common = sides.common(*shares)
     bounds = [
-        _percentile_bounds(one, percent, spread_of_share(counts).without(common).half_width)
+        _percentile_bounds(one, percent, spread_of_share(counts).half_width)
         for one, counts in zip(whole, above, strict=True)
     ]
-    found = difference(_logarithm(a), _logarithm(b), *bounds)
+    logarithms = _logarithm(a), _logarithm(b)
+    found = difference(logarithms, (bounds[0], bounds[1]), sides.common(*shares))
     return _judged(sides, kind, (a, b), _exponential(found))
 
 
@@ -307,11 +306,11 @@ def _errors(sides: _Sides) -> Measure | None:
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in groups]
     # A side without errors has no spread of its own, so both get the wider one.
     effect = max(map(design_effect, groups))
-    effect = max(1.0, effect * (1 - sides.common(*shares)))
 
     a, b = (failed / sent for failed, sent in totals)
     bounds = [share_bounds(failed / sent, sent / effect) for failed, sent in totals]
-    return _judged(sides, _ERRORS, (a, b), difference(a, b, *bounds))
+    found = difference((a, b), (bounds[0], bounds[1]), sides.common(*shares))
+    return _judged(sides, _ERRORS, (a, b), found)
 
 
 def _stages(sides: _Sides) -> list[Measure | None]:

@@ -42,10 +42,6 @@ class Spread:
     def around(self, centre: float) -> Interval:
         return centre - self.half_width, centre + self.half_width
 
-    def without(self, common: float) -> Spread:
-        """Returns the spread without what both sides have in common, a correlation."""
-        return Spread(self.error * math.sqrt(1 - common), self.freedom)
-
 
 def t_quantile(freedom: float) -> float:
     """Returns the quantile of Student's t distribution for an interval of `LEVEL`."""
@@ -99,19 +95,24 @@ def common_course(a: Sequence[float], b: Sequence[float]) -> float:
     return found if found >= _CORRELATED else 0.0
 
 
-def difference(a: float, b: float, bounds_a: Interval, bounds_b: Interval) -> Interval:
+def difference(
+    values: tuple[float, float], bounds: tuple[Interval, Interval], common: float = 0.0
+) -> Interval:
     """Returns the interval of b - a from those of a and b, which need not be symmetric.
 
     G. Zou and A. Donner, "Construction of confidence limits about effect measures", Statistics in
-    Medicine 27, 2008. Values and bounds may be infinite.
+    Medicine 27, 2008. Values and bounds may be infinite. `common` is the correlation of a and b.
     """
-    (low_a, high_a), (low_b, high_b) = bounds_a, bounds_b
+    (a, b), ((low_a, high_a), (low_b, high_b)) = values, bounds
     if math.isinf(a) or math.isinf(b):
         # Only intervals that are apart say anything.
         low = low_b - high_a if low_b > high_a else -math.inf
         high = high_b - low_a if high_b < low_a else math.inf
         return low, high
-    return b - a - math.hypot(b - low_b, high_a - a), b - a + math.hypot(high_b - b, a - low_a)
+    return (
+        b - a - _root(b - low_b, high_a - a, common),
+        b - a + _root(high_b - b, a - low_a, common),
+    )
 
 
 def share_bounds(share: float, n: float) -> Interval:
@@ -147,3 +148,9 @@ def spread_of_share(counts: Sequence[tuple[int, int]]) -> Spread:
     share = sum(above for above, _ in counts) / sum(n for _, n in counts)
     mean = fmean(n for _, n in counts)
     return spread_of_mean([(above - share * n) / mean for above, n in counts])
+
+
+def _root(x: float, y: float, common: float) -> float:
+    if math.isinf(x) or math.isinf(y):
+        return math.inf
+    return math.sqrt(max(0.0, x * x + y * y - 2 * common * x * y))

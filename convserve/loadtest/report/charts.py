@@ -499,8 +499,8 @@ def stage_bar(stages: Sequence[Stage], rest_ms: float) -> Chart:
     title = "A mean request"
     description = "; ".join(f"{name}: {numbers.milliseconds(ms)}" for name, ms, _ in segments)
     wide, narrow = _both("stages", title, description, draw)
-    legend = tuple(Key("fill", class_, name) for name, _, class_ in segments)
-    return Chart(title, legend, wide, narrow)
+    # The table of stages below it is its legend.
+    return Chart(title, (), wide, narrow)
 
 
 # Memory

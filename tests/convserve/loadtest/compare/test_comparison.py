@@ -75,6 +75,26 @@ def test_server_that_is_a_tenth_slower_is_nearly_always_found(same):
     assert all(one.verdict != "better" for one in p50s)
 
 
+def test_spike_of_the_same_arrivals_is_no_noise():
+    random = np.random.default_rng(0)
+    thirds = [samples.arrivals(random, rate_per_s, 20) for rate_per_s in (50, 95, 50)]
+    arrivals_s = np.concatenate([20 * i + third for i, third in enumerate(thirds)])
+
+    def spike(seed: int, slower: float = 1.0) -> Result:
+        service = np.random.default_rng(seed).gamma(8, 1 / 8, len(arrivals_s))
+        latencies_s = samples.queue_latencies(arrivals_s, slower * SERVICE_S * service)
+        whole = samples.stretch("run", 0, 60, latencies_s)
+        return samples.result(
+            [samples.trial(whole)], samples.split(arrivals_s, latencies_s, 60, 20), "spike"
+        )
+
+    same = [compare([spike(i)], [spike(100 + i)]) for i in range(20)]
+    slower = [compare([spike(i)], [spike(100 + i, slower=1.1)]) for i in range(20)]
+
+    assert sum(one.worse for one in same) <= 2
+    assert sum(one.worse for one in slower) >= 18
+
+
 def test_several_runs_a_side_cover_drift_between_runs():
     # The same server, but each run has a speed of its own, as after a restart.
     speeds = [1.0, 1.06, 0.97, 1.04, 0.96, 1.03, 0.98, 1.05]

@@ -51,9 +51,16 @@ def test_spread_of_runs_takes_a_single_run_to_vary_as_the_others():
 
 
 def test_difference_of_symmetric_intervals_adds_in_quadrature():
-    low, high = difference(10, 20, (7, 13), (16, 24))
+    low, high = difference((10, 20), ((7, 13), (16, 24)))
 
     assert (low, high) == pytest.approx((5, 15))
+
+
+def test_difference_of_what_is_alike_is_surer():
+    bounds = (7.0, 13.0), (17.0, 23.0)
+
+    assert difference((10, 20), bounds, common=0.5) == pytest.approx((7, 13))
+    assert difference((10, 20), bounds, common=1.0) == pytest.approx((10, 10))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def test_difference_of_symmetric_intervals_adds_in_quadrature():
     ],
 )
 def test_difference_to_an_unanswered_percentile_needs_intervals_that_are_apart(a, b, low, high):
-    assert difference(a[0], b[0], a[1], b[1]) == (low, high)
+    assert difference((a[0], b[0]), (a[1], b[1])) == (low, high)
 
 
 def test_share_bounds_of_no_failure_have_a_width():
