@@ -25,7 +25,7 @@ from convserve.loadtest.bodies import Options as CallOptions
 from convserve.loadtest.sending.plan import Target
 
 try:
-    from convserve.loadtest.compare.command import compare_command
+    from convserve.commands.compare import compare_command
     from convserve.loadtest.report import write_report
     from convserve.loadtest.results import Result, write_result
     from convserve.loadtest.running.loadtest import Load, LoadTest, Options

@@ -1,6 +1,5 @@
-"""Compares results of load tests: `convserve loadtest compare A B`."""
+"""Compares results of load tests: what changed, and whether beyond noise."""
 
-from convserve.loadtest.compare.command import compare_command
 from convserve.loadtest.compare.comparison import Comparison, compare
 
-__all__ = ["Comparison", "compare", "compare_command"]
+__all__ = ["Comparison", "compare"]

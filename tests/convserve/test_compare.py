@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from convserve.loadtest.compare import compare_command
+from convserve.commands.compare import compare_command
 from convserve.loadtest.results import write_result
 from tests.convserve.loadtest import samples
 from tests.convserve.loadtest.compare.test_comparison import failing
