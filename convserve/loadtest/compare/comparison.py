@@ -390,7 +390,7 @@ def _judged(
         a=a,
         b=b,
         ratio=b / a if a and b is not None else None,
-        interval=found and (_finite(found[0]), _finite(found[1])),
+        interval=found and (_known(found[0], kind), _known(found[1], kind)),
         verdict=verdict,
         words=(kind.more if more else kind.less) if changed else verdict,
     )
@@ -400,8 +400,9 @@ def _exponential(found: Interval) -> Interval:
     return math.exp(found[0]), math.exp(found[1])
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _known(end: float, kind: _Kind) -> float | None:
+    # A ratio of 0 is the lower end of an interval that has none.
+    return end if math.isfinite(end) and (kind.unit == "share" or end > 0) else None
 
 
 def _present(values: Iterable[float | None]) -> list[float]:

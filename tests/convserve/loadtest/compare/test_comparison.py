@@ -170,6 +170,24 @@ def test_percentile_with_few_requests_above_it_has_no_verdict():
     )
 
 
+def test_interval_that_nothing_bounds_has_no_ends():
+    random = np.random.default_rng(0)
+    runs = []
+    for _ in range(2):
+        # All slow requests come in one burst of twenty blocks.
+        latencies_s = np.full(2000, 0.01)
+        latencies_s[:150] = 1 + random.uniform(size=150)
+        arrivals_s = np.linspace(0, 20, 2000, endpoint=False)
+        whole = samples.stretch("run", 0, 20, latencies_s, target_per_s=60.0)
+        parts = samples.split(arrivals_s, latencies_s, 20, 20)
+        runs.append(samples.result([samples.trial(whole)], parts))
+
+    measure = by_name(compare(runs[:1], runs[1:]))["p99"]
+
+    assert measure.verdict == "within noise"
+    assert measure.interval == (None, None)
+
+
 def test_another_rate_makes_latencies_incomparable(same):
     comparison = compare(same[:1], [queue(0, rate_per_s=80.0)])
 
