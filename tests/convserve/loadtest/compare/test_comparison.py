@@ -159,6 +159,30 @@ def test_server_that_stopped_answering_is_slower_and_gives_less(same):
     assert by_name(compare([dead], [dead]))["p50"].verdict == "within noise"
 
 
+def test_several_runs_without_answers_are_slower_than_several_with(same):
+    dead = [samples.unanswered().model_copy(update={"settings": same[0].settings})] * 2
+
+    measures = by_name(compare(same[:2], dead))
+
+    assert measures["p50"].words == "slower"
+    assert measures["errors"].words == "more errors"
+    assert by_name(compare(dead, same[:2]))["p50"].words == "faster"
+    assert by_name(compare(same[:2], [same[2], dead[0]]))["p50"].verdict == "noise not known"
+
+
+def test_closed_and_open_loops_cannot_be_compared(same):
+    closed = same[0].settings.model_copy(
+        update={"arrivals": "closed", "clients": 8, "rate_per_s": None}
+    )
+
+    comparison = compare(same[:1], [same[0].model_copy(update={"settings": closed})])
+
+    assert [(one.name, one.b) for one in comparison.mismatches] == [
+        ("load", "8 clients, closed loop")
+    ]
+    assert not comparison.comparable
+
+
 def test_percentile_with_few_requests_above_it_has_no_verdict():
     runs = [failing([0.0] * 20, n=20) for _ in range(2)]
 
