@@ -25,6 +25,10 @@ from convserve.loadtest.bodies import Options as CallOptions
 from convserve.loadtest.sending.plan import Target
 
 try:
+    import hdrh  # noqa: F401 - before the load test, not after it
+    import jinja2  # noqa: F401
+    import rich  # noqa: F401
+
     from convserve.commands.compare import compare_command
     from convserve.loadtest.report import write_report
     from convserve.loadtest.results import Result, write_result
