@@ -52,3 +52,10 @@ def test_compose_service_is_confined(service: dict[str, Any]) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "mem_limit" in service
+
+
+def test_compose_replica_is_the_service_without_a_port() -> None:
+    service, replica = SERVICES["convserve"], SERVICES["replica"]
+
+    assert replica["ports"] == []
+    assert all(replica[key] == service[key] for key in service if key != "ports")

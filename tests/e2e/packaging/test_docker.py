@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -17,15 +18,25 @@ import yaml
 ROOT = Path(__file__).parents[3]
 CAT = ROOT / "examples" / "cat.jpg"
 MAX_IMAGE_BYTES = 700_000_000
+VARIABLES = {  # of the compose file
+    "CONVSERVE_BUILD_NETWORK": "host",
+    "CONVSERVE_TAG": "test",
+    "CONVSERVE_PUBLISHED_PORT": "18467",
+    "CONVSERVE_PUBLISHED_PROXY_PORT": "18468",
+}
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 PROFILES = sorted({name for service in SERVICES.values() for name in service.get("profiles", ())})
 
 
 def run(*command: str, timeout_s: int = 900) -> str:
     """Runs a command in the root of the repository and returns what it printed."""
-    environment = {**os.environ, "CONVSERVE_BUILD_NETWORK": "host"}
     done = subprocess.run(  # noqa: S603
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s
+        command,
+        cwd=ROOT,
+        env={**os.environ, **VARIABLES},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
@@ -56,15 +67,31 @@ def image() -> str:
 
 
 @pytest.fixture(scope="module")
-def compose(image: str) -> Iterator[list[str]]:
+def compose(image: str) -> Iterator[list[str]]:  # noqa: ARG001 - it must be there
     """Starts the compose file's service from the built image; yields the compose command."""
     command = [*compose_program(), "-p", f"convserve-{uuid.uuid4().hex[:8]}"]
-    os.environ.update(CONVSERVE_TAG=image.partition(":")[2], CONVSERVE_PUBLISHED_PORT="18467")
     try:
         run(*command, "up", "-d", "--no-build", "convserve")
         yield command
     finally:
         run(*command, "down", "--timeout", "20")
+
+
+@pytest.fixture
+def proxy(compose: list[str]) -> Iterator[list[str]]:
+    """Starts two replicas behind the proxy; yields the compose command with that profile."""
+    name = SERVICES["proxy"]["image"]
+    if subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode:  # noqa: S603, S607
+        pulled = subprocess.run(["docker", "pull", name], capture_output=True)  # noqa: S603, S607
+        if pulled.returncode:
+            pytest.skip(f"{name} cannot be pulled")
+
+    command = [*compose, "--profile", "proxy"]
+    try:
+        run(*command, "up", "-d", "--no-build", "--scale", "replica=2", "proxy")
+        yield command
+    finally:
+        run(*command, "rm", "--stop", "--force", "proxy", "replica")
 
 
 def container(compose: list[str]) -> dict[str, object]:
@@ -74,14 +101,24 @@ def container(compose: list[str]) -> dict[str, object]:
     return inspected[0]
 
 
-def wait_healthy(compose: list[str]) -> None:
+def wait_healthy(compose: list[str], service: str = "convserve") -> None:
     """Waits until Docker's own health check has passed."""
-    container_id = run(*compose, "ps", "-q", "convserve").strip()
+    container_id = run(*compose, "ps", "-q", service).strip()
     template = "{{.State.Health.Status}}"
     script = (
         f"until [ $(docker inspect -f '{template}' {container_id}) = healthy ]; do sleep 0.2; done"
     )
     run("timeout", "60", "sh", "-c", script)
+
+
+def post_cat(url: str) -> int:
+    request = urllib.request.Request(url, CAT.read_bytes(), {"Content-Type": "image/jpeg"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+            status: int = response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    return status
 
 
 def test_image_contains_no_training_packages_and_no_build_tools(image: str) -> None:
@@ -146,6 +183,16 @@ def test_compose_loadtest_sends_every_kind_of_request_without_a_failure(compose:
     assert set(statistics) == {"raw body", "multipart", "multipart, 4 pictures"}
     assert all(entry["num_requests"] > 0 for entry in statistics.values())
     assert all(entry["num_failures"] == 0 for entry in statistics.values())
+
+
+def test_compose_proxy_answers_after_a_replica_was_killed(proxy: list[str]) -> None:
+    wait_healthy(proxy, "proxy")
+    lost = run(*proxy, "ps", "-q", "replica").split()[0]
+
+    run("docker", "kill", "--signal", "KILL", lost)
+    statuses = [post_cat("http://127.0.0.1:18468/v1/classify") for _ in range(20)]
+
+    assert statuses == [200] * 20
 
 
 def test_compose_container_is_confined(compose: list[str]) -> None:
