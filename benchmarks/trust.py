@@ -156,11 +156,24 @@ def _server(name: str, number: int, *, pinned: bool = False) -> Iterator[Session
     with running(contender, contender.settings[number], work) as session:
         for index, photo in enumerate(photos):
             (session.folder / f"photo-{index:02}.jpg").write_bytes(photo)
-        if pinned:
-            _pin(session, {0})
-            os.sched_setaffinity(0, {1})  # the senders inherit it
         session.verify()
-        yield session
+        if not pinned:
+            yield session
+            return
+        _pin(session, {0})
+        with _on_core(1):
+            yield session
+
+
+@contextmanager
+def _on_core(core: int) -> Iterator[None]:
+    """Keeps this process and the senders that it starts on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _pin(session: Session, cores: set[int]) -> None:
@@ -202,8 +215,8 @@ def _answering() -> Iterator[str]:
     server = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 - our own module
     os.sched_setaffinity(server.pid, {0})
     try:
-        os.sched_setaffinity(0, {1})
-        yield f"http://127.0.0.1:{port}"
+        with _on_core(1):
+            yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
