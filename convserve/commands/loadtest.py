@@ -60,6 +60,7 @@ _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SECRET: Final = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 _MISSED: Final = 1  # exit statuses
 _INVALID: Final = 3
+_INTERRUPTED: Final = 130  # as shells have it
 
 
 class _Duration(click.ParamType[float]):
@@ -81,8 +82,8 @@ class _Share(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", str(value))
-        if found is None or float(found[1]) > 100:
-            self.fail(f"{value!r} is no percentage; write 1% or 0.5%", param, ctx)
+        if found is None or float(found[1]) >= 100:
+            self.fail(f"{value!r} is no percentage below 100; write 1% or 0.5%", param, ctx)
         return float(found[1]) / 100
 
 
@@ -224,11 +225,18 @@ def run(url: str, photos: tuple[Path, ...], output: Path | None, **given: Any) -
             test = LoadTest(options, load, Path(folder), progress)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        with _stopped_by_ctrl_c(test):
-            result = test.run()
+        try:
+            with _stopped_by_ctrl_c(test):
+                result = test.run()
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
 
-    files = write_result(result, output), write_report(result, output)
-    click.echo("\n".join([*_summary(result), *map(str, files)]))
+    click.echo("\n".join(_summary(result)))
+    try:
+        click.echo(f"{write_result(result, output)}\n{write_report(result, output)}")
+    except OSError as error:
+        click.echo(f"{output} cannot be written: {reason(error)}", err=True)
+        sys.exit(_INVALID)
     sys.exit(_INVALID if not result.valid else 0 if result.objective_met else _MISSED)
 
 
@@ -313,11 +321,11 @@ def _profile(given: dict[str, Any]) -> Profile:
 
 def _parse_url(url: str, *, verify: bool) -> tuple[Target, str | None]:
     """Returns the target and the path, which is None if the URL has none."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
-        raise click.BadParameter(f"{url!r} has no valid port", param_hint="URL") from error
+        raise click.BadParameter(f"{url!r} is no address: {error}", param_hint="URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise click.BadParameter(
             f"{url!r} is no address of a server; write http://HOST:PORT", param_hint="URL"
@@ -355,7 +363,7 @@ def _stopped_by_ctrl_c(test: LoadTest) -> Iterator[None]:
     """The first Ctrl-C ends the load test early, with its result; the second ends the command."""
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         test.stop()
 
     before = signal.signal(signal.SIGINT, stop)

@@ -11,12 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 1
 FILE: Final = "result.json"
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _printable(text: str) -> str:
+    # File names and answers may hold any bytes; JSON is UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+Text = Annotated[str, AfterValidator(_printable)]
 
 
 class _Part(BaseModel):
@@ -36,10 +44,10 @@ class Machine(_Part):
 class Settings(_Part):
     """What was asked for."""
 
-    url: str
+    url: Text
     profile: Literal["steady", "ramp", "spike", "soak"]
     body: str = Field(description="Kind of request body.")
-    path: str
+    path: Text
     arrivals: Literal["poisson", "even", "closed"] = Field(
         description="closed: each client sends its next request after its last answer."
     )
@@ -51,13 +59,13 @@ class Settings(_Part):
     timeout_s: float
     n_processes: int
     n_pictures: int
-    pictures: str = Field(description="Where the pictures came from.")
+    pictures: Text = Field(description="Where the pictures came from.")
     picture_bytes: int = Field(description="Median size of a picture.")
     pictures_per_request: int
     broken_share: Share
     seed: int
     objective: str
-    command: str = Field(default="", description="Command line that runs it again.")
+    command: Text = Field(default="", description="Command line that runs it again.")
 
 
 class Latency(_Part):
@@ -109,6 +117,9 @@ class Sender(_Part):
     lag_max_ms: float | None
     busiest_core: float = Field(description="CPU seconds a second of the busiest process.")
     cpu_us_per_request: float
+    n_held: int = Field(
+        default=0, description="Requests that waited because all its connections were in use."
+    )
     n_reconnects: int = Field(
         description="Requests sent again because a kept connection was closed."
     )
@@ -121,7 +132,7 @@ class ErrorCount(_Part):
     status: int | None = Field(description="HTTP status; null without an answer.")
     n: int
     broken: bool = Field(description="Whether the pictures were broken on purpose.")
-    example: str = Field(description="The beginning of one answer or message.")
+    example: Text = Field(description="The beginning of one answer or message.")
 
 
 class Stage(_Part):
@@ -140,7 +151,7 @@ class Checks(_Part):
     n_answers: int = Field(description="Pictures whose first class was read.")
     n_changed: int = Field(description="Whose first class differed from an earlier answer.")
     n_unexpected: int | None = Field(description="That differed from --expect; null without it.")
-    examples: list[str]
+    examples: list[Text]
     n_broken: int = Field(description="Requests with a picture broken on purpose.")
     n_broken_accepted: int = Field(description="Of these, answered as if they were intact.")
 

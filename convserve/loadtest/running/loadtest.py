@@ -214,18 +214,15 @@ def _groups(pictures: Sequence[Picture], n: int) -> list[list[Picture]]:
 def _request(options: Options, pictures: Sequence[Picture]) -> bytes:
     """Returns a whole HTTP request."""
     call = BODIES[options.body].call([one.content for one in pictures], options.call)
-    own = {name.lower() for name, _ in options.call.headers}
-    headers = [
-        ("Host", options.target.authority),
-        ("User-Agent", f"convserve-loadtest/{package_version()}"),
-        *(header for header in call.headers if header[0].lower() not in own),
-        *options.call.headers,
-        ("Content-Length", str(len(call.content))),
-    ]
-    lines = [
-        f"{call.method} {call.path} HTTP/1.1",
-        *(f"{name}: {value}" for name, value in headers),
-    ]
+    headers = {
+        "host": ("Host", options.target.authority),
+        "user-agent": ("User-Agent", f"convserve-loadtest/{package_version()}"),
+        **{name.lower(): (name, value) for name, value in call.headers},
+        **{name.lower(): (name, value) for name, value in options.call.headers},
+        "content-length": ("Content-Length", str(len(call.content))),
+    }
+    lines = [f"{name}: {value}" for name, value in headers.values()]
+    lines.insert(0, f"{call.method} {call.path} HTTP/1.1")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + call.content
 
 

@@ -70,6 +70,7 @@ class AnswerCheck:
         A broken picture has the name "": it must have failed alone.
         """
         self._names = {False: names, True: broken_names}
+        self.n_pictures = len(names[0])  # in each request
         self._expected = expected
         self._first: dict[str, str] = {}
         self._right: set[tuple[bool, int, tuple[str, ...]]] = set()
@@ -150,11 +151,6 @@ class Recorder:
         self._cpu: dict[int, list[tuple[float, float]]] = {}
 
     def add(self, rows: Rows) -> None:
-        interrupted = [
-            number for number, end in enumerate(self._fleet.ends) if end[0] == "interrupted"
-        ]
-        if interrupted:
-            rows = rows[~np.isin(rows["end"], interrupted)]
         if not len(rows):
             return
         self.last_s = max(self.last_s, float(rows["done_s"].max()))
@@ -222,6 +218,7 @@ class Recorder:
             busiest_core=max(shares, default=0.0),
             cpu_us_per_request=1e6 * used_s / max(1, self.whole.n_sent),
             n_reconnects=sum(counts.n_reconnects for counts in self._fleet.counts),
+            n_held=sum(counts.n_held for counts in self._fleet.counts),
         )
 
     def errors(self) -> list[ErrorCount]:
@@ -272,10 +269,13 @@ class Recorder:
             right[read] = np.array(verdicts)[places.reshape(-1)]
 
         wrong = accepted & ~right & measured
-        self._count("wrong_answer", 200, wrong & ~broken, broken=False)
-        self._count("broken_accepted", 200, wrong & broken, broken=True)
         self.n_broken += int((broken & measured).sum())
-        self.n_broken_accepted += int((wrong & broken).sum())
+        self.n_broken_accepted += self._count_broken(rows, wrong & broken)
+        self._count("wrong_answer", 200, wrong & ~broken, broken=False)
+        if self._check.n_pictures > 1:
+            # The intact pictures beside the broken one have lost their answers.
+            right &= ~rejected
+            self._count("neighbours_refused", 200, rejected & measured, broken=True)
 
         for number in np.unique(rows["end"]).tolist():
             if number == NONE:
@@ -285,6 +285,15 @@ class Recorder:
                 these = (rows["end"] == number) & measured & (broken == of_broken)
                 self._count(code, at_status, these, broken=of_broken, example=example)
         return right
+
+    def _count_broken(self, rows: Rows, wrong: NDArray[np.bool_]) -> int:
+        """Counts wrong answers to requests with a broken picture; returns how many accepted it."""
+        refused = [answer[0].startswith("!") for answer in self._fleet.answers]
+        neighbours = wrong & np.isin(rows["answer"], np.flatnonzero(refused))
+        accepted = wrong & ~neighbours
+        self._count("wrong_answer", 200, neighbours, broken=True)
+        self._count("broken_accepted", 200, accepted, broken=True)
+        return int(accepted.sum())
 
     def _count(
         self, code: str, status: int, which: NDArray[np.bool_], *, broken: bool, example: str = ""

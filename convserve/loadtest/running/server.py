@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -125,13 +126,13 @@ class Observer:
 
 def changes(before: Scrape, after: Scrape) -> list[MetricChange]:
     """Returns the series that are not 0 at both times."""
-    return [
-        MetricChange(
-            name=name, kind=kind, before=before.series.get(name, (kind, 0.0))[1], after=value
-        )
-        for name, (kind, value) in after.series.items()
-        if value == value and (value or before.series.get(name, (kind, 0.0))[1])
-    ]
+    found = []
+    for name, (kind, value) in after.series.items():
+        earlier = before.series.get(name, (kind, 0.0))[1]
+        # JSON has no NaN and no infinity.
+        if (value or earlier) and math.isfinite(value) and math.isfinite(earlier):
+            found.append(MetricChange(name=name, kind=kind, before=earlier, after=value))
+    return found
 
 
 def _name(name: str, labels: Mapping[str, str]) -> str:

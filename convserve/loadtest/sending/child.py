@@ -24,6 +24,14 @@ READY, ROWS, TEXTS, STATE, ENDED, FAILED = b"y", b"r", b"t", b"s", b"e", b"f"
 CLOSED: Final = b"c"  # never written: what a reader makes of the end of the stream
 
 
+def _hurry() -> None:
+    """Asks for the cores at once when a request is due, where this user may ask for that."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        # Linux compares sessions first, and only then what runs in them.
+        Path("/proc/self/autogroup").write_text("-10", encoding="ascii")
+
+
 class _Output:
     """Writes what a sender has recorded since the last time."""
 
@@ -51,6 +59,7 @@ class _Output:
 
 def main() -> None:
     """Reads a plan from a file, says when it is ready, and starts when a time comes in."""
+    _hurry()
     stream = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)  # nothing else may write between the frames
 

@@ -12,8 +12,13 @@ import httptools
 
 _SEND_BUFFER_BYTES: Final = 1 << 21  # takes a whole request, so that one `send` is usually enough
 _RECEIVE_BYTES: Final = 1 << 16
+_MAX_ANSWER_BYTES: Final = 16 << 20
 _FRAMING: Final = {14: b"content-length", 17: b"transfer-encoding"}
 _OPENING: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+
+
+class AnswerTooLarge(ValueError):
+    """The answer has more bytes than any list of classes needs."""
 
 
 class NotOpened(OSError):
@@ -144,7 +149,7 @@ class Connection:
 
         Raises:
             ConnectionError: the server closed the connection before the answer was complete.
-            ValueError: what came is not HTTP.
+            ValueError: what came is not HTTP, or is too large.
         """
         if not self._opened:
             self.write()
@@ -164,8 +169,11 @@ class Connection:
                 raise ValueError(f"not HTTP: {received[:80]!r}") from error
             if self.answer.done:
                 return True
-            # A TLS socket may hold decrypted bytes for which no event comes.
-            if self._tls is None and len(received) < _RECEIVE_BYTES:
+            if len(self.answer.body) > _MAX_ANSWER_BYTES:
+                raise AnswerTooLarge(f"more than {_MAX_ANSWER_BYTES >> 20} MB")
+            # No event comes for bytes that TLS has decrypted already. Otherwise others have their
+            # turn: a fast server could send for ever.
+            if self._tls is None or not self._tls.pending():
                 return False
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from typing import Final
 
 from convserve.loadtest.bodies import BODIES
 from convserve.loadtest.sending import rows
-from convserve.loadtest.sending.connection import Connection, NotOpened
+from convserve.loadtest.sending.connection import AnswerTooLarge, Connection, NotOpened
 from convserve.loadtest.sending.plan import Plan, Requests, send_times
 
 # Beyond these, requests wait in the sender. Their latency counts from the intended time anyway.
@@ -36,7 +36,10 @@ _SPARE_FILES: Final = 50  # descriptors for everything else
 _PAUSE_S: Final = 0.05
 _MAX_WAIT_S: Final = 0.05  # of one poll, so that timeouts and the end of the run are noticed
 _FLUSH_S: Final = 0.1
-_AFTER_STOP_S: Final = 1.0  # for the answers of a run that was ended early
+_AFTER_STOP_S: Final = 5.0  # at most, for the answers of a run that was ended early
+# A connection that the server closed while it was idle shows that at once. One that ends later has
+# lost a request that was in work.
+_STALE_S: Final = 0.02
 _EXAMPLE_BYTES: Final = 300
 _TIMING: Final = re.compile(rb"([\w-]+)[^,]*?;dur=([\d.]+)")
 _NO_STAGES: Final = (math.nan,) * rows.MAX_STAGES
@@ -62,6 +65,7 @@ class Counts:
 
     in_flight: int = 0
     n_reconnects: int = 0
+    n_held: int = 0  # requests that waited because all connections were in use
     cpu_s: float = 0.0
     wall_s: float = 0.0
 
@@ -145,7 +149,8 @@ class Sender:
 
     def _last_s(self) -> float:
         drain_s = self._plan.timeout_s if self._plan.drain_s is None else self._plan.drain_s
-        return min(self._end_s + drain_s, self._stop_s + _AFTER_STOP_S)
+        after_stop_s = min(_AFTER_STOP_S, drain_s)
+        return min(self._end_s + drain_s, self._stop_s + after_stop_s)
 
     def _wait(self, next_s: float) -> None:
         due_s = min(next_s, self._free[0]) if self._free else next_s
@@ -186,6 +191,7 @@ class Sender:
         if connection is None:
             if len(self._all) >= self._max_connections:
                 self._waiting.append(request)
+                self.counts.n_held += not request.sent_s
                 return
             request.sent_s = time.monotonic()
             family, address = self._addresses[0]
@@ -320,7 +326,13 @@ class Sender:
     ) -> None:
         # A server may close a kept connection at any time between requests. Like any HTTP client,
         # the sender then tries once more on a new connection. Any other loss is a failure.
-        stale = connection.used and isinstance(error, OSError) and not connection.answer.status
+        stale = (
+            connection.used
+            and isinstance(error, OSError)
+            and not connection.answer.status
+            and request is not None
+            and time.monotonic() - request.sent_s < _STALE_S
+        )
         self._close(connection)
         if request is None or request.ended:
             return
@@ -394,6 +406,8 @@ def _error_code(status: int, header: bytes, body: bytes) -> tuple[str, str]:
 
 
 def _failure(error: OSError | ValueError) -> str:
+    if isinstance(error, AnswerTooLarge):
+        return "answer_too_large"
     if isinstance(error, ValueError):
         return "not_http"
     if error.errno == errno.ECONNREFUSED:

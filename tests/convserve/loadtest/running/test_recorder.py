@@ -67,18 +67,18 @@ def recorder() -> Recorder:
     return Recorder(FakeFleet(), check, window)  # type: ignore[arg-type]
 
 
-def test_recorder_leaves_out_the_warm_up_and_what_an_early_end_cut_off(recorder):
-    recorder.add(
-        rows(
-            {"at_s": 0.9},
-            {"at_s": 1.0},
-            {"at_s": 2.5},
-            {"at_s": 2.6, "status": UNANSWERED, "end": INTERRUPTED},
-        )
-    )
+def test_recorder_leaves_out_the_warm_up(recorder):
+    recorder.add(rows({"at_s": 0.9}, {"at_s": 1.0}, {"at_s": 2.5}))
 
     assert recorder.whole.n_sent == 2
     assert recorder.whole.n_ok == 2
+
+
+def test_recorder_request_still_open_at_an_early_end_was_not_answered(recorder):
+    recorder.add(rows({"at_s": 2.6, "status": UNANSWERED, "end": INTERRUPTED}))
+
+    assert recorder.whole.n_errors == 1
+    assert recorder.whole.latencies.n_unanswered == 1
 
 
 def test_recorder_counts_each_end_once_and_keeps_refusals_out_of_the_latencies(recorder):

@@ -270,7 +270,7 @@ def test_sender_stop_ends_the_run_and_says_what_was_open(tmp_path):
             pass
 
     with serving(script) as port:
-        sender = Sender(plan_for(tmp_path, port, n_requests=None))
+        sender = Sender(plan_for(tmp_path, port, n_requests=None, drain_s=0.1))
         timer = threading.Timer(0.2, sender.stop)
         timer.start()
         sender.run(time.monotonic())
