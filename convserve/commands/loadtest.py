@@ -56,7 +56,8 @@ _WARMUPS_S: Final = {"steady": 5.0, "ramp": 2.0, "spike": 5.0, "soak": 5.0}
 _PEAK: Final = 3.0  # a spike's peak, times the usual rate
 _N_MADE: Final = 64
 _N_BROKEN: Final = 32
-_UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S: Final = 7 * 86400.0
+_UNITS_S: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SECRET: Final = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 _MISSED: Final = 1  # exit statuses
 _INVALID: Final = 3
@@ -66,13 +67,20 @@ _INTERRUPTED: Final = 130  # as shells have it
 class _Duration(click.ParamType[float]):
     name = "duration"
 
+    def __init__(self, least_s: float) -> None:
+        self._least_s = least_s
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", str(value))
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no duration; write 90, 90s, 5m or 1h", param, ctx)
-        return float(found[1]) * _UNITS_S[found[2]]
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(value))
+        seconds = float(found[1]) * _UNITS_S[found[2]] if found else -1.0
+        if not self._least_s <= seconds <= _LONGEST_S:
+            least = f", {self._least_s:g} s at least" if self._least_s else ""
+            self.fail(
+                f"{value!r} is no duration; write 90, 500ms, 90s, 5m or 1h{least}", param, ctx
+            )
+        return seconds
 
 
 class _Share(click.ParamType[float]):
@@ -147,11 +155,11 @@ loadtest.add_command(compare_command, "compare")
     help="Gaps between requests: random, as from independent users, or equal.",
 )
 @click.option("--objective", default=DEFAULT, show_default=True, help=f"What must hold: {HELP}.")
-@click.option("--duration", type=_Duration(), help="Measured time; of each trial of a ramp.")
-@click.option("--warmup", type=_Duration(), help="Time before it that does not count.")
+@click.option("--duration", type=_Duration(0.1), help="Measured time; of each trial of a ramp.")
+@click.option("--warmup", type=_Duration(0.0), help="Time before it that does not count.")
 @click.option(
     "--timeout",
-    type=_Duration(),
+    type=_Duration(0.01),
     default="10s",
     show_default=True,
     help="A request without an answer in this time has failed.",

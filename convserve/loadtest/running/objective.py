@@ -25,7 +25,8 @@ class LatencyTerm:
 
     def miss(self, latencies: Latencies) -> str | None:
         if self.measure == "mean":
-            found = latencies.mean_ms
+            # A request without an answer has no latency that could be averaged.
+            found = None if latencies.n_unanswered else latencies.mean_ms
         else:
             percent = 100.0 if self.measure == "max" else float(self.measure[1:])
             found = latencies.percentile_ms(percent)

@@ -107,7 +107,8 @@ class Runner:
                     recorder.cut(now_s)
         finally:
             if memory is not None:
-                self.memory += [(at_s - (self._first_s or 0), n) for at_s, n in memory.end()]
+                first_s = self._first_s or 0.0
+                self.memory += [(max(0.0, at_s - first_s), n) for at_s, n in memory.end()]
 
         recorder.close_before(math.inf)
         return Outcome(self._judge(course, recorder), recorder)

@@ -286,7 +286,7 @@ def test_loadtest_expected_class_that_differs_is_an_error(load, photos, tmp_path
         (["http://127.0.0.1:1", "--rate", "1", "--clients", "1"], "--clients"),
         (["http://127.0.0.1:1", "--profile", "steady"], "needs --rate or --clients"),
         (["http://127.0.0.1:1", "--profile", "spike"], "needs the usual rate"),
-        (["http://127.0.0.1:1", "--duration", "long"], "write 90, 90s, 5m or 1h"),
+        (["http://127.0.0.1:1", "--duration", "long"], "write 90, 500ms, 90s, 5m or 1h"),
         (["http://127.0.0.1:1", "--broken", "100%"], "write 1%"),
         (["http://[::1", "--rate", "1"], "no address"),
         (["http://127.0.0.1:1", "--header", "nothing"], "'Name: value'"),
@@ -316,13 +316,61 @@ def test_loadtest_ctrl_c_ends_it_early_with_a_result(load, photos):
                 os.kill(os.getpid(), signal.SIGINT)
 
     with serving(script) as port:
-        _, found = load(url(port), photos, "--warmup", "0.1s", "--duration", "1h", "--rate", "50")
+        _, found = load(url(port), photos, "--warmup", "0", "--duration", "1h", "--rate", "50")
 
     assert found is not None
     assert found.interrupted
     assert found.summary is not None
     assert 20 <= found.summary.n_ok == found.summary.n_sent
     assert found.summary.seconds < 60
+
+
+def test_loadtest_broken_picture_that_costs_its_neighbours_their_answers_is_an_error(load, photos):
+    two = response(
+        json.dumps(
+            {"results": [json.loads(predictions("red")), json.loads(predictions("red"))]}
+        ).encode()
+    )
+    refusal = response(b'{"code": "image_truncated"}', status="422 No")
+
+    def script(sock: socket.socket) -> None:
+        while request := read_request(sock):
+            sock.sendall(two if request.count(b"Content-Type: image/png") == 2 else refusal)
+
+    arguments = ["--body", "multipart", "--per-request", "2", "--broken", "40%"]
+    with serving(script) as port:
+        _, found = load(url(port), photos, *SHORT, "--rate", "50", *arguments)
+
+    assert found is not None
+    assert found.objective_met is False
+    assert "neighbours_refused" in {error.code for error in found.errors}
+
+
+def test_loadtest_host_header_of_the_user_replaces_ours(load, photos):
+    seen: list[bytes] = []
+
+    def script(sock: socket.socket) -> None:
+        while request := read_request(sock):
+            seen.append(request)
+            sock.sendall(OK)
+
+    with serving(script) as port:
+        load(url(port), photos, *SHORT, "--clients", "1", "--header", "Host: models.example.org")
+
+    head = seen[0].lower()
+    assert head.count(b"\r\nhost:") == 1
+    assert b"host: models.example.org" in head
+
+
+def test_loadtest_file_names_that_are_no_text_are_written(load, photos):
+    odd = os.fsdecode(b"caf\xe9.png")
+    (photos / "red.png").rename(photos / odd)
+
+    with serving(always(response(b"<html>"))) as port:
+        ended, found = load(url(port), photos / odd, *SHORT, "--clients", "1")
+
+    assert ended.exit_code == INVALID
+    assert found is not None
 
 
 def test_loadtest_command_line_is_kept_without_secrets(load, photos, monkeypatch):

@@ -40,6 +40,12 @@ def test_objective_without_errors_allows_a_limit_of_zero():
     assert parse_objective("errors<0%").misses(latencies([1.0]), n_errors=0, n_sent=1) == []
 
 
+def test_objective_mean_with_a_request_that_was_not_answered_is_missed():
+    misses = parse_objective("mean<1000s").misses(latencies([1.0], n_unanswered=1), 0, 2)
+
+    assert misses == ["mean<1000s: mean was not answered"]
+
+
 def test_objective_percentile_that_was_not_answered_is_missed():
     measured = latencies([1.0] * 98, n_unanswered=2)
 

@@ -150,6 +150,61 @@ def test_sender_nothing_listens_is_told_apart(tmp_path):
     assert ends(rows, sender) == ["connection_refused"] * 3
 
 
+def test_sender_kept_connection_that_ends_in_work_has_lost_its_request(tmp_path):
+    """Only a connection that was closed while it was idle may be replaced in silence."""
+
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(response(ANSWER))
+        read_request(sock)
+        time.sleep(0.1)  # the work, longer than it takes to notice a closed connection
+
+    with serving(script) as port:
+        rows, sender = run(plan_for(tmp_path, port, n_requests=2))
+
+    assert rows["status"].tolist() == [200, BROKEN]
+    assert sender.counts.n_reconnects == 0
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_sender_answer_without_end_is_given_up(tmp_path, chunked):
+    head = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 1000000000"
+    part = (b"10000\r\n%s\r\n" if chunked else b"%s") % bytes(65536)
+
+    def script(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
+        while True:
+            sock.sendall(part)
+
+    with serving(script) as port:
+        rows, sender = run(plan_for(tmp_path, port, n_requests=1))
+
+    assert rows["status"].tolist() == [BROKEN]
+    assert ends(rows, sender) == ["answer_too_large"]
+
+
+def test_sender_requests_beyond_its_connections_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("convserve.loadtest.sending.sender.MAX_CONNECTIONS", 2)
+    due = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        while read_request(sock):
+            due.wait(10)
+            sock.sendall(response(ANSWER))
+
+    load = {"phases": [(0.2, 50.0)], "poisson": False, "seconds": 0.2, "n_requests": None}
+    with serving(script) as port:
+        sender = Sender(plan_for(tmp_path, port, **load))
+        timer = threading.Timer(0.4, due.set)
+        timer.start()
+        sender.run(time.monotonic())
+        timer.join()
+
+    assert sender.counts.n_held == 8
+    assert read_rows(sender.buffer)["status"].tolist() == [200] * 10
+
+
 def test_sender_request_without_an_answer_times_out(tmp_path):
     def script(sock: socket.socket) -> None:
         while read_request(sock):
