@@ -22,6 +22,7 @@ import click
 from convserve.commands.options import UserPath, reason
 from convserve.loadtest.bodies import BODIES
 from convserve.loadtest.bodies import Options as CallOptions
+from convserve.loadtest.secrets import hide_in_header, hide_in_url
 from convserve.loadtest.sending.plan import Target
 
 try:
@@ -58,7 +59,6 @@ _N_MADE: Final = 64
 _N_BROKEN: Final = 32
 _LONGEST_S: Final = 7 * 86400.0
 _UNITS_S: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SECRET: Final = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 _MISSED: Final = 1  # exit statuses
 _INVALID: Final = 3
 _INTERRUPTED: Final = 130  # as shells have it
@@ -274,7 +274,7 @@ def _options(url: str, given: dict[str, Any]) -> Options:
     if profile != "spike":
         rates = replace(rates, peak_per_s=None)
     return Options(
-        url=url,
+        url=hide_in_url(url),
         target=target,
         body=given["body"],
         call=call,
@@ -297,16 +297,11 @@ def _command(arguments: Sequence[str]) -> str:
     for before, one in pairwise(["", *arguments]):
         option, equals, value = one.partition("=")
         if before == "--header":
-            one = _masked(one)
+            one = hide_in_header(one)
         elif option == "--header" and equals:
-            one = f"{option}={_masked(value)}"
-        shown.append(one)
+            one = f"{option}={hide_in_header(value)}"
+        shown.append(hide_in_url(one))
     return shlex.join(["convserve", *shown])
-
-
-def _masked(header: str) -> str:
-    name, _, value = header.partition(":")
-    return f"{name}: ..." if _SECRET.search(name) else f"{name}:{value}"
 
 
 def _profile(given: dict[str, Any]) -> Profile:

@@ -20,8 +20,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _printable(text: str) -> str:
-    # File names and answers may hold any bytes; JSON is UTF-8.
-    return text.encode("utf-8", "replace").decode("utf-8")
+    # File names and answers may hold any bytes. JSON is UTF-8, and a terminal obeys what is not text.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
 
 
 Text = Annotated[str, AfterValidator(_printable)]
@@ -215,7 +216,7 @@ class Result(_Part):
     schema_version: Literal[1] = SCHEMA_VERSION
     started_at: datetime
     valid: bool
-    invalid_because: list[str]
+    invalid_because: list[Text]
     interrupted: bool
     objective_met: bool | None = Field(description="null if nothing was measured.")
     settings: Settings

@@ -21,6 +21,7 @@ from convserve.loadtest.running.progress import Progress
 from convserve.loadtest.running.recorder import AnswerCheck
 from convserve.loadtest.running.server import Observer
 from convserve.loadtest.running.trial import Course, Runner
+from convserve.loadtest.secrets import hide_in_url
 from convserve.loadtest.sending.fleet import SenderFailed
 from convserve.loadtest.sending.plan import Plan, Target, write_requests
 from service.system.cpus import usable_cpus
@@ -73,7 +74,7 @@ class LoadTest:
         # One broken picture in each of these requests. The others beside it must not be hurt.
         broken = [[one, *groups[at % len(groups)][1:]] for at, one in enumerate(load.broken)]
         requests = [_request(options, group) for group in (*groups, *broken)]
-        self._path = _path(requests[0])
+        self._path = hide_in_url(_path(requests[0]))
 
         file = folder / "requests"
         places = write_requests(file, requests)
@@ -134,7 +135,8 @@ class LoadTest:
         place = self._options.target.authority
         start = _detail(error.example)
         if error.status is None:
-            return f"{place} does not answer: {error.code.replace('_', ' ')}: {start}"
+            hint = " (--insecure does not verify it)" if "certificate" in start else ""
+            return f"{place} does not answer: {error.code.replace('_', ' ')}: {start}{hint}"
 
         place += self._path
         if error.code == "bad_answer":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from convserve.loadtest.sending.plan import Plan
 
 _MAX_INTERVALS: Final = 300
 _TICK_S: Final = 0.25
+_RATE_S: Final = 2.0  # that the live rate is taken over
 _MEMORY_EVERY_S: Final = 10.0  # a scrape costs the server a few ms
 
 
@@ -94,6 +96,7 @@ class Runner:
         window = Window(course.warmup_s, course.seconds, interval_s, targets, offset_s)
         recorder = Recorder(fleet, self.check, window)
         memory = _MemorySamples(self.observer) if course.watched else None
+        sent = deque([(0.0, 0)], maxlen=round(_RATE_S / _TICK_S))
         try:
             while not fleet.ended:
                 for rows in fleet.collect(_TICK_S):
@@ -101,8 +104,11 @@ class Runner:
                 now_s = time.monotonic() - fleet.start_s
                 recorder.sample_cpu()
                 recorder.close_before(now_s - course.plan.timeout_s - 1.0)
+                sent.append((now_s, sum(counts.n_sent for counts in fleet.counts)))
                 if course.watched:
-                    self.progress.update(_snapshot(course, fleet, recorder, now_s))
+                    (from_s, n_before), (to_s, n_now) = sent[0], sent[-1]
+                    sent_per_s = (n_now - n_before) / (to_s - from_s)
+                    self.progress.update(_snapshot(course, fleet, recorder, now_s, sent_per_s))
                 if self._stopped:
                     recorder.cut(now_s)
         finally:
@@ -160,7 +166,9 @@ def _targets(plan: Plan) -> list[tuple[float, float]]:
     return ends
 
 
-def _snapshot(course: Course, fleet: Fleet, recorder: Recorder, now_s: float) -> Snapshot:
+def _snapshot(
+    course: Course, fleet: Fleet, recorder: Recorder, now_s: float, sent_per_s: float
+) -> Snapshot:
     tallies = list(recorder.recent(now_s))
     latencies = Latencies()
     for tally in tallies:
@@ -170,7 +178,8 @@ def _snapshot(course: Course, fleet: Fleet, recorder: Recorder, now_s: float) ->
         elapsed_s=now_s,
         total_s=course.plan.seconds,
         phase="warm-up" if now_s < course.warmup_s else course.title,
-        sent_per_s=sum(tally.n_sent for tally in tallies) / seconds,
+        # Not from the tallies, which know a request only when it has ended.
+        sent_per_s=sent_per_s,
         goodput_per_s=sum(tally.n_ok for tally in tallies) / seconds,
         p50_ms=latencies.percentile_ms(50),
         p99_ms=latencies.percentile_ms(99),

@@ -66,9 +66,9 @@ def main() -> None:
     plan = from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
         sender = Sender(plan)
-    except OSError as error:
-        # Most often a host whose name is not known.
-        why = f"{plan.target.host}: {error.strerror or error}".encode()
+    except (OSError, UnicodeError) as error:
+        # Most often a host whose name is not known, or cannot be one.
+        why = f"{plan.target.host}: {getattr(error, 'strerror', None) or error}".encode()
         stream.write(FRAME.pack(FAILED, len(why)) + why)
         stream.flush()
         return

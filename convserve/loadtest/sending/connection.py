@@ -34,6 +34,7 @@ class Answer:
         "done",
         "framed",
         "keep_alive",
+        "location",
         "parser",
         "retry_after",
         "status",
@@ -47,7 +48,7 @@ class Answer:
     def reset(self) -> None:
         self.status = 0
         self.body = b""
-        self.code = self.timing = b""
+        self.code = self.timing = self.location = b""
         self.retry_after = self.done = self.framed = False
         self.keep_alive = True
 
@@ -60,6 +61,8 @@ class Answer:
             self.code = value
         elif n == 11 and name.lower() == b"retry-after":
             self.retry_after = True
+        elif n == 8 and name.lower() == b"location":
+            self.location = value
         elif n in _FRAMING and name.lower() == _FRAMING[n]:
             self.framed = True
 

@@ -26,7 +26,7 @@ from typing import Final
 
 from convserve.loadtest.bodies import BODIES
 from convserve.loadtest.sending import rows
-from convserve.loadtest.sending.connection import AnswerTooLarge, Connection, NotOpened
+from convserve.loadtest.sending.connection import Answer, AnswerTooLarge, Connection, NotOpened
 from convserve.loadtest.sending.plan import Plan, Requests, send_times
 
 # Beyond these, requests wait in the sender. Their latency counts from the intended time anyway.
@@ -65,6 +65,7 @@ class Counts:
 
     in_flight: int = 0
     n_reconnects: int = 0
+    n_sent: int = 0
     n_held: int = 0  # requests that waited because all connections were in use
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -97,7 +98,6 @@ class Sender:
         self._free: deque[float] = deque()  # when each idle client of a closed loop sends
         self._stop_s = math.inf
         self._start_s = self._end_s = 0.0
-        self._n_sent = 0
 
         self.buffer = bytearray()
         self.answers, self.ends, self.stages = rows.Texts(), rows.Texts(), rows.Texts()
@@ -172,7 +172,7 @@ class Sender:
         while self._free and self._free[0] <= now_s:
             at_s = self._free.popleft()
             limit = self._plan.n_requests
-            if now_s < self._end_s and (limit is None or self._n_sent < limit):
+            if now_s < self._end_s and (limit is None or self.counts.n_sent < limit):
                 self._begin(self._request(at_s, at_s))
 
     def _request(self, intended_s: float, now_s: float) -> _Request:
@@ -180,7 +180,7 @@ class Sender:
         pool = self._broken if broken else self._good
         item = self._next % len(pool)
         self._next += 1
-        self._n_sent += 1
+        self.counts.n_sent += 1
         request = _Request(pool[item], item, broken, intended_s, lag_s=now_s - intended_s)
         self._open.append(request)
         self.counts.in_flight += 1
@@ -253,7 +253,7 @@ class Sender:
         if 200 <= answer.status < 300:
             number, end = self._read(request, answer.body)
         else:
-            end = self._end(*_error_code(answer.status, answer.code, answer.body), answer.status)
+            end = self._end(*_error_code(answer), answer.status)
         stages = self._stages(answer.timing) if answer.timing else _NO_STAGES
         flags = rows.RETRY_AFTER if answer.retry_after else 0
         self._finish(request, answer.status, number, end, stages, flags)
@@ -397,12 +397,15 @@ def _allowed_connections() -> int:
     return max(1, min(MAX_CONNECTIONS, soft - _SPARE_FILES))
 
 
-def _error_code(status: int, header: bytes, body: bytes) -> tuple[str, str]:
-    example = body[:_EXAMPLE_BYTES].decode("utf-8", "replace")
-    if header:
-        return header.decode("ascii", "replace"), example
-    found = _PROBLEM_CODE.search(body[:2000])
-    return found[1].decode() if found else f"http_{status}", example
+def _error_code(answer: Answer) -> tuple[str, str]:
+    """Returns a code for an answer that is no success, and an example of what it said."""
+    example = answer.body[:_EXAMPLE_BYTES].decode("utf-8", "replace")
+    if answer.location:
+        example = f"see {answer.location[:_EXAMPLE_BYTES].decode('utf-8', 'replace')}"
+    if answer.code:
+        return answer.code.decode("ascii", "replace"), example
+    found = _PROBLEM_CODE.search(answer.body[:2000])
+    return found[1].decode() if found else f"http_{answer.status}", example
 
 
 def _failure(error: OSError | ValueError) -> str:
