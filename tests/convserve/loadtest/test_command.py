@@ -363,7 +363,7 @@ def test_loadtest_host_header_of_the_user_replaces_ours(load, photos):
 
 
 def test_loadtest_file_names_that_are_no_text_are_written(load, photos):
-    odd = os.fsdecode(b"caf\xe9.png")
+    odd = os.fsdecode(b"\xff.png")
     (photos / "red.png").rename(photos / odd)
 
     with serving(always(response(b"<html>"))) as port:
