@@ -257,7 +257,7 @@ def _percentile(sides: _Sides, percent: float) -> Measure | None:
 
     shares = [[part / n if n else 0.0 for part, n in counts] for counts in above]
     bounds = [
-        _percentile_bounds(one, percent, spread_of_share(counts).half_width)
+        _percentile_bounds(one, percent, spread_of_share(counts).margin)
         for one, counts in zip(whole, above, strict=True)
     ]
     logarithms = _logarithm(a), _logarithm(b)
@@ -282,9 +282,9 @@ def _percentile_of_runs(sides: _Sides, kind: _Kind, percent: float) -> Measure:
     return _judged(sides, kind, (a, b), found)
 
 
-def _percentile_bounds(latencies: Latencies, percent: float, half_width: float) -> Interval:
+def _percentile_bounds(latencies: Latencies, percent: float, margin: float) -> Interval:
     """Returns the interval of the logarithm of a percentile, from that of its share."""
-    low, high = percent - 100 * half_width, percent + 100 * half_width
+    low, high = percent - 100 * margin, percent + 100 * margin
     return (
         _logarithm(latencies.percentile_ms(max(0.0, low))),
         math.inf if high >= 100 else _logarithm(latencies.percentile_ms(high)),

@@ -35,12 +35,12 @@ class Spread:
     freedom: float
 
     @property
-    def half_width(self) -> float:
+    def margin(self) -> float:
         """Half of a confidence interval."""
         return t_quantile(self.freedom) * self.error
 
     def around(self, centre: float) -> Interval:
-        return centre - self.half_width, centre + self.half_width
+        return centre - self.margin, centre + self.margin
 
 
 def t_quantile(freedom: float) -> float:

@@ -115,6 +115,8 @@ class LoadTest:
                 )
         except SenderFailed as error:
             found.invalid_because.append(str(error))
+        if self._runner.failure is not None:
+            found.invalid_because.append(self._runner.failure)
         return self._result(started_at, found)
 
     def _first_answer(self) -> Findings:
@@ -157,7 +159,7 @@ class LoadTest:
             started_at=started_at,
             valid=not found.invalid_because,
             invalid_because=found.invalid_because,
-            interrupted=self._runner.was_stopped(),
+            interrupted=self._runner.was_stopped() and self._runner.failure is None,
             objective_met=chosen.trial.objective_met if chosen and chosen.trial.n_sent else None,
             settings=self._settings(),
             machine=_machine(),

@@ -43,6 +43,12 @@ class Objective:
     latency: tuple[LatencyTerm, ...]
     max_error_share: float | None  # errors must be below it
 
+    @property
+    def n_needed(self) -> int:
+        """Requests that let two of them be slower than the highest percentile."""
+        percents = [float(term.measure[1:]) for term in self.latency if term.measure[0] == "p"]
+        return round(2 / (1 - max(percents) / 100)) if percents else 1
+
     def misses(self, latencies: Latencies, n_errors: int, n_sent: int) -> list[str]:
         """Returns a sentence for each term that was missed."""
         found = [miss for term in self.latency if (miss := term.miss(latencies))]

@@ -21,6 +21,7 @@ _FIRST_CLIENTS: Final = 16  # of the closed loop that finds where a ramp starts
 _FIRST_S: Final = 3.0
 _FIRST_WARMUP_S: Final = 1.0
 _START_SHARE: Final = 0.9  # of that loop's rate: arrivals at random times need some room
+_MAX_STRETCH: Final = 6.0  # of a trial's duration, for slow servers
 _LAG_SHARE: Final = 0.1  # of a trial's p99 that the sender's own lag may be
 _DRIFT_SHARE: Final = 0.1  # of a soak, at each end
 
@@ -91,9 +92,13 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
         return found
 
     search = Search(start_per_s, _PRECISION)
+    needed = runner.objective.n_needed
     while not runner.was_stopped() and (rate_per_s := search.next_rate()) is not None:
         name = f"trial {search.n_trials + 1}"
-        outcome = runner.run(_course(name, plan, rates, rate_per_s))
+        # A percentile of a few requests is chance. Slow servers get longer trials.
+        seconds = min(needed / rate_per_s, _MAX_STRETCH * rates.duration_s)
+        longer = replace(rates, duration_s=max(rates.duration_s, seconds))
+        outcome = runner.run(_course(name, plan, longer, rate_per_s))
         if runner.was_stopped() and found.outcomes:
             break  # cut short, so it says nothing
         found.outcomes.append(outcome)
@@ -108,6 +113,11 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
 
     found.capacity = search.capacity()
     found.chosen = _at_capacity(found)
+    if found.chosen is not None and found.chosen.trial.latency.n < needed / 2:
+        found.invalid_because.append(
+            f"a trial had only {found.chosen.trial.latency.n:,} requests, too few for "
+            f"{runner.objective.text}; use a longer --duration"
+        )
     # The sender's lag counts as latency. So a rate that kept the objective with it keeps it anyway.
     p99_ms = found.chosen.trial.latency.p99_ms if found.chosen else None
     return _conclude(found, _allowed_lag_ms(p99_ms))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from convserve.loadtest.results import MetricChange, Server
 from convserve.loadtest.sending.plan import Target
 
 _TIMEOUT_S: Final = 2.0
+_WHOLE_TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 4 << 20
 _MEMORY: Final = "process_resident_memory_bytes"
 _KINDS: Final = ("counter", "gauge", "histogram")
@@ -114,14 +117,33 @@ class Observer:
             connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
 
         try:
-            connection.request("GET", path, headers=self._headers)
-            answer = connection.getresponse()
-            text = answer.read(_MAX_BYTES).decode("utf-8", "replace")
+            connection.connect()
+            with _ending(connection.sock):
+                connection.request("GET", path, headers=self._headers)
+                answer = connection.getresponse()
+                text = answer.read(_MAX_BYTES).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
             return None
         finally:
             connection.close()
         return text if answer.status == 200 else None
+
+
+@contextmanager
+def _ending(sock: socket.socket) -> Iterator[None]:
+    """Ends a connection that takes too long altogether: its timeout is for each single read."""
+
+    def end() -> None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_WHOLE_TIMEOUT_S, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def changes(before: Scrape, after: Scrape) -> list[MetricChange]:

@@ -16,7 +16,7 @@ from convserve.loadtest.running.objective import Objective
 from convserve.loadtest.running.progress import Progress, Snapshot
 from convserve.loadtest.running.recorder import AnswerCheck, Recorder, Window
 from convserve.loadtest.running.server import Observer
-from convserve.loadtest.sending.fleet import Fleet
+from convserve.loadtest.sending.fleet import Fleet, SenderFailed
 from convserve.loadtest.sending.plan import Plan
 
 _MAX_INTERVALS: Final = 300
@@ -51,6 +51,7 @@ class Runner:
 
     Attributes:
         memory: (seconds since the first trial, bytes) of the server, if it tells.
+        failure: why a sender ended before its run did; None if none has.
     """
 
     check: AnswerCheck
@@ -60,6 +61,7 @@ class Runner:
     progress: Progress
     observer: Observer
     memory: list[tuple[float, float]] = field(default_factory=list)
+    failure: str | None = None
     _stopped: bool = False
     _fleet: Fleet | None = None
     _first_s: float | None = None  # when the measured time of the first trial began
@@ -74,7 +76,11 @@ class Runner:
             self._fleet.stop()
 
     def run(self, course: Course) -> Outcome:
-        """Raises SenderFailed."""
+        """Runs a trial. If a sender fails in its midst, the outcome is what was seen until then.
+
+        Raises:
+            SenderFailed: a sender did not start.
+        """
         fleet = self._fleet = Fleet(course.plan, self.n_processes, self.folder)
         try:
             if self._stopped:
@@ -111,6 +117,9 @@ class Runner:
                     self.progress.update(_snapshot(course, fleet, recorder, now_s, sent_per_s))
                 if self._stopped:
                     recorder.cut(now_s)
+        except SenderFailed as error:
+            self.failure, self._stopped = str(error), True
+            recorder.cut(time.monotonic() - fleet.start_s)
         finally:
             if memory is not None:
                 first_s = self._first_s or 0.0

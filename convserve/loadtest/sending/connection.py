@@ -83,8 +83,8 @@ class Answer:
 class Connection:
     """A socket and the answer that is being read from it.
 
-    Methods raise OSError when the connection has failed. `wants_write` and `wants_read` say which
-    event to wait for.
+    Methods raise OSError when the connection has failed. `wants_write` says whether to wait for
+    that event, besides incoming bytes.
     """
 
     __slots__ = (

@@ -373,6 +373,33 @@ def test_loadtest_file_names_that_are_no_text_are_written(load, photos):
     assert found is not None
 
 
+def test_loadtest_sender_that_is_killed_leaves_what_was_seen(load, photos):
+    seen = iter(range(1_000_000))
+
+    def script(sock: socket.socket) -> None:
+        while read_request(sock):
+            sock.sendall(OK)
+            if next(seen) == 40:
+                [victim] = _children_with("loadtest.sending")
+                os.kill(victim, signal.SIGKILL)
+
+    with serving(script) as port:
+        ended, found = load(url(port), photos, "--warmup", "0", "--duration", "1h", "--rate", "50")
+
+    assert ended.exit_code == INVALID
+    assert found is not None
+    assert found.invalid_because == ["a sender ended early: status -9"]
+    assert not found.interrupted
+    assert found.summary is not None
+    assert found.summary.n_ok > 20
+
+
+def _children_with(words: str) -> list[int]:
+    tasks = Path("/proc/self/task").iterdir()
+    pids = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return [pid for pid in pids if words in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
 def test_loadtest_command_line_is_kept_without_secrets(load, photos, monkeypatch):
     monkeypatch.setattr(
         "sys.argv",

@@ -60,3 +60,10 @@ def test_objective_percentile_that_was_not_answered_is_missed():
 def test_objective_that_does_not_parse_says_how_to_write_one(text):
     with pytest.raises(ValueError, match="p99<200ms"):
         parse_objective(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"), [("p99<1s", 200), ("p50<1s,p99.9<2s", 2000), ("errors<1%,max<1s", 1)]
+)
+def test_objective_needs_requests_beyond_its_highest_percentile(text, n):
+    assert parse_objective(text).n_needed == n

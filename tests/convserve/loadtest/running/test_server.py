@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 from convserve.loadtest.running.server import Observer, Scrape, changes
 from convserve.loadtest.sending.plan import Target
@@ -65,3 +66,21 @@ def test_changes_leaves_out_what_was_zero_all_the_time():
     found = {one.name: (one.before, one.after) for one in changes(before, after)}
 
     assert found == {"b": (1, 1), "c": (5, 0), "d": (0, 2)}
+
+
+def test_observer_answer_that_drips_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr("convserve.loadtest.running.server._WHOLE_TIMEOUT_S", 0.3)
+    ended = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while not ended.wait(0.05):
+            sock.sendall(b"x")
+
+    with serving(script) as port:
+        observer = Observer(Target("127.0.0.1", port), [])
+        scrape = observer.scrape()
+        ended.set()
+
+    assert not scrape.series
