@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import signal
@@ -135,7 +136,11 @@ loadtest.add_command(compare_command, "compare")
     help="steady: one rate; ramp: searches the highest rate that keeps the objective; spike: a peak "
     "in the middle third; soak: an hour. [default: ramp, or steady with --rate or --clients]",
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Requests a second; of a ramp, where the search starts.",
+)
 @click.option(
     "--peak",
     type=click.FloatRange(min=0, min_open=True),
@@ -227,7 +232,7 @@ def run(url: str, photos: tuple[Path, ...], output: Path | None, **given: Any) -
 
     with (
         TemporaryDirectory(prefix="convserve-loadtest-") as folder,
-        Progress(sys.stderr) as progress,
+        Progress(sys.stderr or io.StringIO()) as progress,
     ):
         try:
             test = LoadTest(options, load, Path(folder), progress)

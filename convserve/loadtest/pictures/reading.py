@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -84,12 +85,14 @@ def read_pictures(
 def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     for path in paths:
-        is_folder = path.is_dir()
-        below = (
-            [(file.relative_to(path).as_posix(), file) for file in image_files(path)]
-            if (is_folder)
-            else [(path.name, path)]
-        )
+        if path.is_dir():
+            # Folders hold dead links, pipes and empty files that nobody meant to send.
+            files = (file for file in image_files(path) if _is_full_file(file))
+            below = [(file.relative_to(path).as_posix(), file) for file in files]
+        else:
+            if path.exists() and not _is_full_file(path):
+                raise UnreadablePicture(f"{path}: empty, or no file")
+            below = [(path.name, path)]
         if not below:
             raise NoPictures(f"{path}: no {', '.join(sorted(SUFFIXES))} files in this folder")
         found += below
@@ -97,6 +100,14 @@ def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     uses = Counter(name for name, _ in found)
     for name, file in found:
         yield (name if uses[name] == 1 else file.as_posix()), file
+
+
+def _is_full_file(file: Path) -> bool:
+    try:
+        facts = file.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size > 0
 
 
 def _that_fit(sizes: dict[str, int], max_total_bytes: int) -> set[str]:

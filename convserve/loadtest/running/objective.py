@@ -58,7 +58,7 @@ class Objective:
             if share > self.max_error_share or (n_errors and share == self.max_error_share):
                 found.append(
                     f"errors<{100 * self.max_error_share:g}%: {n_errors:,} of {n_sent:,} requests "
-                    f"failed ({100 * share:.2g}%)"
+                    f"failed ({float(f'{100 * share:.3g}'):g}%)"
                 )
         return found
 
@@ -74,6 +74,8 @@ def parse_objective(text: str) -> Objective:
             latency.append(LatencyTerm(found[1], limit_ms, term.replace(" ", "")))
         elif found := _ERRORS.fullmatch(term):
             max_error_share = float(found[1]) / 100
+            if max_error_share > 1:
+                raise ValueError(f"{term!r}: no more than 100% can fail; write {HELP}")
         else:
             raise ValueError(f"{term!r} is not understood; write {HELP}")
 

@@ -29,12 +29,14 @@ class Answer:
     """An HTTP response as it arrives; httptools calls its methods."""
 
     __slots__ = (
+        "_parts",
         "body",
         "code",
         "done",
         "framed",
         "keep_alive",
         "location",
+        "n_bytes",
         "parser",
         "retry_after",
         "status",
@@ -48,6 +50,8 @@ class Answer:
     def reset(self) -> None:
         self.status = 0
         self.body = b""
+        self._parts: list[bytes] = []
+        self.n_bytes = 0
         self.code = self.timing = self.location = b""
         self.retry_after = self.done = self.framed = False
         self.keep_alive = True
@@ -70,13 +74,18 @@ class Answer:
         self.status = self.parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self.body = self.body + body if self.body else body
+        self._parts.append(body)
+        self.n_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue and its like come before the answer
             self.reset()
             return
         self.keep_alive = self.parser.should_keep_alive()
+        self.end()
+
+    def end(self) -> None:
+        self.body = b"".join(self._parts)
         self.done = True
 
 
@@ -172,7 +181,7 @@ class Connection:
                 raise ValueError(f"not HTTP: {received[:80]!r}") from error
             if self.answer.done:
                 return True
-            if len(self.answer.body) > _MAX_ANSWER_BYTES:
+            if self.answer.n_bytes > _MAX_ANSWER_BYTES:
                 raise AnswerTooLarge(f"more than {_MAX_ANSWER_BYTES >> 20} MB")
             # No event comes for bytes that TLS has decrypted already. Otherwise others have their
             # turn: a fast server could send for ever.
@@ -212,6 +221,7 @@ class Connection:
         # Without a length and without chunks, the end of the connection ends the body.
         answer = self.answer
         if answer.status >= 200 and not answer.framed:
-            answer.keep_alive, answer.done = False, True
+            answer.keep_alive = False
+            answer.end()
             return True
         raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")

@@ -39,7 +39,7 @@ _FLUSH_S: Final = 0.1
 _AFTER_STOP_S: Final = 5.0  # at most, for the answers of a run that was ended early
 # A connection that the server closed while it was idle shows that at once. One that ends later has
 # lost a request that was in work.
-_STALE_S: Final = 0.02
+_STALE_S: Final = 0.005
 _EXAMPLE_BYTES: Final = 300
 _TIMING: Final = re.compile(rb"([\w-]+)[^,]*?;dur=([\d.]+)")
 _NO_STAGES: Final = (math.nan,) * rows.MAX_STAGES

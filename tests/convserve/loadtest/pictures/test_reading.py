@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from convserve.loadtest.pictures import NoPictures, Picture, UnreadablePicture, read_pictures
@@ -95,3 +97,21 @@ def test_read_pictures_warns_on_stderr(folder, capsys):
 def test_read_pictures_that_are_all_larger_than_the_limit_are_refused(folder):
     with pytest.raises(NoPictures, match="every file is larger"):
         read_pictures([folder], max_total_bytes=9)
+
+
+def test_read_pictures_leaves_out_what_is_no_full_file_below_a_folder(tmp_path):
+    (tmp_path / "good.png").write_bytes(b"a picture")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "dead.png").symlink_to("nowhere")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    os.mkfifo(tmp_path / "pipe.png")
+
+    assert [picture.name for picture in read_pictures([tmp_path])] == ["good.png"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.touch()], ids=["pipe", "empty"])
+def test_read_pictures_refuses_what_is_no_full_file_if_it_is_named(tmp_path, make):
+    make(tmp_path / "odd.png")
+
+    with pytest.raises(UnreadablePicture, match=r"odd\.png: empty, or no file"):
+        read_pictures([tmp_path / "odd.png"])

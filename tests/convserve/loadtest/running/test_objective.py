@@ -55,7 +55,7 @@ def test_objective_percentile_that_was_not_answered_is_missed():
 
 
 @pytest.mark.parametrize(
-    "text", ["", " , ", "p99", "p99<200", "fast", "p99>200ms", "errors<1", "p100<1s"]
+    "text", ["", " , ", "p99", "p99<200", "fast", "p99>200ms", "errors<1", "errors<200%", "p100<1s"]
 )
 def test_objective_that_does_not_parse_says_how_to_write_one(text):
     with pytest.raises(ValueError, match="p99<200ms"):
