@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -55,6 +56,15 @@ def restored_logging() -> Iterator[None]:
     for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
         one.handlers[:], one.level, one.propagate = handlers, level, propagate
         one.setLevel(level)
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """Keeps the garbage collector from running, so that only reference counts free objects."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

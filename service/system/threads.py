@@ -50,6 +50,7 @@ class DaemonThread:
                 call()
             finally:
                 self.busy = False
+                del call  # else its arguments and its result stay until the next call
 
 
 def _fulfil(future: Future[Result], call: Callable[[], Result]) -> None:
@@ -59,3 +60,4 @@ def _fulfil(future: Future[Result], call: Callable[[], Result]) -> None:
         future.set_result(call())
     except BaseException as error:  # noqa: BLE001 - passed to the caller
         future.set_exception(error)
+        del future, call  # the error's traceback refers to this frame: a cycle

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import partial
 
 import pytest
@@ -45,6 +46,33 @@ def test_thread_call_cancelled_before_its_turn_never_runs():
     thread.submit(lambda: None).result(5)
 
     assert ran == []
+
+
+def test_thread_that_waits_keeps_neither_its_last_call_nor_the_result():
+    thread, argument = DaemonThread("t"), {1}
+    call = partial(set.copy, argument)
+    references = [weakref.ref(one) for one in (call, argument)]
+
+    references.append(weakref.ref(thread.submit(call).result(5)))
+    del call, argument
+
+    while any(one() is not None for one in references):  # it forgets them after the future is done
+        pass
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_thread_call_that_raises_leaves_no_cycle():
+    thread, argument = DaemonThread("t"), {1}
+    of_argument = weakref.ref(argument)
+
+    def fail(_: object) -> None:
+        raise ValueError("x")
+
+    thread.submit(partial(fail, argument)).exception(5)
+    del argument
+    thread.submit(lambda: None).result(5)
+
+    assert of_argument() is None
 
 
 def test_thread_closed_ends_after_the_queued_calls():
