@@ -260,6 +260,10 @@ class Batcher:
             for entry in job.items:
                 entry.fail(stopped)
         await self._lanes.wait_closed()
+
+        # The queues hold the versions. Batcher and lanes refer to each other, so without this the
+        # sessions would stay in memory until the next full garbage collection.
+        self._queues.clear()
         return finished
 
     # Dispatching
@@ -382,8 +386,9 @@ class Batcher:
             self._callbacks.on_run(key, size, run_s)
         self._callbacks.on_work(key, job.work_s)
 
-        if job.runs and job.died is None:
-            times = self._queue_of(job.version, job.large).times
+        queue = self._queues.get((key, job.large))  # None if the batcher was stopped meanwhile
+        if queue is not None and job.runs and job.died is None:
+            times = queue.times
             times.record_item(job.work_s / len(job.items))
             if len(job.items) == 1 and not self.waiting:
                 times.record_lone_run(job.runs[0][1], all_cores=job.run.all_cores)

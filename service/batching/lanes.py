@@ -217,6 +217,7 @@ class Lanes:
             lane.interrupt()
             unstarted += lane.take_unstarted()
             lane.close()
+        self._overdue.clear()  # its batches hold their versions
         return unstarted
 
     async def wait_closed(self) -> None:

@@ -199,13 +199,20 @@ def renew(
                 config.models_dir, *key, config.engine_config
             )
         except (ModelError, ProviderUnavailable) as error:
-            failures.append(error)
+            failures.append(_without_frames(error))
             kept.update((old, loaded[old]) for old in loaded if old[0] == key[0])
 
     try:
         return Repository(list(kept.values()), config.default_model), failures
     except ManifestInvalid as error:
-        return current, [*failures, error]
+        return current, [*failures, _without_frames(error)]
+
+
+def _without_frames(error: Exception) -> Exception:
+    # The frames of its traceback hold graphs, sessions and the list of failures: a cycle, which would
+    # keep them in memory until the next full garbage collection.
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion | None:

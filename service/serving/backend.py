@@ -225,9 +225,11 @@ def load_backend(
         workers = WorkerConfig(
             config, image_limits(settings), settings.log_level, settings.load_timeout_s
         )
-        factory = start_children(workers, settings.workers, settings.worker_max_memory_bytes)
+        factory, repository = start_children(
+            workers, settings.workers, settings.worker_max_memory_bytes
+        )
         kind = _processes(workers, factory)
-        return LaneBackend(factory.repository, kind, settings, cpus, callbacks)
+        return LaneBackend(repository, kind, settings, cpus, callbacks)
 
     repository = load_repository(config)
     pool = ThreadPoolExecutor(prepare_threads(repository, cpus), "prepare")

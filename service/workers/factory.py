@@ -77,12 +77,12 @@ class ProcessLaneFactory:
 
         Args:
             config: for children that are started later.
-            repository: the versions the children serve.
+            repository: the versions the children serve. The factory does not keep it: lanes and
+                batcher keep the factory until a full garbage collection.
             ready: children started for this repository.
             max_memory_bytes: a child larger than this is replaced; None for no limit.
             clock: monotonic seconds.
         """
-        self.repository = repository
         self._config = config
         self._launcher = config.launcher(_version_ids(repository))
         self._ready = ready
@@ -148,7 +148,7 @@ class ProcessLaneFactory:
 
 def start_children(
     config: WorkerConfig, count: int, max_memory_bytes: int | None = None
-) -> ProcessLaneFactory:
+) -> tuple[ProcessLaneFactory, Repository]:
     """Starts `count` children for the versions in the model repository; blocks until all are ready.
 
     The calling thread must outlive them; see `ProcessLauncher.launch_now`.
@@ -169,7 +169,8 @@ def start_children(
             for one, facts in zip(found, ready[0].facts, strict=True)
         ]
         repository = Repository(versions, config.repository.default_model)
-        return ProcessLaneFactory(config, repository, ready, max_memory_bytes=max_memory_bytes)
+        factory = ProcessLaneFactory(config, repository, ready, max_memory_bytes=max_memory_bytes)
+        return factory, repository
     except BaseException:
         for launched in ready:
             launched.abort()

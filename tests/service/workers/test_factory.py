@@ -45,21 +45,19 @@ def loaded_here(models_dir: Path) -> Repository:
     return load_repository(config_of(models_dir).repository)
 
 
-async def classify(batcher: Batcher, factory: ProcessLaneFactory, number: int) -> RowResult:
-    version = factory.repository.get("tiny", number)
+async def classify(batcher: Batcher, repository: Repository, number: int) -> RowResult:
+    version = repository.get("tiny", number)
     deadline_s = time.monotonic() + 30
     recipe = Preparation(inspect(RED), version.manifest, deadline_s)
     return await batcher.submit(version, recipe, deadline_s)
 
 
-async def answers_of(factory: ProcessLaneFactory, lanes: int) -> list[int]:
+async def answers_of(factory: ProcessLaneFactory, repository: Repository, lanes: int) -> list[int]:
     """The answers of the factory's lanes to a red picture, one per version."""
     batcher = Batcher(factory, BatchLimits(lanes=lanes))
     batcher.start()
     try:
-        rows = [
-            await classify(batcher, factory, one.key[1]) for one in factory.repository.versions()
-        ]
+        rows = [await classify(batcher, repository, one.key[1]) for one in repository.versions()]
         assert batcher.n_ready == lanes
     finally:
         finished = await batcher.stop()
@@ -72,18 +70,18 @@ def statuses(launched: list[LaunchedWorker]) -> list[int | None]:
 
 
 async def test_children_serve_every_version_in_the_repository(models_dir):
-    factory = start_children(config_of(models_dir), 2)
+    factory, repository = start_children(config_of(models_dir), 2)
     ready = list(factory._ready)
     before = statuses(ready)
 
-    answers = await answers_of(factory, 2)
+    answers = await answers_of(factory, repository, 2)
 
-    assert [one.key for one in factory.repository.versions()] == [("tiny", 1), ("tiny", 2)]
+    assert [one.key for one in repository.versions()] == [("tiny", 1), ("tiny", 2)]
     assert (before, answers, statuses(ready)) == ([None, None], [0, 0], [0, 0])
 
 
 async def test_children_that_are_not_needed_are_killed(models_dir):
-    factory = start_children(config_of(models_dir), 1)
+    factory, _ = start_children(config_of(models_dir), 1)
     (launched,) = factory._ready
 
     factory.abort()
@@ -92,11 +90,11 @@ async def test_children_that_are_not_needed_are_killed(models_dir):
 
 
 async def test_children_repository_equals_one_loaded_in_this_process(models_dir):
-    factory = start_children(config_of(models_dir, max_batch_size=3), 1)
+    factory, repository = start_children(config_of(models_dir, max_batch_size=3), 1)
     factory.abort()
 
     ours = load_repository(config_of(models_dir, max_batch_size=3).repository)
-    for one, remote in zip(ours.versions(), factory.repository.versions(), strict=True):
+    for one, remote in zip(ours.versions(), repository.versions(), strict=True):
         assert isinstance(remote.engine, RemoteEngine)
         for name in (
             "manifest",
@@ -115,10 +113,10 @@ def test_children_repository_has_the_configured_default_model(tmp_path):
         tinymodel.write_version(tmp_path, name)
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"), default_model="tiny")
 
-    factory = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+    factory, repository = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
     factory.abort()
 
-    assert factory.repository.default_name == "tiny"
+    assert repository.default_name == "tiny"
 
 
 @pytest.mark.parametrize("default_model", [None, "another"], ids=["no_version", "no_such_default"])
@@ -153,16 +151,17 @@ def test_remote_engine_runs_nothing():
 
 async def test_children_for_another_repository_are_ready_with_the_new_factory(models_dir):
     config = config_of(models_dir)
-    first = start_children(config, 1)
+    first, _ = start_children(config, 1)
     version = load_in_child(config, models_dir, "tiny", 2, EngineConfig("cpu"))
 
-    factory = await first.renewed(Repository([version]), 2)
+    repository = Repository([version])
+
+    factory = await first.renewed(repository, 2)
 
     before = statuses([*first._ready, *factory._ready])
-    answers = await answers_of(factory, 2)
+    answers = await answers_of(factory, repository, 2)
     first.abort()
     assert (before, answers) == ([None] * 3, [0])
-    assert [one.key for one in factory.repository.versions()] == [("tiny", 2)]
 
 
 async def test_children_are_all_killed_if_one_does_not_start(models_dir, monkeypatch):
@@ -221,16 +220,16 @@ async def test_children_cancelled_while_they_start_are_killed(
 
 
 async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(models_dir):
-    factory = start_children(config_of(models_dir), 1)
+    factory, repository = start_children(config_of(models_dir), 1)
     (launched,) = factory._ready
     batcher = Batcher(factory, BatchLimits(lanes=1))
     batcher.start()
-    first = await classify(batcher, factory, 1)
+    first = await classify(batcher, repository, 1)
 
     launched.process.kill()
     while batcher.n_ready:  # noqa: ASYNC110 - the loss must be noticed without a request
         await asyncio.sleep(0.001)
-    second = await classify(batcher, factory, 1)
+    second = await classify(batcher, repository, 1)
     await batcher.stop()
 
     assert [one.ranking[0][0] for one in (first, second)] == [0, 0]
@@ -238,7 +237,7 @@ async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(
 
 
 async def test_process_factory_is_closed_once_its_children_have_ended(models_dir):
-    factory = start_children(config_of(models_dir), 2)
+    factory, _ = start_children(config_of(models_dir), 2)
     ready = list(factory._ready)
     lanes = [factory.open(NO_CALLBACKS) for _ in range(2)]
     for lane in lanes:
