@@ -43,6 +43,8 @@ from service.serving.classifier import ActiveBackend, Classifier
 from service.settings import MAX_REQUEST_TIMEOUT_S, Settings
 from service.system.cpus import usable_cpus
 from service.system.metrics import LabelValues, Metrics
+from service.system.process import return_freed_memory
+from service.system.threads import DaemonThread
 from service.system.version import package_version
 
 log = logging.getLogger(package)
@@ -190,8 +192,13 @@ class Service:
         )
 
     def _retired(self, task: asyncio.Task[None]) -> None:
-        del self._retiring[task]
+        del self._retiring[task]  # its versions and their sessions go with it
         self._show_versions()
+
+        # The memory they leave is scattered, and malloc by itself returns only what lies at an end.
+        thread = DaemonThread("trim")
+        thread.post(return_freed_memory)
+        thread.close()
 
     def _show_versions(self) -> None:
         """Gives every version its series, and takes away those of versions no longer in use."""

@@ -51,6 +51,47 @@ def test_limit_freed_memory_asks_glibc(monkeypatch):
     assert calls == [(-3, 1 << 20), (-1, 4 << 20)]
 
 
+def test_return_freed_memory_asks_glibc(monkeypatch):
+    calls = []
+    library = type("Library", (), {"malloc_trim": lambda _self, *args: calls.append(args)})()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+
+    process.return_freed_memory()
+
+    assert calls == [(0,)]
+
+
+@pytest.mark.parametrize("call", [process.limit_freed_memory, process.return_freed_memory])
+def test_other_c_libraries_are_left_alone(monkeypatch, call):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+
+    call()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_return_freed_memory_returns_the_holes():
+    code = """
+from pathlib import Path
+from service.system import process
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+process.limit_freed_memory()
+blocks = [bytearray(100_000) for _ in range(1000)]
+for at in range(0, 1000, 2):
+    blocks[at] = None
+before = resident()
+process.return_freed_memory()
+print(before - resident())
+"""
+    run = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert int(run.stdout) > 25_000_000 // os.sysconf("SC_PAGE_SIZE")  # of 50 MB
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
 def test_limit_freed_memory_keeps_the_memory_that_every_picture_needs():
     code = """
