@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from contract.publishing import place_version
+from contract.versions import read_version
+from service.system.usage import resident_bytes
 from tests import tinymodel
-from tests.e2e.server import Server, running_server
+from tests.e2e.server import ROOT, Server, running_server
 
 pytestmark = pytest.mark.e2e
 RED = tinymodel.picture("red")
 N_CLIENTS = 4
+N_REPLACED = 10
+MAX_GROWTH = 1.25  # one version that is kept adds 25 to 30%
 
 
 def post_until(
@@ -55,3 +62,41 @@ def test_adoption_under_load_loses_no_request(tmp_path):
     assert {(status, label) for status, _, label in answers} == {(200, "red")}
     assert len({version for _, version, _ in answers}) > 1
     assert last == "5"
+
+
+def usage(server: Server) -> tuple[int, int, int]:
+    """Resident bytes, threads and descriptors of the service and its workers together."""
+    pids = [server.pid, *server.workers()]
+    threads, descriptors = (
+        sum(len(list(Path("/proc", str(pid), one).iterdir())) for pid in pids)
+        for one in ("task", "fd")
+    )
+    return sum(map(resident_bytes, pids)), threads, descriptors
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [0, 1], ids=["threads", "workers"])
+def test_replaced_versions_give_their_memory_back(tmp_path, workers):
+    name = "efficientnet_lite0"
+    (newest,) = (ROOT / "models" / name).iterdir()
+    source = read_version(ROOT / "models", name, int(newest.name))
+
+    def publish(number: int) -> None:
+        manifest = source.manifest.model_copy(update={"version": number})
+        place_version(tmp_path, manifest, source.contents, lambda _: None)
+
+    publish(1)
+    with running_server(models_dir=tmp_path, models_poll_s=0, workers=workers) as server:
+        memory, *others = usage(server)
+        limits = (MAX_GROWTH * memory, *others)
+        for number in range(2, N_REPLACED + 2):
+            publish(number)
+            server.send_signal(signal.SIGHUP)
+            server.wait_for_log("adopted")
+            if workers:
+                server.wait_for_log("worker ended")  # of the version before
+
+            # It gives back the rest a moment later. Only the test's timeout stops the waiting. Nothing
+            # happens in the service meanwhile that would start a garbage collection.
+            while any(now > limit for now, limit in zip(usage(server), limits, strict=True)):
+                pass
