@@ -13,8 +13,8 @@ from typing import Any, Final
 from convserve.loadtest.histogram import Latencies, merged
 from convserve.loadtest.report import charts, numbers, server
 from convserve.loadtest.report.verdict import SYMBOLS, measure_of, verdict_of
-from convserve.loadtest.results import Result, Stage, Trial
-from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
+from convserve.loadtest.results import Result, Stage
+from convserve.loadtest.running.recorder import MAX_CORE_SHARE, max_lag_ms
 
 FILE: Final = "report.html"
 
@@ -103,9 +103,10 @@ def _content(result: Result) -> dict[str, Any]:
         else None,
         "facts_of_server": server.facts_of(result),
         "series": server.changes(result),
-        "max_lag_ms": MAX_LAG_MS,
+        "max_lag_ms": _finite(max_lag_ms(summary.latency.p99_ms, ramp=is_ramp))
+        if summary
+        else None,
         "max_core": MAX_CORE_SHARE,
-        "slowest_sender": _slowest_sender(result.trials),
     }
 
 
@@ -131,10 +132,5 @@ def _stages(result: Result) -> Stages | None:
     return Stages(stages, whole_ms, rest_ms, charts.stage_bar(stages, rest_ms))
 
 
-def _slowest_sender(trials: list[Trial]) -> Trial | None:
-    # The trial in which the sender was furthest behind.
-    return max(
-        trials,
-        key=lambda trial: (trial.sender.lag_p99_ms or 0, trial.sender.busiest_core),
-        default=None,
-    )
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

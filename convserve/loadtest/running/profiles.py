@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -10,7 +9,7 @@ from typing import Final, Literal
 from convserve.loadtest.histogram import merged
 from convserve.loadtest.results import Capacity, Drift, ErrorCount, Recovery, Stretch
 from convserve.loadtest.running.capacity import Search
-from convserve.loadtest.running.recorder import MAX_CORE_SHARE, MAX_LAG_MS
+from convserve.loadtest.running.recorder import MAX_CORE_SHARE, max_lag_ms
 from convserve.loadtest.running.trial import Course, Outcome, Runner
 from convserve.loadtest.sending.plan import Plan
 
@@ -22,7 +21,6 @@ _FIRST_S: Final = 3.0
 _FIRST_WARMUP_S: Final = 1.0
 _START_SHARE: Final = 0.9  # of that loop's rate: arrivals at random times need some room
 _MAX_STRETCH: Final = 6.0  # of a trial's duration, for slow servers
-_LAG_SHARE: Final = 0.1  # of a trial's p99 that the sender's own lag may be
 _DRIFT_SHARE: Final = 0.1  # of a soak, at each end
 
 
@@ -53,7 +51,7 @@ class Findings:
 def steady(runner: Runner, plan: Plan, rates: Rates) -> Findings:
     """One rate, or one number of clients, all the time."""
     outcome = runner.run(_course("run", plan, rates, rates.rate_per_s))
-    return _conclude(Findings([outcome], outcome), MAX_LAG_MS)
+    return _conclude(Findings([outcome], outcome))
 
 
 def soak(runner: Runner, plan: Plan, rates: Rates) -> Findings:
@@ -79,7 +77,7 @@ def spike(runner: Runner, plan: Plan, rates: Rates) -> Findings:
     title = f"{rates.rate_per_s:,g}/s, {rates.peak_per_s:,g}/s in the middle"
     outcome = runner.run(Course("run", plan, rates.warmup_s, rates.duration_s, title))
 
-    found = _conclude(Findings([outcome], outcome), MAX_LAG_MS)
+    found = _conclude(Findings([outcome], outcome))
     found.recovery = recovery(outcome.recorder.intervals, third_s)
     return found
 
@@ -118,9 +116,7 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
             f"a trial had only {found.chosen.trial.latency.n:,} requests, too few for "
             f"{runner.objective.text}; use a longer --duration"
         )
-    # The sender's lag counts as latency. So a rate that kept the objective with it keeps it anyway.
-    p99_ms = found.chosen.trial.latency.p99_ms if found.chosen else None
-    return _conclude(found, _allowed_lag_ms(p99_ms))
+    return _conclude(found, ramp=True)
 
 
 PROFILES: Final[dict[Profile, Callable[[Runner, Plan, Rates], Findings]]] = {
@@ -210,17 +206,18 @@ def _at_capacity(found: Findings) -> Outcome | None:
     return at[-1]
 
 
-def _conclude(found: Findings, max_lag_ms: float) -> Findings:
+def _conclude(found: Findings, *, ramp: bool = False) -> Findings:
     """Says why the chosen trial is not to be trusted, if it is not."""
     if found.chosen is None:
         return found
     trial = found.chosen.trial
     lag_ms, share = trial.sender.lag_p99_ms, trial.sender.busiest_core
+    allowed_ms = max_lag_ms(trial.latency.p99_ms, ramp=ramp)
     if not trial.n_sent:
         found.invalid_because.append("it ended before anything was measured")
-    if lag_ms is not None and lag_ms > max_lag_ms:
+    if lag_ms is not None and lag_ms > allowed_ms:
         found.invalid_because.append(
-            f"the sender was late: p99 {lag_ms:.1f} ms, where {max_lag_ms:.3g} ms are allowed. "
+            f"the sender was late: p99 {lag_ms:.1f} ms, where {allowed_ms:.3g} ms are allowed. "
             "Use --processes, or another machine than the server's"
         )
     if trial.sender.n_held:
@@ -236,17 +233,11 @@ def _conclude(found: Findings, max_lag_ms: float) -> Findings:
     return found
 
 
-def _allowed_lag_ms(p99_ms: float | None) -> float:
-    # On the server's own machine, a server at its limit delays the sender too. That changes little
-    # while the sender's part of the latency is small.
-    return max(MAX_LAG_MS, _LAG_SHARE * (math.inf if p99_ms is None else p99_ms))
-
-
 def _sender_was_the_limit(outcome: Outcome) -> str | None:
     sender = outcome.trial.sender
     if sender.busiest_core > MAX_CORE_SHARE:
         return f"a sender used {100 * sender.busiest_core:.0f}% of a core. Use --processes"
-    allowed_ms = _allowed_lag_ms(outcome.trial.latency.p99_ms)
+    allowed_ms = max_lag_ms(outcome.trial.latency.p99_ms, ramp=True)
     if sender.lag_p99_ms is not None and sender.lag_p99_ms > allowed_ms:
         return f"the sender was late: p99 {sender.lag_p99_ms:.1f} ms. Use --processes"
     return None

@@ -17,12 +17,24 @@ from convserve.loadtest.sending.fleet import Fleet
 from convserve.loadtest.sending.rows import NONE, WITH_BROKEN_PICTURE, Rows, latencies_s
 
 MAX_LAG_MS = 5.0
+RAMP_LAG_SHARE = 0.1  # of a trial's p99 that lag may be in a ramp
 MAX_CORE_SHARE = 0.9  # of a sender's CPU time in the time it ran
 
 _TOO_MANY = 429
 _REFUSALS = (_TOO_MANY, 503)
 _MAX_EXAMPLES = 5
 _RECENT_S = 5  # what a live display shows
+
+
+def max_lag_ms(p99_ms: float | None, *, ramp: bool) -> float:
+    """Returns how late a sender may be at p99.
+
+    On the server's own machine, a server at its limit delays the sender too. In a ramp that is allowed
+    while lag is a small part of the latency: it can only make the capacity smaller.
+    """
+    if not ramp:
+        return MAX_LAG_MS
+    return max(MAX_LAG_MS, RAMP_LAG_SHARE * (math.inf if p99_ms is None else p99_ms))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convserve.loadtest.running.recorder import AnswerCheck, Recorder, Window
+from convserve.loadtest.running.recorder import AnswerCheck, Recorder, Window, max_lag_ms
 from convserve.loadtest.sending.rows import (
     BROKEN,
     MAX_STAGES,
@@ -188,3 +188,12 @@ def test_answer_check_several_pictures_need_each_of_them_right():
     assert not check.right(("!image_truncated", "green"), 0, 1, broken=True)
     assert not check.right(("red", "blue"), 0, 1, broken=True)
     assert check.n_changed == 2
+
+
+@pytest.mark.parametrize(
+    ("p99_ms", "ramp", "limit_ms"),
+    [(190.0, False, 5.0), (190.0, True, 19.0), (20.0, True, 5.0), (None, True, math.inf)],
+    ids=["steady", "ramp-at-capacity", "ramp-far-below", "ramp-not-answered"],
+)
+def test_max_lag_grows_with_the_latency_in_a_ramp_only(p99_ms, ramp, limit_ms):
+    assert max_lag_ms(p99_ms, ramp=ramp) == pytest.approx(limit_ms)
