@@ -8,11 +8,17 @@ ContractError
 │   ├── ImageTooManyPixels         more pixels than the budget
 │   ├── ImageTooComplex            cheap to send, expensive to decode (JPEG scans)
 │   └── ImageBadDimensions         a side or the aspect ratio is out of range
-└── ModelError                     a version in the model repository
-    ├── ManifestInvalid            manifest.json is missing, malformed or contradicts itself
-    ├── VersionCorrupt             a file is missing, extra, linked, unreadable or has the wrong digest
-    ├── GraphMismatch              the graph differs from the manifest
-    └── GoldenMismatch             the served model's answer differs from the trained one's
+├── ModelError                     a version in the model repository
+│   ├── ManifestInvalid            manifest.json is missing, malformed or contradicts itself
+│   ├── VersionCorrupt             a file is missing, extra, linked, unreadable or has the wrong digest
+│   ├── GraphMismatch              the graph differs from the manifest
+│   └── GoldenMismatch             the served model's answer differs from the trained one's
+└── RepositoryError                the model repository as a whole
+    ├── RepositoryUnreadable       its folder is missing or cannot be listed
+    ├── RepositoryFileInvalid      repository.toml is unreadable or not valid
+    ├── RepositoryFileUnwritable   repository.toml cannot be written, or somebody else just did
+    ├── NothingToServe             a model has no version that may answer
+    └── ChangeRefused              a change that its rules do not allow
 
 Every class has a stable snake_case `code`. Messages state facts (value, limit, unit) and never
 contain the input itself.
@@ -95,3 +101,37 @@ class GoldenMismatch(ModelError):
     """The answer to a golden example differs from the published one."""
 
     code = "golden_mismatch"
+
+
+class RepositoryError(ContractError):
+    """The model repository cannot be used, or not changed."""
+
+
+class RepositoryUnreadable(RepositoryError):
+    """The folder is missing or cannot be listed."""
+
+    code = "repository_unreadable"
+
+
+class RepositoryFileInvalid(RepositoryError):
+    """repository.toml cannot be read, or is not valid."""
+
+    code = "repository_file_invalid"
+
+
+class RepositoryFileUnwritable(RepositoryError):
+    """repository.toml cannot be written, or changed while it was being edited."""
+
+    code = "repository_file_unwritable"
+
+
+class NothingToServe(RepositoryError):
+    """A model has no version that may answer."""
+
+    code = "nothing_to_serve"
+
+
+class ChangeRefused(RepositoryError):
+    """A change to the repository that its rules do not allow."""
+
+    code = "change_refused"

@@ -23,7 +23,7 @@ from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.manifest import MANIFEST_FILE, SEAL_FILE, Manifest, dump_manifest, parse_manifest
 from contract.upgrades import SCHEMA_VERSION, schema_version_of
 
-_NUMBER: Final = re.compile(r"[1-9][0-9]*")  # not "01": version 1 is read from the folder "1"
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")  # not "01": version 1 is read from the folder "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,11 @@ class Version:
         return self.contents[self.manifest.graph.file]
 
 
+def is_version_number(name: str) -> bool:
+    """Returns whether a folder's name is the number of a version."""
+    return _NUMBER.fullmatch(name) is not None
+
+
 def find_versions(models_dir: Path) -> dict[str, list[int]]:
     """Returns the version numbers of each model name, ascending. Reads no file.
 
@@ -57,7 +62,7 @@ def find_versions(models_dir: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for manifest in sorted(models_dir.glob(f"*/*/{MANIFEST_FILE}")):
         name, number = manifest.parent.parent.name, manifest.parent.name
-        if not name.startswith(".") and _NUMBER.fullmatch(number):
+        if not name.startswith(".") and is_version_number(number):
             found.setdefault(name, []).append(int(number))
     return {name: sorted(numbers) for name, numbers in found.items()}
 
@@ -79,13 +84,7 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is missing")
 
     text = _read_manifest(folder, where)
-    try:
-        manifest = parse_manifest(text)
-    except ManifestInvalid as error:
-        raise ManifestInvalid(f"{where}: {error}") from error
-    if (manifest.name, manifest.version) != (name, version):
-        described = f"{manifest.name}/{manifest.version}"
-        raise ManifestInvalid(f"{where}: the manifest describes {described}")
+    manifest = _parse(text, name, version)
 
     extra = present - manifest.files.keys() - {MANIFEST_FILE, SEAL_FILE}
     if extra:
@@ -100,6 +99,17 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
 
     written_in = schema_version_of(json.loads(text))
     return Version(manifest, sha256(text), MappingProxyType(contents), written_in)
+
+
+def read_manifest(models_dir: Path, name: str, version: int) -> tuple[Manifest, str]:
+    """Reads only the manifest of a version. Returns it and its file's digest.
+
+    Raises:
+        ManifestInvalid: the manifest is missing or wrong, or describes another name or version.
+        VersionCorrupt: it is not the file that was published.
+    """
+    text = _read_manifest(models_dir / name / str(version), f"{name}/{version}")
+    return _parse(text, name, version), sha256(text)
 
 
 def read_layers(models_dir: Path, manifest: Manifest) -> bytes | None:
@@ -129,6 +139,18 @@ def seal(manifest_text: bytes) -> bytes:
 def sha256(data: bytes) -> str:
     """Returns the SHA-256 of the data as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _parse(text: bytes, name: str, version: int) -> Manifest:
+    where = f"{name}/{version}"
+    try:
+        manifest = parse_manifest(text)
+    except ManifestInvalid as error:
+        raise ManifestInvalid(f"{where}: {error}") from error
+    if (manifest.name, manifest.version) != (name, version):
+        described = f"{manifest.name}/{manifest.version}"
+        raise ManifestInvalid(f"{where}: the manifest describes {described}")
+    return manifest
 
 
 def _read_manifest(folder: Path, where: str) -> bytes:

@@ -1,0 +1,1 @@
+"""What is served from a model repository: `repository.toml`, and the rule that applies it."""

@@ -1,0 +1,97 @@
+"""What is in a model repository, as far as folders and manifests tell.
+
+Nothing that cannot be read counts as absent: it is listed, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.errors import ModelError, RepositoryUnreadable
+from contract.manifest import MANIFEST_FILE, Manifest
+from contract.versions import is_version_number, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version on disk.
+
+    Attributes:
+        manifest: None if it cannot be read or is not valid.
+        manifest_sha256: digest of the manifest file, 64 hexadecimal digits; None as `manifest`.
+        problem: why it cannot be used, None if nothing is known against it.
+    """
+
+    manifest: Manifest | None = None
+    manifest_sha256: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The versions of each model by number, and the models whose folder cannot be listed."""
+
+    models: Mapping[str, Mapping[int, Listed]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # reason by model
+
+    @property
+    def names(self) -> list[str]:
+        """Every model, readable or not, in alphabetical order."""
+        return sorted({*self.models, *self.unreadable})
+
+
+def list_repository(models_dir: Path) -> Listing:
+    """Lists every version and reads its manifest; the other files are not read.
+
+    Folders without a manifest are no versions, and names that begin with a dot are publishing in
+    progress; both are left out.
+
+    Raises:
+        RepositoryUnreadable: the folder itself is missing or cannot be listed.
+    """
+    try:
+        names = sorted(one.name for one in os.scandir(models_dir) if _may_hold_versions(one))
+    except OSError as error:
+        raise RepositoryUnreadable(f"{models_dir}: {error.strerror}") from error
+
+    models: dict[str, dict[int, Listed]] = {}
+    unreadable: dict[str, str] = {}
+    for name in names:
+        try:
+            entries = [one.name for one in (models_dir / name).iterdir()]
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                unreadable[name] = f"{models_dir / name}: {error.strerror}"
+            continue
+        numbers = sorted(int(one) for one in entries if is_version_number(one))
+        listed = {number: _list_version(models_dir, name, number) for number in numbers}
+        found = {number: one for number, one in listed.items() if one is not None}
+        if found:
+            models[name] = found
+    return Listing(models, unreadable)
+
+
+def _may_hold_versions(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith("."):
+        return False
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return True
+
+
+def _list_version(models_dir: Path, name: str, number: int) -> Listed | None:
+    try:
+        (models_dir / name / str(number) / MANIFEST_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Listed(problem=f"{name}/{number}: {error.strerror}")
+    try:
+        manifest, digest = read_manifest(models_dir, name, number)
+    except ModelError as error:
+        return Listed(problem=str(error))
+    return Listed(manifest, digest)
