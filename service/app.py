@@ -35,8 +35,9 @@ from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
 from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
-from service.models.repository import Load, Repository, RepositoryConfig, resolve_models_dir
-from service.models.watcher import RepositoryWatcher, fingerprint
+from service.models.repository import Load, Repository, resolve_models_dir
+from service.models.selection import RepositoryConfig
+from service.models.watcher import RepositoryWatcher
 from service.serving.admission import Admission
 from service.serving.backend import LaneBackend, load_backend
 from service.serving.classifier import ActiveBackend, Classifier
@@ -127,6 +128,10 @@ class Service:
         Raises:
             ModelError, ProviderUnavailable: the new lanes did not start; the old ones go on serving.
         """
+        if self._backend.serves(repository):  # but perhaps another of them answers
+            self._backend.repository = repository
+            return
+
         old, backend = self.dependencies.classifier.active, self._backend
         self._backend = await backend.renewed(repository)
         self._backend.start()
@@ -171,13 +176,20 @@ class Service:
         """Returns False if only a restart of the process would help."""
         return self._backend.alive
 
-    def not_ready(self) -> Exception | None:
-        """Returns why the service should get no requests now, or None."""
+    def not_ready(self, model: str | None = None) -> Exception | None:
+        """Returns why the model, or the default model, should get no requests now, or None.
+
+        Raises:
+            ModelNotFound: there is no model of this name.
+        """
         if self.draining:
             return Draining("the service is shutting down")
         if not self._started:
             return ModelNotReady("the service is starting")
+        reason = self.repository.trouble(model)
         trouble = self._backend.trouble()
+        if trouble is None and reason is not None:
+            trouble = f"the model {model or self.repository.default_name!r} cannot answer: {reason}"
         return ModelNotReady(trouble) if trouble else None
 
     def count_refused_head(self, code: str) -> None:
@@ -232,16 +244,16 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     `working_dir` is where `models` is searched if `models_dir` is not set.
 
     Raises:
-        ModelError: a version cannot be served.
-        ProviderUnavailable: the configured execution provider does not work here.
+        RepositoryError: there is nothing to serve, or a model cannot be served.
+        ProviderUnavailable: a worker process does not start.
     """
     config = RepositoryConfig(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
         engine_config(settings, usable_cpus()),
-        settings.versions_per_model,
-        settings.default_model,
+        settings.repository_file,
+        settings.skip_broken,
     )
-    seen = fingerprint(config.models_dir)  # before loading, so that later changes are not missed
+    seen = config.snapshot()  # before loading, so that later changes are not missed
     service = Service(settings, config)
 
     @asynccontextmanager
@@ -249,8 +261,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         service.start()
         watcher = RepositoryWatcher(
             config,
-            lambda: service.repository,
-            service.adopt,
+            service,
             metrics=service.metrics,
             seen=seen,
             load=service.load,

@@ -43,17 +43,15 @@ class Settings(BaseModel):
         description="Model repository. If unset: ./models if it has a version, otherwise the models "
         "in the package.",
     )
-    default_model: OptionalStr = Field(
+    repository_file: OptionalPath = Field(
         None,
-        description="Model that /v1/classify uses. If unset: efficientnet_lite0 if it is in the "
-        "repository, otherwise the first model in alphabetical order.",
+        description="File that says which versions are served. If unset: repository.toml in the model "
+        "repository. `convserve models` edits it.",
     )
-    versions_per_model: int = Field(
-        1,
-        ge=0,
-        le=100,
-        description="Number of versions of each model to load, newest first; 0 loads all. Each "
-        "version takes the memory of its graph.",
+    skip_broken: bool = Field(
+        False,
+        description="Start although a model cannot be served, if another one can. The broken one is "
+        "listed as failed.",
     )
 
     models_poll_s: float = Field(
@@ -227,6 +225,13 @@ _RULES: Final = {
 }
 
 
+# Settings of earlier releases.
+_MOVED: Final = {
+    "default_model": "is now in repository.toml; `convserve models default NAME` sets it",
+    "versions_per_model": "is now in repository.toml: load = { newest = N } for a model",
+}
+
+
 def _explain(error: ValidationError, overrides: Mapping[str, Any]) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:  # from `_check`: the message names both settings
@@ -234,6 +239,8 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any]) -> str:
 
     name = str(first["loc"][0])
     variable = f"{ENVIRONMENT_PREFIX}{name}".upper()
+    if name in _MOVED:
+        return f"{variable}: {_MOVED[name]}"
     if first["type"] == "extra_forbidden":
         return f"{variable}: no such setting; `convserve serve --help` lists them"
 

@@ -21,6 +21,7 @@ from contract.predictions import softmax
 from contract.versions import manifest_files, sha256
 
 SIDE_PX = 8
+LOAD_ALL = Path(__file__).with_name("load_all.toml")  # a repository.toml
 LABELS = ("red", "green", "blue")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 SHARPNESS = 4.0  # logits are the channel means, in 0..1, times this

@@ -50,6 +50,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def is_alias(name: str) -> bool:
+    """Returns whether a name may be an alias."""
+    return _ALIAS.fullmatch(name) is not None and name != "latest"
+
+
 def _parse_load(value: Any) -> Any:
     if isinstance(value, list) and value and all(map(_is_number, value)):
         return tuple(sorted(set(value)))
@@ -67,7 +72,7 @@ def _parse_answer(value: Any) -> Any:
 
 
 def _parse_alias(value: Any) -> Any:
-    if isinstance(value, str) and _ALIAS.fullmatch(value) and value != "latest":
+    if isinstance(value, str) and is_alias(value):
         return value
     raise ValueError(
         "an alias has up to 32 lower-case letters, digits, hyphens and underscores, starts with "

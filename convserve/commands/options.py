@@ -14,10 +14,11 @@ import click
 from pydantic.fields import FieldInfo
 
 from contract.errors import ContractError, ImageError
+from contract.repository.file import read_repository_file, repository_file_path
 from contract.versions import find_versions
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
-from service.models.repository import PREFERRED_DEFAULT, no_versions, resolve_models_dir
+from service.models.repository import no_versions, resolve_models_dir
 from service.settings import Settings, SettingsInvalid, flag_of, from_environment
 
 
@@ -97,7 +98,12 @@ def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
     if not found:
         raise click.ClickException(no_versions(models_dir))
     if model is None:
-        model = PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else min(found)
+        file = read_repository_file(repository_file_path(models_dir)).parsed
+        model = file.default or (min(found) if len(found) == 1 else None)
+        if model is None:
+            raise click.ClickException(
+                f"no default model is set; name one of these: {', '.join(found)}"
+            )
 
     name, _, number = model.partition("/")
     if name not in found:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from contract.errors import ModelError
+from contract.errors import ContractError
 from convserve.commands.options import settings_of, settings_options
 from service.errors import ProviderUnavailable
 from service.settings import Settings
@@ -63,7 +63,7 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with process.bind_socket(settings.host, settings.port) as listener:
             DrainingServer(app, settings, signals).run(sockets=[listener])
-    except (ModelError, ProviderUnavailable) as error:
+    except (ContractError, ProviderUnavailable) as error:
         click.echo(f"convserve: cannot serve: {error}", err=True)
         return EXIT_NOT_SERVABLE
     except process.AddressUnusable as error:

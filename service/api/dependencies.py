@@ -24,7 +24,7 @@ class Dependencies:
     metrics: Metrics
     body_limits: BodyLimits
     deadlines: Deadlines
-    not_ready: Callable[[], Exception | None]  # the reason, or None when ready
+    not_ready: Callable[[str | None], Exception | None]  # of a model, or of the default
     is_alive: Callable[[], bool]
 
 

@@ -26,8 +26,8 @@ async def livez(deps: Deps) -> HealthDocument:
 
 @router.get("/readyz", summary="Readiness")
 async def readyz(deps: Deps) -> HealthDocument:
-    """Succeeds once every model is loaded, verified and warm; fails once shutdown begins."""
-    reason = deps.not_ready()
+    """Succeeds while the default model can answer; fails once shutdown begins."""
+    reason = deps.not_ready(None)
     if reason is not None:
         raise reason
     return HealthDocument(status="ready")

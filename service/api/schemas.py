@@ -5,7 +5,7 @@ Versions are strings, as in the protocols of Triton, KServe and TF Serving.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -57,7 +57,7 @@ class ModelDocument(BaseModel):
     name: str
     version: str
     ready: bool
-    versions: list[str] = Field(description="All served versions of this model.")
+    versions: list[str] = Field(description="All loaded versions of this model.")
     architecture: str
     n_classes: int
     input: dict[str, Any]
@@ -87,12 +87,33 @@ class ModelDocument(BaseModel):
     )
 
 
+class ModelStatusDocument(BaseModel):
+    """What is served of one model, and what is not."""
+
+    name: str
+    ready: bool = Field(description="Whether the model can answer.")
+    answers: str | None = Field(description="The version that answers; null if none can.")
+    loaded: list[str]
+    aliases: dict[str, str] = Field(description="Version by alias.")
+    failed: dict[str, str] = Field(description="Why versions cannot be served, by version.")
+    held: dict[str, str] = Field(
+        description="Why versions do not become the latest by themselves, by version."
+    )
+    trouble: str | None = Field(
+        description="Why nothing answers, or not the version that should; null if all is well."
+    )
+
+
 class ModelListDocument(BaseModel):
-    """All served models."""
+    """All models in the model repository."""
 
     models: list[str]
-    default: str = Field(description="The model that /v1/classify uses.")
-    details: list[ModelDocument]
+    default: str | None = Field(
+        description="The model that /v1/classify uses; null if none is set."
+    )
+    details: list[ModelDocument] = Field(description="The version of each model that answers.")
+    status: list[ModelStatusDocument]
+    problems: list[str] = Field(description="Everything in the repository that needs attention.")
 
 
 class LabelDocument(BaseModel):
@@ -153,6 +174,25 @@ def _result_members(outcome: Outcome, labels: Sequence[Label], request_id: str) 
         return {"predictions": predictions}
     problem = problem_document(outcome, request_id)
     return {"error": {key: problem[key] for key in ("status", "code", "title", "detail")}}
+
+
+def status_documents(repository: Repository) -> list[ModelStatusDocument]:
+    def texts(by_number: Mapping[int, str]) -> dict[str, str]:
+        return {str(number): reason for number, reason in sorted(by_number.items())}
+
+    return [
+        ModelStatusDocument(
+            name=name,
+            ready=one.answer is not None,
+            answers=None if one.answer is None else str(one.answer),
+            loaded=[str(number) for number in one.load],
+            aliases={alias: str(number) for alias, number in sorted(one.aliases.items())},
+            failed=texts(one.failed),
+            held=texts(one.held),
+            trouble=one.trouble,
+        )
+        for name, one in repository.decision.models.items()
+    ]
 
 
 def model_document(version: LoadedVersion, repository: Repository, *, ready: bool) -> ModelDocument:

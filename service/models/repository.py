@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.arrays import read_classifier
-from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ManifestInvalid, ModelError
-from contract.manifest import MANIFEST_FILE, GoldenExample, Manifest
+from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ModelError
+from contract.manifest import GoldenExample, Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import Tensor, golden_inputs
-from contract.versions import Version, find_versions, read_version, sha256
-from service.errors import ModelNotFound, ProviderUnavailable
+from contract.repository.file import ReadRepositoryFile
+from contract.repository.policy import Decision, ModelDecision, VersionKey
+from contract.versions import Version, find_versions, read_version
+from service.errors import ModelNotFound, ModelNotReady, ProviderUnavailable
 from service.models.engine import Batch, Engine, OnnxEngine, Run
 from service.models.providers import PROVIDERS, ProviderFallback, open_session, try_providers
+from service.models.snapshot import VersionFacts
 
 log = logging.getLogger(__name__)
 
-PREFERRED_DEFAULT = "efficientnet_lite0"
 _SOURCE = Path(__file__).parents[1]
 
 
@@ -75,48 +78,131 @@ class LoadedVersion:
         return self.manifest.name, self.manifest.version
 
 
-class Repository:
-    """The loaded versions, by name and number; immutable."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The result of the last look at a version's files.
 
-    def __init__(self, versions: list[LoadedVersion], default_model: str | None = None) -> None:
-        """Raises ManifestInvalid if there is no version or `default_model` is not among them."""
+    Attributes:
+        facts: of the files then; a version is looked at again when they change.
+        problem: why the files cannot be served; None if they can.
+    """
+
+    facts: VersionFacts
+    problem: str | None = None
+
+
+class Repository:
+    """The loaded versions, and what decided about them; immutable."""
+
+    def __init__(
+        self,
+        versions: Iterable[LoadedVersion],
+        decision: Decision | None = None,
+        *,
+        file: ReadRepositoryFile | None = None,
+        checked: Mapping[VersionKey, Checked] = MappingProxyType({}),
+        problems: Iterable[str] = (),
+    ) -> None:
+        """Without a decision, the newest version of each model answers.
+
+        Args:
+            versions: every loaded version.
+            decision: which of them answer; its `load` lists exactly these versions.
+            file: the `repository.toml` that was applied.
+            checked: by version, the last look at its files.
+            problems: of the repository as a whole, one sentence each.
+        """
         self._models: dict[str, dict[int, LoadedVersion]] = {}
         for version in sorted(versions, key=lambda version: version.key):
             name, number = version.key
             self._models.setdefault(name, {})[number] = version
-        if not self._models:
-            raise ManifestInvalid("there is no version to serve")
+        self.decision = decision or _newest_answer(self._models)
+        self.file = file
+        self.checked = checked
+        self._problems = tuple(problems)
 
-        preferred = PREFERRED_DEFAULT if PREFERRED_DEFAULT in self._models else min(self._models)
-        self.default_name = default_model or preferred
-        if self.default_name not in self._models:
-            raise ManifestInvalid(
-                f"the default model {self.default_name!r} is not in the model repository; "
-                f"there are: {', '.join(self._models)}"
-            )
+    @property
+    def default_name(self) -> str | None:
+        """The model of requests that name none. It may be unable to answer."""
+        return self.decision.default
 
     @property
     def models(self) -> Mapping[str, Mapping[int, LoadedVersion]]:
         """Every loaded version, by name and then by number, both ascending."""
         return self._models
 
+    @property
+    def problems(self) -> list[str]:
+        """Everything in the model repository that cannot be served as it should, one sentence each."""
+        found = list(self._problems)
+        for name, one in self.decision.models.items():
+            found += one.failed.values()
+            if one.trouble is not None and (one.answer is not None or not self._unloaded(name)):
+                found.append(one.trouble)
+        return list(dict.fromkeys(found))
+
+    @property
+    def held(self) -> list[str]:
+        """Which versions are held back by their model's requirements, and why."""
+        return [reason for one in self.decision.models.values() for reason in one.held.values()]
+
+    def _unloaded(self, name: str) -> bool:
+        return self.file is not None and self.file.parsed.policy(name).load == "none"
+
     def versions(self) -> list[LoadedVersion]:
         return [version for versions in self._models.values() for version in versions.values()]
 
-    def get(self, name: str | None = None, number: int | None = None) -> LoadedVersion:
-        """Returns a version: the default model without a name, the newest without a number.
+    def trouble(self, name: str | None = None) -> str | None:
+        """Returns why a model, or the default model, cannot answer; None if it can.
 
         Raises:
-            ModelNotFound: it is not loaded.
+            ModelNotFound: there is no model of this name.
         """
-        versions = self._models.get(name or self.default_name)
-        if versions is None:
+        decided = self._decided(name)
+        return None if decided is None or decided.answer is not None else decided.trouble
+
+    def _decided(self, name: str | None) -> ModelDecision | None:
+        # None if no name is given and there is no default.
+        if name is None:
+            return self.decision.models[self.default_name] if self.default_name else None
+        if name not in self.decision.models:
             raise ModelNotFound("no model of this name is served; GET /v1/models lists them")
-        version = versions[max(versions)] if number is None else versions.get(number)
+        return self.decision.models[name]
+
+    def get(self, name: str | None = None, version: int | str | None = None) -> LoadedVersion:
+        """Returns a version: of the default model without a name, the one that answers without a version.
+
+        Args:
+            name: of the model.
+            version: a number or an alias.
+
+        Raises:
+            ModelNotFound: the model or the version is not there, or there is no default model.
+            ModelNotReady: the model has no version that can answer.
+        """
+        decided = self._decided(name)
+        name = name or self.default_name
+        if decided is None or name is None:
+            raise ModelNotFound(
+                "no default model is set; post to /v1/models/{name}/classify. "
+                f"The models are: {', '.join(self.decision.models)}"
+            )
         if version is None:
-            served = ", ".join(str(one) for one in versions)
-            raise ModelNotFound(f"this version is not served; the served versions are: {served}")
-        return version
+            if decided.answer is None:
+                raise ModelNotReady(f"the model {name!r} cannot answer: {decided.trouble}")
+            return self._models[name][decided.answer]
+
+        number = decided.aliases.get(version) if isinstance(version, str) else version
+        found = self._models.get(name, {}).get(number) if number is not None else None
+        if found is None:
+            loaded = ", ".join(map(str, [*self._models.get(name, {}), *decided.aliases])) or "none"
+            raise ModelNotFound(f"this version is not loaded; the loaded versions are: {loaded}")
+        return found
+
+
+def _newest_answer(models: Mapping[str, Mapping[int, LoadedVersion]]) -> Decision:
+    decided = {name: ModelDecision(max(found), tuple(found)) for name, found in models.items()}
+    return Decision(next(iter(models)) if len(models) == 1 else None, decided)
 
 
 def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
@@ -140,92 +226,7 @@ def no_versions(models_dir: Path) -> str:
     return f"{models_dir}: {found}; set --models-dir, or publish a version with convserve-train"
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryConfig:
-    """Which versions are served, and how.
-
-    Attributes:
-        versions_per_model: how many of the newest versions of each model; 0 for all.
-        default_model: the model for requests that name none.
-    """
-
-    models_dir: Path
-    engine_config: EngineConfig
-    versions_per_model: int = 1
-    default_model: str | None = None
-
-    def chosen(self) -> list[tuple[str, int]]:
-        return [
-            (name, number)
-            for name, numbers in find_versions(self.models_dir).items()
-            for number in (
-                numbers[-self.versions_per_model :] if self.versions_per_model else numbers
-            )
-        ]
-
-    def chosen_or_raise(self) -> list[tuple[str, int]]:
-        if chosen := self.chosen():
-            return chosen
-        raise ManifestInvalid(no_versions(self.models_dir))
-
-
-def load_repository(config: RepositoryConfig) -> Repository:
-    # All or nothing: at the start a broken version is an error. `renew` is more forgiving.
-    loaded = [
-        load_version(config.models_dir, *key, config.engine_config)
-        for key in config.chosen_or_raise()
-    ]
-    return Repository(loaded, config.default_model)
-
-
 Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]  # has `load_version`'s contract
-
-
-def renew(
-    config: RepositoryConfig, current: Repository, load: Load | None = None
-) -> tuple[Repository, list[Exception]]:
-    """Loads the versions that changed since `current` was loaded, with `load` or `load_version`.
-
-    If a version of a model fails, the model keeps its loaded versions, so a broken new version takes
-    nothing away. If no version would be left, `current` stays. Unchanged versions are shared with
-    `current`. Returns the new repository and the failures.
-    """
-    kept: dict[tuple[str, int], LoadedVersion] = {}
-    failures: list[Exception] = []
-    loaded = {version.key: version for version in current.versions()}
-    for key in config.chosen():
-        try:
-            kept[key] = _unchanged(loaded.get(key), config.models_dir) or (load or load_version)(
-                config.models_dir, *key, config.engine_config
-            )
-        except (ModelError, ProviderUnavailable) as error:
-            failures.append(_without_frames(error))
-            kept.update((old, loaded[old]) for old in loaded if old[0] == key[0])
-
-    try:
-        return Repository(list(kept.values()), config.default_model), failures
-    except ManifestInvalid as error:
-        return current, [*failures, _without_frames(error)]
-
-
-def _without_frames(error: Exception) -> Exception:
-    # The frames of its traceback hold graphs, sessions and the list of failures: a cycle, which would
-    # keep them in memory until the next full garbage collection.
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _unchanged(version: LoadedVersion | None, models_dir: Path) -> LoadedVersion | None:
-    # The version if its manifest on the disk is still the same. That holds all other digests.
-    if version is None:
-        return None
-
-    name, number = version.key
-    try:
-        text = (models_dir / name / str(number) / MANIFEST_FILE).read_bytes()
-    except OSError:
-        return None
-    return version if sha256(text) == version.manifest_sha256 else None
 
 
 def load_version(

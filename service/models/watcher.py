@@ -1,76 +1,86 @@
-"""Watches the model repository and adopts new versions while the service runs.
+"""Watches the model repository and adopts what changed while the service runs.
 
-Each poll compares the files with those of the last poll. If they differ, new versions are loaded and
-verified on a separate thread while the old ones keep answering. Then the whole set is swapped at once,
-and no request is lost. A version that fails its checks is reported, and the old ones stay.
+Each poll compares the files with those of the last poll. If they differ, `repository.toml` is read again
+and new versions are loaded and verified on a separate thread, while the old ones keep answering. Then the
+whole set is swapped at once, and no request is lost. A version that fails its checks is reported, and the
+old ones stay.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from typing import Final, Protocol, TypeVar
 
-from contract.errors import ModelError
-from contract.versions import find_versions
+from contract.errors import ContractError
+from contract.repository.policy import Decision
 from service.errors import ProviderUnavailable
-from service.models.repository import Load, Repository, RepositoryConfig, renew
+from service.models.repository import Load, Repository, load_version
+from service.models.selection import RepositoryConfig, renew
+from service.models.snapshot import VersionFacts
 from service.system.metrics import Metrics
 from service.system.threads import DaemonThread
 
 log = logging.getLogger(__name__)
 
-Fingerprint = frozenset[tuple[str, int, int]]
 Result = TypeVar("Result")
 
+# A version that failed is tried again although its files have not changed: the reason may have been a
+# full disk or too little memory.
+_FIRST_PAUSE_S: Final = 60.0
+_LONGEST_PAUSE_S: Final = 3600.0
 
-def fingerprint(models_dir: Path) -> Fingerprint:
-    # Path, size in bytes and time of change in ns of every file. While a version is copied in file by
-    # file, the fingerprint keeps changing, so the version is tried again until it is complete.
-    found = set()
-    for name, numbers in find_versions(models_dir).items():
-        for number in numbers:
-            for path in (models_dir / name / str(number)).rglob("*"):
-                try:
-                    facts = path.lstat()
-                except OSError:  # removed since it was listed
-                    continue
-                found.add((str(path.relative_to(models_dir)), facts.st_size, facts.st_mtime_ns))
-    return frozenset(found)
+
+class ServesRepository(Protocol):
+    """What serves a repository and can be given another."""
+
+    @property
+    def repository(self) -> Repository: ...
+
+    async def adopt(self, repository: Repository) -> None:
+        """Serves the repository from now on; called on the event loop.
+
+        Raises:
+            ContractError, ProviderUnavailable: it cannot; nothing has changed.
+        """
+        ...
 
 
 class RepositoryWatcher:
-    """Polls for new versions and passes on the changed repository."""
+    """Polls for changes and passes on the changed repository."""
 
     def __init__(
         self,
         config: RepositoryConfig,
-        current: Callable[[], Repository],
-        adopt: Callable[[Repository], Awaitable[None]],
+        serving: ServesRepository,
         *,
         metrics: Metrics,
-        seen: Fingerprint,
-        load: Load | None = None,
+        seen: VersionFacts,
+        load: Load = load_version,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`polling` starts it.
 
-        `adopt` replaces the repository on the event loop. If it raises, it must have changed nothing.
-        `seen` is the fingerprint from before the current repository was loaded. `load` replaces
+        `seen` is the snapshot from before the current repository was loaded. `load` replaces
         `load_version`, for example to load in another process.
         """
         self._config = config
-        self._current = current
-        self._adopt = adopt
+        self._serving = serving
         self._metrics = metrics
         self._seen = seen
         self._load = load
-        self._n_failing = 0  # at the last poll that found a change
+        self._clock = clock
+        self._pause_s = _FIRST_PAUSE_S
+        self._retry_at = clock() + _FIRST_PAUSE_S
+        self._not_adopted: str | None = None  # why the last change could not be swapped in
         self._requested = asyncio.Event()
+        self._polling = asyncio.Lock()
         self._thread = DaemonThread("adopt")
+        self._show()
 
     @asynccontextmanager
     async def polling(self, interval_s: float) -> AsyncIterator[None]:
@@ -90,39 +100,77 @@ class RepositoryWatcher:
         self._requested.set()
 
     async def poll(self) -> None:
-        """Compares the files once and adopts new versions that pass their checks."""
-        seen = await self._in_thread(partial(fingerprint, self._config.models_dir))
-        if seen == self._seen:
-            self._metrics.adoptions_failing.set(self._n_failing)
+        """Compares the files once and adopts what changed."""
+        async with self._polling:
+            await self._poll()
+            self._show()
+
+    async def _poll(self) -> None:
+        current = self._serving.repository
+        failing = bool(current.problems) or self._not_adopted is not None
+        retry = failing and self._clock() >= self._retry_at
+        seen = await self._in_thread(self._config.snapshot)
+        if seen == self._seen and not retry:
             return
+        if seen != self._seen:
+            self._pause_s = _FIRST_PAUSE_S
 
         self._seen = seen
-        self._n_failing = 1  # for an exception that nobody expected; corrected below
-        current = self._current()
-        renewed, failures = await self._in_thread(partial(renew, self._config, current, self._load))
-        for failure in failures:
-            self._report(failure)
-        self._n_failing = len(failures)
-        if renewed.versions() != current.versions():
-            await self._try_adopt(renewed)
-        self._metrics.adoptions_failing.set(self._n_failing)
+        self._not_adopted = "an unexpected error; the log has it"  # until the end
+        renewed = await self._in_thread(
+            partial(renew, self._config, current, self._load, retry=retry)
+        )
+        self._report(current, renewed)
+        await self._try_adopt(current, renewed)
+        self._retry_at = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    async def _try_adopt(self, renewed: Repository) -> None:
+    async def _try_adopt(self, current: Repository, renewed: Repository) -> None:
         try:
-            await self._adopt(renewed)
-        except (ModelError, ProviderUnavailable) as error:
-            self._report(error)
-            self._n_failing += 1
+            await self._serving.adopt(renewed)
+        except (ContractError, ProviderUnavailable) as error:
+            self._not_adopted = str(error)
+            self._count_failure(str(error))
             self._seen = frozenset()  # the versions are valid: try again at the next poll
             return
 
-        self._metrics.adoptions.labels("adopted").inc()
-        served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
-        log.info("adopted", extra={"versions": served})
+        self._not_adopted = None
+        if renewed.versions() != current.versions() or _answers(renewed) != _answers(current):
+            self._metrics.adoptions.labels("adopted").inc()
+            served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
+            answers = {name: number for name, number in _answers(renewed).items() if name}
+            log.info(
+                "adopted",
+                extra={
+                    "versions": served,
+                    "answers": answers,
+                    "default_model": renewed.default_name,
+                },
+            )
 
-    def _report(self, failure: Exception) -> None:
-        log.error("not adopted", extra={"reason": str(failure)})
+    def _report(self, before: Repository, after: Repository) -> None:
+        for problem in after.problems:
+            if problem not in before.problems:
+                self._count_failure(problem)
+        for problem in before.problems:
+            if problem not in after.problems:
+                log.info("no longer failing", extra={"reason": problem})
+        for held in after.held:
+            if held not in before.held:
+                log.warning("held back", extra={"reason": held})
+        for warning in after.decision.warnings:
+            if warning not in before.decision.warnings:
+                log.warning("model repository", extra={"reason": warning})
+
+    def _count_failure(self, reason: str) -> None:
+        log.error("not adopted", extra={"reason": reason})
         self._metrics.adoptions.labels("failed").inc()
+
+    def _show(self) -> None:
+        current = self._serving.repository
+        n_failing = len(current.problems) + (self._not_adopted is not None)
+        self._metrics.adoptions_failing.set(n_failing)
+        self._metrics.versions_held.set(len(current.held))
 
     async def _poll_forever(self, interval_s: float) -> None:
         while True:
@@ -134,7 +182,15 @@ class RepositoryWatcher:
             except Exception:
                 # A file system or a graph can raise anything. Polling must go on.
                 log.exception("polling for new versions failed")
-                self._metrics.adoptions_failing.set(max(1, self._n_failing))
+                self._metrics.adoptions_failing.set(len(self._serving.repository.problems) + 1)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))
+
+
+def _answers(repository: Repository) -> dict[str | None, object]:
+    decision: Decision = repository.decision
+    found: dict[str | None, object] = {
+        name: (one.answer, dict(one.aliases)) for name, one in decision.models.items()
+    }
+    return {**found, None: repository.default_name}

@@ -28,10 +28,9 @@ from service.models.repository import (
     Load,
     LoadedVersion,
     Repository,
-    RepositoryConfig,
-    load_repository,
     load_version,
 )
+from service.models.selection import RepositoryConfig, load_repository
 from service.settings import Settings
 from service.workers.factory import (
     ProcessLaneFactory,
@@ -201,6 +200,11 @@ class LaneBackend:
         count = batch_limits(repository, self._settings, self._cpus).lanes
         kind = await self._kind.renew(repository, count)
         return LaneBackend(repository, kind, self._settings, self._cpus, self._callbacks)
+
+    def serves(self, repository: Repository) -> bool:
+        """Returns whether the repository has this backend's versions, and no others."""
+        ours, theirs = self.repository.versions(), repository.versions()
+        return len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
 
     async def stop(self, timeout_s: float) -> bool:
         """Drains, then fails the pictures that are left; returns True if there are none."""

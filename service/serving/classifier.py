@@ -81,17 +81,18 @@ class ActiveBackend:
     def repository(self) -> Repository:
         return self.backend.repository
 
-    def find(self, name: str | None = None, number: int | None = None) -> ServedVersion:
+    def find(self, name: str | None = None, version: int | str | None = None) -> ServedVersion:
         """Finds a version; a `with` block keeps its backend running for the time of a request.
 
         Args:
             name: of the model; None for the default model.
-            number: of the version; None for the newest loaded one.
+            version: its number or an alias; None for the version that answers.
 
         Raises:
             ModelNotFound: the model or the version is not served.
+            ModelNotReady: the model has no version that can answer.
         """
-        return ServedVersion(self.repository.get(name, number), self.backend, self)
+        return ServedVersion(self.repository.get(name, version), self.backend, self)
 
     def release(self) -> None:
         self.n_users -= 1

@@ -194,7 +194,12 @@ class Metrics:
         )
         self.adoptions_failing = Gauge(
             "convserve_adoptions_failing",
-            "Versions that are in the model repository now but failed to be adopted.",
+            "Problems in the model repository now: versions that failed, an invalid repository.toml.",
+            registry=registry,
+        )
+        self.versions_held = Gauge(
+            "convserve_versions_held",
+            "Versions that are held back because they do not satisfy their model's requirements.",
             registry=registry,
         )
         self._model_info = Gauge(

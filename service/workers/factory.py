@@ -11,20 +11,24 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.errors import ModelError
 from contract.images import ImageLimits
 from contract.manifest import Manifest
 from contract.versions import read_version
 from service.batching.lane import Lane, LaneCallbacks
-from service.errors import EngineFailure
+from service.errors import EngineFailure, ProviderUnavailable
 from service.models.engine import Batch
 from service.models.providers import ProviderFallback
-from service.models.repository import EngineConfig, LoadedVersion, Repository, RepositoryConfig
+from service.models.repository import Checked, EngineConfig, LoadedVersion, Repository
+from service.models.selection import RepositoryConfig, check_start, load_repository, look
+from service.models.snapshot import version_facts
 from service.workers.lane import ProcessLane
 from service.workers.launch import LaunchedWorker, ProcessLauncher
 
@@ -149,32 +153,42 @@ class ProcessLaneFactory:
 def start_children(
     config: WorkerConfig, count: int, max_memory_bytes: int | None = None
 ) -> tuple[ProcessLaneFactory, Repository]:
-    """Starts `count` children for the versions in the model repository; blocks until all are ready.
+    """Starts `count` children for the versions to serve; blocks until all are ready.
 
     The calling thread must outlive them; see `ProcessLauncher.launch_now`.
 
     Raises:
-        ModelError: a version cannot be served.
-        ProviderUnavailable: the provider cannot be used, or a child does not start.
+        RepositoryError: there is nothing to serve.
+        ProviderUnavailable: a child does not start.
     """
+    try:
+        ready, repository = _start_all(config, count)
+    except (ModelError, ProviderUnavailable):
+        # One of the versions fails. Loaded one by one, it becomes clear which.
+        repository = load_repository(config.repository, partial(load_in_child, config))
+        ready = config.launcher(_version_ids(repository)).launch_now(count)
+    return ProcessLaneFactory(
+        config, repository, ready, max_memory_bytes=max_memory_bytes
+    ), repository
+
+
+def _start_all(config: WorkerConfig, count: int) -> tuple[list[LaunchedWorker], Repository]:
+    # Most starts find nothing wrong, so the children load every version at once.
     models_dir = config.repository.models_dir
+    start = look(config.repository)
+    check_start(config.repository, start.file.parsed, start.decision)
+
     # In the order of `Repository.versions`: children know a version by its position.
-    keys = sorted(config.repository.chosen_or_raise())
+    keys = sorted(start.decision.wanted())
+    checked = {key: Checked(version_facts(models_dir, *key)) for key in keys}
     found = [read_version(models_dir, *key) for key in keys]
     ids = [(one.manifest.name, one.manifest.version, one.manifest_sha256) for one in found]
     ready = config.launcher(ids).launch_now(count)
-    try:
-        versions = [
-            _loaded(one.manifest, one.manifest_sha256, facts)
-            for one, facts in zip(found, ready[0].facts, strict=True)
-        ]
-        repository = Repository(versions, config.repository.default_model)
-        factory = ProcessLaneFactory(config, repository, ready, max_memory_bytes=max_memory_bytes)
-        return factory, repository
-    except BaseException:
-        for launched in ready:
-            launched.abort()
-        raise
+    versions = [
+        _loaded(one.manifest, one.manifest_sha256, facts)
+        for one, facts in zip(found, ready[0].facts, strict=True)
+    ]
+    return ready, Repository(versions, start.decision, file=start.file, checked=checked)
 
 
 def load_in_child(

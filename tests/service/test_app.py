@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from contract.errors import ModelError
+from contract.errors import NothingToServe
 from service import app as app_module
 from service.app import ROUTERS, create_app
-from service.errors import ProviderUnavailable
 from service.models import repository as repository_module
 from service.models.providers import ProviderSession, open_session
 from service.models.repository import EngineConfig, Repository
@@ -98,12 +97,12 @@ def test_app_with_a_corrupt_model_is_not_created(tmp_path):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
-    with pytest.raises(ModelError, match="tiny/1"):
+    with pytest.raises(NothingToServe, match=r"tiny/1: model\.onnx"):
         create_app(Settings(models_dir=tmp_path))
 
 
 def test_app_with_a_missing_provider_is_not_created(models_dir):
-    with pytest.raises(ProviderUnavailable, match="cuda"):
+    with pytest.raises(NothingToServe, match="cuda"):
         create_app(Settings(models_dir=models_dir, provider="cuda"))
 
 
@@ -271,7 +270,7 @@ def test_app_stop_ends_its_threads(models_dir):
 
 
 def test_app_with_workers_classifies_and_reports_them(make_client):
-    client = make_client(workers=2, provider="cpu", versions_per_model=0)
+    client = make_client(workers=2, provider="cpu", repository_file=tinymodel.LOAD_ALL)
 
     answer = client.post("/v1/classify", content=RED)
     health = [client.get(path).status_code for path in ("/readyz", "/livez")]

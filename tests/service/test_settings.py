@@ -64,7 +64,7 @@ def test_settings_variable_of_every_field_is_read(name):
 
     settings = from_environment({f"CONVSERVE_{name.upper()}": str(value)})
 
-    assert getattr(settings, name) == (Path(value) if name == "models_dir" else value)
+    assert getattr(settings, name) == (Path(value) if kind(FIELDS[name]) is Path else value)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from contract.images import DECODERS
+from contract.repository.file import is_alias
+from contract.versions import is_version_number
 from service.api.dependencies import Dependencies, Deps, dependencies_of
 from service.api.payload import (
     ClassifyOptions,
@@ -24,12 +26,14 @@ from service.api.payload import (
 from service.api.routes import ERRORS, openapi_parameters, parse
 from service.api.schemas import (
     ClassifyDocument,
+    HealthDocument,
     LabelDocument,
     LabelsDocument,
     ModelDocument,
     ModelListDocument,
     classification_fields,
     model_document,
+    status_documents,
 )
 from service.http.peer import while_connected
 from service.http.problems import code_of
@@ -40,8 +44,19 @@ from service.serving.classifier import Classification, StageTimes
 hot = APIRouter(tags=["classify"])
 router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422]})
 
-_VERSION: Final[dict[str, Any]] = {"ge": 1, "description": "The number of a served version."}
-VersionNumber = Annotated[int, Path(**_VERSION)]
+
+def _number_or_alias(text: str) -> int | str:
+    return int(text) if is_version_number(text) else text
+
+
+def _check_version(text: str) -> str:
+    if is_version_number(text) or is_alias(text):
+        return text
+    raise ValueError("must be the number of a version, or an alias")
+
+
+_VERSION: Final = "The number of a loaded version, or an alias."
+VersionName = Annotated[str, AfterValidator(_check_version), Path(description=_VERSION)]
 
 
 class ModelPath(BaseModel):
@@ -53,7 +68,7 @@ class ModelPath(BaseModel):
 class VersionPath(ModelPath):
     """Parameters of a path with a version."""
 
-    version: int = Field(**_VERSION)
+    version: Annotated[str, AfterValidator(_check_version)] = Field(description=_VERSION)
 
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
@@ -109,7 +124,7 @@ async def classify(request: Request) -> Response:
 
 @hot.post("/v1/models/{name}/classify", summary="Classify with a model", **_described(ModelPath))
 async def classify_with_model(request: Request) -> Response:
-    """Like `/v1/classify`, with the newest served version of the named model."""
+    """Like `/v1/classify`, with the named model."""
     return await _classify(request, request.path_params["name"])
 
 
@@ -119,19 +134,19 @@ async def classify_with_model(request: Request) -> Response:
     **_described(VersionPath),
 )
 async def classify_with_version(request: Request) -> Response:
-    """Like `/v1/classify`, with one version of the named model."""
+    """Like `/v1/classify`, with one version of the named model, by number or alias."""
     path = parse(VersionPath, request.path_params)
-    return await _classify(request, path.name, path.version)
+    return await _classify(request, path.name, _number_or_alias(path.version))
 
 
 async def _classify(
-    request: Request, name: str | None = None, number: int | None = None
+    request: Request, name: str | None = None, version: int | str | None = None
 ) -> Response:
     deps = dependencies_of(request)
     options = query_options(request.scope["query_string"])
 
     # Everything that can be refused without the body is refused before the body is read.
-    with deps.classifier.active.find(name, number) as served:
+    with deps.classifier.active.find(name, version) as served:
         check_headers(request)
         deadline = deps.deadlines.of(request)
 
@@ -193,34 +208,46 @@ def _server_timing(answer: Classification, received_s: float) -> str:
     return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))
 
 
-@router.get("/v1/models", summary="List the served models")
+@router.get("/v1/models", summary="List the models")
 async def list_models(deps: Deps) -> ModelListDocument:
-    """Lists every served model and describes the newest version of each."""
+    """Lists every model: the version that answers, and what cannot be served, with the reason."""
     repository = deps.classifier.active.repository
+    answering = [name for name, one in repository.decision.models.items() if one.answer is not None]
     return ModelListDocument(
-        models=list(repository.models),
+        models=list(repository.decision.models),
         default=repository.default_name,
-        details=[_describe(repository.get(name), deps) for name in repository.models],
+        details=[_describe(repository.get(name), deps) for name in answering],
+        status=status_documents(repository),
+        problems=repository.problems,
     )
 
 
 @router.get("/v1/models/{name}", summary="Describe a model")
 async def describe_model(name: str, deps: Deps) -> ModelDocument:
-    """Describes the newest served version of a model."""
+    """Describes the version of a model that answers."""
     return _describe(deps.classifier.active.repository.get(name), deps)
 
 
+@router.get("/v1/models/{name}/ready", summary="Readiness of a model")
+async def model_ready(name: str, deps: Deps) -> HealthDocument:
+    """Succeeds if the model can answer; a probe for a service with several models."""
+    reason = deps.not_ready(name)
+    if reason is not None:
+        raise reason
+    return HealthDocument(status="ready")
+
+
 @router.get("/v1/models/{name}/versions/{version}", summary="Describe a version")
-async def describe_version(name: str, version: VersionNumber, deps: Deps) -> ModelDocument:
-    """Describes one served version."""
-    return _describe(deps.classifier.active.repository.get(name, version), deps)
+async def describe_version(name: str, version: VersionName, deps: Deps) -> ModelDocument:
+    """Describes one loaded version, by number or alias."""
+    return _describe(deps.classifier.active.repository.get(name, _number_or_alias(version)), deps)
 
 
 @router.get(
     "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
 )
 async def list_labels(name: str, deps: Deps) -> LabelsDocument:
-    """Lists the classes of the newest served version, in the order of the model's output."""
+    """Lists the classes of the version that answers, in the order of the model's output."""
     return _labels(deps.classifier.active.repository.get(name))
 
 
@@ -229,14 +256,15 @@ async def list_labels(name: str, deps: Deps) -> LabelsDocument:
     summary="List a version's labels",
     response_model_exclude_none=True,
 )
-async def list_version_labels(name: str, version: VersionNumber, deps: Deps) -> LabelsDocument:
-    """Lists the classes of one served version, in the order of the model's output."""
-    return _labels(deps.classifier.active.repository.get(name, version))
+async def list_version_labels(name: str, version: VersionName, deps: Deps) -> LabelsDocument:
+    """Lists the classes of one loaded version, in the order of the model's output."""
+    return _labels(deps.classifier.active.repository.get(name, _number_or_alias(version)))
 
 
 def _describe(version: LoadedVersion, deps: Dependencies) -> ModelDocument:
     repository = deps.classifier.active.repository
-    return model_document(version, repository, ready=deps.not_ready() is None)
+    ready = deps.not_ready(version.manifest.name) is None
+    return model_document(version, repository, ready=ready)
 
 
 def _labels(version: LoadedVersion) -> LabelsDocument:

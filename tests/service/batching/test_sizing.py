@@ -11,16 +11,16 @@ from service.models.repository import (
     EngineConfig,
     LoadedVersion,
     Repository,
-    RepositoryConfig,
-    load_repository,
 )
+from service.models.selection import RepositoryConfig, load_repository
 from service.settings import Settings
+from tests import tinymodel
 
 
 @pytest.fixture(scope="module")
 def repository(models_dir: Path) -> Repository:
     """Versions 1 and 2 of `tiny`."""
-    return load_repository(RepositoryConfig(models_dir, EngineConfig("cpu"), versions_per_model=0))
+    return load_repository(RepositoryConfig(models_dir, EngineConfig("cpu"), tinymodel.LOAD_ALL))
 
 
 def on_gpu(version: LoadedVersion) -> LoadedVersion:

@@ -26,8 +26,6 @@ from service.models import repository
 from service.models.repository import (
     EngineConfig,
     Repository,
-    RepositoryConfig,
-    load_repository,
     load_version,
     replay_golden,
     resolve_models_dir,
@@ -67,29 +65,17 @@ def test_repository_get_without_number_is_the_newest():
     assert found.get("a", 9).key == ("a", 9)
 
 
-@pytest.mark.parametrize(
-    ("names", "configured", "expected"),
-    [
-        (["b", "a"], None, "a"),
-        (["b", "efficientnet_lite0", "a"], None, "efficientnet_lite0"),
-        (["b", "efficientnet_lite0"], "b", "b"),
-    ],
-    ids=["first_name", "preferred", "configured"],
-)
-def test_repository_default_model_is_configured_preferred_or_first(names, configured, expected):
-    found = Repository([fake_version(name, 1) for name in names], configured)
+def test_repository_of_one_model_has_it_as_the_default():
+    found = Repository([fake_version("a", 1)])
 
-    assert (found.default_name, found.get().key) == (expected, (expected, 1))
+    assert (found.default_name, found.get().key) == ("a", ("a", 1))
 
 
-def test_repository_default_model_that_does_not_exist_refused():
-    with pytest.raises(ManifestInvalid, match=r"'c' is not .* repository; there are: a, b"):
-        Repository([fake_version("b", 1), fake_version("a", 1)], "c")
+def test_repository_without_a_default_refused_with_the_names():
+    found = Repository([fake_version("b", 1), fake_version("a", 1)])
 
-
-def test_repository_without_versions_refused():
-    with pytest.raises(ManifestInvalid, match="no version"):
-        Repository([])
+    with pytest.raises(ModelNotFound, match=r"no default model is set.*The models are: a, b"):
+        found.get()
 
 
 @pytest.mark.parametrize(("name", "number"), [("b", None), ("a", 2)])
@@ -124,26 +110,6 @@ def test_models_dir_without_any_version_is_that_of_the_working_dir(tmp_path, mon
 
 
 # Loading
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(1, [10]), (2, [9, 10]), (5, [2, 9, 10]), (0, [2, 9, 10])]
-)
-def test_load_repository_takes_the_newest_by_number(tmp_path, count, expected):
-    for version in (2, 9, 10):
-        tinymodel.write_version(tmp_path, version=version)
-
-    found = load_repository(RepositoryConfig(tmp_path, CONFIG, count))
-
-    assert list(found.models["tiny"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "found"), [("", "no model versions found"), ("missing", "no such folder")]
-)
-def test_load_repository_without_versions_refused_by_folder(tmp_path, name, found):
-    with pytest.raises(ManifestInvalid, match=f"^{tmp_path / name}: {found}; set --models-dir"):
-        load_repository(RepositoryConfig(tmp_path / name, CONFIG))
 
 
 def test_load_version_reports_and_logs_what_it_verified(tmp_path, caplog):

@@ -6,16 +6,19 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from contract.errors import VersionCorrupt
 from service.app import Service, create_app
 from service.batching.batcher import Batcher
 from service.errors import WorkerNotStarted
-from service.models.repository import EngineConfig, RepositoryConfig
-from service.models.watcher import RepositoryWatcher, fingerprint
+from service.models.repository import EngineConfig, LoadedVersion, load_version
+from service.models.selection import RepositoryConfig
+from service.models.watcher import RepositoryWatcher
 from service.settings import Settings
 from tests import tinymodel
 
@@ -28,10 +31,9 @@ class RunningService:
 
     def __init__(self, models_dir: Path, **settings: Any) -> None:
         self.models_dir = models_dir
-        config = RepositoryConfig(
-            models_dir, EngineConfig("cpu"), settings.get("versions_per_model", 1)
-        )
-        seen = fingerprint(models_dir)
+        config = RepositoryConfig(models_dir, EngineConfig("cpu"), settings.get("repository_file"))
+        seen = config.snapshot()
+        self.now_s = 0.0
 
         values = {"models_dir": models_dir, "provider": "cpu", "models_poll_s": 0, **settings}
         self.app: FastAPI = create_app(Settings.model_validate(values))
@@ -39,10 +41,10 @@ class RunningService:
 
         self.watcher = RepositoryWatcher(
             config,
-            lambda: self.service.repository,
-            self.service.adopt,
+            self.service,
             metrics=self.service.metrics,
             seen=seen,
+            clock=lambda: self.now_s,
         )
 
     async def __aenter__(self) -> RunningService:
@@ -103,7 +105,7 @@ async def test_watcher_adopts_a_newer_version_and_drops_the_older(root):
 
 
 async def test_watcher_keeps_unchanged_versions_as_they_are(root):
-    async with RunningService(root, versions_per_model=0) as running:
+    async with RunningService(root, repository_file=tinymodel.LOAD_ALL) as running:
         first = running.service.repository.get("tiny", 1)
         tinymodel.write_version(root, version=2)
 
@@ -304,7 +306,7 @@ async def test_watcher_repository_that_can_be_read_again_is_not_failing(root):
 
 
 async def test_watcher_unexpected_error_of_a_version_stays_reported(root, monkeypatch):
-    def fail(*_: object) -> object:
+    def fail(*_: object, **__: object) -> object:
         raise RuntimeError("the graph's own error")
 
     async with RunningService(root) as running:
@@ -369,7 +371,9 @@ async def test_watcher_whose_workers_do_not_start_reports_it_and_retries(root, c
                 raise WorkerNotStarted("no memory")
             await running.service.adopt(repository)
 
-        running.watcher._adopt = adopt
+        running.watcher._serving = SimpleNamespace(
+            repository=running.service.repository, adopt=adopt
+        )
         tinymodel.write_version(root, version=2)
 
         with caplog.at_level(logging.ERROR):
@@ -381,3 +385,55 @@ async def test_watcher_whose_workers_do_not_start_reports_it_and_retries(root, c
         assert (running.adoptions("failed"), running.adoptions("adopted")) == (1, 1)
         assert (failing, running.failing()) == (1, 0)
         assert caplog.records[0].__dict__["reason"] == "no memory"
+
+
+async def test_watcher_change_of_the_answer_keeps_backend_and_requests(root):
+    """Which of the loaded versions answers is changed without new lanes."""
+    file = root / "repository.toml"
+    file.write_text("[models.tiny]\nload = [1, 2]\nanswer = 1")
+    tinymodel.write_version(root, version=2)
+    async with RunningService(root) as running:
+        before, backend = await running.classify(), running.service._backend
+        file.write_text("[models.tiny]\nload = [1, 2]\nanswer = 2")
+
+        await running.watcher.poll()
+
+        assert (before, await running.classify()) == (1, 2)
+        assert running.service._backend is backend
+        assert running.adoptions("adopted") == 1
+
+
+async def test_watcher_tries_a_failed_version_again_after_a_pause(root):
+    loads: list[int] = []
+
+    def load(models_dir: Path, name: str, number: int, config: EngineConfig) -> LoadedVersion:
+        loads.append(number)
+        if len(loads) == 1:
+            raise VersionCorrupt("tiny/2: the disk is away")
+        return load_version(models_dir, name, number, config)
+
+    async with RunningService(root) as running:
+        running.watcher._load = load
+        tinymodel.write_version(root, version=2)
+        await running.watcher.poll()
+        running.now_s += 59
+        await running.watcher.poll()
+        early = list(loads)
+        running.now_s += 2
+
+        await running.watcher.poll()
+
+        assert (early, loads) == ([2], [2, 2])
+        assert await running.classify() == 2
+        assert running.failing() == 0
+
+
+async def test_watcher_shows_versions_that_are_held_back(root):
+    async with RunningService(root) as running:
+        tinymodel.write_version(root, version=2, metrics=None)
+        (root / "repository.toml").write_text("[models.tiny.require]\nmin_test_pictures = 1\n")
+
+        await running.watcher.poll()
+
+        held = running.service.metrics.versions_held._value.get()
+        assert (held, running.failing(), await running.classify()) == (2, 1, 1)

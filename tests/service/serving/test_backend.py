@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from contract.errors import ImageError, ImageTooManyPixels, VersionCorrupt
+from contract.errors import ImageError, ImageTooManyPixels, NothingToServe
 from contract.predictions import TopK
 from contract.preprocessing import decode_file
 from service.batching import work
@@ -20,7 +20,8 @@ from service.batching.batcher import BatchCallbacks
 from service.batching.lane import RestartReason
 from service.batching.sizing import engine_config
 from service.errors import DeadlineExceeded, WorkerNotStarted
-from service.models.repository import LoadedVersion, Repository, RepositoryConfig
+from service.models.repository import LoadedVersion, Repository
+from service.models.selection import RepositoryConfig
 from service.serving import backend as module
 from service.serving.backend import InferenceResult, LaneBackend, load_backend
 from service.settings import Settings
@@ -39,11 +40,11 @@ def load(
     kind: str = "threads",
     *,
     callbacks: BatchCallbacks | None = None,
-    versions_per_model: int = 0,
+    repository_file: Path | None = tinymodel.LOAD_ALL,
     **settings: Any,
 ) -> LaneBackend:
     values = Settings.model_validate({"provider": "cpu", **KINDS[kind], **settings})
-    config = RepositoryConfig(models_dir, engine_config(values, 2), versions_per_model)
+    config = RepositoryConfig(models_dir, engine_config(values, 2), repository_file)
     return load_backend(values, config, 2, callbacks)
 
 
@@ -319,5 +320,5 @@ def test_backend_of_a_broken_version_is_not_created(tmp_path, kind):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
-    with pytest.raises(VersionCorrupt, match="tiny/1"):
+    with pytest.raises(NothingToServe, match=r"tiny/1: model\.onnx"):
         load(tmp_path, kind)

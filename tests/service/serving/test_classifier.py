@@ -22,9 +22,8 @@ from service.models.repository import (
     EngineConfig,
     LoadedVersion,
     Repository,
-    RepositoryConfig,
-    load_repository,
 )
+from service.models.selection import RepositoryConfig, load_repository
 from service.serving.backend import Backend, InferenceResult
 from service.serving.classifier import ActiveBackend, Classification, Classifier, StageTimes
 from tests import tinymodel

@@ -80,7 +80,7 @@ def test_metrics_pictures_counted_by_outcome(fresh_client):
 
 
 def test_metrics_traffic_carries_the_version(make_client):
-    client = make_client(versions_per_model=0)
+    client = make_client(repository_file=tinymodel.LOAD_ALL)
     client.post("/v1/models/tiny/versions/1/classify", content=RED)
     for _ in range(2):
         client.post("/v1/classify", content=RED)
@@ -147,7 +147,7 @@ def test_metrics_in_flight_gauges_follow_admission(fresh_client):
 
 
 def test_metrics_model_info_names_every_version(make_client):
-    client = make_client(versions_per_model=0, provider="cpu")
+    client = make_client(repository_file=tinymodel.LOAD_ALL, provider="cpu")
 
     for version in ("1", "2"):
         labels = {"model": "tiny", "version": version, "provider": "cpu"}
@@ -155,7 +155,7 @@ def test_metrics_model_info_names_every_version(make_client):
 
 
 def test_metrics_waiting_pictures_are_counted_by_version(make_client):
-    client = make_client(versions_per_model=0)
+    client = make_client(repository_file=tinymodel.LOAD_ALL)
     for number, version in enumerate(client.app.state.service.repository.versions()):
         batcher_of(client)._queue_of(version).n_pending = 5 + number
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.errors import ManifestInvalid, VersionCorrupt
+from contract.errors import ManifestInvalid, NothingToServe, VersionCorrupt
 from contract.images import ImageLimits, inspect
 from service.batching.batcher import Batcher, BatchLimits
 from service.batching.lane import LaneCallbacks, RowResult
 from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
-from service.models.repository import EngineConfig, Repository, RepositoryConfig, load_repository
+from service.models.repository import EngineConfig, Repository
+from service.models.selection import RepositoryConfig, load_repository
 from service.workers.factory import (
     ProcessLaneFactory,
     RemoteEngine,
@@ -36,7 +37,7 @@ NO_CALLBACKS = LaneCallbacks(*[lambda *_: None] * 4)
 
 
 def config_of(models_dir: Path, **run: Any) -> WorkerConfig:
-    config = RepositoryConfig(models_dir, EngineConfig("cpu", **run), versions_per_model=0)
+    config = RepositoryConfig(models_dir, EngineConfig("cpu", **run), tinymodel.LOAD_ALL)
     return WorkerConfig(config, ImageLimits(), "info", 60.0)
 
 
@@ -108,10 +109,11 @@ async def test_children_repository_equals_one_loaded_in_this_process(models_dir)
         assert remote.load_s > 0
 
 
-def test_children_repository_has_the_configured_default_model(tmp_path):
+def test_children_repository_has_the_default_model_of_the_file(tmp_path):
     for name in ("another", "tiny"):
         tinymodel.write_version(tmp_path, name)
-    config = RepositoryConfig(tmp_path, EngineConfig("cpu"), default_model="tiny")
+    (tmp_path / "repository.toml").write_text('default = "tiny"')
+    config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
 
     factory, repository = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
     factory.abort()
@@ -119,26 +121,49 @@ def test_children_repository_has_the_configured_default_model(tmp_path):
     assert repository.default_name == "tiny"
 
 
-@pytest.mark.parametrize("default_model", [None, "another"], ids=["no_version", "no_such_default"])
-def test_children_of_a_repository_that_cannot_be_served_are_killed(
-    tmp_path, models_dir, default_model, monkeypatch
+def test_children_load_what_is_left_when_a_version_is_broken(tmp_path, monkeypatch):
+    for number in (1, 2):
+        tinymodel.write_version(tmp_path, version=number)
+    (tmp_path / "tiny" / "2" / "model.onnx").write_bytes(b"broken")
+    made = record_launches(monkeypatch)
+    config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
+
+    factory, repository = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+
+    alive = [one for one in made if one.process.poll() is None]
+    factory.abort()
+    assert [one.key for one in repository.versions()] == [("tiny", 1)]
+    assert "model.onnx" in repository.problems[0]
+    assert len(alive) == 1
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["no_such_default", "no_version"])
+def test_children_are_not_started_for_a_repository_that_cannot_be_served(
+    tmp_path, exists, monkeypatch
 ):
+    made = record_launches(monkeypatch)
+    if exists:
+        tinymodel.write_version(tmp_path)
+        (tmp_path / "repository.toml").write_text('default = "another"')
+    config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
+
+    with pytest.raises(NothingToServe):
+        start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+
+    assert made == []
+
+
+def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[LaunchedWorker]:
     made: list[LaunchedWorker] = []
     launch_now = ProcessLauncher.launch_now
 
     def record_launch(launcher: ProcessLauncher, count: int) -> list[LaunchedWorker]:
-        made.extend(launch_now(launcher, count))
-        return made
+        launched = launch_now(launcher, count)
+        made.extend(launched)
+        return launched
 
     monkeypatch.setattr(ProcessLauncher, "launch_now", record_launch)
-    config = RepositoryConfig(
-        models_dir if default_model else tmp_path, EngineConfig("cpu"), default_model=default_model
-    )
-
-    with pytest.raises(ManifestInvalid):
-        start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
-
-    assert statuses(made) == ([-9] if default_model else [])
+    return made
 
 
 def test_remote_engine_runs_nothing():

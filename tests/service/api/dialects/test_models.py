@@ -11,7 +11,9 @@ def test_models_list_names_default_and_details(make_client, tmp_path):
     for name in ("zebra", "alpha"):
         tinymodel.write_version(tmp_path, name)
 
-    document = make_client(models_dir=tmp_path, default_model="zebra").get("/v1/models").json()
+    (tmp_path / "repository.toml").write_text('default = "zebra"')
+
+    document = make_client(models_dir=tmp_path).get("/v1/models").json()
 
     assert (document["models"], document["default"]) == (["alpha", "zebra"], "zebra")
     assert [one["name"] for one in document["details"]] == ["alpha", "zebra"]
@@ -56,7 +58,7 @@ def test_models_draining_service_is_not_ready(fresh_client):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_models_version_described(make_client, version):
-    client = make_client(versions_per_model=0)
+    client = make_client(repository_file=tinymodel.LOAD_ALL)
 
     document = client.get(f"/v1/models/tiny/versions/{version}").json()
 
@@ -83,11 +85,11 @@ def test_models_unknown_version_refusal_lists_the_served_ones(client, suffix):
     response = client.get(f"/v1/models/tiny/versions/1{suffix}")
 
     assert_problem(response, 404, "model_not_found")
-    assert response.json()["detail"].endswith("the served versions are: 2")
+    assert response.json()["detail"].endswith("the loaded versions are: 2")
 
 
-@pytest.mark.parametrize("version", [MARKER, "0"])
-def test_models_version_that_is_not_a_number_refused(client, version):
+@pytest.mark.parametrize("version", [MARKER.upper(), "0"])
+def test_models_version_that_is_no_number_and_no_alias_refused(client, version):
     response = client.get(f"/v1/models/tiny/versions/{version}")
 
     assert_problem(response, 422, "invalid_parameter")

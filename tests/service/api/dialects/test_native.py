@@ -241,7 +241,7 @@ def test_classify_min_probability_of_one_can_drop_all_labels(client):
     ],
 )
 def test_classify_path_chooses_the_version(make_client, path, version):
-    response = make_client(versions_per_model=0).post(path, content=RED)
+    response = make_client(repository_file=tinymodel.LOAD_ALL).post(path, content=RED)
 
     assert labels(response)[0] == "red"
     assert response.json()["version"] == version
@@ -252,17 +252,18 @@ def test_classify_path_chooses_the_version(make_client, path, version):
     [
         f"/v1/models/{MARKER}/classify",
         "/v1/models/tiny/versions/1/classify",
-        "/v1/models/tiny/versions/99999999999999999999/classify",
+        "/v1/models/tiny/versions/999999999999999999/classify",
+        f"/v1/models/tiny/versions/{MARKER}/classify",
         f"/v1/models/{MARKER}/versions/1/classify",
     ],
-    ids=["name", "version_not_loaded", "huge_version", "name_and_version"],
+    ids=["name", "version_not_loaded", "huge_version", "alias", "name_and_version"],
 )
 def test_classify_with_unknown_model_refused(client, path):
     assert_problem(client.post(path, content=RED), 404, "model_not_found")
 
 
-@pytest.mark.parametrize("version", [MARKER, "0", "-1", "1.5", "9" * 5000])
-def test_classify_version_that_is_not_a_number_refused(client, version):
+@pytest.mark.parametrize("version", [MARKER.upper(), "0", "-1", "1.5", "9" * 5000])
+def test_classify_version_that_is_no_number_and_no_alias_refused(client, version):
     response = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
 
     assert_problem(response, 422, "invalid_parameter")
