@@ -37,7 +37,7 @@ from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
 from service.models.repository import Load, Repository, resolve_models_dir
 from service.models.selection import RepositoryConfig
-from service.models.watcher import RepositoryWatcher
+from service.models.watcher import RepositoryWatcher, report_start
 from service.serving.admission import Admission
 from service.serving.backend import LaneBackend, load_backend
 from service.serving.classifier import ActiveBackend, Classifier
@@ -255,6 +255,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
     )
     seen = config.snapshot()  # before loading, so that later changes are not missed
     service = Service(settings, config)
+    report_start(service.repository)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -155,12 +155,7 @@ class RepositoryWatcher:
         for problem in before.problems:
             if problem not in after.problems:
                 log.info("no longer failing", extra={"reason": problem})
-        for held in after.held:
-            if held not in before.held:
-                log.warning("held back", extra={"reason": held})
-        for warning in after.decision.warnings:
-            if warning not in before.decision.warnings:
-                log.warning("model repository", extra={"reason": warning})
+        report_warnings(after, before)
 
     def _count_failure(self, reason: str) -> None:
         log.error("not adopted", extra={"reason": reason})
@@ -186,6 +181,23 @@ class RepositoryWatcher:
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))
+
+
+def report_start(repository: Repository) -> None:
+    """Logs what a service that starts cannot serve."""
+    for problem in repository.problems:
+        log.error("not served", extra={"reason": problem})
+    report_warnings(repository)
+
+
+def report_warnings(repository: Repository, before: Repository | None = None) -> None:
+    known = (*before.held, *before.decision.warnings) if before else ()
+    for held in repository.held:
+        if held not in known:
+            log.warning("held back", extra={"reason": held})
+    for warning in repository.decision.warnings:
+        if warning not in known:
+            log.warning("the model repository needs attention", extra={"reason": warning})
 
 
 def _answers(repository: Repository) -> dict[str | None, object]:

@@ -15,11 +15,12 @@ from contract.errors import (
     VersionCorrupt,
 )
 from contract.manifest import Manifest, parse_manifest
-from contract.versions import manifest_files
+from contract.versions import manifest_files, read_version
 from service.errors import ModelNotFound, ModelNotReady
 from service.models import selection
 from service.models.repository import EngineConfig, LoadedVersion, Repository, load_version
 from service.models.selection import RepositoryConfig, load_repository, renew
+from service.models.snapshot import version_facts
 from tests import tinymodel
 
 CPU = EngineConfig("cpu")
@@ -316,7 +317,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     monkeypatch.setattr(Path, "iterdir", denied)
 
-    read, facts = selection.read_version, selection.version_facts
+    read, facts = read_version, version_facts
 
     def read_unless_denied(models_dir: Path, name: str, number: int) -> Any:
         if models_dir / name == folder:
