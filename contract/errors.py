@@ -11,6 +11,7 @@ ContractError
 ├── ModelError                     a version in the model repository
 │   ├── ManifestInvalid            manifest.json is missing, malformed or contradicts itself
 │   ├── VersionCorrupt             a file is missing, extra, linked, unreadable or has the wrong digest
+│   ├── VersionTooCostly           reading or verifying takes more time or memory than it may
 │   ├── GraphMismatch              the graph differs from the manifest
 │   └── GoldenMismatch             the served model's answer differs from the trained one's
 └── RepositoryError                the model repository as a whole
@@ -89,6 +90,12 @@ class VersionCorrupt(ModelError):
     """The files of a version are not those that its manifest lists."""
 
     code = "version_corrupt"
+
+
+class VersionTooCostly(ModelError):
+    """Reading or verifying a version takes more time or memory than it may."""
+
+    code = "version_too_costly"
 
 
 class GraphMismatch(ModelError):

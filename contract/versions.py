@@ -5,16 +5,21 @@ holds the digests of all other files. Reading a version verifies every digest an
 that were hashed, so a file cannot be swapped between check and use. Links, special files and files
 that the manifest does not list are refused. The graph of the layers is large and seldom needed:
 its digest is verified, but its bytes are read again when somebody asks for them.
+
+Sizes are bounded before anything is read, because a folder can hold files of any size: a sparse file
+of 32 GB takes no space on a disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -23,7 +28,14 @@ from contract.errors import ManifestInvalid, VersionCorrupt
 from contract.manifest import MANIFEST_FILE, SEAL_FILE, Manifest, dump_manifest, parse_manifest
 from contract.upgrades import SCHEMA_VERSION, schema_version_of
 
+MAX_FILE_BYTES: Final = 2**31
+"""Largest file of a version. An ONNX file, as any protobuf message, is smaller than 2 GiB."""
+MAX_MANIFEST_BYTES: Final = 2**24
+"""Largest manifest. 1,000 labels take 90 kB, so this is enough for 180,000."""
+_MAX_VERSION_BYTES: Final = 2 * MAX_FILE_BYTES  # two graphs; the other files are small
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")  # not "01": version 1 is read from the folder "1"
+# Refuses a link, and does not wait for the other end of a pipe, that took the place of a file.
+_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,8 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
 
     Raises:
         ManifestInvalid: the manifest is missing or wrong, or describes another name or version.
-        VersionCorrupt: a file is missing, extra, not a regular file, or has the wrong digest.
+        VersionCorrupt: a file is missing, extra, not a regular file, too large, or has the wrong
+            digest.
     """
     folder = models_dir / name / str(version)
     where = f"{name}/{version}"
@@ -85,7 +98,6 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
 
     text = _read_manifest(folder, where)
     manifest = _parse(text, name, version)
-
     extra = present - manifest.files.keys() - {MANIFEST_FILE, SEAL_FILE}
     if extra:
         raise VersionCorrupt(f"{where}: {min(extra)} is not listed in the manifest")
@@ -102,11 +114,14 @@ def read_version(models_dir: Path, name: str, version: int) -> Version:
 
 
 def read_manifest(models_dir: Path, name: str, version: int) -> tuple[Manifest, str]:
-    """Reads only the manifest of a version. Returns it and its file's digest.
+    """Reads the manifest of one version without its other files.
+
+    Returns:
+        The manifest and its digest, as in `Version`.
 
     Raises:
         ManifestInvalid: the manifest is missing or wrong, or describes another name or version.
-        VersionCorrupt: it is not the file that was published.
+        VersionCorrupt: it is not the manifest that was published.
     """
     text = _read_manifest(models_dir / name / str(version), f"{name}/{version}")
     return _parse(text, name, version), sha256(text)
@@ -155,13 +170,15 @@ def _parse(text: bytes, name: str, version: int) -> Manifest:
 
 def _read_manifest(folder: Path, where: str) -> bytes:
     try:
-        text = (folder / MANIFEST_FILE).read_bytes()
+        text = _read_bounded(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     except OSError as error:
         raise ManifestInvalid(f"{where}: {MANIFEST_FILE} is unreadable") from error
+    except _TooLarge as error:
+        raise ManifestInvalid(f"{where}: {MANIFEST_FILE} {error}") from error
 
     try:
-        sealed = (folder / SEAL_FILE).read_bytes()
-    except OSError as error:
+        sealed = _read_bounded(folder / SEAL_FILE, MAX_MANIFEST_BYTES)
+    except (OSError, _TooLarge) as error:
         raise VersionCorrupt(f"{where}: {SEAL_FILE} is missing or unreadable") from error
     if sealed != seal(text):
         raise VersionCorrupt(
@@ -173,21 +190,75 @@ def _read_manifest(folder: Path, where: str) -> bytes:
 
 def _regular_files(folder: Path, where: str) -> set[str]:
     found: set[str] = set()
-    for path in folder.rglob("*"):
-        mode = path.lstat().st_mode  # of a link itself, not of its target
+    n_bytes = 0
+    for path in _walk(folder, where):
         relative = path.relative_to(folder).as_posix()
-        if stat.S_ISREG(mode):
+        try:
+            facts = path.lstat()  # of a link itself, not of its target
+        except OSError as error:
+            raise VersionCorrupt(f"{where}: {relative}: {error.strerror}") from error
+        if stat.S_ISREG(facts.st_mode):
             found.add(relative)
-        elif not stat.S_ISDIR(mode):
+            n_bytes += facts.st_size
+        elif not stat.S_ISDIR(facts.st_mode):
             raise VersionCorrupt(f"{where}: {relative} is a link or a special file")
+        if facts.st_size > MAX_FILE_BYTES:
+            raise VersionCorrupt(f"{where}: {relative} {_TooLarge(facts.st_size, MAX_FILE_BYTES)}")
+    if n_bytes > _MAX_VERSION_BYTES:
+        raise VersionCorrupt(f"{where}: all files {_TooLarge(n_bytes, _MAX_VERSION_BYTES, 'have')}")
     return found
+
+
+def _walk(folder: Path, where: str) -> Iterator[Path]:
+    # Unlike Path.rglob, this does not pass over folders that cannot be listed.
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise VersionCorrupt(f"{where}: a folder cannot be listed: {error.strerror}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+class _TooLarge(Exception):
+    """A file exceeds the limit."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int, has: str = "has") -> None:
+        super().__init__(f"{has} {size_bytes:,} bytes, the limit is {limit_bytes:,}")
+
+
+def _open(path: Path, limit_bytes: int) -> tuple[BufferedReader, int]:
+    """Opens a regular file, and returns it with its size.
+
+    Raises:
+        OSError: it is missing, unreadable, or not a regular file.
+        _TooLarge: it exceeds the limit.
+    """
+    file = os.fdopen(os.open(path, _OPEN_FLAGS), "rb")
+    try:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(f"{path.name} is not a regular file")
+        if facts.st_size > limit_bytes:
+            raise _TooLarge(facts.st_size, limit_bytes)
+    except BaseException:
+        file.close()
+        raise
+    return file, facts.st_size
+
+
+def _read_bounded(path: Path, limit_bytes: int) -> bytes:
+    file, size = _open(path, limit_bytes)
+    with file:
+        return file.read(size)  # not `read()`: the file may grow meanwhile
 
 
 def _read_verified(folder: Path, path: str, digest: str, where: str) -> bytes:
     try:
-        data = (folder / path).read_bytes()
+        data = _read_bounded(folder / path, MAX_FILE_BYTES)
     except OSError as error:
         raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
+    except _TooLarge as error:
+        raise VersionCorrupt(f"{where}: {path} {error}") from error
     _compare(sha256(data), digest, path, where)
     return data
 
@@ -195,10 +266,13 @@ def _read_verified(folder: Path, path: str, digest: str, where: str) -> bytes:
 def _verify(folder: Path, path: str, digest: str, where: str) -> None:
     # In pieces: the file may be large.
     try:
-        with (folder / path).open("rb") as file:
+        file, _ = _open(folder / path, MAX_FILE_BYTES)
+        with file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise VersionCorrupt(f"{where}: {path} is missing or unreadable") from error
+    except _TooLarge as error:
+        raise VersionCorrupt(f"{where}: {path} {error}") from error
     _compare(found, digest, path, where)
 
 

@@ -8,8 +8,16 @@ import pytest
 
 import contract.versions
 from contract.errors import ManifestInvalid, VersionCorrupt
-from contract.versions import find_versions, read_layers, read_version, sha256
-from tests.contract.manifests import GRAPH, PICTURE, fields, sha, write_manifest, write_version
+from contract.versions import find_versions, read_layers, read_manifest, read_version, sha256
+from tests.contract.manifests import (
+    GRAPH,
+    PICTURE,
+    changed,
+    fields,
+    sha,
+    write_manifest,
+    write_version,
+)
 from tests.pictures import flip_bit
 
 FILES = ("manifest.json", "manifest.sha256", "model.onnx", "golden/red.png")
@@ -51,13 +59,13 @@ def test_read_version_file_swapped_afterwards_changes_nothing(models, folder):
 
 def test_read_version_reads_every_file_once(models, monkeypatch):
     read = []
-    read_bytes = Path.read_bytes
+    open_file = os.open
 
-    def record(path):
-        read.append(path.name)
-        return read_bytes(path)
+    def record(path, *arguments):
+        read.append(Path(path).name)
+        return open_file(path, *arguments)
 
-    monkeypatch.setattr(Path, "read_bytes", record)
+    monkeypatch.setattr(os, "open", record)
 
     read_version(models, "colours", 1)
 
@@ -209,40 +217,130 @@ def test_read_version_invalid_manifest_names_the_version(models, folder):
 
 @pytest.mark.parametrize("path", FILES)
 def test_read_version_unreadable_file_is_a_model_error(models, path, monkeypatch):
-    read_bytes = Path.read_bytes
+    open_file = os.open
 
-    def deny(file):
-        if file.name == Path(path).name:
+    def deny(file, *arguments):
+        if Path(file).name == Path(path).name:
             raise PermissionError
-        return read_bytes(file)
+        return open_file(file, *arguments)
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(os, "open", deny)
 
     with pytest.raises((ManifestInvalid, VersionCorrupt), match="unreadable"):
         read_version(models, "colours", 1)
 
 
-@pytest.mark.parametrize("content", [GRAPH, b"other"], ids=["same-bytes", "other-bytes"])
-def test_read_version_link_put_in_place_after_the_listing_cannot_change_bytes(
-    models, folder, monkeypatch, content
-):
-    # Files can change between listing and reading. Only the digest protects against that.
+SWAPPED = {
+    "link": lambda file, outside: file.symlink_to(outside),
+    "pipe": lambda file, _: os.mkfifo(file),
+    "other_bytes": lambda file, _: file.write_bytes(b"other"),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPPED)
+def test_read_version_file_swapped_after_the_listing_is_refused(models, folder, monkeypatch, swap):
+    # Files can change between listing and reading.
     listing, outside = contract.versions._regular_files, models / "outside"
-    outside.write_bytes(content)
+    outside.write_bytes(GRAPH)
 
     def list_then_swap(*args):
         found = listing(*args)
         (folder / "model.onnx").unlink()
-        (folder / "model.onnx").symlink_to(outside)
+        SWAPPED[swap](folder / "model.onnx", outside)
         return found
 
     monkeypatch.setattr(contract.versions, "_regular_files", list_then_swap)
 
-    if content == GRAPH:
-        assert read_version(models, "colours", 1).graph == GRAPH
-    else:
-        with pytest.raises(VersionCorrupt, match="SHA-256"):
-            read_version(models, "colours", 1)
+    with pytest.raises(VersionCorrupt, match=r"colours/1: model\.onnx"):
+        read_version(models, "colours", 1)
+
+
+SPARSE_BYTES = 32 * 2**30  # takes no space on the disk
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_read_version_huge_file_is_refused_before_it_is_read(models, folder, path, monkeypatch):
+    monkeypatch.setattr(os, "open", None)  # cannot be called
+    os.truncate(folder / path, SPARSE_BYTES)
+
+    with pytest.raises(VersionCorrupt, match=f"{path} has 34,359,738,368 bytes, the limit is"):
+        read_version(models, "colours", 1)
+
+
+def test_read_version_files_that_are_huge_together_are_refused(models, folder, monkeypatch):
+    for number in range(3):
+        (folder / f"{number}.bin").touch()
+        os.truncate(folder / f"{number}.bin", 2**31)
+    monkeypatch.setattr(os, "open", None)  # cannot be called
+
+    with pytest.raises(VersionCorrupt, match="all files have 6,442,4"):
+        read_version(models, "colours", 1)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sha256"])
+@pytest.mark.parametrize("read", [read_version, read_manifest])
+def test_large_manifest_is_refused(models, folder, name, read):
+    os.truncate(folder / name, 2**24 + 1)
+
+    with pytest.raises((ManifestInvalid, VersionCorrupt), match=rf"colours/1: {name}"):
+        read(models, "colours", 1)
+
+
+def test_file_that_grew_after_the_listing_is_refused(models, folder, monkeypatch):
+    listing = contract.versions._regular_files
+
+    def list_then_grow(*args):
+        found = listing(*args)
+        os.truncate(folder / "model.onnx", SPARSE_BYTES)
+        return found
+
+    monkeypatch.setattr(contract.versions, "_regular_files", list_then_grow)
+
+    with pytest.raises(VersionCorrupt, match=r"model\.onnx has 34,359,738,368 bytes"):
+        read_version(models, "colours", 1)
+
+
+HOSTILE = {
+    "deep_lists": "[" * 100_000 + "]" * 100_000,
+    "deep_objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "many_digits": f'{{"schema_version": {"9" * 5000}}}',
+    "digits_below_the_limit_of_python": f'{{"schema_version": {"9" * 4000}}}',
+    "infinite": '{"schema_version": 1e999}',
+    "no_text": "\0" * 1000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("read", [read_version, read_manifest])
+def test_hostile_manifest_is_refused(models, folder, text, read):
+    write_manifest(folder, text)
+
+    with pytest.raises(ManifestInvalid, match=r"colours/1: manifest\.json: "):
+        read(models, "colours", 1)
+
+
+def test_read_version_with_numbers_of_many_digits_is_a_model_error(models, folder):
+    text = json.dumps(changed("provenance.seed", 0)).replace('"seed": 0', f'"seed": {"9" * 5000}')
+    write_manifest(folder, text)
+
+    with pytest.raises(ManifestInvalid, match="colours/1"):
+        read_version(models, "colours", 1)
+
+
+def test_read_manifest_reads_no_other_file(models, folder):
+    (folder / "model.onnx").unlink()
+
+    manifest, digest = read_manifest(models, "colours", 1)
+
+    assert (manifest.name, manifest.version) == ("colours", 1)
+    assert digest == sha((folder / "manifest.json").read_bytes())
+
+
+def test_read_manifest_of_another_version_is_refused(tmp_path):
+    write_version(tmp_path, fields(version=2))
+
+    with pytest.raises(ManifestInvalid, match="describes"):
+        read_manifest(tmp_path, "colours", 1)
 
 
 def test_find_versions_sorts_by_number(tmp_path):
@@ -326,3 +424,20 @@ def test_graph_of_the_layers_that_was_not_published_is_refused(models, with_laye
 
 def test_read_layers_of_a_version_without_them_is_none(models):
     assert read_layers(models, read_version(models, "colours", 1).manifest) is None
+
+
+def test_read_version_with_a_folder_that_cannot_be_listed_refused(models, folder, monkeypatch):
+    denied = folder / "golden"
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path) == denied:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+    with pytest.raises(
+        VersionCorrupt, match="colours/1: a folder cannot be listed: Permission denied"
+    ):
+        read_version(models, "colours", 1)
