@@ -83,6 +83,12 @@ models_option = click.option(
     help="Model repository [default: ./models if it has a version, otherwise the models in the "
     "package].",
 )
+repository_file_option = click.option(
+    "--repository-file",
+    type=UserPath(dir_okay=False),
+    envvar="CONVSERVE_REPOSITORY_FILE",
+    help="File that says what is served [default: repository.toml in the model repository].",
+)
 provider_option = click.option(
     "--provider",
     type=click.Choice(["auto", *PROVIDERS]),

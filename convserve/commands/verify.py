@@ -1,52 +1,125 @@
-"""`convserve verify`: verifies versions as the service does before it serves them."""
+"""`convserve verify`: judges a model repository as a start of the service does."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from contract.errors import ContractError
-from contract.versions import find_versions
-from convserve.commands.options import models_option, provider_option
-from service.errors import ProviderUnavailable
-from service.models.repository import EngineConfig, load_version, no_versions
+from contract.errors import ContractError, RepositoryError
+from contract.repository.listing import list_repository
+from contract.repository.policy import VersionKey
+from convserve.commands.options import models_option, provider_option, repository_file_option
+from convserve.commands.serve import EXIT_NOT_SERVABLE
+from service.errors import EngineFailure, ProviderUnavailable
+from service.models.repository import EngineConfig, LoadedVersion, Repository, load_version
+from service.models.selection import RepositoryConfig, load_repository, look
+
+EXIT_WITH_PROBLEMS = 1
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @models_option
+@repository_file_option
+@click.option("--skip-broken", is_flag=True, help="Judge as `convserve serve --skip-broken` does.")
 @provider_option
-def verify(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
-    """Verify versions as the service does before it serves them.
+def verify(
+    names: tuple[str, ...],
+    models_dir: Path,
+    repository_file: Path | None,
+    skip_broken: bool,
+    provider: str,
+) -> None:
+    """Judge the model repository as a start of the service does.
 
-    NAMES are model names or NAME/VERSION; without any, all versions are verified. This checks the
-    digests of all files, the graph's inputs and outputs, and the golden examples. The exit status is
-    1 if any version fails.
+    Every version is verified: the digests of all files, the graph's inputs and outputs, and the golden
+    examples. Then repository.toml is applied. The exit status is 0 if all is well, 1 if the service
+    would start although something cannot be served, and 3 if it would not start.
+
+    NAMES are model names or NAME/VERSION. With them, only those versions are verified, and
+    repository.toml does not count.
     """
-    failed = False
-    for name, number in _select(models_dir, names):
+    config = RepositoryConfig(models_dir, EngineConfig(provider), repository_file, skip_broken)
+    verifier = _Verifier(config)
+    try:
+        keys = _select(config, names)
+    except RepositoryError as error:
+        click.echo(f"A start would fail: {error}", err=True)
+        sys.exit(EXIT_NOT_SERVABLE)
+    for key in keys:
+        verifier.verify(key)
+    if names:
+        sys.exit(EXIT_WITH_PROBLEMS if verifier.failures else 0)
+
+    try:
+        repository = load_repository(config, verifier.load)
+    except RepositoryError as error:
+        click.echo(f"A start would fail: {error}", err=True)
+        sys.exit(EXIT_NOT_SERVABLE)
+    _describe(repository)
+    sys.exit(EXIT_WITH_PROBLEMS if repository.problems or verifier.failures else 0)
+
+
+class _Verifier:
+    """Verifies each version once, and keeps what a start needs to know of it."""
+
+    def __init__(self, config: RepositoryConfig) -> None:
+        self.failures: dict[VersionKey, Exception] = {}
+        self._config = config
+        self._verified: dict[VersionKey, LoadedVersion] = {}
+
+    def verify(self, key: VersionKey) -> None:
+        config = self._config
         try:
-            version = load_version(models_dir, name, number, EngineConfig(provider))
+            version = load_version(config.models_dir, *key, config.engine_config)
         except (ContractError, ProviderUnavailable) as error:
             click.echo(f"FAILED  {error}")
-            failed = True
-        else:
-            click.echo(
-                f"ok      {name}/{number}: {len(version.manifest.files)} files, "
-                f"{len(version.manifest.golden)} golden examples within "
-                f"{version.golden_difference:.1e}, provider {version.provider}"
-            )
-    sys.exit(1 if failed else 0)
+            self.failures[key] = error
+            return
+        click.echo(
+            f"ok      {key[0]}/{key[1]}: {len(version.manifest.files)} files, "
+            f"{len(version.manifest.golden)} golden examples within "
+            f"{version.golden_difference:.1e}, provider {version.provider}"
+        )
+        self._verified[key] = replace(version, engine=_Closed())  # frees the graph's memory
+
+    def load(self, _models_dir: Path, name: str, number: int, _run: EngineConfig) -> LoadedVersion:
+        if failure := self.failures.get((name, number)):
+            raise failure
+        return self._verified[name, number]
 
 
-def _select(models_dir: Path, names: tuple[str, ...]) -> list[tuple[str, int]]:
-    found = find_versions(models_dir)
-    if not found:
-        raise click.ClickException(no_versions(models_dir))
+class _Closed:
+    """In place of an engine that nobody runs any more."""
 
-    every = [(name, number) for name, numbers in found.items() for number in numbers]
+    def run(self, *_: object) -> NDArray[np.float32]:
+        raise EngineFailure("this version was only verified")
+
+
+def _describe(repository: Repository) -> None:
+    for line in repository.held:
+        click.echo(f"held    {line}")
+    for line in repository.decision.warnings:
+        click.echo(f"note    {line}")
+    served = [
+        f"{name}/{one.answer}{' (default)' if name == repository.default_name else ''}"
+        for name, one in repository.decision.models.items()
+        if one.answer is not None
+    ]
+    click.echo(f"A start would serve {', '.join(served)}.")
+    for line in repository.problems:
+        click.echo(f"Problem: {line}")
+
+
+def _select(config: RepositoryConfig, names: tuple[str, ...]) -> list[VersionKey]:
+    look(config)  # raises if there is nothing to judge
+    listing = list_repository(config.models_dir)
+    every = [(name, number) for name, found in listing.models.items() for number in found]
     accepted = {key: {key[0], f"{key[0]}/{key[1]}"} for key in every}
     for name in names:
         if not any(name in spellings for spellings in accepted.values()):

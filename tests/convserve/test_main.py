@@ -208,7 +208,7 @@ def test_main_models_lists_names_and_versions(half_corrupt):
     ("command", "start", "status"),
     [
         (["models"], "", 1),
-        (["verify"], "Error: ", 1),
+        (["verify"], "A start would fail: ", 3),
         (["classify", "x.jpg"], "Error: ", 1),
         (["serve"], "convserve: cannot serve: ", 3),
     ],
@@ -235,7 +235,10 @@ def test_main_verify_reports_good_and_corrupt_versions(half_corrupt):
         ["ok", "other/1:"],
         ["FAILED", "tiny/1:"],
         ["ok", "tiny/2:"],
+        ["note", "there"],
+        ["A", "start"],
     ]
+    assert lines[-1] == "A start would serve other/1, tiny/2."
     assert "3 golden examples within" in lines[0]
 
 
@@ -265,7 +268,33 @@ def test_main_verify_unknown_name_refused(half_corrupt, name):
 def test_main_verify_on_missing_provider_fails(models_dir):
     result = run("verify", "--models-dir", models_dir, "--provider", "cuda")
 
-    assert (result.exit_code, result.stdout.count("FAILED")) == (1, 2)
+    assert (result.exit_code, result.stdout.count("FAILED")) == (3, 2)
+    assert result.stderr.startswith("A start would fail: ")
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 3), (["--skip-broken"], 1)])
+def test_main_verify_judges_a_repository_as_a_start_does(tmp_path, flags, status):
+    for name in ("broken", "tiny"):
+        tinymodel.write_version(tmp_path, name)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"x")
+    (tmp_path / "repository.toml").write_text('default = "tiny"')
+
+    result = run("verify", *flags, "--models-dir", tmp_path)
+
+    assert result.exit_code == status
+    assert ("A start would serve tiny/1 (default)." in result.stdout) == bool(flags)
+    assert ("A start would fail" in result.stderr) != bool(flags)
+
+
+def test_main_verify_wrong_repository_file_would_fail_a_start(tmp_path):
+    tinymodel.write_version(tmp_path)
+    file = tmp_path / "served.toml"
+    file.write_text("answer = 1")
+
+    result = run("verify", "--models-dir", tmp_path, "--repository-file", file)
+
+    assert result.exit_code == 3
+    assert "served.toml: answer: unknown key" in result.stderr
 
 
 # serve
@@ -273,13 +302,13 @@ def test_main_verify_on_missing_provider_fails(models_dir):
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [([], "tiny/1: model.onnx"), (["--provider", "cuda", "--versions-per-model", "1"], "cuda")],
+    [([], "tiny/1: model.onnx"), (["--provider", "cuda"], "cuda")],
     ids=["corrupt", "provider"],
 )
 def test_main_serve_that_cannot_start_exits_with_one_line(half_corrupt, arguments, reason):
-    every = ["--versions-per-model", "0", *arguments]
+    (half_corrupt / "repository.toml").write_text("[models.tiny]\nanswer = 1")
 
-    result = run("serve", "--models-dir", half_corrupt, *every)
+    result = run("serve", "--models-dir", half_corrupt, *arguments)
 
     assert result.exit_code == EXIT_NOT_SERVABLE == 3
     (line,) = result.stderr.splitlines()
