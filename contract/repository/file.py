@@ -114,11 +114,11 @@ class ModelPolicy(_Strict):
     Attributes:
         load: the versions loaded besides the one that answers and those with an alias. "none" loads
             nothing, not even those.
-        answer: "latest" is the newest version that satisfies `require`, or of those that `load`
-            lists. A number or an alias is that version, whatever it satisfies.
+        answer: "latest" is the newest version that satisfies `require`. A number or an alias is that
+            version, whatever it satisfies.
         previous: the version that answered before the last change.
         aliases: version number by alias.
-        require: for "latest", and for versions that `load` does not list.
+        require: for "latest", and for versions that `load` selects without naming them.
     """
 
     load: Annotated[Load | Newest | tuple[int, ...], BeforeValidator(_parse_load)] = "answering"

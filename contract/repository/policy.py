@@ -158,10 +158,7 @@ def _accepted(
 
 def _answer(policy: ModelPolicy, good: Mapping[int, Listed], accepted: list[int]) -> int | None:
     if policy.answer == "latest":
-        candidates = (
-            [n for n in policy.load if n in good] if isinstance(policy.load, tuple) else accepted
-        )
-        return max(candidates, default=None)
+        return max(accepted, default=None)
     pinned = policy.pinned()
     return pinned if pinned in good else None
 
