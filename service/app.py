@@ -37,6 +37,7 @@ from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
 from service.models.repository import Load, Repository, resolve_models_dir
 from service.models.selection import RepositoryConfig
+from service.models.starting import StartGuard
 from service.models.watcher import RepositoryWatcher, report_start
 from service.serving.admission import Admission
 from service.serving.backend import LaneBackend, load_backend
@@ -81,7 +82,9 @@ class Application(FastAPI):
 class Service:
     """The running parts behind an application: creates, starts, replaces and stops them."""
 
-    def __init__(self, settings: Settings, config: RepositoryConfig) -> None:
+    def __init__(
+        self, settings: Settings, config: RepositoryConfig, guard: StartGuard | None = None
+    ) -> None:
         self.metrics = Metrics(LABEL_VALUES)
         self._started = False
         self.draining = False
@@ -89,7 +92,7 @@ class Service:
         self._poll_wanted = False
 
         # This loads the models, here or in worker processes, but starts no lanes yet.
-        self._backend = load_backend(settings, config, usable_cpus(), self._callbacks())
+        self._backend = load_backend(settings, config, usable_cpus(), self._callbacks(), guard)
         self._retiring: dict[asyncio.Task[None], LaneBackend] = {}  # replaced, but still in use
 
         self._admission = Admission(
@@ -238,10 +241,14 @@ async def _retire(active: ActiveBackend, backend: LaneBackend) -> None:
     await backend.stop(_STOP_S)
 
 
-def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, working_dir: Path | None = None, guard: StartGuard | None = None
+) -> FastAPI:
     """Loads the models and returns the ASGI application; `app.state.service` is its `Service`.
 
-    `working_dir` is where `models` is searched if `models_dir` is not set.
+    `working_dir` is where `models` is searched if `models_dir` is not set. `guard` decides what
+    happens when a version exceeds the limits while it is loaded in this process; by default the
+    process exits with status 3.
 
     Raises:
         RepositoryError: there is nothing to serve, or a model cannot be served.
@@ -254,7 +261,7 @@ def create_app(settings: Settings, working_dir: Path | None = None) -> FastAPI:
         settings.skip_broken,
     )
     seen = config.snapshot()  # before loading, so that later changes are not missed
-    service = Service(settings, config)
+    service = Service(settings, config, guard)
     report_start(service.repository)
 
     @asynccontextmanager

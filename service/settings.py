@@ -134,7 +134,13 @@ class Settings(BaseModel):
         120.0,
         gt=0,
         le=3600,
-        description="Time to load and verify all models; after that the process exits.",
+        description="Time to load and verify one version; after that the version is not served.",
+    )
+    load_max_memory_bytes: OptionalInt = Field(
+        None,
+        ge=50_000_000,
+        description="Memory that loading and verifying one version may take; beyond that the version "
+        "is not served. If unset: 80% of the memory that is available when the loading begins.",
     )
     request_timeout_s: float = Field(
         30.0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from functools import partial
 from typing import Any
 
 import click
@@ -42,6 +41,7 @@ def serve(signals: SignalHandlers | None, /, print_settings: bool, **overrides: 
 
 def _serve(settings: Settings, signals: SignalHandlers) -> int:
     # Late, because these take a second to import and --print-settings does not need them.
+    from convserve.restarting import restarting_guard
     from service.app import create_app
     from service.http.server import DrainingServer
     from service.system.logs import LogWriter
@@ -55,11 +55,9 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         logs.stop()
 
     signals.before_exit = before_exit
-    give_up = partial(_give_up_loading, settings.load_timeout_s)
 
     try:
-        with process.within(settings.load_timeout_s, give_up):
-            app = create_app(settings)
+        app = create_app(settings, guard=restarting_guard(logs))
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with process.bind_socket(settings.host, settings.port) as listener:
             DrainingServer(app, settings, signals).run(sockets=[listener])
@@ -72,12 +70,3 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     finally:
         logs.stop()
     return 0
-
-
-def _give_up_loading(timeout_s: float) -> None:
-    click.echo(
-        f"convserve: cannot serve: the models did not load within {timeout_s:g} s; "
-        "see CONVSERVE_LOAD_TIMEOUT_S",
-        err=True,
-    )
-    process.exit_now(EXIT_NOT_SERVABLE)

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.arrays import read_classifier
-from contract.errors import GoldenMismatch, GraphMismatch, ImageError, ModelError
+from contract.errors import (
+    GoldenMismatch,
+    GraphMismatch,
+    ImageError,
+    ModelError,
+    VersionCorrupt,
+    VersionTooCostly,
+)
 from contract.manifest import GoldenExample, Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import Tensor, golden_inputs
@@ -230,16 +237,28 @@ Load = Callable[[Path, str, int, EngineConfig], LoadedVersion]  # has `load_vers
 
 
 def load_version(
-    models_dir: Path, name: str, number: int, engine_config: EngineConfig
+    models_dir: Path,
+    name: str,
+    number: int,
+    engine_config: EngineConfig,
+    *,
+    manifest_sha256: str | None = None,
 ) -> LoadedVersion:
-    """Reads, opens and verifies one version.
+    """Reads, opens and verifies one version; without limits of time and memory.
+
+    Args:
+        models_dir: the model repository.
+        name: of the model.
+        number: of the version.
+        engine_config: how it is run.
+        manifest_sha256: the only manifest that may be loaded, by its digest; None for any.
 
     Raises:
         ModelError: its files, its graph or its answers differ from what was published.
         ProviderUnavailable: the configured provider does not work here.
     """
     started_s = time.monotonic()
-    version = read_version(models_dir, name, number)
+    version = _read(models_dir, name, number, manifest_sha256)
     manifest = version.manifest
 
     def largest_batch(provider: str) -> int:
@@ -287,6 +306,16 @@ def load_version(
         },
     )
     return loaded
+
+
+def _read(models_dir: Path, name: str, number: int, manifest_sha256: str | None) -> Version:
+    try:
+        version = read_version(models_dir, name, number)
+    except MemoryError as error:
+        raise VersionTooCostly(f"{name}/{number}: there is no memory to read its files") from error
+    if manifest_sha256 not in (None, version.manifest_sha256):
+        raise VersionCorrupt(f"{name}/{number}: it was replaced while it was being loaded")
+    return version
 
 
 def _open_engine(

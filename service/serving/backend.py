@@ -24,20 +24,17 @@ from service.batching.thread_lane import ThreadLaneFactory
 from service.batching.work import Preparation, is_large
 from service.errors import DeadlineExceeded
 from service.models.engine import Batch
+from service.models.limits import LoadLimits
 from service.models.repository import (
     Load,
     LoadedVersion,
     Repository,
-    load_version,
 )
 from service.models.selection import RepositoryConfig, load_repository
+from service.models.starting import StartGuard, load_watched
 from service.settings import Settings
-from service.workers.factory import (
-    ProcessLaneFactory,
-    WorkerConfig,
-    load_in_child,
-    start_children,
-)
+from service.workers.factory import ProcessLaneFactory, WorkerConfig, start_children
+from service.workers.proving import load_in_child, load_proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,34 +214,42 @@ class LaneBackend:
 
 
 def load_backend(
-    settings: Settings, config: RepositoryConfig, cpus: int, callbacks: BatchCallbacks | None = None
+    settings: Settings,
+    config: RepositoryConfig,
+    cpus: int,
+    callbacks: BatchCallbacks | None = None,
+    guard: StartGuard | None = None,
 ) -> LaneBackend:
     """Loads and verifies the versions to serve, in this process or in children; blocks.
+
+    `guard` decides about versions that exceed the limits in this process.
 
     Raises:
         ModelError: a version cannot be served.
         ProviderUnavailable: the provider cannot be used, or a child does not start.
     """
+    limits = LoadLimits(settings.load_timeout_s, settings.load_max_memory_bytes)
+    workers = WorkerConfig(config, image_limits(settings), settings.log_level, limits)
     if settings.workers:
-        workers = WorkerConfig(
-            config, image_limits(settings), settings.log_level, settings.load_timeout_s
-        )
         factory, repository = start_children(
-            workers, settings.workers, settings.worker_max_memory_bytes
+            workers,
+            settings.workers,
+            partial(load_in_child, workers),
+            settings.worker_max_memory_bytes,
         )
         kind = _processes(workers, factory)
         return LaneBackend(repository, kind, settings, cpus, callbacks)
 
-    repository = load_repository(config)
+    repository = load_repository(config, partial(load_watched, limits, guard or StartGuard()))
     pool = ThreadPoolExecutor(prepare_threads(repository, cpus), "prepare")
-    return LaneBackend(repository, _threads(pool), settings, cpus, callbacks)
+    return LaneBackend(repository, _threads(pool, workers), settings, cpus, callbacks)
 
 
-def _threads(pool: Executor) -> LaneKind:
+def _threads(pool: Executor, proving: WorkerConfig) -> LaneKind:
     async def renew(_repository: Repository, _count: int) -> LaneKind:
-        return _threads(pool)
+        return _threads(pool, proving)
 
-    return LaneKind(ThreadLaneFactory(), pool, load_version, renew)
+    return LaneKind(ThreadLaneFactory(), pool, partial(load_proven, proving), renew)
 
 
 def _processes(workers: WorkerConfig, factory: ProcessLaneFactory) -> LaneKind:

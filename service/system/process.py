@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -77,18 +76,6 @@ def bind_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-@contextmanager
-def within(seconds: float, on_timeout: Callable[[], None]) -> Iterator[None]:
-    """Calls `on_timeout` on another thread if the block takes longer. The block is not interrupted."""
-    timer = threading.Timer(seconds, on_timeout)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def die_with_parent(parent: int) -> None:
     """Makes the kernel kill this process when its parent ends. Linux only.
 
@@ -101,10 +88,27 @@ def die_with_parent(parent: int) -> None:
         os._exit(_EXIT_ORPHANED)
 
 
+def restart(environment: Mapping[str, str]) -> None:
+    """Replaces this process by a fresh one of the same command, from any thread.
+
+    Process id, working directory and standard streams stay. All threads end at once, even inside
+    native code. Blocked signals stay blocked and pending.
+
+    Raises:
+        OSError: it cannot be replaced.
+    """
+    _flush_streams()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
+
+
 def exit_now(status: int) -> None:
     # Skips the interpreter's shutdown, which would wait for native runs and could crash in them.
+    _flush_streams()
+    os._exit(status)
+
+
+def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError, ValueError):  # the reader is gone
                 stream.flush()
-    os._exit(status)

@@ -88,11 +88,22 @@ class UsageCollector(Collector):
 
 def resident_bytes(pid: int, proc: Path = _PROC) -> int:
     """Returns the resident memory of a process; 0 on systems without /proc."""
+    return _resident_pages(pid, proc)[0] * os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes(pid: int, proc: Path = _PROC) -> int:
+    """Returns the resident memory of a process without pages of files; 0 on systems without /proc."""
+    resident, of_files = _resident_pages(pid, proc)
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_pages(pid: int, proc: Path) -> tuple[int, int]:
+    # All of them, and those that belong to files or shared memory.
     try:
-        statm = (proc / str(pid) / "statm").read_text(encoding="ascii")
-        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        fields = (proc / str(pid) / "statm").read_text(encoding="ascii").split()
+        return int(fields[1]), int(fields[2])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
 
 
 def _cpu_seconds(pid: int, proc: Path) -> float:
@@ -122,8 +133,19 @@ def container_memory(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
 
 def machine_bytes(proc: Path = _PROC) -> float:
     """Returns the memory of the machine; inf on systems without /proc."""
+    return _machine_fact("MemTotal:", proc)
+
+
+def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> float:
+    """Returns the memory that processes can still take here, in the container and on the machine."""
+    machine = _machine_fact("MemAvailable:", proc)
+    container = container_memory(cgroup)
+    return machine if container is None else min(machine, max(0, container[1] - container[0]))
+
+
+def _machine_fact(name: str, proc: Path) -> float:
     for line in _read(proc / "meminfo").splitlines():
-        if line.startswith("MemTotal:"):
+        if line.startswith(name):
             return 1024.0 * int(line.split()[1])
     return math.inf
 

@@ -3,7 +3,8 @@
     python -m service.workers <file descriptor of its end of the socket pair> <parent's process id>
 
 The first frame is START: the model repository, how to run, and the name, number and manifest digest of
-each version. The child answers READY with facts about them, or FAILED. Then it loops: read a batch,
+each version. The child sends LOADING before it loads each, and READY with facts about them, or FAILED.
+Then it loops: read a batch,
 prepare it, run it, write the outcomes. It exits when the connection ends, and that happens however the
 front exits.
 """
@@ -16,11 +17,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
-from contract.errors import ContractError, ImageError, VersionCorrupt
+from contract.errors import ContractError, ImageError
 from contract.images import ImageLimits, inspect
 from contract.telemetry import disable_runtime_telemetry
 from service.batching.lane import BatchItem, BatchJob, Outcome, RowResult
@@ -131,8 +133,10 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
     return bytes(data)
 
 
-def load(start: dict[str, Any]) -> tuple[list[LoadedVersion], list[dict[str, Any]]]:
-    """Loads and verifies the versions of a START message.
+def load(
+    start: dict[str, Any], on_loading: Callable[[], object]
+) -> tuple[list[LoadedVersion], list[dict[str, Any]]]:
+    """Loads and verifies the versions of a START message. Calls `on_loading` before each.
 
     Returns:
         The versions, and for each the facts that the front puts into its `LoadedVersion`.
@@ -144,10 +148,10 @@ def load(start: dict[str, Any]) -> tuple[list[LoadedVersion], list[dict[str, Any
     models_dir, engine_config = Path(start["models_dir"]), EngineConfig(**start["run"])
     versions = []
     for name, number, manifest_sha256 in start["versions"]:
-        version = load_version(models_dir, name, number, engine_config)
-        if version.manifest_sha256 != manifest_sha256:
-            raise VersionCorrupt(f"{name}/{number}: it was replaced while it was being loaded")
-        versions.append(version)
+        on_loading()
+        versions.append(
+            load_version(models_dir, name, number, engine_config, manifest_sha256=manifest_sha256)
+        )
     return versions, [_facts(version) for version in versions]
 
 
@@ -188,7 +192,8 @@ def _run(sock: socket.socket) -> int:
     logs.start()
     try:
         try:
-            versions, facts = load(start)
+            loading = b"".join(wire.pack(FrameKind.LOADING))
+            versions, facts = load(start, lambda: sock.sendall(loading))
         except Exception as error:
             if not isinstance(error, ContractError | ProviderUnavailable):
                 log.exception("a worker process could not start")

@@ -1,8 +1,7 @@
 """Starts the child processes for a set of versions, and makes lanes of them.
 
-The front never runs a network: it reads manifests and digests, and takes the rest from the READY message
-of its children. A version published while the service runs is loaded in a child of its own first, so
-that a graph that crashes its process does no other harm.
+The front never runs a network: it reads manifests, and takes the rest from the READY message of its
+children, which verify all files.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,19 +18,17 @@ from numpy.typing import NDArray
 from contract.errors import ModelError
 from contract.images import ImageLimits
 from contract.manifest import Manifest
-from contract.versions import read_version
+from contract.versions import read_manifest
 from service.batching.lane import Lane, LaneCallbacks
 from service.errors import EngineFailure, ProviderUnavailable
 from service.models.engine import Batch
+from service.models.limits import LoadLimits, VersionId
 from service.models.providers import ProviderFallback
-from service.models.repository import Checked, EngineConfig, LoadedVersion, Repository
+from service.models.repository import Checked, Load, LoadedVersion, Repository
 from service.models.selection import RepositoryConfig, check_start, load_repository, look
 from service.models.snapshot import version_facts
 from service.workers.lane import ProcessLane
 from service.workers.launch import LaunchedWorker, ProcessLauncher
-
-# Name, number and manifest digest of a version, as in the START message.
-VersionId = tuple[str, int, str]
 
 
 class RemoteEngine:
@@ -50,7 +45,7 @@ class WorkerConfig:
     repository: RepositoryConfig
     limits: ImageLimits
     log_level: str
-    timeout_s: float  # a child that is not ready by then is killed
+    load_limits: LoadLimits  # a child that exceeds them before it is ready is killed
 
     def launcher(self, versions: list[VersionId]) -> ProcessLauncher:
         start_message = {
@@ -60,7 +55,7 @@ class WorkerConfig:
             "limits": asdict(self.limits),
             "log_level": self.log_level,
         }
-        return ProcessLauncher(start_message, self.timeout_s)
+        return ProcessLauncher(start_message, self.load_limits)
 
 
 class ProcessLaneFactory:
@@ -151,9 +146,11 @@ class ProcessLaneFactory:
 
 
 def start_children(
-    config: WorkerConfig, count: int, max_memory_bytes: int | None = None
+    config: WorkerConfig, count: int, load: Load, max_memory_bytes: int | None = None
 ) -> tuple[ProcessLaneFactory, Repository]:
     """Starts `count` children for the versions to serve; blocks until all are ready.
+
+    `load` loads one version in a child of its own, to find out which one is broken.
 
     The calling thread must outlive them; see `ProcessLauncher.launch_now`.
 
@@ -165,7 +162,7 @@ def start_children(
         ready, repository = _start_all(config, count)
     except (ModelError, ProviderUnavailable):
         # One of the versions fails. Loaded one by one, it becomes clear which.
-        repository = load_repository(config.repository, partial(load_in_child, config))
+        repository = load_repository(config.repository, load)
         ready = config.launcher(_version_ids(repository)).launch_now(count)
     return ProcessLaneFactory(
         config, repository, ready, max_memory_bytes=max_memory_bytes
@@ -181,31 +178,24 @@ def _start_all(config: WorkerConfig, count: int) -> tuple[list[LaunchedWorker], 
     # In the order of `Repository.versions`: children know a version by its position.
     keys = sorted(start.decision.wanted())
     checked = {key: Checked(version_facts(models_dir, *key)) for key in keys}
-    found = [read_version(models_dir, *key) for key in keys]
-    ids = [(one.manifest.name, one.manifest.version, one.manifest_sha256) for one in found]
+    found = [read_manifest(models_dir, *key) for key in keys]
+    ids = [(*key, digest) for key, (_, digest) in zip(keys, found, strict=True)]
     ready = config.launcher(ids).launch_now(count)
     versions = [
-        _loaded(one.manifest, one.manifest_sha256, facts)
-        for one, facts in zip(found, ready[0].facts, strict=True)
+        loaded_remotely(manifest, digest, facts)
+        for (manifest, digest), facts in zip(found, ready[0].facts, strict=True)
     ]
     return ready, Repository(versions, start.decision, file=start.file, checked=checked)
-
-
-def load_in_child(
-    config: WorkerConfig, models_dir: Path, name: str, number: int, _run: EngineConfig
-) -> LoadedVersion:
-    """Loads and verifies one version in a child of its own; in place of `repository.load_version`."""
-    version = read_version(models_dir, name, number)
-    (launched,) = config.launcher([(name, number, version.manifest_sha256)]).launch_now(1)
-    launched.abort()
-    return _loaded(version.manifest, version.manifest_sha256, launched.facts[0])
 
 
 def _version_ids(repository: Repository) -> list[VersionId]:
     return [(*one.key, one.manifest_sha256) for one in repository.versions()]
 
 
-def _loaded(manifest: Manifest, manifest_sha256: str, facts: dict[str, Any]) -> LoadedVersion:
+def loaded_remotely(
+    manifest: Manifest, manifest_sha256: str, facts: dict[str, Any]
+) -> LoadedVersion:
+    """Returns a version that only children can run, from the facts of their READY message."""
     fallback = facts["fallback"]
     return LoadedVersion(
         manifest=manifest,

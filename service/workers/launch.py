@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from contract.errors import ModelError
+from contract.errors import GraphMismatch, ModelError, VersionTooCostly
 from service.errors import ProviderUnavailable, WorkerNotStarted
+from service.models.limits import CHECK_INTERVAL_S, LoadBudget, LoadLimits
 from service.system.threads import DaemonThread
+from service.system.usage import private_bytes
 from service.workers import wire
 from service.workers.wire import FrameKind, WireError
 
@@ -73,12 +76,14 @@ class WorkerLauncher(Protocol):
 class ProcessLauncher:
     """Starts real processes for a set of versions; a `WorkerLauncher`."""
 
-    def __init__(self, start_message: dict[str, Any], timeout_s: float) -> None:
+    def __init__(self, start_message: dict[str, Any], limits: LoadLimits) -> None:
         self._start_message = start_message
-        self._timeout_s = timeout_s  # a child that is not ready by then is killed
+        self._limits = limits  # a child that exceeds them before it is ready is killed
 
     async def launch(self) -> LaunchedWorker:
-        starting = self._spawn()
+        # Its versions have been loaded before, so their memory is known. A lane must be replaced also
+        # when memory is short, and its worker has a limit of its own.
+        starting = self._spawn(replace(self._limits, max_memory_bytes=sys.maxsize))
         thread = DaemonThread("launch")  # reading from the child blocks
         try:
             return await asyncio.wrap_future(thread.submit(starting.wait_ready))
@@ -96,7 +101,7 @@ class ProcessLauncher:
         Raises:
             ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
-        starting = [self._spawn() for _ in range(count)]
+        starting = [self._spawn(self._limits, siblings=count) for _ in range(count)]
         try:
             with ThreadPoolExecutor(count, "launch") as pool:
                 return list(pool.map(_StartingWorker.wait_ready, starting))
@@ -105,7 +110,8 @@ class ProcessLauncher:
                 one.abort()
             raise
 
-    def _spawn(self) -> _StartingWorker:
+    def _spawn(self, limits: LoadLimits, siblings: int = 1) -> _StartingWorker:
+        budget = limits.begin(siblings=siblings)
         ours, theirs = socket.socketpair()
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -116,32 +122,46 @@ class ProcessLauncher:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": search_path},
             )
-        until_s = time.monotonic() + self._timeout_s
-        return _StartingWorker(process, ours, self._start_message, until_s)
+        return _StartingWorker(process, ours, self._start_message, budget)
 
 
-@dataclass(frozen=True, slots=True)
 class _StartingWorker:
     """A child process that is loading its versions."""
 
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
-    start_message: dict[str, Any]
-    until_s: float
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        start_message: dict[str, Any],
+        budget: LoadBudget,
+    ) -> None:
+        self.process = process
+        self.sock = sock
+        self._start_message = start_message
+        self._budget = budget
+        self._waiting = [f"{name}/{number}" for name, number, _ in start_message["versions"]]
+        self._loading: str | None = None
 
     def wait_ready(self) -> LaunchedWorker:
-        """Sends START and returns when READY has come; blocks."""
+        """Sends START and returns when READY has come; blocks.
+
+        Raises:
+            ModelError, ProviderUnavailable: it cannot serve its versions, or does not start. If it
+                exceeded the limits, it has been killed.
+        """
+        self.sock.settimeout(CHECK_INTERVAL_S)
         try:
-            self.sock.settimeout(self._remaining_s())
-            self.sock.sendall(b"".join(wire.pack_json(FrameKind.START, self.start_message)))
-            frame = wire.read_frame(self._receive)
-        except TimeoutError as error:
-            raise WorkerNotStarted("a worker process was not ready in time") from error
+            self._send(b"".join(wire.pack_json(FrameKind.START, self._start_message)))
+            frame = self._read()
+            while frame is not None and frame.kind is FrameKind.LOADING and self._waiting:
+                self._loading = self._waiting.pop(0)
+                self._budget.restart_clock()
+                frame = self._read()
         except (OSError, WireError) as error:
-            raise WorkerNotStarted(f"a worker process {self._how_it_failed()}") from error
+            raise self._ended() from error
 
         if frame is None:
-            raise WorkerNotStarted(f"a worker process {self._how_it_failed()}")
+            raise self._ended()
         if frame.kind is FrameKind.FAILED:
             failure = wire.unpack_failed(frame.payload)
             if isinstance(failure, ModelError | ProviderUnavailable):
@@ -159,24 +179,53 @@ class _StartingWorker:
         self.process.wait()
         self.sock.close()
 
+    def _send(self, data: bytes) -> None:
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(data):
+                self._check_limits()
+                with suppress(TimeoutError):
+                    sent += self.sock.send(view[sent:])
+
+    def _read(self) -> wire.Frame | None:
+        return wire.read_frame(self._receive)
+
     def _receive(self, size: int) -> bytes | None:
         # Not a byte more than the frame: what follows belongs to the event loop.
         data = b""
         while len(data) < size:
-            self.sock.settimeout(self._remaining_s())
-            piece = self.sock.recv(size - len(data))
-            if not piece:
-                return None
-            data += piece
+            self._check_limits()
+            with suppress(TimeoutError):
+                piece = self.sock.recv(size - len(data))
+                if not piece:
+                    return None
+                data += piece
         return data
 
-    def _remaining_s(self) -> float:
-        return max(0.01, self.until_s - time.monotonic())  # 0 would mean non-blocking
+    def _check_limits(self) -> None:
+        reason = self._budget.exceeded(private_bytes(self.process.pid))
+        if reason is None:
+            return
+        self.process.kill()  # now: it may be taking more memory
+        if self._loading is None:
+            raise WorkerNotStarted(f"a worker process was not ready in time: {reason}")
+        raise VersionTooCostly(f"{self._loading}: {reason}")
 
-    def _how_it_failed(self) -> str:
+    def _ended(self) -> Exception:
         try:
             status = self.process.wait(1.0)
         except subprocess.TimeoutExpired:
-            return "broke the protocol"
-        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        return f"{how} while it was starting"
+            return WorkerNotStarted("a worker process broke the protocol")
+        if status >= 0:
+            how = f"exited with status {status}"
+        elif self._loading is None:
+            how = f"was killed by signal {-status}"
+        elif status == -signal.SIGKILL:
+            return VersionTooCostly(
+                f"{self._loading}: the process that loaded it was killed, as the kernel does when "
+                "memory runs out"
+            )
+        else:
+            crash = signal.strsignal(-status) or f"signal {-status}"
+            return GraphMismatch(f"{self._loading}: the process that loaded it crashed ({crash})")
+        return WorkerNotStarted(f"a worker process {how} while it was starting")

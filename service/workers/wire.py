@@ -52,6 +52,7 @@ class FrameKind(enum.IntEnum):
     FAILED = 17
     DONE = 18
     RETIRE = 19  # it got SIGTERM and wants to be replaced
+    LOADING = 20  # it begins with the next version of START
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import platform
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -144,23 +143,6 @@ def test_bound_socket_error_names_an_address_in_use():
 def test_bound_socket_error_names_an_address_of_another_machine():
     with pytest.raises(process.AddressUnusable, match=r"203\.0\.113\.1:80"):
         process.bind_socket("203.0.113.1", 80)
-
-
-def test_within_calls_back_once_the_time_has_passed():
-    called = threading.Event()
-
-    with process.within(0.0, called.set):
-        assert called.wait(20)
-
-
-def test_within_does_not_call_back_if_the_block_ends_in_time():
-    called = threading.Event()
-
-    with process.within(3600, called.set):
-        waiting = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
-
-    waiting[-1].join(20)
-    assert not called.is_set()
 
 
 def test_exit_now_flushes_and_skips_exit_handlers():

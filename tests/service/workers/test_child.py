@@ -26,6 +26,7 @@ from service.batching.thread_lane import ThreadLane
 from service.batching.work import Preparation
 from service.errors import EngineFailure
 from service.models.engine import Run
+from service.models.limits import LoadLimits
 from service.models.repository import EngineConfig, LoadedVersion, load_version
 from service.workers import child as module
 from service.workers import wire
@@ -370,9 +371,12 @@ def start_message(models_dir: Path, *numbers: int, digest: str = "") -> dict[str
 
 
 def test_child_loads_its_versions_in_the_order_of_the_start_message(models_dir):
-    loaded, facts = load(start_message(models_dir, 2, 1))
+    begun: list[None] = []
+
+    loaded, facts = load(start_message(models_dir, 2, 1), lambda: begun.append(None))
 
     assert [one.key for one in loaded] == [("tiny", 2), ("tiny", 1)]
+    assert len(begun) == 2
     for version, fact in zip(loaded, facts, strict=True):
         assert (fact["provider"], fact["fallback"], fact["max_batch_size"]) == ("cpu", None, 3)
         assert fact["golden_difference"] == version.golden_difference
@@ -381,7 +385,7 @@ def test_child_loads_its_versions_in_the_order_of_the_start_message(models_dir):
 
 def test_child_version_with_another_manifest_is_refused(models_dir):
     with pytest.raises(VersionCorrupt, match=r"tiny/2.*replaced"):
-        load(start_message(models_dir, digest="0" * 64))
+        load(start_message(models_dir, digest="0" * 64), lambda: None)
 
 
 # A worker from start to exit, in this process
@@ -392,6 +396,7 @@ class FrontThread(threading.Thread):
 
     def __init__(self, sock: socket.socket, message: Any, image: bytes) -> None:
         super().__init__(daemon=True)
+        self.n_loading = 0
         self.replies: list[Frame | None] = []
         self._front = Front(sock)
         self._message = message
@@ -400,8 +405,11 @@ class FrontThread(threading.Thread):
     def run(self) -> None:
         with self._front.sock:
             self._front.send(*wire.pack_json(FrameKind.START, self._message))
-            self.replies.append(self._front.next())
-            first = self.replies[0]
+            first = self._front.next()
+            while first and first.kind is FrameKind.LOADING:
+                self.n_loading += 1
+                first = self._front.next()
+            self.replies.append(first)
             if first and first.kind is FrameKind.READY:
                 self._front.send(*wire.pack_work(work_of(self._image)))
                 self.replies.append(self._front.next())
@@ -514,7 +522,7 @@ def test_worker_process_whose_front_is_killed_while_it_sends_exits_quietly(
 @pytest.fixture
 def launched(models_dir: Path) -> Iterator[LaunchedWorker]:
     """A worker that serves version 2 of `tiny`; its connection blocks."""
-    (one,) = ProcessLauncher(start_message(models_dir), 60.0).launch_now(1)
+    (one,) = ProcessLauncher(start_message(models_dir), LoadLimits(60.0)).launch_now(1)
     one.sock.settimeout(60)
     yield one
     one.abort()

@@ -6,6 +6,7 @@ import asyncio
 import math
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from service.batching.batcher import Batcher, BatchLimits
 from service.batching.lane import LaneCallbacks, RowResult
 from service.batching.work import Preparation
 from service.errors import EngineFailure, WorkerNotStarted
+from service.models.limits import LoadLimits
 from service.models.repository import EngineConfig, Repository
 from service.models.selection import RepositoryConfig, load_repository
 from service.workers.factory import (
     ProcessLaneFactory,
     RemoteEngine,
     WorkerConfig,
-    load_in_child,
     start_children,
 )
 from service.workers.launch import LaunchedWorker, ProcessLauncher
+from service.workers.proving import load_in_child
 from tests import tinymodel
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +40,13 @@ NO_CALLBACKS = LaneCallbacks(*[lambda *_: None] * 4)
 
 def config_of(models_dir: Path, **run: Any) -> WorkerConfig:
     config = RepositoryConfig(models_dir, EngineConfig("cpu", **run), tinymodel.LOAD_ALL)
-    return WorkerConfig(config, ImageLimits(), "info", 60.0)
+    return WorkerConfig(config, ImageLimits(), "info", LoadLimits(60.0))
+
+
+def start(
+    config: WorkerConfig, count: int, max_memory_bytes: int | None = None
+) -> tuple[ProcessLaneFactory, Repository]:
+    return start_children(config, count, partial(load_in_child, config), max_memory_bytes)
 
 
 def loaded_here(models_dir: Path) -> Repository:
@@ -71,7 +79,7 @@ def statuses(launched: list[LaunchedWorker]) -> list[int | None]:
 
 
 async def test_children_serve_every_version_in_the_repository(models_dir):
-    factory, repository = start_children(config_of(models_dir), 2)
+    factory, repository = start(config_of(models_dir), 2)
     ready = list(factory._ready)
     before = statuses(ready)
 
@@ -82,7 +90,7 @@ async def test_children_serve_every_version_in_the_repository(models_dir):
 
 
 async def test_children_that_are_not_needed_are_killed(models_dir):
-    factory, _ = start_children(config_of(models_dir), 1)
+    factory, _ = start(config_of(models_dir), 1)
     (launched,) = factory._ready
 
     factory.abort()
@@ -91,7 +99,7 @@ async def test_children_that_are_not_needed_are_killed(models_dir):
 
 
 async def test_children_repository_equals_one_loaded_in_this_process(models_dir):
-    factory, repository = start_children(config_of(models_dir, max_batch_size=3), 1)
+    factory, repository = start(config_of(models_dir, max_batch_size=3), 1)
     factory.abort()
 
     ours = load_repository(config_of(models_dir, max_batch_size=3).repository)
@@ -115,7 +123,7 @@ def test_children_repository_has_the_default_model_of_the_file(tmp_path):
     (tmp_path / "repository.toml").write_text('default = "tiny"')
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
 
-    factory, repository = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+    factory, repository = start(WorkerConfig(config, ImageLimits(), "info", LoadLimits(60.0)), 1)
     factory.abort()
 
     assert repository.default_name == "tiny"
@@ -128,7 +136,7 @@ def test_children_load_what_is_left_when_a_version_is_broken(tmp_path, monkeypat
     made = record_launches(monkeypatch)
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
 
-    factory, repository = start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+    factory, repository = start(WorkerConfig(config, ImageLimits(), "info", LoadLimits(60.0)), 1)
 
     alive = [one for one in made if one.process.poll() is None]
     factory.abort()
@@ -148,7 +156,7 @@ def test_children_are_not_started_for_a_repository_that_cannot_be_served(
     config = RepositoryConfig(tmp_path, EngineConfig("cpu"))
 
     with pytest.raises(NothingToServe):
-        start_children(WorkerConfig(config, ImageLimits(), "info", 60.0), 1)
+        start(WorkerConfig(config, ImageLimits(), "info", LoadLimits(60.0)), 1)
 
     assert made == []
 
@@ -176,7 +184,7 @@ def test_remote_engine_runs_nothing():
 
 async def test_children_for_another_repository_are_ready_with_the_new_factory(models_dir):
     config = config_of(models_dir)
-    first, _ = start_children(config, 1)
+    first, _ = start(config, 1)
     version = load_in_child(config, models_dir, "tiny", 2, EngineConfig("cpu"))
 
     repository = Repository([version])
@@ -245,7 +253,7 @@ async def test_children_cancelled_while_they_start_are_killed(
 
 
 async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(models_dir):
-    factory, repository = start_children(config_of(models_dir), 1)
+    factory, repository = start(config_of(models_dir), 1)
     (launched,) = factory._ready
     batcher = Batcher(factory, BatchLimits(lanes=1))
     batcher.start()
@@ -262,7 +270,7 @@ async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(
 
 
 async def test_process_factory_is_closed_once_its_children_have_ended(models_dir):
-    factory, _ = start_children(config_of(models_dir), 2)
+    factory, _ = start(config_of(models_dir), 2)
     ready = list(factory._ready)
     lanes = [factory.open(NO_CALLBACKS) for _ in range(2)]
     for lane in lanes:

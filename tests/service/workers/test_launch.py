@@ -14,6 +14,7 @@ from contract.errors import ManifestInvalid
 from contract.images.decoding import ImageLimits
 from contract.versions import sha256
 from service.errors import WorkerNotStarted
+from service.models.limits import LoadLimits
 from service.models.repository import EngineConfig
 from service.workers import launch as launching
 from service.workers import wire
@@ -33,7 +34,7 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
         "limits": asdict(ImageLimits()),
         "log_level": "info",
     }
-    return ProcessLauncher(plan, timeout_s)
+    return ProcessLauncher(plan, LoadLimits(timeout_s))
 
 
 @pytest.fixture

@@ -1,0 +1,59 @@
+"""Limits of time and memory for loading one version."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from service.system.usage import available_bytes
+
+VersionId = tuple[str, int, str]
+"""Name, number and manifest digest of a version."""
+
+# Pages are taken at 1 to 2 GB a second, so that at most about 40 MB are missed between two checks.
+CHECK_INTERVAL_S: Final = 0.02
+_SHARE: Final = 0.8  # of the available memory; the rest is for what is missed and for requests
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLimits:
+    """What loading and verifying one version may take.
+
+    Attributes:
+        timeout_s: after this time the version counts as not servable.
+        max_memory_bytes: memory that is not backed by files; None for 80% of what is available
+            when the loading begins.
+    """
+
+    timeout_s: float = 120.0
+    max_memory_bytes: int | None = None
+
+    def begin(self, *, siblings: int = 1) -> LoadBudget:
+        """Starts the clock. `siblings` processes load at the same time and share the memory."""
+        memory_bytes: float | None = self.max_memory_bytes
+        if memory_bytes is None:
+            memory_bytes = _SHARE * available_bytes() / siblings
+        return LoadBudget(self.timeout_s, memory_bytes)
+
+
+class LoadBudget:
+    """What is left of the limits for one version."""
+
+    def __init__(self, timeout_s: float, memory_bytes: float) -> None:
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._until_s = time.monotonic() + timeout_s
+
+    def restart_clock(self) -> None:
+        self._until_s = time.monotonic() + self._timeout_s
+
+    def exceeded(self, used_bytes: int) -> str | None:
+        """Returns why a version that has taken this much memory is refused, or None."""
+        if used_bytes > self._memory_bytes:
+            limit = f"{self._memory_bytes / 2**20:,.0f} MiB"
+            return f"loading takes more than {limit} of memory (CONVSERVE_LOAD_MAX_MEMORY_BYTES)"
+        if time.monotonic() > self._until_s:
+            limit = f"{self._timeout_s:g} s"
+            return f"loading takes longer than {limit} (CONVSERVE_LOAD_TIMEOUT_S)"
+        return None
