@@ -135,6 +135,34 @@ def endless_graph(*, only_on_white: bool = False) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def greedy_graph(when: Literal["load", "run"]) -> bytes:
+    """Returns the tiny model with constants of 9 GB, of which it adds one value, a zero.
+
+    onnxruntime computes constants of up to 1 GiB when it loads a graph, and larger ones in each run.
+    """
+    sizes = [2_250_000_000] if when == "run" else [250_000_000 + i for i in range(9)]
+    node = helper.make_node
+    model = onnx.load_from_string(graph())
+    output = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "answer_before"
+    model.graph.node.extend(
+        [
+            node("ReduceMin", ["values"], ["darkest"], keepdims=0),
+            node("Mul", ["darkest", "no"], ["zero"]),
+            node("Cast", ["zero"], ["position"], to=TensorProto.INT64),
+            *(node("ConstantOfShape", [f"size_{n}"], [f"zeros_{n}"]) for n in sizes),
+            *(node("Gather", [f"zeros_{n}", "position"], [f"zero_{n}"]) for n in sizes),
+            node("Sum", ["answer_before", *(f"zero_{n}" for n in sizes)], [output]),
+        ]
+    )
+    model.graph.initializer.append(helper.make_tensor("no", TensorProto.FLOAT, [], [0.0]))
+    model.graph.initializer.extend(
+        helper.make_tensor(f"size_{n}", TensorProto.INT64, [1], [n]) for n in sizes
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def write_version(
     models_dir: Path,
     name: str = "tiny",

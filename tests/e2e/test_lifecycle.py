@@ -77,15 +77,6 @@ def test_lifecycle_second_signal_during_runs_answers_and_does_not_abort(start_se
             assert_problem(answer, 503, "draining")
 
 
-def test_lifecycle_models_that_take_too_long_to_load_exit_with_three(launch):
-    server = launch(models_dir=ROOT / "models", load_timeout_s=0.001)
-
-    assert server.exit_code() == 3
-    assert server.stderr() == (
-        "convserve: cannot serve: the models did not load within 0.001 s; see CONVSERVE_LOAD_TIMEOUT_S\n"
-    )
-
-
 def post_until_closed(server: Server) -> list[int]:
     """Posts until a response has `Connection: close`, as a load balancer does. Returns the statuses."""
     statuses = []

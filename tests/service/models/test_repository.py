@@ -18,6 +18,7 @@ from contract.errors import (
     ManifestInvalid,
     ModelError,
     VersionCorrupt,
+    VersionTooCostly,
 )
 from contract.manifest import parse_manifest
 from contract.versions import manifest_files, read_version, seal, sha256
@@ -176,6 +177,24 @@ def test_load_version_of_fixed_batch_runs_one_picture_at_a_time(tmp_path):
     tinymodel.write_version(tmp_path, batch=1)
 
     assert load_version(tmp_path, "tiny", 1, CONFIG).max_batch_size == 1
+
+
+def test_load_version_of_another_manifest_than_asked_for_refused_unopened(tmp_path, monkeypatch):
+    tinymodel.write_version(tmp_path)
+    monkeypatch.setattr(repository, "open_session", None)  # cannot be called
+
+    with pytest.raises(VersionCorrupt, match="tiny/1: it was replaced"):
+        load_version(tmp_path, "tiny", 1, CONFIG, manifest_sha256="0" * 64)
+
+
+def test_load_version_without_memory_to_read_it_is_a_model_error(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(repository, "read_version", fail)
+
+    with pytest.raises(VersionTooCostly, match="tiny/1: there is no memory"):
+        load_version(tmp_path, "tiny", 1, CONFIG)
 
 
 def test_load_version_with_changed_file_refused_by_name(tmp_path):

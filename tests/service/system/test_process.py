@@ -154,3 +154,25 @@ def test_exit_now_flushes_and_skips_exit_handlers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603
 
     assert (done.returncode, done.stdout) == (7, "said")
+
+
+RESTARTING = """
+import os, sys, threading, time
+from service.system import process
+if not os.environ.get("AGAIN"):
+    print(os.getpid(), sys.argv[1:], flush=True)
+    again = {**os.environ, "AGAIN": "yes"}
+    threading.Thread(target=process.restart, args=[again]).start()
+    time.sleep(60)  # stands for native code that does not return
+print(os.getpid(), sys.argv[1:])
+"""
+
+
+def test_restart_runs_the_same_command_in_the_same_process_from_any_thread():
+    ended = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", RESTARTING, "one", "two words"], capture_output=True, text=True
+    )
+
+    before, after = ended.stdout.splitlines()
+    assert (ended.returncode, before) == (0, after)
+    assert after.endswith("['one', 'two words']")

@@ -8,8 +8,10 @@ import pytest
 
 from service.system.usage import (
     UsageCollector,
+    available_bytes,
     container_memory,
     machine_bytes,
+    private_bytes,
     resident_bytes,
 )
 
@@ -113,3 +115,40 @@ def test_usage_of_workers_adds_living_and_ended_ones(tmp_path, monkeypatch):
     found = collected(UsageCollector(lambda: [7, 8, 9], tmp_path, tmp_path))
 
     assert found["convserve_workers_cpu_seconds_total"] == 3 + 1 + 0.75
+
+
+def test_private_bytes_leave_out_pages_of_files(tmp_path):
+    write(tmp_path, {"7/statm": "900 50 20 5 0 123 0\n"})
+
+    assert private_bytes(7, tmp_path) == 30 * PAGE_BYTES
+    assert resident_bytes(7, tmp_path) == 50 * PAGE_BYTES
+
+
+def test_private_bytes_of_this_process_are_part_of_the_resident_ones():
+    assert 0 < private_bytes(os.getpid()) <= resident_bytes(os.getpid())
+
+
+def test_private_bytes_without_proc_are_zero(tmp_path):
+    assert private_bytes(os.getpid(), tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("available_kb", "cgroup", "expected"),
+    [
+        (4, {}, 4096),
+        (4, {"memory.max": "1000", "memory.current": "800"}, 200),
+        (4, {"memory.max": "1000", "memory.current": "1100"}, 0),
+        (4, {"memory.max": "9000", "memory.current": "800"}, 4096),
+        (None, {"memory.max": "1000", "memory.current": "800"}, 200),
+        (None, {}, math.inf),
+    ],
+    ids=["machine", "container", "full_container", "small_machine", "no_meminfo", "unknown"],
+)
+def test_available_bytes_are_those_of_the_container_or_the_machine(
+    tmp_path, available_kb, cgroup, expected
+):
+    lines = {} if available_kb is None else {"meminfo": f"MemAvailable: {available_kb} kB\n"}
+    write(tmp_path / "proc", lines)
+    write(tmp_path / "cgroup", cgroup)
+
+    assert available_bytes(tmp_path / "proc", tmp_path / "cgroup") == expected

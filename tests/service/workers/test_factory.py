@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import subprocess
 import time
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.errors import ManifestInvalid, NothingToServe, VersionCorrupt
+from contract.errors import NothingToServe
 from contract.images import ImageLimits, inspect
 from service.batching.batcher import Batcher, BatchLimits
 from service.batching.lane import LaneCallbacks, RowResult
@@ -279,30 +278,3 @@ async def test_process_factory_is_closed_once_its_children_have_ended(models_dir
     await factory.wait_closed()
 
     assert None not in statuses(ready)
-
-
-# Loading one version in a child process
-
-
-def test_version_is_loaded_in_a_child_process(models_dir):
-    version = load_in_child(config_of(models_dir), models_dir, "tiny", 2, EngineConfig("cpu"))
-
-    assert (version.key, version.provider) == (("tiny", 2), "cpu")
-    assert isinstance(version.engine, RemoteEngine)
-    assert version.manifest_sha256 == loaded_here(models_dir).get("tiny", 2).manifest_sha256
-    assert math.isclose(
-        version.golden_difference, loaded_here(models_dir).get("tiny", 2).golden_difference
-    )
-
-
-def test_version_that_is_broken_is_not_loaded(tmp_path):
-    tinymodel.write_version(tmp_path)
-    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
-
-    with pytest.raises(VersionCorrupt, match="tiny/1"):
-        load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
-
-
-def test_version_that_is_missing_is_not_loaded(tmp_path):
-    with pytest.raises(ManifestInvalid, match="tiny/1"):
-        load_in_child(config_of(tmp_path), tmp_path, "tiny", 1, EngineConfig("cpu"))
