@@ -33,10 +33,29 @@ def test_start_with_only_a_version_beyond_the_limits_exits_with_the_reason(
     server = launch(models_dir=tmp_path / "models", workers=workers, **LIMITS)
 
     assert server.exit_code() == 3
-    assert server.stderr() == f"convserve: cannot serve: {reason.format(1)}\n"
+    models = tmp_path / "models"
+    assert server.stderr() == f"convserve: cannot serve: {models}: {reason.format(1)}\n"
     # In place, the process has begun again, once.
     again = [one for one in server.log if one["message"] == "starting again without a version"]
     assert len(again) == (0 if workers else 1)
+
+
+@both_kinds
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_start_with_a_newest_version_beyond_the_limits_serves_the_one_before(
+    start_server, tmp_path, workers, graph
+):
+    file, reason = GRAPHS[graph]
+    tinymodel.write_version(tmp_path)
+    tinymodel.write_version(tmp_path, version=2, graph_file=file)
+
+    server = start_server(models_dir=tmp_path, workers=workers, **LIMITS)
+
+    with server.client() as client:
+        listed = client.get("/v1/models").json()["status"][0]
+        answer = client.post("/v1/classify", content=RED).json()
+    assert (listed["answers"], answer["version"]) == ("1", "1")
+    assert listed["failed"] == {"2": reason.format(2)}
 
 
 @both_kinds
