@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,8 +103,13 @@ class ProcessLauncher:
         """
         starting = [self._spawn(self._limits, siblings=count) for _ in range(count)]
         try:
-            with ThreadPoolExecutor(count, "launch") as pool:
-                return list(pool.map(_StartingWorker.wait_ready, starting))
+            futures = []
+            for one in starting:
+                thread = DaemonThread("launch")
+                futures.append(thread.submit(one.wait_ready))
+                thread.close()
+            wait(futures, return_when=FIRST_EXCEPTION)
+            return [future.result() for future in futures if future.done()]
         except BaseException:
             for one in starting:
                 one.abort()

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests import tinymodel
+from tests.e2e.test_signals import AS_PID_1, needs_pid_1
 
 pytestmark = pytest.mark.e2e
 RED = tinymodel.picture("red")
@@ -38,6 +39,17 @@ def test_start_with_only_a_version_beyond_the_limits_exits_with_the_reason(
     # In place, the process has begun again, once.
     again = [one for one in server.log if one["message"] == "starting again without a version"]
     assert len(again) == (0 if workers else 1)
+
+
+@needs_pid_1
+def test_start_as_pid_1_begins_again_too(launch, tmp_path):
+    file, reason = GRAPHS["endless"]
+    tinymodel.write_version(tmp_path / "models", graph_file=file)
+
+    server = launch(models_dir=tmp_path / "models", under=AS_PID_1, **LIMITS)
+
+    assert server.exit_code() == 3
+    assert server.stderr() == f"convserve: cannot serve: {reason.format(1)}\n"
 
 
 @both_kinds

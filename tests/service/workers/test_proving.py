@@ -157,7 +157,8 @@ def bounded_refusal(
 
     assert isinstance(error, VersionTooCostly)
     assert [one.returncode for one in children] == [-9]
-    assert threading.active_count() == threads
+    while threading.active_count() > threads:  # it ends a moment after its child
+        pass
     assert private_bytes(os.getpid()) - before_bytes < 20_000_000
     return str(error)
 
