@@ -47,7 +47,7 @@ class WorkerConfig:
     log_level: str
     load_limits: LoadLimits  # a child that exceeds them before it is ready is killed
 
-    def launcher(self, versions: list[VersionId]) -> ProcessLauncher:
+    def launcher(self, versions: list[VersionId], *, background: bool = False) -> ProcessLauncher:
         start_message = {
             "models_dir": str(self.repository.models_dir),
             "run": asdict(self.repository.engine_config),
@@ -55,7 +55,7 @@ class WorkerConfig:
             "limits": asdict(self.limits),
             "log_level": self.log_level,
         }
-        return ProcessLauncher(start_message, self.load_limits)
+        return ProcessLauncher(start_message, self.load_limits, background=background)
 
 
 class ProcessLaneFactory:

@@ -26,6 +26,8 @@ from service.workers import wire
 from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
+# Of nice(1). At 19, a service that is busy would let a child have almost no time.
+_BACKGROUND_PRIORITY: Final = 10
 
 
 class ProcessHandle(Protocol):
@@ -76,8 +78,12 @@ class WorkerLauncher(Protocol):
 class ProcessLauncher:
     """Starts real processes for a set of versions; a `WorkerLauncher`."""
 
-    def __init__(self, start_message: dict[str, Any], limits: LoadLimits) -> None:
+    def __init__(
+        self, start_message: dict[str, Any], limits: LoadLimits, *, background: bool = False
+    ) -> None:
+        """In the `background`, children leave the processor to whatever else wants it."""
         self._start_message = start_message
+        self._background = background
         self._limits = limits  # a child that exceeds them before it is ready is killed
 
     async def launch(self) -> LaunchedWorker:
@@ -127,6 +133,9 @@ class ProcessLauncher:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": search_path},
             )
+        if self._background:
+            with suppress(OSError):  # it has ended already
+                os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_PRIORITY)
         return _StartingWorker(process, ours, self._start_message, budget)
 
 

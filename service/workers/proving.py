@@ -24,8 +24,15 @@ def load_proven(
         ModelError: it cannot be served, crashes the child, or exceeds the limits.
         ProviderUnavailable: the provider does not work here, or the child does not start.
     """
-    _, digest, _ = _prove(config, models_dir, name, number)
-    return load_version(models_dir, name, number, engine_config, manifest_sha256=digest)
+    _, digest, facts = _prove(config, models_dir, name, number)
+    return load_version(
+        models_dir,
+        name,
+        number,
+        engine_config,
+        manifest_sha256=digest,
+        golden_difference=facts["golden_difference"],
+    )
 
 
 def load_in_child(
@@ -48,6 +55,6 @@ def _prove(
 ) -> tuple[Manifest, str, dict[str, Any]]:
     # Only the manifest is read here: reading the graph is bounded too, but it may take 2 GiB.
     manifest, digest = read_manifest(models_dir, name, number)
-    (launched,) = config.launcher([(name, number, digest)]).launch_now(1)
+    (launched,) = config.launcher([(name, number, digest)], background=True).launch_now(1)
     launched.abort()
     return manifest, digest, launched.facts[0]
