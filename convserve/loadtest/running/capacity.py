@@ -69,12 +69,17 @@ class Search:
                 f"{kept}, {high:,.4g}/s missed it in {n_missed} of {n_high}. "
                 f"The limit lies between them: {100 * (high / low - 1):.1f}% apart."
             )
+        if self._is_unfinished():
+            statement += " The search ended early."
         return Capacity(
             rate_per_s=low,
             kept_up_to_per_s=low,
             missed_from_per_s=high,
             statement=statement,
         )
+
+    def _is_unfinished(self) -> bool:
+        return self.next_rate() is not None
 
     def _bracket(self) -> tuple[float | None, float | None]:
         """Returns the highest rate that kept the objective, and the next one that missed it."""

@@ -86,10 +86,24 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
     """Searches the highest rate that keeps the objective."""
     found = Findings()
     start_per_s = rates.rate_per_s or _closed_rate(runner, plan, found)
-    if not start_per_s:
-        return found
+    if start_per_s:
+        _search(runner, plan, replace(rates, rate_per_s=start_per_s), found)
+    if not found.outcomes and runner.was_stopped() and runner.failure is None:
+        found.invalid_because.append("it ended before its first trial was complete")
 
-    search = Search(start_per_s, _PRECISION)
+    found.chosen = _at_capacity(found)
+    needed = runner.objective.n_needed
+    if found.chosen is not None and found.chosen.trial.latency.n < needed / 2:
+        found.invalid_because.append(
+            f"a trial had only {found.chosen.trial.latency.n:,} requests, too few for "
+            f"{runner.objective.text}; use a longer --duration"
+        )
+    return _conclude(found, ramp=True)
+
+
+def _search(runner: Runner, plan: Plan, rates: Rates, found: Findings) -> None:
+    """Runs trials until the capacity is known; the first one has the rate of `rates`."""
+    search = Search(rates.rate_per_s or 0.0, _PRECISION)
     needed = runner.objective.n_needed
     while not runner.was_stopped() and (rate_per_s := search.next_rate()) is not None:
         name = f"trial {search.n_trials + 1}"
@@ -97,8 +111,12 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
         seconds = min(needed / rate_per_s, _MAX_STRETCH * rates.duration_s)
         longer = replace(rates, duration_s=max(rates.duration_s, seconds))
         outcome = runner.run(_course(name, plan, longer, rate_per_s))
-        if runner.was_stopped() and found.outcomes:
-            break  # cut short, so it says nothing
+        if runner.was_stopped():
+            # It was cut short, so it says nothing about its rate. Where a sender failed in the first
+            # trial, what was seen is shown all the same: that result is not valid anyway.
+            if runner.failure is not None and not found.outcomes:
+                found.outcomes.append(outcome)
+            break
         found.outcomes.append(outcome)
         trial = outcome.trial
         search.record(rate_per_s, kept=trial.objective_met)
@@ -108,15 +126,7 @@ def ramp(runner: Runner, plan: Plan, rates: Rates) -> Findings:
         if not trial.objective_met and (why := _sender_was_the_limit(outcome)):
             found.invalid_because.append(f"at {rate_per_s:,g}/s {why}")
             break
-
     found.capacity = search.capacity()
-    found.chosen = _at_capacity(found)
-    if found.chosen is not None and found.chosen.trial.latency.n < needed / 2:
-        found.invalid_because.append(
-            f"a trial had only {found.chosen.trial.latency.n:,} requests, too few for "
-            f"{runner.objective.text}; use a longer --duration"
-        )
-    return _conclude(found, ramp=True)
 
 
 PROFILES: Final[dict[Profile, Callable[[Runner, Plan, Rates], Findings]]] = {
@@ -179,10 +189,12 @@ def _course(name: str, plan: Plan, rates: Rates, rate_per_s: float | None) -> Co
 
 
 def _closed_rate(runner: Runner, plan: Plan, found: Findings) -> float:
-    """Returns the rate of a short closed loop, where a search starts; 0 if none was answered."""
+    """Returns the rate of a short closed loop, where a search starts; 0 if there is none."""
     outcome = _closed_loop(runner, plan, _FIRST_CLIENTS, _FIRST_S)
     if not outcome.trial.n_ok:  # a slow server
         outcome = _closed_loop(runner, plan, 1, plan.timeout_s)
+    if runner.was_stopped():
+        return 0.0
     if not outcome.trial.n_ok:
         found.errors = outcome.recorder.errors()
         found.invalid_because.append("no request of a short closed loop was answered")

@@ -325,6 +325,26 @@ def test_loadtest_ctrl_c_ends_it_early_with_a_result(load, photos):
     assert found.summary.seconds < 60
 
 
+def test_loadtest_ramp_ended_in_its_first_trial_has_no_result_of_it(load, photos):
+    seen = iter(range(1_000_000))
+
+    def script(sock: socket.socket) -> None:
+        while read_request(sock):
+            sock.sendall(OK)
+            if next(seen) == 30:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    ramp = ["--profile", "ramp", "--warmup", "0", "--duration", "1h", "--rate", "50"]
+    with serving(script) as port:
+        ended, found = load(url(port), photos, *ramp)
+
+    assert ended.exit_code == INVALID
+    assert found is not None
+    assert found.interrupted
+    assert (found.trials, found.capacity, found.objective_met) == ([], None, None)
+    assert "ended before its first trial was complete" in ended.output
+
+
 def test_loadtest_broken_picture_that_costs_its_neighbours_their_answers_is_an_error(load, photos):
     two = response(
         json.dumps(

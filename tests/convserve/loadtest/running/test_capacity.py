@@ -65,6 +65,24 @@ def test_search_server_that_keeps_no_rate_has_no_capacity():
     assert found.n_trials <= MAX_TRIALS
 
 
+def test_search_that_ended_early_says_so():
+    found = Search(100, 0.03)
+    found.record(100, kept=True)
+    found.record(130, kept=False)
+
+    capacity = found.capacity()
+
+    assert capacity is not None
+    assert capacity.statement.endswith("30.0% apart. The search ended early.")
+
+
+def test_search_that_came_to_its_end_does_not_say_that_it_ended_early():
+    capacity = search(260, 250).capacity()
+
+    assert capacity is not None
+    assert "ended early" not in capacity.statement
+
+
 def test_search_server_without_a_limit_ends_and_says_so():
     capacity = search(float("inf"), 100).capacity()
 
