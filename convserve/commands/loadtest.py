@@ -32,8 +32,8 @@ try:
     import rich  # noqa: F401
 
     from convserve.commands.compare import compare_command
-    from convserve.loadtest.report import write_report
-    from convserve.loadtest.results import Result, write_result
+    from convserve.loadtest.report import summary_of, write_report
+    from convserve.loadtest.results import write_result
     from convserve.loadtest.running.loadtest import Load, LoadTest, Options
     from convserve.loadtest.running.objective import DEFAULT, HELP, parse_objective
     from convserve.loadtest.running.profiles import Profile, Rates
@@ -244,7 +244,7 @@ def run(url: str, photos: tuple[Path, ...], output: Path | None, **given: Any) -
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
 
-    click.echo("\n".join(_summary(result)))
+    click.echo("\n".join(summary_of(result)))
     try:
         click.echo(f"{write_result(result, output)}\n{write_report(result, output)}")
     except OSError as error:
@@ -381,39 +381,3 @@ def _stopped_by_ctrl_c(test: LoadTest) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, terminate)
-
-
-def _summary(result: Result) -> list[str]:
-    lines = []
-    trial = result.summary
-    if trial is not None and trial.n_sent:
-        latency = trial.latency
-        lines += [
-            f"{trial.sent_per_s:,.1f} requests/s sent, {trial.goodput_per_s:,.1f}/s answered right, "
-            f"{trial.n_errors:,} of {trial.n_sent:,} failed",
-            f"latency p50 {_ms(latency.p50_ms)}, p90 {_ms(latency.p90_ms)}, "
-            f"p99 {_ms(latency.p99_ms)}, maximum {_ms(latency.max_ms)}",
-        ]
-    wrong = [error for error in result.errors if not error.broken]
-    if wrong:
-        lines.append("errors: " + ", ".join(f"{error.code} {error.n:,}" for error in wrong))
-    if result.checks.n_broken_accepted:
-        lines.append(f"{result.checks.n_broken_accepted:,} broken pictures were accepted")
-    if result.capacity is not None:
-        lines.append(
-            f"capacity {result.capacity.rate_per_s:,g} requests/s: {result.capacity.statement}"
-        )
-
-    if result.interrupted:
-        lines.append("ended early")
-    if not result.valid:
-        lines.append(f"NOT VALID: {'; '.join(result.invalid_because)}")
-    elif result.objective_met:
-        lines.append(f"objective met: {result.settings.objective}")
-    elif trial is not None:
-        lines.append(f"OBJECTIVE MISSED: {'; '.join(trial.misses)}")
-    return lines
-
-
-def _ms(value: float | None) -> str:
-    return "not answered" if value is None else f"{value:,.1f} ms"
