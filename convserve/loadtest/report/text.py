@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convserve.loadtest.results import Result
+from convserve.loadtest.results import Drift, Recovery, Result
 
 
 def summary_of(result: Result) -> list[str]:
@@ -27,6 +27,11 @@ def summary_of(result: Result) -> list[str]:
             f"capacity {result.capacity.rate_per_s:,g} requests/s: {result.capacity.statement}"
         )
 
+    if result.recovery is not None:
+        lines.append(_recovery(result.recovery))
+    if result.drift is not None:
+        lines.append(_drift(result.drift))
+
     if result.interrupted:
         lines.append("ended early")
     if not result.valid:
@@ -36,6 +41,22 @@ def summary_of(result: Result) -> list[str]:
     elif trial is not None:
         lines.append(f"OBJECTIVE MISSED: {'; '.join(trial.misses)}")
     return lines
+
+
+def _recovery(found: Recovery) -> str:
+    after_s = found.recovered_after_s
+    when = "not seen" if after_s is None else f"{after_s:g} s after the spike's end"
+    before, during = _ms(found.before_p99_ms), _ms(found.during_p99_ms)
+    return f"recovery: {when}; p99 {before} before the spike, {during} in it"
+
+
+def _drift(found: Drift) -> str:
+    ratios = {"p50": found.p50_ratio, "p99": found.p99_ratio, "memory": found.memory_ratio}
+    parts = (
+        f"{name} {'not known' if ratio is None else f'x {ratio:.2f}'}"
+        for name, ratio in ratios.items()
+    )
+    return f"drift, last tenth against the first: {', '.join(parts)}"
 
 
 def _ms(value: float | None) -> str:
