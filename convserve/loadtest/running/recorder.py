@@ -159,13 +159,11 @@ class Recorder:
         self._ends: Counter[tuple[str, int | None, bool]] = Counter()
         self._examples: dict[tuple[str, int | None, bool], str] = {}
         self.n_broken = self.n_broken_accepted = 0
-        self.last_s = 0.0  # when the last answer came
         self._cpu: dict[int, list[tuple[float, float]]] = {}
 
     def add(self, rows: Rows) -> None:
         if not len(rows):
             return
-        self.last_s = max(self.last_s, float(rows["done_s"].max()))
 
         at_s = rows["intended_s"] - self._warmup_s
         measured = at_s >= 0

@@ -1,4 +1,4 @@
-"""The program of a sender's process: `python -m convserve.loadtest.sending.child PLAN`.
+"""The program of a sender's process, which the fleet starts with the file of its plan.
 
 It says when it is ready, starts when a start time comes in on stdin, and writes frames to stdout.
 """
@@ -86,7 +86,3 @@ def main() -> None:
         output.flush()
         output.write(ENDED, json.dumps(sender.bodies).encode())
         stream.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -67,7 +67,6 @@ class Fleet:
         self.bodies: dict[int, str] = {}
         self._texts = {"answers": Texts(), "ends": Texts(), "stages": Texts()}
         self._frames: queue.SimpleQueue[tuple[_Process, bytes, bytes]] = queue.SimpleQueue()
-        self._plan = plan
         self.start_s = 0.0
 
         parts = [_part(plan, number, n_processes) for number in range(n_processes)]
