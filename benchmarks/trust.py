@@ -28,6 +28,7 @@ from benchmarks.answers import reference
 from benchmarks.contenders import Setting, find
 from benchmarks.measures import spread
 from benchmarks.photos import ROOT, default_folder, default_graph, read_photos
+from benchmarks.processes import on_core
 from benchmarks.session import Session, Work, running, wrk_numbers
 from convserve.loadtest.results import Result, read_result
 
@@ -161,19 +162,8 @@ def _server(name: str, number: int, *, pinned: bool = False) -> Iterator[Session
             yield session
             return
         _pin(session, {0})
-        with _on_core(1):
+        with on_core(1):
             yield session
-
-
-@contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    """Keeps this process and the senders that it starts on one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _pin(session: Session, cores: set[int]) -> None:
@@ -215,7 +205,7 @@ def _answering() -> Iterator[str]:
     server = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 - our own module
     os.sched_setaffinity(server.pid, {0})
     try:
-        with _on_core(1):
+        with on_core(1):
             yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()

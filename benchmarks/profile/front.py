@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.processes import on_core
 from benchmarks.profile import proc
 from benchmarks.profile.servers import MINIMAL, Server, load, root_of, running
 from benchmarks.profile.threads import per_request
@@ -33,7 +33,7 @@ def measure(
         server = replace(server, arguments=(*server.arguments, *lanes))
         launch += ["--idle-ms", str(IDLE_MS)]
 
-    with running(server, graph, photos, launch) as session, _on_core(theirs):
+    with running(server, graph, photos, launch) as session, on_core(theirs):
         load(session, max(clients), 1)
         root = root_of(session)
         for n in clients:
@@ -41,14 +41,3 @@ def measure(
             numbers = load(session, n, seconds)
             used = proc.by_role(before, proc.read_threads([root]), root)
             yield {"clients": n, **numbers, "roles": per_request(used, numbers["n"])}
-
-
-@contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    # wrk inherits it.
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

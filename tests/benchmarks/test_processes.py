@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
-from benchmarks.processes import Stat, cpu_s, descendants, parse_stat
+import pytest
+
+from benchmarks.processes import Stat, cpu_s, descendants, on_core, parse_stat
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -28,3 +32,18 @@ def test_cpu_ended_child_that_was_waited_for_still_counts():
     after = [Stat(2, 1, 8 * TICKS)]  # the child's 3 seconds are now its parent's
 
     assert cpu_s(after) - cpu_s(before) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_on_core_keeps_what_it_starts_on_one_core_and_restores_the_others():
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+
+    with on_core(core):
+        child = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+
+    assert child.stdout.strip() == f"[{core}]"
+    assert os.sched_getaffinity(0) == before
