@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import trustme
 
+from convserve.loadtest.sending import sender as sender_module
 from convserve.loadtest.sending.plan import Plan, Target, write_requests
 from convserve.loadtest.sending.rows import (
     BROKEN,
@@ -105,7 +107,9 @@ def test_sender_opens_a_new_connection_where_the_server_closes(tmp_path, answer)
     assert sender.counts.n_reconnects == 0
 
 
-def test_sender_kept_connection_that_was_closed_is_tried_once_more(tmp_path):
+def test_sender_kept_connection_that_was_closed_is_tried_once_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(sender_module, "_STALE_S", math.inf)
+
     def script(sock: socket.socket) -> None:
         read_request(sock)
         sock.sendall(response(ANSWER))
@@ -150,14 +154,14 @@ def test_sender_nothing_listens_is_told_apart(tmp_path):
     assert ends(rows, sender) == ["connection_refused"] * 3
 
 
-def test_sender_kept_connection_that_ends_in_work_has_lost_its_request(tmp_path):
+def test_sender_kept_connection_that_ends_in_work_has_lost_its_request(tmp_path, monkeypatch):
     """Only a connection that was closed while it was idle may be replaced in silence."""
+    monkeypatch.setattr(sender_module, "_STALE_S", 0.0)  # every end is one in work
 
     def script(sock: socket.socket) -> None:
         read_request(sock)
         sock.sendall(response(ANSWER))
         read_request(sock)
-        time.sleep(0.1)  # the work, longer than it takes to notice a closed connection
 
     with serving(script) as port:
         rows, sender = run(plan_for(tmp_path, port, n_requests=2))
