@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from httpx2 import Client, Response
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20  # the timeout of every wait
 
@@ -143,9 +145,8 @@ class Server:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
     def wait_for_metric(self, name: str, condition: Callable[[float], bool]) -> None:
-        """Polls the metric until its value meets the condition. Only the test's timeout stops it."""
-        while not condition(self.metric(name)):
-            pass
+        """Polls the metric until its value meets the condition."""
+        wait_until(lambda: condition(self.metric(name)), PATIENCE_S)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from contract.versions import read_version
 from service.system.usage import resident_bytes
 from tests import tinymodel
 from tests.e2e.server import ROOT, Server, running_server
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 RED = tinymodel.picture("red")
@@ -74,6 +76,10 @@ def usage(server: Server) -> tuple[int, int, int]:
     return sum(map(resident_bytes, pids)), threads, descriptors
 
 
+def exceeds(now: Sequence[float], limits: Sequence[float]) -> bool:
+    return any(one > limit for one, limit in zip(now, limits, strict=True))
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("workers", [0, 1], ids=["threads", "workers"])
 def test_replaced_versions_give_their_memory_back(tmp_path, workers):
@@ -96,7 +102,6 @@ def test_replaced_versions_give_their_memory_back(tmp_path, workers):
             if workers:
                 server.wait_for_log("worker ended")  # of the version before
 
-            # It gives back the rest a moment later. Only the test's timeout stops the waiting. Nothing
-            # happens in the service meanwhile that would start a garbage collection.
-            while any(now > limit for now, limit in zip(usage(server), limits, strict=True)):
-                pass
+            # It gives back the rest a moment later. Nothing happens in the service meanwhile that would
+            # start a garbage collection.
+            wait_until(lambda: not exceeds(usage(server), limits))

@@ -19,6 +19,7 @@ from service.http.problems import PROBLEMS
 from tests import tinymodel
 from tests.e2e.server import PATIENCE_S, Server, post
 from tests.problems import assert_problem
+from tests.waiting import wait_until
 
 HAPROXY = shutil.which("haproxy")
 CONFIG = Path(__file__).parents[2] / "deploy" / "proxy" / "haproxy.cfg"
@@ -60,9 +61,8 @@ class Proxy:
         return next(float(line.split()[-1]) for line in lines if line.startswith(name + labels))
 
     def wait_for_servers(self, count: int) -> None:
-        """Polls until this many servers are up. Only the test's timeout stops it."""
-        while self.metric("haproxy_backend_active_servers", REPLICAS) != count:
-            pass
+        """Polls until this many servers are up."""
+        wait_until(lambda: self.metric("haproxy_backend_active_servers", REPLICAS) == count)
 
 
 def free_port() -> int:
@@ -153,8 +153,8 @@ def test_proxy_full_of_requests_refuses_more(start_server, start_proxy):
         for _ in range(MAX_IN_FLIGHT):
             upload = socket.create_connection(("127.0.0.1", proxy.port))
             stack.enter_context(upload).sendall(post(b"x", "Content-Length: 2"))
-        while proxy.metric("haproxy_backend_current_sessions", REPLICAS) < MAX_IN_FLIGHT:
-            pass
+        sessions = "haproxy_backend_current_sessions"
+        wait_until(lambda: proxy.metric(sessions, REPLICAS) >= MAX_IN_FLIGHT)
         refused = proxy.post()
 
     assert_problem(refused, 503, "overloaded")

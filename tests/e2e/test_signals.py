@@ -14,8 +14,9 @@ import pytest
 
 from tests import tinymodel
 from tests.e2e.server import PATIENCE_S, ROOT, Connection, Server, post
-from tests.e2e.test_workers import has_exited, wait_until
+from tests.e2e.test_workers import has_exited
 from tests.problems import assert_problem
+from tests.waiting import wait_until
 
 WHITE = tinymodel.picture((255, 255, 255))
 RED = tinymodel.picture("red")

@@ -19,9 +19,10 @@ from PIL import Image
 
 from tests import tinymodel
 from tests.e2e.hooks import sitecustomize as hooks
-from tests.e2e.server import PATIENCE_S, ROOT, Server
+from tests.e2e.server import ROOT, Server
 from tests.e2e.test_lifecycle import post_until_closed
 from tests.problems import assert_problem
+from tests.waiting import wait_until
 
 RED = tinymodel.picture("red")
 HOOKS = Path(__file__).parent / "hooks"
@@ -81,15 +82,6 @@ def load(server: Server, clients: int = N_CLIENTS) -> Iterator[Load]:
             made.done.set()
         for one in running:
             one.result()
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
-    """Waits for a condition. Returns how long it took, in seconds."""
-    started_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started_s < within_s, f"condition not met within {within_s} s"
-        time.sleep(0.005)
-    return time.monotonic() - started_s
 
 
 def wait_for_workers(server: Server, count: int = 2) -> None:

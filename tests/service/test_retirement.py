@@ -21,6 +21,7 @@ from service.models import repository
 from service.models.providers import open_session
 from service.workers import factory, proving
 from tests import tinymodel
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_collections")
 
@@ -100,8 +101,8 @@ def test_replaced_versions_leave_no_session_thread_or_descriptor(make_client, tm
     assert answered == [str(number) for number in range(1, N_ADOPTIONS + 2)]
     assert len(sessions) == 2 * (N_ADOPTIONS + 1)
     assert alive(sessions) == ["one core", "all cores"]
-    while exceeds(usage(), usages[0]):  # the kernel may list a thread for a moment longer
-        pass
+    # The kernel may list a thread for a moment longer.
+    wait_until(lambda: not exceeds(usage(), usages[0]))
 
 
 def test_versions_that_fail_are_not_opened_in_the_service(make_client, tmp_path, sessions):
@@ -150,5 +151,4 @@ def test_replaced_versions_leave_no_process_or_descriptor(make_client, tmp_path,
     assert answered == ["1", "2", "3", "4"]
     assert [one() is not None for one in seen] == [False, False, False, True]
     assert [pid for pid in pids if Path("/proc", str(pid)).exists()] == service._backend.pids
-    while exceeds(usage(), usages[0]):
-        pass
+    wait_until(lambda: not exceeds(usage(), usages[0]))

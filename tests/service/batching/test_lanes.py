@@ -17,8 +17,8 @@ from tests.service.batching.harness import (
     settle,
     submit,
     values_of,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,7 @@ from service.app import create_app
 from service.http.server import DrainingServer
 from service.settings import Settings
 from service.system.signals import SignalHandlers
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -26,8 +27,7 @@ class RunningServer:
         self.serving = asyncio.create_task(self.server.serve())
 
     async def started(self) -> RunningServer:
-        while not self.server.started:  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0)
+        await until(lambda: self.server.started)
         return self
 
     def signal(self, number: signal.Signals) -> None:

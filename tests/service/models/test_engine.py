@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +15,7 @@ from contract.preprocessing import to_input
 from service.models.engine import OnnxEngine, Run
 from service.models.providers import ProviderSession, open_session
 from tests import tinymodel
+from tests.waiting import wait_until
 
 
 def engine_of(manifest: Manifest, graph: bytes) -> OnnxEngine:
@@ -127,12 +127,6 @@ def test_engine_input_of_different_rank_refused(manifest):
 
 def rows(count: int = 1) -> np.ndarray[Any, Any]:
     return np.zeros((count, tinymodel.SIDE_PX, tinymodel.SIDE_PX, 3), np.uint8)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    while not condition():
-        pause.wait(0.001)
 
 
 def is_computing(thread: threading.Thread) -> bool:

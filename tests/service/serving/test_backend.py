@@ -27,6 +27,7 @@ from service.serving.backend import InferenceResult, LaneBackend, load_backend
 from service.settings import Settings
 from service.workers.launch import ProcessLauncher
 from tests import tinymodel
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -65,8 +66,7 @@ async def answer(backend: LaneBackend, image: bytes = RED, number: int = 1) -> I
 
 
 async def all_ready(backend: LaneBackend) -> None:
-    while backend.n_lanes < 2:  # noqa: ASYNC110 - processes are connected one by one
-        await asyncio.sleep(0)
+    await until(lambda: backend.n_lanes == 2)  # processes are connected one by one
 
 
 def label_of(answered: InferenceResult) -> str:
@@ -252,8 +252,7 @@ async def test_backend_whose_processes_all_died_is_not_ready_but_alive(models_di
         await answer(backend)
         for lane in list(backend.batcher._lanes):
             lane._process.kill()  # type: ignore[attr-defined]
-        while backend.n_lanes:  # noqa: ASYNC110 - the loss must be noticed without a request
-            await asyncio.sleep(0.001)
+        await until(lambda: not backend.n_lanes)  # noticed without a request
 
         state = (backend.alive, backend.trouble())
         after_restart = await answer(backend)

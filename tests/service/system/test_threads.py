@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from service.system.threads import DaemonThread
+from tests.waiting import wait_until
 
 
 def test_thread_runs_calls_in_order():
@@ -56,8 +57,8 @@ def test_thread_that_waits_keeps_neither_its_last_call_nor_the_result():
     references.append(weakref.ref(thread.submit(call).result(5)))
     del call, argument
 
-    while any(one() is not None for one in references):  # it forgets them after the future is done
-        pass
+    # It forgets them after the future is done.
+    wait_until(lambda: all(one() is None for one in references))
 
 
 @pytest.mark.usefixtures("no_collections")

@@ -30,6 +30,7 @@ from service.workers.factory import (
 from service.workers.launch import LaunchedWorker, ProcessLauncher
 from service.workers.proving import load_in_child
 from tests import tinymodel
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -259,8 +260,7 @@ async def test_process_factory_starts_new_children_once_the_ready_ones_are_used(
     first = await classify(batcher, repository, 1)
 
     launched.process.kill()
-    while batcher.n_ready:  # noqa: ASYNC110 - the loss must be noticed without a request
-        await asyncio.sleep(0.001)
+    await until(lambda: not batcher.n_ready)  # noticed without a request
     second = await classify(batcher, repository, 1)
     await batcher.stop()
 

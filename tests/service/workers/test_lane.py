@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from service.workers.lane import ProcessLane, is_stopped
 from service.workers.wire import FrameKind, WireBatchDone
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.workers.fakeworkers import FakeLauncher, FakeWorker, row_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -117,12 +118,6 @@ async def running(**options: Any) -> AsyncIterator[Bench]:
     finally:
         lane.close()
         await asyncio.gather(lane.ended, return_exceptions=True)
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    """Waits for a condition; bounded by the test's timeout."""
-    while not happened():  # noqa: ASYNC110 - the code under test must not wake this
-        await asyncio.sleep(0)
 
 
 async def settle() -> None:
