@@ -1,5 +1,4 @@
 import os
-from types import MappingProxyType
 
 from contract.telemetry import disable_runtime_telemetry
 
@@ -13,8 +12,17 @@ def test_disable_runtime_telemetry_overrides_the_environment(monkeypatch):
 
 
 def test_disable_runtime_telemetry_writes_only_what_is_not_there(monkeypatch):
+    written: list[str] = []
+
+    class Environment(dict[str, str]):
+        def __setitem__(self, name: str, value: str) -> None:
+            written.append(name)
+            super().__setitem__(name, value)
+
     with monkeypatch.context() as patched:  # pytest writes to the environment behind each test
-        # Raises TypeError on a write.
-        patched.setattr(os, "environ", MappingProxyType({"ORT_DISABLE_TELEMETRY": "1"}))
+        patched.setattr(os, "environ", Environment())
 
         disable_runtime_telemetry()
+        disable_runtime_telemetry()
+
+    assert written == ["ORT_DISABLE_TELEMETRY"]

@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -60,11 +61,26 @@ def test_return_freed_memory_asks_glibc(monkeypatch):
     assert calls == [(0,)]
 
 
-@pytest.mark.parametrize("call", [process.limit_freed_memory, process.return_freed_memory])
-def test_other_c_libraries_are_left_alone(monkeypatch, call):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+@pytest.mark.parametrize(
+    ("call", "function"),
+    [(process.limit_freed_memory, "mallopt"), (process.return_freed_memory, "malloc_trim")],
+    ids=["limit", "return"],
+)
+def test_other_c_libraries_are_left_alone(monkeypatch, call, function):
+    class Library:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def __getattr__(self, name: str) -> NoReturn:
+            self.asked.append(name)
+            raise AttributeError(name)
+
+    library = Library()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
 
     call()
+
+    assert library.asked == [function]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")

@@ -32,7 +32,10 @@ class Terminal(io.StringIO):
 
 
 class Closed(io.StringIO):
+    n_writes = 0
+
     def write(self, text: str) -> int:  # noqa: ARG002
+        self.n_writes += 1
         raise BrokenPipeError
 
 
@@ -191,5 +194,10 @@ def test_control_characters_from_a_server_are_not_written(stream):
 
 
 def test_stream_that_fails_does_not_end_the_load_test():
-    with Progress(Closed(), Clock()) as progress:
-        progress.say("kept")
+    stream = Closed()
+
+    with Progress(stream, Clock()) as progress:
+        progress.say("one")
+        progress.say("two")
+
+    assert stream.n_writes > 0
