@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import io
-import re
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import click
 
 from convserve.commands.options import UserPath, reason
+from convserve.loadtest.arguments import Duration, Header, Share, command_line, parse_url
 from convserve.loadtest.bodies import BODIES
 from convserve.loadtest.bodies import Options as CallOptions
-from convserve.loadtest.secrets import hide_in_header, hide_in_url
-from convserve.loadtest.sending.plan import Target
+from convserve.loadtest.secrets import hide_in_url
 
 try:
     import hdrh  # noqa: F401 - before the load test, not after it
@@ -58,56 +54,9 @@ _WARMUPS_S: Final = {"steady": 5.0, "ramp": 2.0, "spike": 5.0, "soak": 5.0}
 _PEAK: Final = 3.0  # a spike's peak, times the usual rate
 _N_MADE: Final = 64
 _N_BROKEN: Final = 32
-_LONGEST_S: Final = 7 * 86400.0
-_UNITS_S: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MISSED: Final = 1  # exit statuses
 _INVALID: Final = 3
 _INTERRUPTED: Final = 130  # as shells have it
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def __init__(self, least_s: float) -> None:
-        self._least_s = least_s
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(value))
-        seconds = float(found[1]) * _UNITS_S[found[2]] if found else -1.0
-        if not self._least_s <= seconds <= _LONGEST_S:
-            least = f", {self._least_s:g} s at least" if self._least_s else ""
-            self.fail(
-                f"{value!r} is no duration; write 90, 500ms, 90s, 5m or 1h{least}", param, ctx
-            )
-        return seconds
-
-
-class _Share(click.ParamType[float]):
-    name = "percent"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", str(value))
-        if found is None or float(found[1]) >= 100:
-            self.fail(f"{value!r} is no percentage below 100; write 1% or 0.5%", param, ctx)
-        return float(found[1]) / 100
-
-
-class _Header(click.ParamType[tuple[str, str]]):
-    name = "header"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        name, colon, text = str(value).partition(":")
-        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            self.fail(f"{value!r} is no header; write 'Name: value'", param, ctx)
-        if "\r" in text or "\n" in text or not text.isascii():
-            self.fail("a header's value must be one line of ASCII", param, ctx)
-        return name, text.strip()
 
 
 class _RunByDefault(click.Group):
@@ -160,11 +109,11 @@ loadtest.add_command(compare_command, "compare")
     help="Gaps between requests: random, as from independent users, or equal.",
 )
 @click.option("--objective", default=DEFAULT, show_default=True, help=f"What must hold: {HELP}.")
-@click.option("--duration", type=_Duration(0.1), help="Measured time; of each trial of a ramp.")
-@click.option("--warmup", type=_Duration(0.0), help="Time before it that does not count.")
+@click.option("--duration", type=Duration(0.1), help="Measured time; of each trial of a ramp.")
+@click.option("--warmup", type=Duration(0.0), help="Time before it that does not count.")
 @click.option(
     "--timeout",
-    type=_Duration(0.01),
+    type=Duration(0.01),
     default="10s",
     show_default=True,
     help="A request without an answer in this time has failed.",
@@ -179,7 +128,7 @@ loadtest.add_command(compare_command, "compare")
 @click.option("--model", help="NAME or NAME/VERSION in the path. [default: the server's own]")
 @click.option("--path", help="Path for other servers. [default: that of the body kind]")
 @click.option("--field", help="Name of the form field, JSON member or input.")
-@click.option("--header", "headers", type=_Header(), multiple=True, help="'Name: value', repeated.")
+@click.option("--header", "headers", type=Header(), multiple=True, help="'Name: value', repeated.")
 @click.option(
     "--per-request",
     type=click.IntRange(1, 1000),
@@ -189,7 +138,7 @@ loadtest.add_command(compare_command, "compare")
 )
 @click.option(
     "--broken",
-    type=_Share(),
+    type=Share(),
     default="0%",
     show_default=True,
     help="Requests with a broken picture.",
@@ -254,7 +203,7 @@ def run(url: str, photos: tuple[Path, ...], output: Path | None, **given: Any) -
 
 
 def _options(url: str, given: dict[str, Any]) -> Options:
-    target, path = _parse_url(url, verify=not given["insecure"])
+    target, path = parse_url(url, verify=not given["insecure"])
     model, _, version = (given["model"] or "").partition("/")
     call = CallOptions(
         model=model or None,
@@ -292,21 +241,8 @@ def _options(url: str, given: dict[str, Any]) -> Options:
         pictures_per_request=given["per_request"],
         broken_share=given["broken"],
         seed=given["seed"],
-        command=_command(sys.argv[1:]),
+        command=command_line(sys.argv[1:]),
     )
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """Returns the command line without what it may hold of secrets."""
-    shown = []
-    for before, one in pairwise(["", *arguments]):
-        option, equals, value = one.partition("=")
-        if before == "--header":
-            one = hide_in_header(one)
-        elif option == "--header" and equals:
-            one = f"{option}={hide_in_header(value)}"
-        shown.append(hide_in_url(one))
-    return shlex.join(["convserve", *shown])
 
 
 def _profile(given: dict[str, Any]) -> Profile:
@@ -325,24 +261,6 @@ def _profile(given: dict[str, Any]) -> Profile:
     if given["peak"] is not None and profile != "spike":
         raise click.UsageError("--peak is for --profile spike")
     return profile
-
-
-def _parse_url(url: str, *, verify: bool) -> tuple[Target, str | None]:
-    """Returns the target and the path, which is None if the URL has none."""
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
-    except ValueError as error:
-        raise click.BadParameter(f"{url!r} is no address: {error}", param_hint="URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise click.BadParameter(
-            f"{url!r} is no address of a server; write http://HOST:PORT", param_hint="URL"
-        )
-
-    tls = parts.scheme == "https"
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    target = Target(parts.hostname, port or (443 if tls else 80), tls=tls, verify=verify)
-    return target, None if path in ("", "/") else path
 
 
 def _load(photos: tuple[Path, ...], given: dict[str, Any]) -> Load:
