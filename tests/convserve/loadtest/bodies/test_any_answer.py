@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from convserve.loadtest.bodies import BODIES
@@ -34,6 +34,8 @@ OUTPUTS = st.fixed_dictionaries(
         "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 9)}),
     },
 )
+# How long examples take says nothing about the code, least of all on a busy machine.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def classes_or_refusal(name: str, content: bytes) -> None:
@@ -46,6 +48,7 @@ def classes_or_refusal(name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
+@untimed
 @given(document=DOCUMENTS)
 @example(document={"scores": [0.5, 10**400]})
 @example(document={"scores": [1e308, 1e308, 0.5]})
@@ -55,12 +58,14 @@ def test_any_json_gives_classes_or_a_refusal(name, document):
 
 
 @pytest.mark.parametrize("name", ["oip", "oip-binary"])
+@untimed
 @given(outputs=st.lists(OUTPUTS, max_size=2), blob=st.binary(max_size=18))
 def test_any_outputs_give_classes_or_a_refusal(name, outputs, blob):
     classes_or_refusal(name, json.dumps({"outputs": outputs}).encode() + blob)
 
 
 @pytest.mark.parametrize("name", BODIES)
+@untimed
 @given(content=st.binary())
 def test_any_bytes_give_classes_or_a_refusal(name, content):
     classes_or_refusal(name, content)
