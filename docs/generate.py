@@ -18,7 +18,7 @@ from contract.manifest import Manifest
 from convserve.loadtest.results import Result
 from service.app import ROUTERS
 from service.http.problems import PROBLEMS
-from service.settings import ENVIRONMENT_PREFIX, Settings
+from service.settings import ENVIRONMENT_PREFIX, Settings, flag_of, is_secret
 from service.system.metrics import Metrics
 from training.config.config import RunConfig
 
@@ -30,9 +30,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is an environment variable and a flag of `convserve serve`; the flag wins. An",
-        f"unknown `{ENVIRONMENT_PREFIX}*` variable is an error. `convserve serve --print-settings` prints",
-        "the settings in effect.",
+        "Every setting is an environment variable and, unless it is a secret, a flag of `convserve serve`;",
+        f"the flag wins. An unknown `{ENVIRONMENT_PREFIX}*` variable is an error. `convserve serve",
+        "--print-settings` prints the settings in effect, without the secrets.",
         "",
         "| variable | flag | default | allowed values | description |",
         "|---|---|---|---|---|",
@@ -41,9 +41,10 @@ def settings_page() -> str:
         default = "unset" if field.default is None else f"`{field.default}`"
         if isinstance(field.default, bool):
             default = f"`{str(field.default).lower()}`"
-        variable, flag = f"{ENVIRONMENT_PREFIX}{name.upper()}", "--" + name.replace("_", "-")
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        flag = "-" if is_secret(name) else f"`{flag_of(name)}`"
         lines.append(
-            f"| `{variable}` | `{flag}` | {default} | {_allowed(field)} | {field.description} |"
+            f"| `{variable}` | {flag} | {default} | {_allowed(field)} | {field.description} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -135,14 +136,15 @@ def errors_page() -> str:
         "`status`, `code`, `detail` and `request_id`. `code` is stable, so programs should check it.",
         "A 503 has a `Retry-After` header. In a response to several pictures, `results[i].error` has the",
         "same `status`, `code`, `title` and `detail`. `closed` means that the server closes the",
-        "connection after the response.",
+        "connection after the response. `admin` marks the codes that only the admin port answers with.",
         "",
-        "| status | code | title | connection |",
-        "|---|---|---|---|",
+        "| status | code | title | connection | port |",
+        "|---|---|---|---|---|",
     ]
     for code, problem in PROBLEMS.items():
         connection = "closed" if problem.close else "kept"
-        lines.append(f"| {problem.status} | `{code}` | {problem.title} | {connection} |")
+        port = "admin" if problem.admin else "any"
+        lines.append(f"| {problem.status} | `{code}` | {problem.title} | {connection} | {port} |")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from service import __name__ as package
+from service.admin.actions import AdminActions, AdminPort, ServedState
+from service.admin.token import AdminToken
 from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
@@ -35,6 +37,7 @@ from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
 from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
+from service.models.changelog import ChangeLog, changes_between
 from service.models.repository import Load, Repository, resolve_models_dir
 from service.models.selection import RepositoryConfig
 from service.models.starting import StartGuard
@@ -59,7 +62,7 @@ ROUTERS = (*HOT_ROUTERS, native.router, health.router)
 
 
 LABEL_VALUES: Final = LabelValues(
-    error_codes=tuple(PROBLEMS),
+    error_codes=tuple(code for code, problem in PROBLEMS.items() if not problem.admin),
     picture_codes=tuple(code for code, problem in PROBLEMS.items() if problem.picture),
     refusals=REFUSALS,
     restart_reasons=tuple(reason.value for reason in RestartReason),
@@ -86,6 +89,9 @@ class Service:
         self, settings: Settings, config: RepositoryConfig, guard: StartGuard | None = None
     ) -> None:
         self.metrics = Metrics(LABEL_VALUES)
+        self.changes = ChangeLog()
+        self._settings = settings
+        self._config = config
         self._started = False
         self.draining = False
         self.watcher: RepositoryWatcher | None = None  # set when the lifespan starts
@@ -131,6 +137,12 @@ class Service:
         Raises:
             ModelError, ProviderUnavailable: the new lanes did not start; the old ones go on serving.
         """
+        before = self.repository
+        await self._serve(repository)
+        for change in changes_between(before, repository, self.changes):
+            self.changes.record(change)
+
+    async def _serve(self, repository: Repository) -> None:
         if self._backend.serves(repository):  # but perhaps another of them answers
             self._backend.repository = repository
             return
@@ -143,6 +155,38 @@ class Service:
         self._retiring[task] = backend
         task.add_done_callback(self._retired)
         self._show_versions()
+
+    def admin_port(self, token: AdminToken) -> AdminPort:
+        """Returns what the application of the admin port needs."""
+        return AdminPort(
+            actions=AdminActions(
+                models_dir=self._config.models_dir,
+                repository_file=self._config.file_path,
+                state=self._served_state,
+                reload=self._reload,
+                verify=self._verify,
+            ),
+            changes=self.changes,
+            token=token,
+            metrics=self.metrics,
+            poll_timeout_s=self._settings.load_timeout_s,
+            draining=lambda: self.draining,
+        )
+
+    def _served_state(self) -> ServedState:
+        return ServedState.of(self.repository, self.watcher.not_adopted if self.watcher else None)
+
+    async def _reload(self) -> None:
+        if self.watcher is not None:
+            await self.watcher.poll()
+
+    async def _verify(self, name: str, number: int) -> None:
+        thread = DaemonThread("verify")
+        call = partial(self.load, self._config.models_dir, name, number, self._config.engine_config)
+        try:
+            await asyncio.wrap_future(thread.submit(call))
+        finally:
+            thread.close()
 
     @property
     def load(self) -> Load:

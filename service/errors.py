@@ -53,6 +53,12 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
 
+class Unauthorized(ServiceError):
+    """The request to the admin port has no valid token."""
+
+    code = "unauthorized"
+
+
 class Unavailable(ServiceError):
     """The service cannot accept this request now.
 

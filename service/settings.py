@@ -1,16 +1,25 @@
 """All settings of the service: one frozen object, created at the entry point and passed down.
 
 No other module reads the environment. Every field is the variable CONVSERVE_<FIELD> and the flag
---<field> of `convserve serve`.
+--<field> of `convserve serve`. Secrets have no flag, because everybody on a machine can read the
+arguments of its processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 ENVIRONMENT_PREFIX: Final = "CONVSERVE_"
 MAX_REQUEST_TIMEOUT_S: Final = 300.0  # a longer one may outlive its client in the queue
@@ -28,6 +37,7 @@ def _empty_is_unset(value: Any) -> Any:
 OptionalInt = Annotated[int | None, BeforeValidator(_empty_is_unset)]
 OptionalStr = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
 
 
 class Settings(BaseModel):
@@ -170,6 +180,29 @@ class Settings(BaseModel):
         30, ge=1, le=3600, description="After the drain time: time for accepted requests to finish."
     )
 
+    admin_port: OptionalInt = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which clients with the admin token change what is served; 0 picks a free "
+        "port. If unset: there is no admin port.",
+    )
+    admin_host: str = Field(
+        "127.0.0.1",
+        description="Address of the admin port. It has no TLS, so other machines should reach it "
+        "only through a proxy that has.",
+    )
+    admin_token_file: OptionalPath = Field(
+        None,
+        description="File with the token that the admin port asks for, at least 16 characters. It is "
+        "read again for every request, so a new token counts at once.",
+    )
+    admin_token: OptionalSecret = Field(
+        None,
+        description="The token itself, instead of a file. There is no flag for it, because everybody "
+        "on a machine can read the arguments of its processes.",
+    )
+
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log; info logs one line per request."
@@ -184,6 +217,8 @@ class Settings(BaseModel):
             )
         if self.lanes and self.workers:
             raise ValueError("lanes are threads and workers are processes: set only one of them")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError(f"admin_port and port must differ, got {self.port} for both")
         return self
 
 
@@ -206,6 +241,19 @@ def from_environment(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsInvalid(_explain(error, overrides or {})) from error
+
+
+def is_secret(name: str) -> bool:
+    """Returns whether a setting must not be shown, logged or passed as an argument."""
+    return SecretStr in get_args(Settings.model_fields[name].annotation)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment for a child process that needs no secrets."""
+    secrets = {
+        f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings.model_fields if is_secret(name)
+    }
+    return {name: value for name, value in environment.items() if name not in secrets}
 
 
 def flag_of(name: str) -> str:
@@ -249,6 +297,9 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any]) -> str:
         return f"{variable}: {_MOVED[name]}"
     if first["type"] == "extra_forbidden":
         return f"{variable}: no such setting; `convserve serve --help` lists them"
+
+    if is_secret(name):
+        return f"{variable}: must be text"
 
     # What the user wrote comes first.
     flag = flag_of(name)

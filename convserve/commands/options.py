@@ -19,7 +19,7 @@ from contract.versions import find_versions
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
 from service.models.repository import no_versions, resolve_models_dir
-from service.settings import Settings, SettingsInvalid, flag_of, from_environment
+from service.settings import Settings, SettingsInvalid, flag_of, from_environment, is_secret
 
 
 class UserPath(click.Path):
@@ -40,6 +40,8 @@ class UserPath(click.Path):
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds one option per setting to a command, with the setting's own description."""
     for name, field in reversed(Settings.model_fields.items()):
+        if is_secret(name):
+            continue
         flag = flag_of(name)
         kind = _option_type(field)
         declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag

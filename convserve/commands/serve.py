@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -42,6 +43,7 @@ def serve(signals: SignalHandlers | None, /, print_settings: bool, **overrides: 
 def _serve(settings: Settings, signals: SignalHandlers) -> int:
     # Late, because these take a second to import and --print-settings does not need them.
     from convserve.restarting import restarting_guard
+    from service.admin.token import AdminTokenUnusable, read_admin_token
     from service.app import create_app
     from service.http.server import DrainingServer
     from service.system.logs import LogWriter
@@ -57,14 +59,23 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     signals.before_exit = before_exit
 
     try:
+        admin_token = read_admin_token(settings)  # first, because loading models takes longer
         app = create_app(settings, guard=restarting_guard(logs))
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
-        with process.bind_socket(settings.host, settings.port) as listener:
-            DrainingServer(app, settings, signals).run(sockets=[listener])
+        with ExitStack() as stack:
+            listener = stack.enter_context(process.bind_socket(settings.host, settings.port))
+            admin = None
+            if admin_token is not None:
+                from service.admin.server import AdminServer
+
+                host, port = settings.admin_host, settings.admin_port or 0
+                opened = stack.enter_context(process.bind_socket(host, port, listen=True))
+                admin = AdminServer(app.state.service.admin_port(admin_token), opened)
+            DrainingServer(app, settings, signals, admin).run(sockets=[listener])
     except (ContractError, ProviderUnavailable) as error:
         click.echo(f"convserve: cannot serve: {error}", err=True)
         return EXIT_NOT_SERVABLE
-    except process.AddressUnusable as error:
+    except (process.AddressUnusable, AdminTokenUnusable) as error:
         click.echo(f"convserve: {error}", err=True)
         return EXIT_NOT_SERVABLE
     finally:

@@ -29,7 +29,9 @@ Model = TypeVar("Model", bound=BaseModel)
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {
         "description": ", ".join(
-            code for code, problem in PROBLEMS.items() if problem.status == status
+            code
+            for code, problem in PROBLEMS.items()
+            if problem.status == status and not problem.admin
         ),
         "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
     }

@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +17,6 @@ from service.errors import DeadlineExceeded, Draining, Unavailable
 from service.http.problems import EXPECTED_ERRORS, problem_response, public_code_of
 from service.http.scope import route_of, set_request_info
 from service.system.logs import RequestRecord
-from service.system.metrics import Metrics
 
 log = logging.getLogger("service.access")
 
@@ -32,6 +31,18 @@ _COMMON_HEADERS: Final = (
 )
 
 
+class RequestMetrics(Protocol):
+    """Counts the requests to one port."""
+
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Counts a request; `status` is 499 if the client left."""
+        ...
+
+    def count_error(self, code: str, refusal: str | None) -> None:
+        """Counts an error response; `refusal` is the limit that was reached, if one was."""
+        ...
+
+
 class EdgeMiddleware:
     """Wraps an ASGI application and answers every exception it raises with a problem document.
 
@@ -41,7 +52,7 @@ class EdgeMiddleware:
         draining: returns whether clients should send their next request to another instance.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, draining: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
         self._draining = draining
@@ -75,11 +86,12 @@ class EdgeMiddleware:
     def _count_error(self, scope: Scope, error: Exception) -> None:
         if route_of(scope) in QUIET_ROUTES:
             return
-        self._metrics.request_errors.labels(public_code_of(error)).inc()
+        refusal = None
         if isinstance(error, Unavailable):
-            self._metrics.refused.labels(error.code, error.reason).inc()
+            refusal = error.reason
         elif isinstance(error, DeadlineExceeded):
-            self._metrics.refused.labels(error.code, "deadline").inc()
+            refusal = "deadline"
+        self._metrics.count_error(public_code_of(error), refusal)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = route_of(scope)

@@ -1,7 +1,7 @@
 """Maps exceptions to error responses: application/problem+json, RFC 9457.
 
 Two members are our own: `code`, which is stable and meant for programs, and `request_id`. A problem
-never contains the client's input, a path, a class name or a traceback.
+never contains the client's input, a class name or a traceback, and no path except on the admin port.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from service import errors
 
 MEDIA_TYPE: Final = "application/problem+json"
 _MAX_DETAIL_CHARACTERS: Final = 500
+_MAX_REPOSITORY_DETAIL: Final = 8_000
 _ALLOW_MORE_TIME: Final = (
     "allow more time with X-Request-Timeout-Ms, or with CONVSERVE_REQUEST_TIMEOUT_S on the server"
 )
@@ -39,15 +40,20 @@ class Problem:
     title: str  # also the reason phrase when the protocol itself responds
     close: bool = False  # the body is not read to its end, so the connection cannot be reused
     picture: bool = False  # one picture can get it, while others of its request are answered
+    admin: bool = False  # only the admin port answers with it
 
 
 # Every code a client can get, in the order of docs/reference/errors.md.
 PROBLEMS: Final[dict[str, Problem]] = {
     "malformed_request": Problem(400, "The request cannot be parsed", picture=True),
+    "unauthorized": Problem(401, "The token is missing or wrong", admin=True),
     "not_found": Problem(404, "No resource at this path"),
     "model_not_found": Problem(404, "The model or version is not served here"),
     "method_not_allowed": Problem(405, "The method is not allowed for this path"),
     "request_timeout": Problem(408, "The request did not arrive in time", close=True),
+    "change_refused": Problem(409, "The change is not allowed", admin=True),
+    "repository_file_invalid": Problem(409, "The repository file is not valid", admin=True),
+    "repository_file_unwritable": Problem(409, "The repository file cannot be written", admin=True),
     "body_too_large": Problem(413, "The body is too large", close=True),
     "unsupported_media_type": Problem(415, "The format is not supported", picture=True),
     "image_undecodable": Problem(422, "The image cannot be decoded", picture=True),
@@ -58,6 +64,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "invalid_parameter": Problem(422, "A parameter is invalid", picture=True),
     "headers_too_large": Problem(431, "The request head is too large", close=True),
     "internal_error": Problem(500, "The service failed", picture=True),
+    "repository_unreadable": Problem(500, "The model repository cannot be read", admin=True),
     "overloaded": Problem(503, "The service is overloaded", picture=True),
     "draining": Problem(503, "The service is shutting down", close=True, picture=True),
     "model_not_ready": Problem(503, "The model is not ready", picture=True),
@@ -71,6 +78,13 @@ EXPECTED_ERRORS: Final = (
     contract_errors.ContractError,
     HTTPException,
     RequestValidationError,
+)
+
+# Their messages are written for clients. Those of `ModelError` are not.
+_WITH_DETAIL: Final = (
+    errors.ServiceError,
+    contract_errors.ImageError,
+    contract_errors.RepositoryError,
 )
 
 _BY_HTTP_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
@@ -114,7 +128,7 @@ def problem_document(error: BaseException, request_id: str) -> dict[str, Any]:
         "title": problem.title,
         "status": problem.status,
         "code": code,
-        "detail": _detail(error, problem)[:_MAX_DETAIL_CHARACTERS],
+        "detail": _detail(error, problem)[: _max_characters(error)],
         "request_id": request_id,
     }
 
@@ -160,6 +174,8 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
         headers["Allow"] = error.headers["Allow"]
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     problem = PROBLEMS[document["code"]]
     if problem.close:
         headers["Connection"] = "close"
@@ -168,10 +184,16 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
 
 
+def _max_characters(error: BaseException) -> int:
+    # These go to the admin port only, with lines to copy into a file.
+    ours = isinstance(error, contract_errors.RepositoryError)
+    return _MAX_REPOSITORY_DETAIL if ours else _MAX_DETAIL_CHARACTERS
+
+
 def _detail(error: BaseException, problem: Problem) -> str:
     if isinstance(error, RequestValidationError):
         return _validation_detail(error)
-    ours = isinstance(error, errors.ServiceError | contract_errors.ImageError)
+    ours = isinstance(error, _WITH_DETAIL)
     detail = str(error) if ours and str(error) else problem.title
     late = isinstance(error, errors.DeadlineExceeded)
     return f"{detail}; {_ALLOW_MORE_TIME}" if late else detail

@@ -4,6 +4,8 @@ SIGTERM: /readyz fails for `drain_s` while requests are still accepted, so that 
 sending them. Then the listening socket closes, requests in flight finish within `grace_s`, and the
 process exits with status 0. SIGINT skips the drain; a second signal exits at once. SIGHUP polls the
 model repository now instead of at the next interval.
+
+The admin port, if there is one, opens and closes with the public one and has no drain of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from functools import partial
 from types import FrameType
 
@@ -26,10 +28,27 @@ from service.system.signals import SignalHandlers
 log = logging.getLogger(__name__)
 
 
-class DrainingServer(uvicorn.Server):
-    """uvicorn's server with a drain phase before it stops accepting."""
+def urls_of(servers: Iterable[asyncio.Server]) -> list[str]:
+    addresses = [one.getsockname()[:2] for server in servers for one in server.sockets]
+    return [
+        f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        for host, port in addresses
+    ]
 
-    def __init__(self, app: FastAPI, settings: Settings, signals: SignalHandlers) -> None:
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server with a drain phase before it stops accepting.
+
+    `admin` serves another port on the same event loop, and must leave the signals to this one.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        signals: SignalHandlers,
+        admin: uvicorn.Server | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -54,14 +73,23 @@ class DrainingServer(uvicorn.Server):
         self._drain_s = settings.drain_s
         self._signals = signals
         self._stop_signals = 0
+        self._admin = admin
+        self._admin_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
-        for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
-                address = f"[{host}]" if ":" in host else host
-                log.info("serving", extra={"url": f"http://{address}:{port}"})
+        for url in urls_of(self.servers):
+            log.info("serving", extra={"url": url})
+        if self._admin is not None:
+            self._admin_task = asyncio.create_task(self._admin.serve(), name="admin port")
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        # The admin port stops first: what it changes needs the application.
+        if self._admin is not None and self._admin_task is not None:
+            self._admin.should_exit = True
+            with contextlib.suppress(Exception):
+                await self._admin_task
+        await super().shutdown(sockets)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -80,6 +108,8 @@ class DrainingServer(uvicorn.Server):
 
         if self._stop_signals > 1:
             self.should_exit = self.force_exit = True
+            if self._admin is not None:
+                self._admin.force_exit = True
         elif sig == signal.SIGINT or not self._drain_s:
             self.should_exit = True
         else:

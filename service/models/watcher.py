@@ -76,7 +76,7 @@ class RepositoryWatcher:
         self._clock = clock
         self._pause_s = _FIRST_PAUSE_S
         self._retry_at = clock() + _FIRST_PAUSE_S
-        self._not_adopted: str | None = None  # why the last change could not be swapped in
+        self.not_adopted: str | None = None  # why the last change could not be swapped in
         self._requested = asyncio.Event()
         self._polling = asyncio.Lock()
         self._thread = DaemonThread("adopt")
@@ -107,7 +107,7 @@ class RepositoryWatcher:
 
     async def _poll(self) -> None:
         current = self._serving.repository
-        failing = bool(current.problems) or self._not_adopted is not None
+        failing = bool(current.problems) or self.not_adopted is not None
         retry = failing and self._clock() >= self._retry_at
         seen = await self._in_thread(self._config.snapshot)
         if seen == self._seen and not retry:
@@ -116,7 +116,7 @@ class RepositoryWatcher:
             self._pause_s = _FIRST_PAUSE_S
 
         self._seen = seen
-        self._not_adopted = "an unexpected error; the log has it"  # until the end
+        self.not_adopted = "an unexpected error; the log has it"  # until the end
         renewed = await self._in_thread(
             partial(renew, self._config, current, self._load, retry=retry)
         )
@@ -129,12 +129,12 @@ class RepositoryWatcher:
         try:
             await self._serving.adopt(renewed)
         except (ContractError, ProviderUnavailable) as error:
-            self._not_adopted = str(error)
+            self.not_adopted = str(error)
             self._count_failure(str(error))
             self._seen = frozenset()  # the versions are valid: try again at the next poll
             return
 
-        self._not_adopted = None
+        self.not_adopted = None
         if renewed.versions() != current.versions() or _answers(renewed) != _answers(current):
             self._metrics.adoptions.labels("adopted").inc()
             served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
@@ -163,7 +163,7 @@ class RepositoryWatcher:
 
     def _show(self) -> None:
         current = self._serving.repository
-        n_failing = len(current.problems) + (self._not_adopted is not None)
+        n_failing = len(current.problems) + (self.not_adopted is not None)
         self._metrics.adoptions_failing.set(n_failing)
         self._metrics.versions_held.set(len(current.held))
 

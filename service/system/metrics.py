@@ -36,6 +36,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 _STAGES: Final = ("receive", "decode", "preprocess", "queue", "infer", "rank")
 _ADOPTION_OUTCOMES: Final = ("adopted", "failed")
+_ADMIN_OUTCOMES: Final = ("ok", "unauthorized", "refused", "failed")
 # A status that its route does not declare is counted in its class.
 _STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
 
@@ -202,6 +203,13 @@ class Metrics:
             "Versions that are held back because they do not satisfy their model's requirements.",
             registry=registry,
         )
+        self._admin_requests = Counter(
+            "convserve_admin_requests_total",
+            "Requests to the admin port: ok, unauthorized (no valid token), refused (4xx) or failed "
+            "(5xx).",
+            ("outcome",),
+            registry=registry,
+        )
         self._model_info = Gauge(
             "convserve_model_info",
             "1 for each loaded version. provider_fallback is none, not_installed or failed.",
@@ -236,6 +244,8 @@ class Metrics:
             self.lane_restarts.labels(reason)
         for outcome in _ADOPTION_OUTCOMES:
             self.adoptions.labels(outcome)
+        for outcome in _ADMIN_OUTCOMES:
+            self._admin_requests.labels(outcome)
 
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._by_version: dict[VersionKey, _VersionSeries] = {}
@@ -315,6 +325,18 @@ class Metrics:
         requests, request_seconds = series
         requests.inc()
         request_seconds.observe(seconds)
+
+    def count_error(self, code: str, refusal: str | None) -> None:
+        self.request_errors.labels(code).inc()
+        if refusal is not None:
+            self.refused.labels(code, refusal).inc()
+
+    def count_admin_request(self, status: int) -> None:
+        if status == 401:
+            outcome = "unauthorized"
+        else:
+            outcome = "ok" if status < 400 else "refused" if status < 500 else "failed"
+        self._admin_requests.labels(outcome).inc()
 
     def count_refused_head(self, route: str, status: int, code: str) -> None:
         """Counts a request that was refused before it reached the application."""

@@ -58,8 +58,8 @@ def return_freed_memory() -> None:
     malloc_trim(0)
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound to the address but does not listen yet.
+def bind_socket(host: str, port: int, *, listen: bool = False) -> socket.socket:
+    """Returns a socket that is bound to the address and, if asked to, listens.
 
     Raises:
         AddressUnusable: the address is taken, belongs to another machine or is not allowed.
@@ -69,6 +69,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        if listen:
+            bound.listen()
     except OSError as error:
         bound.close()
         reason = error.strerror or str(error)

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 from contract.errors import GraphMismatch, ModelError, VersionTooCostly
 from service.errors import ProviderUnavailable, WorkerNotStarted
 from service.models.limits import CHECK_INTERVAL_S, LoadBudget, LoadLimits
+from service.settings import without_secrets
 from service.system.threads import DaemonThread
 from service.system.usage import private_bytes
 from service.workers import wire
@@ -131,7 +132,7 @@ class ProcessLauncher:
                 [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": search_path},
+                env={**without_secrets(os.environ), "PYTHONPATH": search_path},
             )
         if self._background:
             with suppress(OSError):  # it has ended already

@@ -1,0 +1,1 @@
+"""The admin port: changes what is served, by changing repository.toml."""
