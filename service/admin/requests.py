@@ -13,18 +13,19 @@ from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, Req
 
 MAX_BODY_BYTES: Final = 65_536
 _MAX_USER_CHARACTERS: Final = 64
+_MAX_VERSION_DIGITS: Final = 9
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 def _parse_version(value: Any) -> Any:
     # The service sends versions as strings, so it takes them as strings too.
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_VERSION_DIGITS:
         return int(value)
     return value
 
 
-Version = Annotated[int, BeforeValidator(_parse_version), Field(ge=1, strict=True)]
+Version = Annotated[int, BeforeValidator(_parse_version), Field(ge=1, lt=10**_MAX_VERSION_DIGITS, strict=True)]
 
 
 class NoBody(BaseModel):

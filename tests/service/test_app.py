@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from contract.errors import NothingToServe
 from service import app as app_module
+from service.api import docs
 from service.app import ROUTERS, create_app
 from service.models import repository as repository_module
 from service.models.providers import ProviderSession, open_session
@@ -91,6 +93,33 @@ def test_app_every_router_is_mounted(fresh_client):
     paths = set(fresh_client.get("/openapi.json").json()["paths"])
 
     assert paths == {route.path for router in ROUTERS for route in router.routes}  # type: ignore[attr-defined]
+
+
+def test_app_public_port_changes_nothing(make_client):
+    app = make_client(docs=True).app
+    routers = [*ROUTERS, docs.router]
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+
+    writing = {
+        (method, route.path)
+        for route in routes
+        if isinstance(route, Route)
+        for method in (route.methods or {"any"}) - {"GET", "HEAD"}
+    }
+
+    others = [route for route in routes if not isinstance(route, Route)]
+    assert len(others) == len(routers)  # nothing else is mounted
+    assert writing == {
+        ("POST", "/v1/classify"),
+        ("POST", "/v1/models/{name}/classify"),
+        ("POST", "/v1/models/{name}/versions/{version}/classify"),
+    }
+
+
+@pytest.mark.parametrize("path", ["models", "changes", "reload", "default", "models/tiny/pin"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_app_public_port_does_not_have_the_admin_routes(client, method, path):
+    assert client.request(method, f"/v1/admin/{path}").status_code == 404
 
 
 def test_app_with_a_corrupt_model_is_not_created(tmp_path):

@@ -9,13 +9,22 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from convserve.commands import convserve
-from service.settings import Settings, SettingsInvalid, flag_of, from_environment
+from service.settings import (
+    Settings,
+    SettingsInvalid,
+    flag_of,
+    from_environment,
+    is_secret,
+    without_secrets,
+)
+from tests.problems import MARKER
 
 FIELDS = Settings.model_fields
+FLAGS = [name for name in FIELDS if not is_secret(name)]
 OPTIONAL = [name for name, field in FIELDS.items() if field.default is None]
 
 
@@ -55,7 +64,7 @@ def test_settings_every_field_described_and_bounded(name):
         assert bound(field, "ge", "gt") is not None
     else:
         closed = typing.get_origin(kind(field)) is typing.Literal
-        assert closed or kind(field) in (bool, str, Path)
+        assert closed or kind(field) in (bool, str, Path, SecretStr)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -64,10 +73,11 @@ def test_settings_variable_of_every_field_is_read(name):
 
     settings = from_environment({f"CONVSERVE_{name.upper()}": str(value)})
 
-    assert getattr(settings, name) == (Path(value) if kind(FIELDS[name]) is Path else value)
+    wanted = kind(FIELDS[name])(value) if kind(FIELDS[name]) in (Path, SecretStr) else value
+    assert getattr(settings, name) == wanted
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", FLAGS)
 def test_settings_flag_of_every_field_is_read(name):
     value, flag = sample(FIELDS[name]), "--" + name.replace("_", "-")
     if kind(FIELDS[name]) is bool:
@@ -179,3 +189,43 @@ def test_settings_lanes_without_workers_accepted(lanes):
     settings = from_environment({"CONVSERVE_LANES": lanes, "CONVSERVE_WORKERS": "0"})
 
     assert settings.lanes == (int(lanes) if lanes else None)
+
+
+def test_settings_two_equal_ports_refused():
+    with pytest.raises(SettingsInvalid, match="admin_port and port must differ, got 8000 for both"):
+        from_environment({"CONVSERVE_ADMIN_PORT": "8000"})
+
+
+# Secrets
+
+
+def test_settings_token_is_the_only_secret_and_has_no_flag():
+    assert FIELDS.keys() - FLAGS == {"admin_token"}
+    result = CliRunner().invoke(convserve, ["serve", "--print-settings", "--admin-token", MARKER])
+
+    assert result.exit_code == 2
+    assert "No such option: --admin-token" in result.output
+
+
+def test_settings_secret_is_never_shown():
+    result = CliRunner().invoke(
+        convserve, ["serve", "--print-settings"], env={"CONVSERVE_ADMIN_TOKEN": MARKER}
+    )
+
+    assert json.loads(result.stdout)["admin_token"] == "*" * 10
+    assert MARKER not in result.output + repr(Settings(admin_token=MARKER))
+
+
+def test_settings_secret_that_is_no_text_refused_without_it():
+    with pytest.raises(SettingsInvalid) as refused:
+        from_environment({}, {"admin_token": [MARKER]})
+
+    assert str(refused.value) == "CONVSERVE_ADMIN_TOKEN: must be text"
+
+
+def test_settings_secrets_are_not_passed_to_child_processes():
+    environment = {"CONVSERVE_ADMIN_TOKEN": MARKER, "CONVSERVE_ADMIN_PORT": "1", "PATH": "/bin"}
+
+    kept = without_secrets(environment)
+
+    assert kept == {"CONVSERVE_ADMIN_PORT": "1", "PATH": "/bin"}

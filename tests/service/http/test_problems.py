@@ -31,6 +31,11 @@ def errors_with_code(module: object, base: type[Exception]) -> list[type[Excepti
 ERRORS = errors_with_code(errors, errors.ServiceError) + errors_with_code(
     contract_errors, contract_errors.ImageError
 )
+REPOSITORY_ERRORS = [
+    error
+    for error in errors_with_code(contract_errors, contract_errors.RepositoryError)
+    if error.code in PROBLEMS  # type: ignore[attr-defined]
+]
 MODEL_ERRORS = errors_with_code(contract_errors, contract_errors.ModelError)
 
 
@@ -39,7 +44,7 @@ def test_problems_every_error_has_a_row(error):
     assert error.code in PROBLEMS
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", ERRORS + REPOSITORY_ERRORS, ids=lambda error: error.__name__)
 def test_problems_every_error_answered_with_its_message(fresh_client, error):
     fresh_client.app.add_api_route("/raise", handler_raising(error("the message")))
 
@@ -49,6 +54,7 @@ def test_problems_every_error_answered_with_its_message(fresh_client, error):
     late = issubclass(error, errors.DeadlineExceeded)
     assert response.json()["detail"] == "the message" + (MORE_TIME if late else "")
     assert ("retry-after" in response.headers) == issubclass(error, errors.Unavailable)
+    assert ("www-authenticate" in response.headers) == (PROBLEMS[error.code].status == 401)
     assert ("connection" in response.headers) == PROBLEMS[error.code].close
 
 
@@ -71,7 +77,7 @@ def test_problems_row_has_an_error_status_and_a_title(code):
 
 @pytest.mark.parametrize("code", PROBLEMS)
 def test_problems_every_code_is_raised_somewhere(code):
-    raised = {error.code for error in ERRORS}  # type: ignore[attr-defined]
+    raised = {error.code for error in ERRORS + REPOSITORY_ERRORS}  # type: ignore[attr-defined]
 
     assert code in raised | {"not_found", "method_not_allowed", "headers_too_large"}
 
@@ -101,6 +107,12 @@ def test_problems_long_detail_is_cut():
     response = problem_response(errors.InvalidParameter("x" * 10_000), "id")
 
     assert len(response.body) <= 1024
+
+
+def test_problems_lines_to_write_into_the_repository_file_are_not_cut():
+    error = contract_errors.RepositoryFileUnwritable("x" * 4_000)
+
+    assert len(problem_document(error, "id")["detail"]) == 4_000
 
 
 def test_problems_error_without_message_gets_the_title():

@@ -294,7 +294,8 @@ def lines_of(client) -> list[str]:
 
 def test_metrics_every_error_code_has_its_series(client):
     pictures = codes_of(ImageError) | {"ok", "worker_lost", "internal_error", "malformed_request"}
-    requests = codes_of(ImageError) | codes_of(ServiceError) | set(PROBLEMS)
+    admin = {code for code, problem in PROBLEMS.items() if problem.admin}
+    requests = (codes_of(ImageError) | codes_of(ServiceError) | set(PROBLEMS)) - admin
 
     assert {
         find(client, "convserve_images_total", **NEWEST, outcome=code) is None for code in pictures
