@@ -204,7 +204,7 @@ def test_settings_token_is_the_only_secret_and_has_no_flag():
     result = CliRunner().invoke(convserve, ["serve", "--print-settings", "--admin-token", MARKER])
 
     assert result.exit_code == 2
-    assert "No such option: --admin-token" in result.output
+    assert "No such option" in result.output
 
 
 def test_settings_secret_is_never_shown():

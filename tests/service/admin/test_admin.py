@@ -439,7 +439,7 @@ def test_admin_change_that_is_there_already_is_recorded_as_unchanged(admin):
 
 
 def test_admin_many_changes_at_once_leave_the_last_one_in_the_file(service, admin):
-    def change(number: int) -> int:
+    def change(number: int):
         verb = ("pin", "promote", "rollback", "unpin", "load", "unload")[number % 6]
         body = {"version": number % 3 + 1} if verb not in ("rollback", "unpin") else {}
         return admin.post(f"/v1/admin/models/tiny/{verb}", json=body).status_code
