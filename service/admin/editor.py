@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from contract.errors import ChangeRefused, ContractError, ModelError
 from contract.repository.changes import Change, RepositoryState, read_state
-from contract.repository.editing import write_change
+from contract.repository.editing import edited_text, preview, write_change
+from contract.repository.file import parse_repository_file
+from contract.repository.policy import ModelDecision, VersionKey
 from service.admin.actions import AdminActions
 from service.admin.verbs import Verb
 from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
 from service.models.changelog import ChangeLog, RepositoryChange
+from service.models.snapshot import VersionFacts, version_facts
 from service.system.threads import DaemonThread
 
 Result = TypeVar("Result")
@@ -39,7 +41,9 @@ class RepositoryEditor:
         self._actions = actions
         self._changes = changes
         self._thread = thread
-        self._lock = asyncio.Lock()
+        self._editing = asyncio.Lock()
+        self._proving = asyncio.Lock()
+        self._proven: dict[VersionKey, VersionFacts] = {}  # with the facts from before
 
     async def apply(self, wanted: Wanted) -> dict[str, Any]:
         """Proves the version, writes the file and returns the entry of the log of changes.
@@ -56,10 +60,10 @@ class RepositoryEditor:
         attempt = RepositoryChange(wanted.who, wanted.name, model=wanted.model)
         try:
             # Without the lock: a version that takes long to prove must not hold up a rollback.
-            number = await self._in_thread(partial(_version_to_prove, self._actions, wanted))
-            if number is not None:
+            plan = await self._in_thread(partial(_plan, self._actions, wanted))
+            for number in plan.unproven:
                 await self._prove(wanted.model, number)
-            async with self._lock:
+            async with self._editing:
                 change = await self._in_thread(partial(self._edit, wanted, attempt))
                 return self._changes.record(change)
         except (ContractError, ServiceError) as error:
@@ -70,59 +74,68 @@ class RepositoryEditor:
             raise
 
     async def _prove(self, model: str, number: int) -> None:
-        if (model, number) in self._actions.state().loaded:
-            return
-        try:
-            await self._actions.verify(model, number)
-        except TimeoutError as error:
-            raise ChangeRefused(
-                f"{model}/{number} was not proven in time, so nothing was changed"
-            ) from error
-        except (ModelError, ProviderUnavailable) as error:
-            raise ChangeRefused(
-                f"{model}/{number} cannot be served, so nothing was changed: {error}"
-            ) from error
+        async with self._proving:  # each takes a child process
+            facts = await self._in_thread(
+                partial(version_facts, self._actions.models_dir, model, number)
+            )
+            key = model, number
+            if key in self._actions.state().loaded or self._proven.get(key) == facts:
+                return
+            try:
+                await self._actions.verify(model, number)
+            except TimeoutError as error:
+                raise ChangeRefused(
+                    f"{model}/{number} was not proven in time, so nothing was changed"
+                ) from error
+            except (ModelError, ProviderUnavailable) as error:
+                raise ChangeRefused(
+                    f"{model}/{number} cannot be served, so nothing was changed: {error}"
+                ) from error
+            self._proven[key] = facts
 
     def _edit(self, wanted: Wanted, attempt: RepositoryChange) -> RepositoryChange:
-        state, change = _prepare(self._actions, wanted)
-        written = write_change(state.file, change)
-        changed = written.text_before_sha256 != written.text_after_sha256
-        if changed:
-            self._changes.wrote(written.text_after_sha256)
-        return replace(
-            attempt,
-            outcome="changed" if changed else "unchanged",
-            versions=(_answer(state, wanted.model), _answer_now(self._actions, wanted.model)),
-            digests=(written.text_before_sha256, written.text_after_sha256),
-            summary=change.summary,
-        )
+        plan = _plan(self._actions, wanted)
+        written = write_change(plan.state.file, plan.change)
+        digests = written.before_sha256, written.after_sha256
+        if digests[0] == digests[1] or digests[1] is None:
+            return replace(
+                attempt, outcome="unchanged", digests=digests, summary=plan.change.summary
+            )
+        self._changes.wrote(digests[1])
+        return replace(attempt, versions=plan.answers, digests=digests, summary=plan.change.summary)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))
 
 
-def _version_to_prove(actions: AdminActions, wanted: Wanted) -> int | None:
-    state, _ = _prepare(actions, wanted)
-    return wanted.verb.proves(state.file.parsed, wanted.model, wanted.body)
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A change that has not been made yet.
+
+    Attributes:
+        answers: the version of the model that answers before and after it.
+        unproven: the versions that would be loaded for it because the file names them.
+    """
+
+    state: RepositoryState
+    change: Change
+    answers: tuple[int | None, int | None]
+    unproven: list[int]
 
 
-def _prepare(actions: AdminActions, wanted: Wanted) -> tuple[RepositoryState, Change]:
+def _plan(actions: AdminActions, wanted: Wanted) -> _Plan:
     state = read_state(actions.models_dir, actions.repository_file)
     # Before anything else: the name may be anything, also a path.
     if wanted.model not in {*state.listing.names, *state.file.parsed.models}:
         raise ModelNotFound(
             "no model of this name is in the model repository; GET /v1/admin/models lists them"
         )
-    return state, wanted.verb.change(state, wanted.model, wanted.body)
+    change = wanted.verb.change(state, wanted.model, wanted.body)
 
-
-def _answer(state: RepositoryState, model: str) -> int | None:
-    decided = state.decision.models.get(model)
-    return decided.answer if decided else None
-
-
-def _answer_now(actions: AdminActions, model: str) -> int | None:
-    # The change is made. What somebody else breaks right after it must not make it look refused.
-    with suppress(ContractError):
-        return _answer(read_state(actions.models_dir, actions.repository_file), model)
-    return None
+    decided = [one.models.get(wanted.model) for one in (state.decision, preview(state, change))]
+    before, after = (one or ModelDecision() for one in decided)
+    text = edited_text(state.file, change)
+    policy = parse_repository_file(text, str(state.file.path)).policy(wanted.model)
+    known = state.policy(wanted.model).named() & {*before.load}
+    unproven = sorted((policy.named() & {*after.load}) - known)
+    return _Plan(state, change, (before.answer, after.answer), unproven)

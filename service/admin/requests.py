@@ -20,12 +20,19 @@ Body = TypeVar("Body", bound=BaseModel)
 
 def _parse_version(value: Any) -> Any:
     # The service sends versions as strings, so it takes them as strings too.
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_VERSION_DIGITS:
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdecimal()
+        and len(value) <= _MAX_VERSION_DIGITS
+    ):
         return int(value)
     return value
 
 
-Version = Annotated[int, BeforeValidator(_parse_version), Field(ge=1, lt=10**_MAX_VERSION_DIGITS, strict=True)]
+Version = Annotated[
+    int, BeforeValidator(_parse_version), Field(ge=1, lt=10**_MAX_VERSION_DIGITS, strict=True)
+]
 
 
 class NoBody(BaseModel):
@@ -40,11 +47,17 @@ class VersionBody(NoBody):
     version: Version
 
 
+class PartBody(NoBody):
+    """{"version": 3}, or nothing for the whole model."""
+
+    version: Version | None = None
+
+
 class AliasBody(NoBody):
-    """{"alias": "stable", "version": 3}."""
+    """{"alias": "stable", "version": 3}; null instead of a version removes the alias."""
 
     alias: str
-    version: Version
+    version: Version | None
 
 
 class DefaultBody(NoBody):

@@ -91,6 +91,8 @@ class LaneKind:
     prepare_pool: Executor | None
     # Loads and verifies a version published while the service runs.
     load: Load
+    # The same, without making the version ready to run here.
+    prove: Load
     # Returns the same kind for another repository and number of lanes.
     renew: Callable[[Repository, int], Awaitable[LaneKind]]
 
@@ -122,6 +124,10 @@ class LaneBackend:
     @property
     def load(self) -> Load:
         return self._kind.load
+
+    @property
+    def prove(self) -> Load:
+        return self._kind.prove
 
     @property
     def alive(self) -> bool:
@@ -249,14 +255,21 @@ def _threads(pool: Executor, proving: WorkerConfig) -> LaneKind:
     async def renew(_repository: Repository, _count: int) -> LaneKind:
         return _threads(pool, proving)
 
-    return LaneKind(ThreadLaneFactory(), pool, partial(load_proven, proving), renew)
+    return LaneKind(
+        ThreadLaneFactory(),
+        pool,
+        partial(load_proven, proving),
+        partial(load_in_child, proving),
+        renew,
+    )
 
 
 def _processes(workers: WorkerConfig, factory: ProcessLaneFactory) -> LaneKind:
     async def renew(repository: Repository, count: int) -> LaneKind:
         return _processes(workers, await factory.renewed(repository, count))
 
-    return LaneKind(factory, None, partial(load_in_child, workers), renew)
+    prove = partial(load_in_child, workers)
+    return LaneKind(factory, None, prove, prove, renew)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

@@ -200,7 +200,7 @@ def test_admin_many_changes_at_once_end_as_the_file_says(start, models):
 
     admin(server).close()  # its address is read from the log once
     with ThreadPoolExecutor(64) as pool:
-        statuses = set(pool.map(change, range(192)))
+        statuses = set(pool.map(change, range(64)))
     with admin(server) as client:
         served = client.post("/v1/admin/reload").json()["served"]
 
