@@ -2,8 +2,8 @@
 
     nice python benchmarks/reliability/switches.py --switches 100 --failures 50 --workers 0 1
 
-Versions are copies of a committed one. Those with even numbers have other labels, so an answer that mixes
-two versions is noticed. Clients post one photograph without a pause, first for a while without a change,
+Versions are copies of a committed one, and each has its number in every label, so an answer that mixes two
+versions is noticed. Clients post one photograph without a pause, first for a while without a change,
 then during all changes. Exits with 1 if a request failed, an answer was mixed, p99 grew to more than 1.5
 times, or the last state is not what `repository.toml` says.
 """
@@ -41,7 +41,6 @@ from contract.versions import Version, find_versions, read_version
 _MB: Final = 1 << 20
 _PATIENCE_S: Final = 120.0
 _MAX_P99_GROWTH: Final = 1.5
-_OTHER: Final = "other "  # begins every label of a version with an even number
 
 
 @dataclass
@@ -54,6 +53,18 @@ class Answers:
 
     def percentile_ms(self, percent: float) -> float:
         return float(np.percentile(self.latencies_s, percent)) * 1e3
+
+
+def prefix(number: int) -> str:
+    """Returns what begins every label of a version."""
+    return f"v{number} "
+
+
+def is_mixed(body: dict[str, Any], model: str) -> bool:
+    """Returns whether an answer has the labels of another version than it says."""
+    expected = prefix(int(body["version"]))
+    labels = [one["label"] for one in body["predictions"]]
+    return body["model"] != model or not all(label.startswith(expected) for label in labels)
 
 
 class Clients:
@@ -95,9 +106,7 @@ class Clients:
                     self._phase.failed[status] += 1
                     continue
                 self._phase.latencies_s.append(took_s)
-                other = body["predictions"][0]["label"].startswith(_OTHER)
-                even = int(body["version"]) % 2 == 0
-                self._phase.mixed += other != even or body["model"] != self._model
+                self._phase.mixed += is_mixed(body, self._model)
         connection.close()
 
 
@@ -119,12 +128,11 @@ class Owner:
     def _manifest(self, number: int) -> Manifest:
         document = json.loads(self.source.manifest.model_dump_json())
         document["version"] = number
-        if number % 2 == 0:
-            for label in document["labels"]:
-                label["name"] = _OTHER + label["name"]
-            for example in document["golden"]:
-                for one in example["top5"]:
-                    one["label"] = _OTHER + one["label"]
+        for label in document["labels"]:
+            label["name"] = prefix(number) + label["name"]
+        for example in document["golden"]:
+            for one in example["top5"]:
+                one["label"] = prefix(number) + one["label"]
         return parse_manifest(json.dumps(document))
 
     def switch(self, number: int) -> None:

@@ -29,21 +29,26 @@ class LoadLimits:
     timeout_s: float = 120.0
     max_memory_bytes: int | None = None
 
-    def begin(self, *, siblings: int = 1) -> LoadBudget:
-        """Starts the clock. `siblings` processes load at the same time and share the memory."""
+    def begin(self, *, siblings: int = 1, start_s: float = 0.0) -> LoadBudget:
+        """Starts the clock.
+
+        Args:
+            siblings: processes that load at the same time and share the memory.
+            start_s: what a process may take at least until it begins to load.
+        """
         memory_bytes: float | None = self.max_memory_bytes
         if memory_bytes is None:
             memory_bytes = _SHARE * available_bytes() / siblings
-        return LoadBudget(self.timeout_s, memory_bytes)
+        return LoadBudget(self.timeout_s, memory_bytes, start_s)
 
 
 class LoadBudget:
     """What is left of the limits for one version."""
 
-    def __init__(self, timeout_s: float, memory_bytes: float) -> None:
+    def __init__(self, timeout_s: float, memory_bytes: float, start_s: float = 0.0) -> None:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._until_s = time.monotonic() + timeout_s
+        self._until_s = time.monotonic() + max(timeout_s, start_s)
 
     def restart_clock(self) -> None:
         self._until_s = time.monotonic() + self._timeout_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class WorkerConfig:
     limits: ImageLimits
     log_level: str
     load_limits: LoadLimits  # a child that exceeds them before it is ready is killed
+    # What children found out about versions, by the manifests' digests: it does not change.
+    proven: dict[VersionId, dict[str, Any]] = field(default_factory=dict, compare=False)
 
     def launcher(self, versions: list[VersionId], *, background: bool = False) -> ProcessLauncher:
         start_message = {

@@ -27,6 +27,7 @@ from service.workers import wire
 from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
+_START_S: Final = 30.0  # on a busy machine, the interpreter and its imports take seconds
 # Of nice(1). At 19, a service that is busy would let a child have almost no time.
 _BACKGROUND_PRIORITY: Final = 10
 
@@ -123,7 +124,7 @@ class ProcessLauncher:
             raise
 
     def _spawn(self, limits: LoadLimits, siblings: int = 1) -> _StartingWorker:
-        budget = limits.begin(siblings=siblings)
+        budget = limits.begin(siblings=siblings, start_s=_START_S)
         ours, theirs = socket.socketpair()
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)

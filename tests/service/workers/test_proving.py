@@ -112,6 +112,20 @@ def test_version_proven_for_workers_runs_in_children_only(models_dir, children):
     assert [one.returncode for one in children] == [-9]
 
 
+@both_loads
+def test_version_is_proven_once_for_the_same_files(tmp_path, load, children):
+    tinymodel.write_version(tmp_path)
+    config = config_of(tmp_path)
+
+    for _ in range(2):
+        assert load(config, tmp_path, "tiny", 1, ENGINE).key == ("tiny", 1)
+    (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"damaged")
+
+    with pytest.raises(VersionCorrupt):
+        load(config, tmp_path, "tiny", 1, ENGINE)
+    assert len(children) == 1
+
+
 def test_version_replaced_after_it_was_proven_is_refused(tmp_path, monkeypatch):
     tinymodel.write_version(tmp_path)
 
