@@ -182,7 +182,8 @@ class Service:
 
     async def _verify(self, name: str, number: int) -> None:
         thread = DaemonThread("verify")
-        call = partial(self.load, self._config.models_dir, name, number, self._config.engine_config)
+        prove, config = self._backend.prove, self._config
+        call = partial(prove, config.models_dir, name, number, config.engine_config)
         try:
             await asyncio.wrap_future(thread.submit(call))
         finally:

@@ -114,7 +114,8 @@ class _Plan:
 
     Attributes:
         answers: the version of the model that answers before and after it.
-        unproven: the versions that would be loaded for it because the file names them.
+        unproven: the versions that it names and that are to be loaded. What the rule chooses
+            by itself is not among them: there the next version takes the place of one that fails.
     """
 
     state: RepositoryState

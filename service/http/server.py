@@ -87,8 +87,10 @@ class DrainingServer(uvicorn.Server):
         # The admin port stops first: what it changes needs the application.
         if self._admin is not None and self._admin_task is not None:
             self._admin.should_exit = True
-            with contextlib.suppress(Exception):
+            try:
                 await self._admin_task
+            except Exception:
+                log.exception("the admin port failed")
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
     @contextlib.contextmanager

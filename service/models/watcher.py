@@ -102,7 +102,11 @@ class RepositoryWatcher:
     async def poll(self) -> None:
         """Compares the files once and adopts what changed."""
         async with self._polling:
-            await self._poll()
+            try:
+                await self._poll()
+            except Exception:
+                self.not_adopted = "an unexpected error; the log has it"
+                raise
             self._show()
 
     async def _poll(self) -> None:
@@ -116,7 +120,6 @@ class RepositoryWatcher:
             self._pause_s = _FIRST_PAUSE_S
 
         self._seen = seen
-        self.not_adopted = "an unexpected error; the log has it"  # until the end
         renewed = await self._in_thread(
             partial(renew, self._config, current, self._load, retry=retry)
         )
