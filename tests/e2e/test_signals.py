@@ -212,11 +212,9 @@ def test_signals_while_an_endless_version_is_adopted_end_with_zero(start_server,
     tinymodel.write_version(models, version=2, graph_file=tinymodel.endless_graph())
 
     server.send_signal(signal.SIGHUP)
-    if workers:
-        wait_until(lambda: len(every_child(server.pid)) == 2)
+    wait_until(lambda: len(every_child(server.pid)) == len(serving) + 1)
     children = every_child(server.pid)
-    loading_pid = (children - set(serving)).pop() if workers else server.pid
-    wait_for_endless_run(server, loading_pid)
+    wait_for_endless_run(server, (children - set(serving)).pop())
     server.send_signal(signal.SIGTERM)
 
     assert (server.exit_code(), server.stderr()) == (0, "")
