@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from service.system.usage import available_bytes
+from service.system.usage import available_bytes, private_bytes
 
 VersionId = tuple[str, int, str]
 """Name, number and manifest digest of a version."""
@@ -29,33 +29,32 @@ class LoadLimits:
     timeout_s: float = 120.0
     max_memory_bytes: int | None = None
 
-    def begin(self, *, siblings: int = 1, start_s: float = 0.0) -> LoadBudget:
-        """Starts the clock.
+    def begin(self, pid: int, *, siblings: int = 1) -> LoadBudget:
+        """Starts the clock, and remembers the memory that the process has already.
 
         Args:
-            siblings: processes that load at the same time and share the memory.
-            start_s: what a process may take at least until it begins to load.
+            pid: the process that loads the version.
+            siblings: processes that load at the same time and share the available memory.
         """
         memory_bytes: float | None = self.max_memory_bytes
         if memory_bytes is None:
             memory_bytes = _SHARE * available_bytes() / siblings
-        return LoadBudget(self.timeout_s, memory_bytes, start_s)
+        return LoadBudget(pid, self.timeout_s, memory_bytes)
 
 
 class LoadBudget:
-    """What is left of the limits for one version."""
+    """The limits of one version that is being loaded."""
 
-    def __init__(self, timeout_s: float, memory_bytes: float, start_s: float = 0.0) -> None:
+    def __init__(self, pid: int, timeout_s: float, memory_bytes: float) -> None:
+        self._pid = pid
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._until_s = time.monotonic() + max(timeout_s, start_s)
+        self._until_s = time.monotonic() + timeout_s
+        self._before_bytes = private_bytes(pid)
 
-    def restart_clock(self) -> None:
-        self._until_s = time.monotonic() + self._timeout_s
-
-    def exceeded(self, used_bytes: int) -> str | None:
-        """Returns why a version that has taken this much memory is refused, or None."""
-        if used_bytes > self._memory_bytes:
+    def exceeded(self) -> str | None:
+        """Returns why the version is refused now, or None."""
+        if private_bytes(self._pid) - self._before_bytes > self._memory_bytes:
             limit = f"{self._memory_bytes / 2**20:,.0f} MiB"
             return f"loading takes more than {limit} of memory (CONVSERVE_LOAD_MAX_MEMORY_BYTES)"
         if time.monotonic() > self._until_s:

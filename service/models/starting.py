@@ -24,7 +24,6 @@ from contract.versions import read_manifest
 from service.models.limits import CHECK_INTERVAL_S, LoadLimits, VersionId
 from service.models.repository import EngineConfig, LoadedVersion, load_version
 from service.system import process
-from service.system.usage import private_bytes
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +93,11 @@ def watched(limits: LoadLimits, give_up: Callable[[str], object]) -> Iterator[No
     """
     exceeded: list[str] = []
     ended, deciding = threading.Event(), threading.Lock()
-    budget, before_bytes = limits.begin(), private_bytes(os.getpid())
+    budget = limits.begin(os.getpid())
 
     def watch() -> None:
         while not ended.wait(CHECK_INTERVAL_S):
-            reason = budget.exceeded(private_bytes(os.getpid()) - before_bytes)
-            if reason is not None:
+            if (reason := budget.exceeded()) is not None:
                 with deciding:
                     if not ended.is_set():
                         exceeded.append(reason)

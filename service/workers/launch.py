@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,12 +24,11 @@ from service.errors import ProviderUnavailable, WorkerNotStarted
 from service.models.limits import CHECK_INTERVAL_S, LoadBudget, LoadLimits
 from service.settings import without_secrets
 from service.system.threads import DaemonThread
-from service.system.usage import private_bytes
 from service.workers import wire
 from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
-_START_S: Final = 30.0  # on a busy machine, the interpreter and its imports take seconds
+_START_S: Final = 60.0
 # Of nice(1). At 19, a service that is busy would let a child have almost no time.
 _BACKGROUND_PRIORITY: Final = 10
 
@@ -124,7 +125,6 @@ class ProcessLauncher:
             raise
 
     def _spawn(self, limits: LoadLimits, siblings: int = 1) -> _StartingWorker:
-        budget = limits.begin(siblings=siblings, start_s=_START_S)
         ours, theirs = socket.socketpair()
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -138,7 +138,8 @@ class ProcessLauncher:
         if self._background:
             with suppress(OSError):  # it has ended already
                 os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_PRIORITY)
-        return _StartingWorker(process, ours, self._start_message, budget)
+        begin = partial(limits.begin, process.pid, siblings=siblings)
+        return _StartingWorker(process, ours, self._start_message, begin)
 
 
 class _StartingWorker:
@@ -149,12 +150,14 @@ class _StartingWorker:
         process: subprocess.Popen[bytes],
         sock: socket.socket,
         start_message: dict[str, Any],
-        budget: LoadBudget,
+        begin: Callable[[], LoadBudget],
     ) -> None:
         self.process = process
         self.sock = sock
         self._start_message = start_message
-        self._budget = budget
+        self._begin = begin
+        # Until the first version; importing everything takes a second, or several on a busy machine.
+        self._budget = LoadLimits(_START_S, sys.maxsize).begin(process.pid)
         self._waiting = [f"{name}/{number}" for name, number, _ in start_message["versions"]]
         self._loading: str | None = None
 
@@ -171,7 +174,7 @@ class _StartingWorker:
             frame = self._read()
             while frame is not None and frame.kind is FrameKind.LOADING and self._waiting:
                 self._loading = self._waiting.pop(0)
-                self._budget.restart_clock()
+                self._budget = self._begin()
                 frame = self._read()
         except (OSError, WireError) as error:
             raise self._ended() from error
@@ -219,12 +222,11 @@ class _StartingWorker:
         return data
 
     def _check_limits(self) -> None:
-        reason = self._budget.exceeded(private_bytes(self.process.pid))
-        if reason is None:
+        if (reason := self._budget.exceeded()) is None:
             return
         self.process.kill()  # now: it may be taking more memory
         if self._loading is None:
-            raise WorkerNotStarted(f"a worker process was not ready in time: {reason}")
+            raise WorkerNotStarted(f"a worker process was not ready within {_START_S:g} s")
         raise VersionTooCostly(f"{self._loading}: {reason}")
 
     def _ended(self) -> Exception:

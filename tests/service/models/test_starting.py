@@ -14,7 +14,7 @@ import pytest
 
 from contract.errors import GoldenMismatch, VersionTooCostly
 from contract.versions import read_manifest
-from service.models import starting
+from service.models import limits, starting
 from service.models.limits import LoadLimits, VersionId
 from service.models.repository import EngineConfig, LoadedVersion
 from service.models.starting import LimitExceeded, StartGuard, load_watched, watched
@@ -78,7 +78,7 @@ def test_watch_counts_memory_from_the_beginning_of_the_block(monkeypatch):
         checks.release()
         return used_bytes[0]
 
-    monkeypatch.setattr(starting, "private_bytes", measure)
+    monkeypatch.setattr(limits, "private_bytes", measure)
 
     def take_memory() -> None:
         with watched(LoadLimits(60.0, 100), give_up):

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from contract.errors import ManifestInvalid
+from contract.errors import ManifestInvalid, VersionTooCostly
 from contract.images.decoding import ImageLimits
 from contract.versions import sha256
 from service.errors import WorkerNotStarted
 from service.models.limits import LoadLimits
 from service.models.repository import EngineConfig
-from service.workers import launch, wire
 from service.workers import launch as launching
+from service.workers import wire
 from service.workers.launch import ProcessLauncher
 from service.workers.wire import FrameKind
 
@@ -84,10 +84,18 @@ async def test_launching_missing_version_raises_the_error_of_the_worker(tmp_path
     assert spawned[0].returncode is not None
 
 
-async def test_launching_worker_that_is_too_slow_is_killed(models_dir, spawned, monkeypatch):
-    monkeypatch.setattr(launch, "_START_S", 0.0)
-    with pytest.raises(WorkerNotStarted, match="in time"):
-        await launcher(models_dir, timeout_s=0.01).launch()
+async def test_launching_worker_that_starts_too_slowly_is_killed(models_dir, spawned, monkeypatch):
+    monkeypatch.setattr(launching, "_START_S", 0.01)
+
+    with pytest.raises(WorkerNotStarted, match=r"not ready within 0\.01 s"):
+        await launcher(models_dir).launch()
+
+    assert spawned[0].returncode == -9
+
+
+async def test_launching_worker_that_loads_too_slowly_is_killed(models_dir, spawned):
+    with pytest.raises(VersionTooCostly, match=r"tiny/2: loading takes longer than 0 s"):
+        await launcher(models_dir, timeout_s=0.0).launch()
 
     assert spawned[0].returncode == -9
 
