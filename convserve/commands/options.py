@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from contract.errors import ContractError, ImageError
@@ -77,10 +78,17 @@ def settings_of(overrides: dict[str, Any]) -> Settings:
         raise click.UsageError(str(error)) from error
 
 
+def _models_dir(context: click.Context, option: click.Parameter, given: Path | None) -> Path:
+    # `convserve models --models-dir DIR migrate` means the same as the option at the end.
+    before: Path | None = context.parent.params.get("models_dir") if context.parent else None
+    typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    return before if before and not typed else resolve_models_dir(given, Path.cwd())
+
+
 models_option = click.option(
     "--models-dir",
     type=UserPath(),
-    callback=lambda _context, _option, given: resolve_models_dir(given, Path.cwd()),
+    callback=_models_dir,
     envvar="CONVSERVE_MODELS_DIR",
     help="Model repository [default: ./models if it has a version, otherwise the models in the "
     "package].",

@@ -1,4 +1,4 @@
-"""`convserve models`: lists the versions in the model repository, and migrates their manifests."""
+"""`convserve models migrate`: writes manifests of older schema versions in the current one."""
 
 from __future__ import annotations
 
@@ -10,47 +10,26 @@ import click
 from contract.errors import ContractError
 from contract.upgrades import SCHEMA_VERSION
 from contract.versions import find_versions
-from convserve.commands.options import UserPath, models_option, provider_option
+from convserve.commands.options import models_option, provider_option
 from convserve.migration import migrate as migrate_version
 from service.errors import ProviderUnavailable
 from service.models.repository import EngineConfig, no_versions
 
 
-@click.group(invoke_without_command=True)
-@models_option
-@click.pass_context
-def models(context: click.Context, models_dir: Path) -> None:
-    """List the versions in the model repository, or migrate them."""
-    context.meta[__name__] = models_dir
-    if context.invoked_subcommand is not None:
-        return
-
-    found = find_versions(models_dir)
-    for name, numbers in found.items():
-        click.echo(f"{name}  {', '.join(str(number) for number in numbers)}")
-    if not found:
-        click.echo(no_versions(models_dir), err=True)
-        sys.exit(1)
-
-
-@models.command()
+@click.command()
 @click.argument("names", nargs=-1)
-@click.option("--models-dir", type=UserPath(), help="Model repository, as for `convserve models`.")
+@models_option
 @provider_option
-@click.pass_context
-def migrate(
-    context: click.Context, names: tuple[str, ...], models_dir: Path | None, provider: str
-) -> None:
+def migrate(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
     """Publish each version that has an old manifest again, with one of the current schema.
 
     NAMES are model names; without any, all models are migrated. The newest version of each gets the
     next number and is verified as the service does before it serves it. Its graph and its other files
     stay the same, and so does the old version. The exit status is 1 if any model fails.
     """
-    folder = models_dir or context.meta[__name__]
-    found = find_versions(folder)
+    found = find_versions(models_dir)
     if not found:
-        raise click.ClickException(no_versions(folder))
+        raise click.ClickException(no_versions(models_dir))
     unknown = [name for name in names if name not in found]
     if unknown:
         raise click.ClickException(f"no model {unknown[0]!r}; there are: {', '.join(found)}")
@@ -59,7 +38,7 @@ def migrate(
     for name in dict.fromkeys(names) or found:
         number = found[name][-1]
         try:
-            migrated = migrate_version(folder, name, number, EngineConfig(provider))
+            migrated = migrate_version(models_dir, name, number, EngineConfig(provider))
         except (ContractError, ProviderUnavailable, OSError) as error:
             click.echo(f"FAILED    {error}")
             failed = True
