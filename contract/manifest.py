@@ -347,6 +347,13 @@ class Migration(_Strict):
     manifest_sha256: Sha256
 
 
+class Relabelling(_Strict):
+    """The version that this one was made from by renaming classes. The graph is the same."""
+
+    version: int = Field(ge=1)
+    manifest_sha256: Sha256
+
+
 class Provenance(_Strict):
     """Where the version came from."""
 
@@ -358,6 +365,7 @@ class Provenance(_Strict):
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     migrated_from: Migration | None = None
+    relabelled_from: Relabelling | None = None
 
 
 class Classifier(_Strict):

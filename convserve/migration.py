@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.manifest import Manifest, Migration
-from contract.publishing import place_version
+from contract.manifest import Migration
 from contract.upgrades import SCHEMA_VERSION
-from contract.versions import Version, find_versions, read_layers, read_version
-from service.models.repository import EngineConfig, load_version
+from contract.versions import read_version
+from convserve.versions.republish import republish
+from service.models.repository import EngineConfig
 
 
 def migrate(models_dir: Path, name: str, number: int, config: EngineConfig) -> int | None:
@@ -30,31 +29,10 @@ def migrate(models_dir: Path, name: str, number: int, config: EngineConfig) -> i
     if old.schema_version == SCHEMA_VERSION:
         return None
 
-    manifest = _upgraded(old, max(find_versions(models_dir)[name]) + 1)
-    files = dict(old.contents)
-    layers = read_layers(models_dir, old.manifest)
-    if manifest.layers is not None and layers is not None:
-        files[manifest.layers.file] = layers
-
-    place_version(
-        models_dir,
-        manifest,
-        files,
-        check=lambda staging: load_version(staging, name, manifest.version, config),
-    )
-    return manifest.version
-
-
-def _upgraded(old: Version, number: int) -> Manifest:
     origin = Migration(
         version=old.manifest.version,
         schema_version=old.schema_version,
         manifest_sha256=old.manifest_sha256,
     )
-    return old.manifest.model_copy(
-        update={
-            "version": number,
-            "created_at": datetime.now(UTC).replace(microsecond=0),
-            "provenance": old.manifest.provenance.model_copy(update={"migrated_from": origin}),
-        }
-    )
+    provenance = old.manifest.provenance.model_copy(update={"migrated_from": origin})
+    return republish(models_dir, old, {"provenance": provenance}, config).version

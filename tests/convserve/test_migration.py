@@ -14,6 +14,7 @@ from contract.versions import find_versions, read_layers, read_version, seal, sh
 from convserve import migration
 from convserve.commands import convserve
 from convserve.migration import migrate
+from convserve.versions import republish
 from service.models.repository import EngineConfig
 from tests import tinymodel
 
@@ -86,7 +87,7 @@ def test_migrate_that_fails_verification_leaves_nothing(models_dir, monkeypatch)
     def fail(*_: object) -> None:
         raise ModelError("made up")
 
-    monkeypatch.setattr(migration, "load_version", fail)
+    monkeypatch.setattr(republish, "load_version", fail)
 
     with pytest.raises(ModelError, match="made up"):
         migrate(models_dir, "digits", 1, CONFIG)

@@ -1,0 +1,1 @@
+"""Compares versions, and publishes them again with changes to their manifest."""
