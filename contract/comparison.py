@@ -9,6 +9,7 @@ Shapes: N pictures, C classes. Probabilities are float, (N, C), with rows that s
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ A graph cannot return anything between it and 0, and no logarithm is below -87.3
 """
 
 _BOOTSTRAP_DRAWS: Final = 1000
+_SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,35 @@ def compare(
         top1_after_percent=100 * float(right[1].mean()),
         drop=Measured(value=100 * drop.value, low=100 * drop.low, high=100 * drop.high),
     )
+
+
+def align(
+    before: NDArray[np.floating], after: NDArray[np.floating], places: Mapping[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Gives two versions' answers the same classes: all classes of both.
+
+    The classes after come first, in their order, then those that only the version before has. The
+    probability of a class that a version lacks is 0.
+
+    Args:
+        before: probabilities, shape (N, B).
+        after: probabilities, shape (N, C), for the same pictures.
+        places: class index after -> class index before, for each class that both have.
+
+    Returns:
+        Both answers, float32, shape (N, D), and the new index of each class before, int64, (B,).
+    """
+    n_before, n_after = before.shape[1], after.shape[1]
+    columns = np.full(n_before, -1)
+    for new, old in places.items():
+        columns[old] = new
+    gone = columns < 0
+    columns[gone] = n_after + np.arange(gone.sum())
+
+    whole = np.zeros((2, len(before), n_after + int(gone.sum())), dtype=np.float32)
+    whole[0][:, columns] = before
+    whole[1][:, :n_after] = after
+    return whole[0], whole[1], columns
 
 
 def divergences(before: NDArray[np.floating], after: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -226,7 +257,7 @@ def compare_labels(
             places[label.index] = old.index
             del unmatched[old.index], by_name[label.name]
 
-    names = _unique_names(before), _unique_names(after)
+    names = unique_names(before), unique_names(after)
     return LabelChanges(
         places=places,
         removed=tuple(names[0][index] for index in unmatched),
@@ -239,9 +270,27 @@ def compare_labels(
     )
 
 
-def _unique_names(labels: Sequence[Label]) -> list[str]:
+def unique_names(labels: Sequence[Label]) -> list[str]:
+    """Returns the name of each class, with its synset where several classes share the name."""
     counts = Counter(label.name for label in labels)
     return [
         f"{label.name} ({label.synset})" if counts[label.name] > 1 else label.name
         for label in labels
     ]
+
+
+def class_of_folder(folder: str, labels: Sequence[Label]) -> int | None:
+    """Returns the index of the class that a folder is named after, by synset or name, or None.
+
+    A name that several classes share matches none of them; their synsets still do.
+    """
+    if _SYNSET.fullmatch(folder):
+        matches = [label.index for label in labels if label.synset == folder]
+    else:
+        name = _folded(folder)
+        matches = [label.index for label in labels if _folded(label.name) == name]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", " ").casefold()

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from contract.comparison import (
     UNKNOWN,
+    align,
+    class_of_folder,
     compare,
     compare_labels,
     divergences,
@@ -198,3 +200,37 @@ def test_compare_labels_takes_known_pairs_as_renamed():
 def test_interval_of_a_perfect_share_ends_at_its_bound(n):
     assert wilson_interval(n, n)[1] == 1.0
     assert wilson_interval(0, n)[0] == 0.0
+
+
+def test_align_gives_both_answers_the_classes_of_both():
+    before = np.array([[0.7, 0.2, 0.1]], dtype=np.float32)  # cat, dog, ant
+    after = np.array([[0.4, 0.6]], dtype=np.float32)  # dog, bee
+
+    whole = align(before, after, {0: 1})
+
+    np.testing.assert_array_equal(whole[0], [[np.float32(p) for p in (0.2, 0.0, 0.7, 0.1)]])
+    np.testing.assert_array_equal(whole[1], [[np.float32(p) for p in (0.4, 0.6, 0.0, 0.0)]])
+    assert whole[2].tolist() == [2, 0, 3]
+
+
+FOLDER_LABELS = (
+    Label(index=0, name="crane", synset="n02012849"),
+    Label(index=1, name="crane", synset="n03126707"),
+    Label(index=2, name="house finch", synset="n01532829"),
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "index"),
+    [
+        pytest.param("n01532829", 2, id="synset"),
+        pytest.param("house finch", 2, id="name"),
+        pytest.param("House_Finch", 2, id="name-with-underscore"),
+        pytest.param("crane", None, id="ambiguous"),
+        pytest.param("n03126707", 1, id="synset-of-an-ambiguous-name"),
+        pytest.param("n00000000", None, id="unknown-synset"),
+        pytest.param("sparrow", None, id="unknown-name"),
+    ],
+)
+def test_class_of_folder_is_found_by_synset_or_name(folder, index):
+    assert class_of_folder(folder, FOLDER_LABELS) == index

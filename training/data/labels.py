@@ -5,17 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 
 from contract.manifest import Label
 from training.errors import LabelsInvalid, first_line
-
-_SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 
 def imagenet_labels() -> tuple[Label, ...]:
@@ -63,19 +59,6 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     return labels
 
 
-def class_of_folder(folder: str, labels: tuple[Label, ...]) -> int | None:
-    """Returns the index of the class that a folder is named after, by synset or name, or None.
-
-    A name that several classes share matches none of them; their synsets still do.
-    """
-    if _SYNSET.fullmatch(folder):
-        matches = [label.index for label in labels if label.synset == folder]
-    else:
-        name = _folded(folder)
-        matches = [label.index for label in labels if _folded(label.name) == name]
-    return matches[0] if len(matches) == 1 else None
-
-
 def _from_lines(text: str) -> Iterable[tuple[str, str | None]]:
     return [(line, None) for line in text.splitlines()]
 
@@ -105,10 +88,6 @@ def _from_csv(text: str) -> Iterable[tuple[str, str | None]]:
     if "name" not in (rows.fieldnames or ()):
         raise ValueError("the header must have a column called name")
     return [(row["name"] or "", row.get("synset")) for row in rows]
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", " ").casefold()
 
 
 def _reason(error: Exception) -> str:

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from contract.comparison import class_of_folder
 from contract.errors import ImageError
 from contract.images import decode
 from contract.manifest import Interface, Label
 from contract.preprocessing import Tensor, read_input
-from training.data.labels import class_of_folder
 from training.errors import PicturesMissing
 
 # Turns a file into an input row: `read_input`, or a cache or reference in its place.

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.comparison import AnswerComparison, LabelChanges, compare, compare_labels
+from contract.comparison import AnswerComparison, LabelChanges, align, compare, compare_labels
 from contract.errors import ContractError
 from contract.manifest import Comparison, Label
 from contract.preprocessing import read_input
@@ -154,24 +154,8 @@ def _compare(
     rows: NDArray[np.int64],
 ) -> AnswerComparison:
     indexes = None if tested.indexes is None else tested.indexes[rows]
-    after = tested.answers[rows]
-    columns = _columns(answers.shape[1], after.shape[1], changes)
-    size = max(after.shape[1], columns.max() + 1)  # all classes of both versions
-
-    whole = np.zeros((2, len(rows), size), dtype=np.float32)
-    whole[0][:, columns] = answers[rows]
-    whole[1][:, : after.shape[1]] = after
-    return compare(whole[0], whole[1], indexes)
-
-
-def _columns(n_before: int, n_after: int, changes: LabelChanges) -> NDArray[np.int64]:
-    # Returns the place of each class before, (C,): that of the same class after, or one behind them all.
-    columns = np.full(n_before, -1)
-    for new, old in changes.places.items():
-        columns[old] = new
-    gone = columns < 0
-    columns[gone] = n_after + np.arange(gone.sum())
-    return columns
+    before, after, _ = align(answers[rows], tested.answers[rows], changes.places)
+    return compare(before, after, indexes)
 
 
 def _to_manifest(version: int, changes: LabelChanges, found: AnswerComparison | None) -> Comparison:

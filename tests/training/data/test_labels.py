@@ -1,7 +1,7 @@
 import pytest
 
 from contract.manifest import Label
-from training.data.labels import class_of_folder, imagenet_labels, read_labels
+from training.data.labels import imagenet_labels, read_labels
 from training.errors import LabelsInvalid
 
 
@@ -85,26 +85,3 @@ def test_read_labels_of_a_binary_file_is_refused(tmp_path):
 
     with pytest.raises(LabelsInvalid, match=r"l.txt"):
         read_labels(tmp_path / "l.txt")
-
-
-LABELS = (
-    Label(index=0, name="crane", synset="n02012849"),
-    Label(index=1, name="crane", synset="n03126707"),
-    Label(index=2, name="house finch", synset="n01532829"),
-)
-
-
-@pytest.mark.parametrize(
-    ("folder", "index"),
-    [
-        pytest.param("n01532829", 2, id="synset"),
-        pytest.param("house finch", 2, id="name"),
-        pytest.param("House_Finch", 2, id="name-with-underscore"),
-        pytest.param("crane", None, id="ambiguous"),
-        pytest.param("n03126707", 1, id="synset-of-an-ambiguous-name"),
-        pytest.param("n00000000", None, id="unknown-synset"),
-        pytest.param("sparrow", None, id="unknown-name"),
-    ],
-)
-def test_class_of_folder_is_found_by_synset_or_name(folder, index):
-    assert class_of_folder(folder, LABELS) == index
