@@ -12,6 +12,7 @@ import click
 from pydantic import ValidationError
 
 from convserve.commands.options import UserPath, reason
+from convserve.commands.table import table
 from convserve.loadtest.compare.comparison import Comparison, Measure, compare
 from convserve.loadtest.report import numbers
 from convserve.loadtest.results import FILE, Result, read_result
@@ -80,10 +81,10 @@ def _lines(
             ["", one.name, one.a, one.b, "prevents a comparison" if one.prevents else ""]
             for one in comparison.mismatches
         ]
-        yield from ("", "Not the same:", *_table([["", "", "A", "B", ""], *rows], "<<<<<"))
+        yield from ("", "Not the same:", *table([["", "", "A", "B", ""], *rows], "<<<<<"))
 
     header = ["", "A", "B", "B / A", "99% interval", ""]
-    yield from ("", *_table([header, *map(_row, comparison.measures)], "<>>>><"), "")
+    yield from ("", *table([header, *map(_row, comparison.measures)], "<>>>><"), "")
     closing = f"{comparison.noise} The intervals of five measures hold together with 95%."
     yield from textwrap.wrap(closing, _LINE)
 
@@ -117,10 +118,3 @@ def _interval(measure: Measure) -> str:
     if low is None:
         return f"up to {high:.3f}"
     return f"{low:.3f} or more" if high is None else f"{low:.3f} to {high:.3f}"
-
-
-def _table(rows: Sequence[Sequence[str]], alignment: str) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, alignment, widths, strict=True)
-        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip()

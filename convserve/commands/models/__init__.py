@@ -14,6 +14,8 @@ from convserve.commands.options import models_option
 from service.models.repository import no_versions
 
 SUBCOMMANDS: Final = {
+    "diff": "Compare two versions: labels, metrics, size, speed and answers.",
+    "relabel": "Rename classes into a new version, without training.",
     "migrate": "Publish versions that have an old manifest again.",
 }
 

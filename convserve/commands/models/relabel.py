@@ -1,0 +1,70 @@
+"""`convserve models relabel`: renames classes without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from convserve.commands.options import (
+    UserPath,
+    choose_version,
+    errors_as_messages,
+    models_option,
+    provider_option,
+    reason,
+)
+from convserve.versions.relabel import read_names
+from convserve.versions.relabel import relabel as publish_relabelled
+from service.models.repository import EngineConfig
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+@click.option(
+    "--map",
+    "file",
+    required=True,
+    type=UserPath(dir_okay=False),
+    help="The new names: .json, .csv or .toml.",
+)
+@models_option
+@provider_option
+def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str) -> None:
+    """Rename classes of NAME's version VERSION. The result is a new version of NAME.
+
+    FILE has pairs of an old and a new name: a JSON object, a TOML table, or CSV rows "old,new".
+    Classes that it does not name keep their names. A class can also be named by its synset.
+
+    Nothing is trained: the graph stays the same. The new version gets the next number and is verified
+    as the service does before it serves it. If anything is wrong, nothing is published.
+    """
+    choose_version(models_dir, f"{name}/{version}")
+    try:
+        with errors_as_messages():
+            pairs = read_names(file)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {reason(error)}") from error
+    try:
+        with errors_as_messages():
+            made = publish_relabelled(models_dir, name, version, pairs, EngineConfig(provider))
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or models_dir}: {reason(error)}") from error
+
+    renamed = made.comparison.labels_renamed if made.comparison else {}
+    for old, new in renamed.items():
+        click.echo(f"renamed   {old!r} to {new!r}")
+    kept = made.n_classes - len(renamed)
+    click.echo(
+        f"published {name}/{made.version}: {kept:,} of {made.n_classes:,} names are unchanged"
+    )
+    click.echo(when_it_is_served(name))
+
+
+def when_it_is_served(name: str) -> str:
+    """Says what a running service will do with a newer version."""
+    return (
+        f"A running service adopts the newest version of {name} within CONVSERVE_MODELS_POLL_S seconds, "
+        "unless the model is pinned."
+    )
