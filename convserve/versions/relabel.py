@@ -57,9 +57,9 @@ def read_names(path: Path) -> list[Pair]:
     try:
         pairs = reader(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise RelabellingInvalid(f"{path}: not UTF-8 (byte {error.start})") from error
+        raise RelabellingInvalid(f"{path}: not UTF-8 text; save it as UTF-8") from error
     except (ValueError, csv.Error, RecursionError) as error:
-        raise RelabellingInvalid(f"{path}: {error}") from error
+        raise RelabellingInvalid(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
     if not pairs:
         raise RelabellingInvalid(f"{path}: has no names")
     return pairs
@@ -83,22 +83,22 @@ def _from_toml(text: str) -> list[Pair]:
 def _text_pair(old: str, new: object) -> Pair:
     if not isinstance(new, str):
         raise ValueError(
-            f'the new name of {old!r} is not a text; write "old name", then "new name"'
+            f"the new name of {old!r} is not a text; names with dots need quotes in TOML"
         )
     return old, new
 
 
 def _from_csv(text: str) -> list[Pair]:
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    pairs = []
+    pairs: list[Pair] = []
     for row in rows:
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
         if len(cells) != 2:
             raise ValueError(
-                f"line {rows.line_num} has {len(cells)} columns, expected the old and the new name; "
-                "put names with a comma in double quotes"
+                f"line {rows.line_num} is not an old and a new name with a comma between them; put names "
+                "that contain a comma in double quotes"
             )
         pairs.append((cells[0], cells[1]))
     has_header = bool(pairs) and [name.casefold() for name in pairs[0]] == ["old", "new"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,21 +143,39 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _facts(every: Iterable[Fact]) -> Iterator[str]:
+def _facts(every: Sequence[Fact]) -> Iterator[str]:
+    same_data = all(fact.same for fact in every if fact.name in ("dataset", "n_images"))
     rows = [["", "", "A", "B", ""]]
     for group, members in groupby(every, key=lambda fact: fact.group):
         shown = [fact for fact in members if not (fact.same and group in _GROUPS_OF_CHANGES)]
         shown = [fact for fact in shown if (fact.a, fact.b) != (None, None)]
-        rows += [[group if number == 0 else "", *_cells(fact)] for number, fact in enumerate(shown)]
+        rows += [
+            [group if number == 0 else "", *_cells(fact, same_data=same_data)]
+            for number, fact in enumerate(shown)
+        ]
         if not shown:
             nothing = "none in either" if group == "metrics" else "the same"
             rows.append([group, nothing, "", "", ""])
     yield from ("", *table(rows, "<<>>>"))
+    if not same_data:
+        yield "The metrics are not of the same pictures."
 
 
-def _cells(fact: Fact) -> list[str]:
+def _cells(fact: Fact, *, same_data: bool) -> list[str]:
+    # Metrics of other pictures are no gain or loss.
+    change = _change(fact) if same_data or fact.group != "metrics" else ""
     words = _WORDS.get(fact.name, fact.name.replace("_", " "))
-    return [words, _value(fact, fact.a), _value(fact, fact.b), _change(fact)]
+    return [words, *_distinct(_value(fact, fact.a), _value(fact, fact.b)), change]
+
+
+def _distinct(a: str, b: str) -> tuple[str, str]:
+    # Long texts are often different at their end only.
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
+    same = sum(1 for _ in pairs)
+    if a != b and same >= _LONGEST - 3:
+        start = same - 8
+        a, b = f"...{a[start:]}", f"...{b[start:]}"
+    return _cut(a), _cut(b)
 
 
 def _value(fact: Fact, value: Any) -> str:
@@ -173,7 +191,7 @@ def _value(fact: Fact, value: Any) -> str:
         return ", ".join("N" if one is None else str(one) for one in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return _cut(str(value))
+    return str(value)
 
 
 def _cut(text: str) -> str:
@@ -188,7 +206,7 @@ def _change(fact: Fact) -> str:
     if fact.name.endswith("_bytes"):
         percent = f"{100 * (fact.b / fact.a - 1):+.1f}"
         return f"{percent}%" if float(percent) else f"{fact.b - fact.a:+,} bytes"
-    return "not the same" if fact.name in ("dataset", "n_images") else ""
+    return ""
 
 
 def _speed(speed: SpeedDifference, providers: Iterable[str]) -> Iterator[str]:
@@ -263,10 +281,10 @@ def _accuracy(answers: AnswerDifference) -> Iterator[str]:
 def _changed(changed: Sequence[ChangedAnswer], pictures: Path) -> Iterator[str]:
     if not changed:
         return
-    header = ["", "A says", "", "B says", ""]
     shown = [
         [
-            _cut(_relative(one.file, pictures)),
+            _end(_relative(one.file, pictures)),
+            _cut(one.label or "-"),
             _cut(one.a.label),
             f"{one.a.probability:.4f}",
             _cut(one.b.label),
@@ -274,9 +292,13 @@ def _changed(changed: Sequence[ChangedAnswer], pictures: Path) -> Iterator[str]:
         ]
         for one in changed[:_MAX_ROWS]
     ]
-    yield from ("", *table([header, *shown], "<<><>"))
+    yield from ("", *table([["", "class", "A says", "", "B says", ""], *shown], "<<<><>"))
     if len(changed) > _MAX_ROWS:
         yield f"and {len(changed) - _MAX_ROWS:,} more; --json lists all"
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"...{text[3 - _LONGEST :]}"
 
 
 def _relative(file: str, pictures: Path) -> str:

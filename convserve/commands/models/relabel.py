@@ -14,7 +14,7 @@ from convserve.commands.options import (
     provider_option,
     reason,
 )
-from convserve.versions.relabel import read_names
+from convserve.versions.relabel import Pair, RelabellingInvalid, read_names
 from convserve.versions.relabel import relabel as publish_relabelled
 from service.models.repository import EngineConfig
 
@@ -41,16 +41,16 @@ def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str
     as the service does before it serves it. If anything is wrong, nothing is published.
     """
     choose_version(models_dir, f"{name}/{version}")
-    try:
-        with errors_as_messages():
-            pairs = read_names(file)
-    except OSError as error:
-        raise click.ClickException(f"{file}: {reason(error)}") from error
-    try:
-        with errors_as_messages():
+    with errors_as_messages():
+        pairs = _read_names(file)
+        try:
             made = publish_relabelled(models_dir, name, version, pairs, EngineConfig(provider))
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or models_dir}: {reason(error)}") from error
+        except RelabellingInvalid as error:
+            message = f"{file} does not fit {name}/{version}: {error}. Nothing was published."
+            raise click.ClickException(message) from error
+        except OSError as error:
+            where = error.filename or models_dir
+            raise click.ClickException(f"{where}: {reason(error)}") from error
 
     renamed = made.comparison.labels_renamed if made.comparison else {}
     for old, new in renamed.items():
@@ -60,6 +60,13 @@ def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str
         f"published {name}/{made.version}: {kept:,} of {made.n_classes:,} names are unchanged"
     )
     click.echo(when_it_is_served(name))
+
+
+def _read_names(file: Path) -> list[Pair]:
+    try:
+        return read_names(file)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {reason(error)}") from error
 
 
 def when_it_is_served(name: str) -> str:

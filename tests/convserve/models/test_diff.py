@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from convserve.commands import convserve
+from tests import tinymodel
+
+
+def run(models_dir: Path, *arguments: str | Path) -> Result:
+    given = ["models", "diff", *map(str, arguments), "--models-dir", str(models_dir)]
+    return CliRunner().invoke(convserve, given)
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path) -> Path:
+    """Holds tiny/1, tiny/2 with another graph, other/1 with other preprocessing, and bad/1."""
+    folder = tmp_path / "models"
+    tinymodel.write_version(folder)
+    tinymodel.write_version(folder, version=2, lopsided=True)
+    tinymodel.write_version(folder, "other", kind="float32")
+    tinymodel.write_version(folder, "bad")
+    (folder / "bad" / "1" / "model.onnx").write_bytes(b"corrupt")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A picture each of red and blue, and a file that is no picture."""
+    folder = tmp_path / "pictures"
+    for colour in ("red", "blue"):
+        (folder / colour).mkdir(parents=True)
+        (folder / colour / "one.png").write_bytes(tinymodel.picture(colour))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_table_shows_every_part(models_dir, pictures):
+    result = run(models_dir, "tiny/1", "other/1", pictures, "--seconds", "0.001")
+
+    assert result.exit_code == 0
+    text = result.output
+    assert text.startswith("A  tiny/1, made 2026-01-01, digest ")
+    for part in (
+        "Labels: 3 in A, 3 in B, 3 in both\n  the same, in the same order\n",
+        "NHWC",
+        "NCHW",
+        "graph file",
+        "ms per picture",
+        "Measured on this machine (cpu, one thread), in turns: n = 5 each, 2 pictures",
+        "Answers: 2 of 2 pictures have the same first class, 100.00%",
+        "top-1 on 2 pictures with a known class: A 100.00%, B 100.00%, +0.00 points",
+        f"Not decoded (1):\n  {pictures / 'broken.png'}: ",
+    ):
+        assert part in text
+    assert "interpolation" not in text  # the same in both
+
+
+def test_json_holds_every_part(models_dir, pictures):
+    result = run(models_dir, "tiny/1", "tiny", pictures, "--json", "--seconds", "0.001")
+
+    found = json.loads(result.stdout)
+    assert (found["a"]["version"], found["b"]["version"]) == (1, 2)
+    assert found["labels"]["n_shared"] == 3
+    assert {fact["name"]: fact["same"] for fact in found["facts"]}["sha256"] is False
+    assert found["speed"]["n"] == 5
+    assert found["answers"]["agreement_percent"]["value"] == 100.0
+    assert found["answers"]["accuracy"]["difference_percent"]["value"] == 0.0
+    assert list(found["refused"]) == [str(pictures / "broken.png")]
+
+
+def test_table_cuts_long_lists_and_json_does_not(models_dir, tmp_path):
+    names = [f"class {index} {'x' * 80}" for index in range(3)]
+    golden = [
+        {
+            **example.model_dump(),
+            "top5": [{**one.model_dump(), "label": names[one.index]} for one in example.top5],
+        }
+        for example in tinymodel.write_version(tmp_path / "scratch").golden
+    ]
+    labels = [{"index": index, "name": name} for index, name in enumerate(names)]
+    tinymodel.write_version(models_dir, "long", lopsided=True, labels=labels, golden=golden)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(25):
+        (folder / f"{number}.png").write_bytes(tinymodel.picture("red"))
+
+    arguments = (models_dir, "tiny/1", "long", folder, "--seconds", "0")
+    text, document = run(*arguments).output, json.loads(run(*arguments, "--json").stdout)
+
+    assert "class 0 xxxxxxxxxxxxxxxxxxxxx...  0." in text
+    assert "and 5 more; --json lists all" in text
+    assert "no mean KL, since the classes differ" in text
+    assert len(document["answers"]["changed"]) == 25
+    assert document["speed"] is None
+
+
+def test_metrics_of_different_pictures_have_no_difference(tmp_path):
+    metrics = {"top5_percent": 99.0, "n_images": 100, "standard_error": 3.0}
+    for number, (top1, dataset) in enumerate([(80.0, "d"), (90.0, "d"), (95.0, "e")], 1):
+        given = {**metrics, "top1_percent": top1, "dataset": dataset}
+        tinymodel.write_version(tmp_path, version=number, metrics=given)
+
+    same, other = (
+        run(tmp_path, "tiny/1", b, "--seconds", "0").output for b in ("tiny/2", "tiny/3")
+    )
+
+    assert "+10.00 points" in same
+    assert "points" not in other
+    assert "The metrics are not of the same pictures." in other
+
+
+def test_no_picture_that_can_be_decoded_is_no_error(models_dir, pictures):
+    result = run(models_dir, "tiny/1", "tiny/2", pictures / "broken.png", "--seconds", "0")
+
+    assert result.exit_code == 0
+    assert "Answers: none of the 1 files in" in result.output
+
+
+def test_a_version_and_itself_are_the_same(models_dir):
+    result = run(models_dir, "tiny/1", "tiny/1", "--seconds", "0")
+
+    assert "A and B are the same version." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["tiny"], 2, "takes 2 values"),
+        (["tiny", "nothing"], 1, "no model 'nothing'; there are: bad, other, tiny"),
+        (["tiny/1", "tiny/9"], 1, "no version '9' of tiny; there are: 1, 2"),
+        (["tiny", "bad"], 1, "bad/1: model.onnx is not the file that was published"),
+        (["tiny", "tiny", "nowhere"], 1, "nowhere: no such file or folder"),
+        (["tiny", "tiny", "empty"], 1, "empty: no image files in this folder"),
+        (["tiny", "tiny", "--seconds", "-1"], 2, "is not in the range"),
+        (["tiny", "tiny", "--provider", "cuda"], 1, "cuda"),
+    ],
+)
+def test_wrong_use_says_why(models_dir, monkeypatch, tmp_path, arguments, exit_code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+
+    result = run(models_dir, *arguments)
+
+    assert (result.exit_code, message in result.stderr) == (exit_code, True)
