@@ -30,6 +30,7 @@ from convserve.versions.speed import SpeedDifference, Spread
 _MAX_NAMED: Final = 10  # labels or files
 _MAX_ROWS: Final = 20  # changed answers
 _LONGEST: Final = 32  # characters of a cell
+_MUCH_TOO_LONG: Final = 60
 _WORDS: Final = {
     "top1_percent": "top-1",
     "top5_percent": "top-5",
@@ -98,7 +99,9 @@ def _files(pictures: Path | None) -> list[Path]:
 
 def _as_json(found: Difference) -> str:
     document = asdict(found)
-    document["facts"] = [{**asdict(fact), "same": fact.same} for fact in found.facts]
+    del document["facts"]
+    for one in found.facts:
+        document.setdefault(one.group, {})[one.name] = {"a": one.a, "b": one.b, "same": one.same}
     # `asdict` leaves `Measured` as it is.
     return json.dumps(document, indent=1, default=Measured.model_dump)
 
@@ -169,12 +172,12 @@ def _cells(fact: Fact, *, same_data: bool) -> list[str]:
 
 
 def _distinct(a: str, b: str) -> tuple[str, str]:
-    # Long texts are often different at their end only.
+    if max(len(a), len(b)) <= _MUCH_TOO_LONG:
+        return a, b
     pairs = takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
     same = sum(1 for _ in pairs)
-    if a != b and same >= _LONGEST - 3:
-        start = same - 8
-        a, b = f"...{a[start:]}", f"...{b[start:]}"
+    if a != b and same >= _LONGEST - 3:  # they differ at their end only
+        a, b = (f"...{text[same - 8 :]}" for text in (a, b))
     return _cut(a), _cut(b)
 
 

@@ -65,7 +65,8 @@ def test_json_holds_every_part(models_dir, pictures):
     found = json.loads(result.stdout)
     assert (found["a"]["version"], found["b"]["version"]) == (1, 2)
     assert found["labels"]["n_shared"] == 3
-    assert {fact["name"]: fact["same"] for fact in found["facts"]}["sha256"] is False
+    assert found["graph"]["sha256"]["same"] is False
+    assert found["preprocessing"]["crop_size_px"] == {"a": 8, "b": 8, "same": True}
     assert found["speed"]["n"] == 5
     assert found["answers"]["agreement_percent"]["value"] == 100.0
     assert found["answers"]["accuracy"]["difference_percent"]["value"] == 0.0
@@ -111,6 +112,15 @@ def test_metrics_of_different_pictures_have_no_difference(tmp_path):
     assert "+10.00 points" in same
     assert "points" not in other
     assert "The metrics are not of the same pictures." in other
+
+
+def test_long_texts_that_differ_at_their_end_show_the_end(tmp_path):
+    for number, end in ((1, "seven bits"), (2, "eight bits")):
+        tinymodel.write_version(tmp_path, version=number, architecture=f"{'x' * 90} in {end}")
+
+    shown = run(tmp_path, "tiny/1", "tiny/2", "--seconds", "0").output
+
+    assert "...xxxx in seven bits  ...xxxx in eight bits" in shown
 
 
 def test_no_picture_that_can_be_decoded_is_no_error(models_dir, pictures):
