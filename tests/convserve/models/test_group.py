@@ -3,10 +3,12 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from convserve.commands import convserve, models
+from convserve.commands.lazy import LazyGroup
 from convserve.commands.models import SUBCOMMANDS
 from tests import tinymodel
 
@@ -56,3 +58,15 @@ def test_unknown_subcommand_is_refused():
 
     assert result.exit_code == 2
     assert "No such command 'delete'" in result.stderr
+
+
+def test_a_module_may_hold_several_commands():
+    group = LazyGroup(
+        package=models.__name__,
+        table={"compare": "Compare two versions.", "relabel": "Rename classes."},
+        places={"compare": "diff.diff"},
+    )
+
+    found = [group.get_command(click.Context(group), name) for name in ("compare", "relabel")]
+
+    assert [command and command.name for command in found] == ["diff", "relabel"]

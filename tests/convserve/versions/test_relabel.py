@@ -92,7 +92,10 @@ def test_rename_finds_a_class_of_a_shared_name_by_its_synset(old):
 @pytest.mark.parametrize(
     ("pairs", "messages"),
     [
-        ([("finsh", "a"), ("x", "b")], ["no class is called 'finsh' (did you mean 'finch'?), 'x'"]),
+        (
+            [("finchx", "a"), ("x", "b")],
+            ["no class is called 'finchx' (did you mean 'finch'?), 'x'"],
+        ),
         ([("crane", "a")], ["write 'crane (n02012849)' or 'crane (n03126707)'"]),
         ([("finch", "a"), ("n01532829", "b")], ["more than one new name for 'finch'"]),
         ([("finch", " ")], ["the new name is empty for 'finch'"]),
