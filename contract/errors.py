@@ -18,6 +18,8 @@ ContractError
     ├── RepositoryUnreadable       its folder is missing or cannot be listed
     ├── RepositoryFileInvalid      repository.toml is unreadable or not valid
     ├── RepositoryFileUnwritable   repository.toml cannot be written, or somebody else just did
+    ├── NumbersInvalid             the record of given version numbers is unreadable or garbled
+    ├── VersionRemoved             the number of a new version belonged to one that was removed
     ├── NothingToServe             a model has no version that may answer
     └── ChangeRefused              a change that its rules do not allow
 
@@ -130,6 +132,18 @@ class RepositoryFileUnwritable(RepositoryError):
     """repository.toml cannot be written, or changed while it was being edited."""
 
     code = "repository_file_unwritable"
+
+
+class NumbersInvalid(RepositoryError):
+    """The record of version numbers that were given cannot be read, or is not valid."""
+
+    code = "numbers_invalid"
+
+
+class VersionRemoved(RepositoryError):
+    """The number of a new version belonged to one that was removed."""
+
+    code = "version_removed"
 
 
 class NothingToServe(RepositoryError):

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from contract.manifest import Manifest
+from contract.repository.file import HEADER, REPOSITORY_FILE
+from contract.repository.listing import list_repository
+from contract.repository.numbers import check_not_removed, record_number
+from contract.repository.writing import create_file, flush_folder
 from contract.versions import manifest_files
 
 STAGING_PREFIX: Final = ".publishing-"
@@ -30,6 +34,8 @@ def place_version(
 ) -> Path:
     """Writes, checks and publishes a version.
 
+    The first version of an empty model repository makes its model the default one.
+
     Args:
         models_dir: the model repository; created if it is missing.
         manifest: of the version.
@@ -42,13 +48,17 @@ def place_version(
 
     Raises:
         FileExistsError: the version is already published, and `replace` is false.
+        VersionRemoved: a version of this number was removed.
+        NumbersInvalid: it cannot be known which numbers were given.
         Exception: whatever `check` raises; nothing is published then.
     """
     name, number = manifest.name, str(manifest.version)
     home = models_dir / name
     target = home / number
 
+    check_not_removed(models_dir, name, manifest.version)
     home.mkdir(parents=True, exist_ok=True)
+    is_first = not list_repository(models_dir).names
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=home))
     try:
         folder = staging / name / number
@@ -56,8 +66,12 @@ def place_version(
         check(staging)
         if target.exists() and not replace:  # another process may have published it meanwhile
             raise FileExistsError(f"{name}/{number} already exists")
+        check_not_removed(models_dir, name, manifest.version)
         _swap_in(folder, target, staging / _REPLACED)
         flush_folder(home)
+        record_number(models_dir, name, manifest.version)
+        if is_first:  # a file that is there says what its owner wants, even if it is empty
+            create_file(models_dir / REPOSITORY_FILE, _first_file(name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if not any(home.iterdir()):
@@ -65,13 +79,8 @@ def place_version(
     return target
 
 
-def flush_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _first_file(name: str) -> bytes:
+    return f'# {HEADER}\ndefault = "{name}"\n'.encode()
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

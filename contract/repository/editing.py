@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import tomlkit
 from tomlkit.items import InlineTable
 
 from contract.errors import RepositoryFileUnwritable
-from contract.publishing import flush_folder
 from contract.repository.changes import Change, RepositoryState
-from contract.repository.file import ReadRepositoryFile, parse_repository_file
+from contract.repository.file import HEADER, ReadRepositoryFile, parse_repository_file
 from contract.repository.policy import Decision, decide
+from contract.repository.writing import locked, replace_file
 from contract.versions import sha256
-
-HEADER: Final = "What is served from the model repository; `convserve models` edits this file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +105,9 @@ def _remove(table: MutableMapping[str, Any], place: tuple[str, ...]) -> None:
 
 def _replace(file: ReadRepositoryFile, text: bytes) -> None:
     path = file.path.resolve()  # a link stays one
-    with _locked(path.parent):
+    with locked(path.parent):
         _check_unchanged(path, file.text)
-        descriptor, name = tempfile.mkstemp(prefix=".repository-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as target:
-                target.write(text)
-                target.flush()
-                os.fsync(target.fileno())
-            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-            Path(name).chmod(mode)
-            Path(name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
-        flush_folder(path.parent)
+        replace_file(path, text)
 
 
 def _check_unchanged(path: Path, text: bytes | None) -> None:
@@ -138,14 +119,3 @@ def _check_unchanged(path: Path, text: bytes | None) -> None:
         raise RepositoryFileUnwritable(
             f"{path}: somebody else changed it while it was being edited; try again"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # The lock is on the folder, so it leaves no file behind.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -27,6 +27,7 @@ from contract.errors import RepositoryFileInvalid
 from contract.manifest import NAME_PATTERN, NAME_RULE, Percent
 
 REPOSITORY_FILE: Final = "repository.toml"
+HEADER: Final = "What is served from the model repository; `convserve models` edits this file."
 MAX_FILE_BYTES: Final = 1 << 20  # a model takes about 100 bytes
 
 _ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")

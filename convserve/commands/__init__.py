@@ -17,8 +17,8 @@ COMMANDS: Final = {
     "classify": "Classify picture files without a server.",
     "loadtest": "Measure a server under load.",
     "tune": "Measure throughput on this machine and suggest settings.",
-    "models": "List, compare and change the versions in the model repository.",
-    "verify": "Verify versions as the service does before it serves them.",
+    "models": "List and compare the models, and change which versions are served.",
+    "verify": "Judge the model repository as a start of the service does.",
 }
 
 

@@ -170,12 +170,6 @@ def test_command_that_finds_nothing_says_so(models_dir, folder, names, message):
     assert message in result.stderr
 
 
-def test_command_lists_without_a_subcommand(models_dir):
-    result = run("--models-dir", models_dir)
-
-    assert (result.exit_code, result.output) == (0, "digits  1\n")
-
-
 def test_a_model_that_is_named_twice_is_migrated_once(models_dir):
     result = run("migrate", "digits", "digits", "--models-dir", models_dir)
 

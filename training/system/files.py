@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from contract.publishing import flush_folder
+from contract.repository.writing import flush_folder
 
 
 def write_whole(path: Path, data: bytes) -> None:
