@@ -19,6 +19,7 @@ COPY service service
 COPY training training
 COPY models/efficientnet_lite0 models/efficientnet_lite0
 COPY models/digits models/digits
+COPY models/repository.toml models/repository.toml
 COPY examples examples
 RUN pip wheel --no-deps --wheel-dir /wheels .
 

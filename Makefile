@@ -95,7 +95,7 @@ train: install  ## train on pictures: make train DATA=folder (CONFIG=name or fil
 	  $(if $(NAME),--name "$(NAME)")
 
 digits: install  ## rebuild models/digits/2 (committed)
-	rm -rf runs/committed-digits models/digits/2
+	rm -rf runs/committed-digits models/digits/2 models/digits/.numbers
 	$(BIN)/convserve-train fit --data digits --version 2 --run runs/committed-digits
 
 models: install  ## rebuild models/efficientnet_lite0/2 (int8, committed) and its fp32 sibling

@@ -117,6 +117,7 @@ class Owner:
         self.models, self.port, self.source = models, port, source
         self.name = source.manifest.name
         self.newest = 0
+        self.good: list[int] = []
 
     def publish(self, *, broken: bool = False) -> None:
         self.newest += 1
@@ -124,6 +125,8 @@ class Owner:
         folder = place_version(self.models, manifest, self.source.contents, lambda _: None)
         if broken:
             os.truncate(folder / manifest.graph.file, 1000)
+        else:
+            self.good.append(self.newest)
 
     def _manifest(self, number: int) -> Manifest:
         document = json.loads(self.source.manifest.model_dump_json())
@@ -139,14 +142,14 @@ class Owner:
         """One of three ways to another version, in turn."""
         if number % 3 == 0:
             self.publish()
-            self.wait(lambda status: status["answers"] == str(self.newest))
+            self.wait(lambda status: status["answers"] == str(self.good[-1]))
         elif number % 3 == 1:
-            pinned = self.newest - 1
+            pinned = self.good[-2]
             self.edit(changes.pin, pinned)
             self.wait(lambda status: status["answers"] == str(pinned))
         else:
             self.edit(changes.unpin)
-            self.wait(lambda status: status["answers"] == str(self.newest))
+            self.wait(lambda status: status["answers"] == str(self.good[-1]))
 
     def fail(self) -> None:
         self.publish(broken=True)
@@ -156,7 +159,6 @@ class Owner:
             file.rmdir() if file.is_dir() else file.unlink()
         (self.models / self.name / broken).rmdir()
         self.wait(lambda status: broken not in status["failed"])
-        self.newest -= 1
 
     def edit(self, verb: Any, *arguments: Any) -> None:
         state = changes.read_state(self.models, self.models / "repository.toml")

@@ -15,8 +15,8 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from contract.errors import ContractError, ImageError
-from contract.repository.file import read_repository_file, repository_file_path
-from contract.versions import find_versions
+from contract.repository.changes import read_state
+from contract.repository.file import repository_file_path
 from service.errors import ProviderUnavailable
 from service.models.providers import PROVIDERS
 from service.models.repository import no_versions, resolve_models_dir
@@ -108,28 +108,42 @@ provider_option = click.option(
 )
 
 
-def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
-    """Resolves NAME, NAME/VERSION or None to a name and number, with the defaults of `serve`."""
-    found = find_versions(models_dir)
-    if not found:
-        raise click.ClickException(no_versions(models_dir))
-    if model is None:
-        file = read_repository_file(repository_file_path(models_dir)).parsed
-        model = file.default or (min(found) if len(found) == 1 else None)
-        if model is None:
-            raise click.ClickException(
-                f"no default model is set; name one of these: {', '.join(found)}"
-            )
+def choose_version(
+    models_dir: Path, model: str | None, repository_file: Path | None = None
+) -> tuple[str, int]:
+    """Resolves NAME, NAME/VERSION, NAME/ALIAS or None as a service does.
 
-    name, _, number = model.partition("/")
-    if name not in found:
-        raise click.ClickException(f"no model {name!r}; there are: {', '.join(found)}")
-    if not number:
-        return name, found[name][-1]
-    if number not in map(str, found[name]):
-        versions = ", ".join(map(str, found[name]))
-        raise click.ClickException(f"no version {number!r} of {name}; there are: {versions}")
-    return name, int(number)
+    A version by its number may be any that is there, whether a service loads it or not.
+
+    Raises:
+        RepositoryError: the models or repository.toml cannot be read.
+        click.ClickException: there is no such version, or none that answers.
+    """
+    if not models_dir.exists():
+        raise click.ClickException(no_versions(models_dir))
+    state = read_state(models_dir, repository_file_path(models_dir, repository_file))
+    names = state.listing.names
+    if not names:
+        raise click.ClickException(no_versions(models_dir))
+    if model is None and state.decision.default is None:
+        raise click.ClickException(
+            f"no default model is set; name one of these: {', '.join(names)}"
+        )
+
+    name, _, version = (model or state.decision.default or "").partition("/")
+    if name not in state.decision.models or (model is not None and name not in names):
+        raise click.ClickException(f"no model {name!r}; there are: {', '.join(names)}")
+    decided, found = state.decision.models[name], state.listing.models.get(name, {})
+    if not version:
+        if decided.answer is None:
+            raise click.ClickException(f"{name} cannot answer: {decided.trouble}")
+        return name, decided.answer
+    known = {str(number): number for number in found} | dict(state.policy(name).aliases)
+    if known.get(version) not in found:
+        raise click.ClickException(
+            f"no version {version!r} of {name}; there are: {', '.join(known) or 'none'}"
+        )
+    return name, known[version]
 
 
 @contextmanager

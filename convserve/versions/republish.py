@@ -9,7 +9,8 @@ from typing import Any
 
 from contract.manifest import Manifest
 from contract.publishing import place_version
-from contract.versions import Version, find_versions, read_layers
+from contract.repository.numbers import next_number
+from contract.versions import Version, read_layers
 from service.models.repository import EngineConfig, load_version
 
 
@@ -56,8 +57,3 @@ def republish(
         check=lambda staging: load_version(staging, name, manifest.version, config),
     )
     return manifest
-
-
-def next_number(models_dir: Path, name: str) -> int:
-    """Returns the number that the next version of a model gets."""
-    return max(find_versions(models_dir).get(name, [0])) + 1

@@ -15,6 +15,7 @@ from typing import Final
 from torch import nn
 
 from contract.manifest import Preprocessing
+from contract.repository.numbers import next_number
 from training.config.config import RunConfig
 from training.data.checks.check import load_data
 from training.data.checks.findings import Findings, render
@@ -28,7 +29,7 @@ from training.learning.run import TrainingResult, TrainingRun
 from training.networks.architectures import preprocessing_of
 from training.networks.build import build
 from training.networks.folding import fold_batch_norms
-from training.release.publish import Destination, check_free, next_version, publish
+from training.release.publish import Destination, check_free, publish
 from training.release.replacement import check_labels
 from training.release.trained import CandidateVersion, TrainedNetwork, gate_network
 from training.report.measure import RunHistory, write_fit_report
@@ -171,7 +172,7 @@ def _destination(request: RunRequest) -> Destination:
     return Destination(
         models_dir=models_dir,
         name=request.name,
-        version=request.version or next_version(models_dir, request.name),
+        version=request.version or next_number(models_dir, request.name),
         license=request.license,
         command=request.command,
         layers=request.layers,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.manifest import NAME_PATTERN, NAME_RULE
+from contract.repository.numbers import next_number
 from training.errors import InputRefused
 from training.export.draft import Draft
 from training.export.gate import LowerPrecision
@@ -15,7 +16,7 @@ from training.networks.architectures import check_known
 from training.release.folders import FolderEvidence
 from training.release.gates import NetworkReference, run_gates
 from training.release.onnx import ForeignSpec, import_onnx
-from training.release.publish import Destination, check_free, next_version, publish
+from training.release.publish import Destination, check_free, publish
 from training.release.replacement import check_labels
 from training.release.timm import import_timm
 
@@ -79,7 +80,7 @@ def _destination(options: ImportOptions) -> Destination:
     name = options.name or (Path(source).stem if options.is_onnx else source.split(".")[0])
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputRefused(f"the model name {name!r} cannot be used: set --name to {NAME_RULE}")
-    version = options.version or next_version(options.models_dir, name)
+    version = options.version or next_number(options.models_dir, name)
     check_free(options.models_dir, name, version, replace=options.replace)
     return Destination(
         models_dir=options.models_dir,

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.arrays import read_classifier
-from contract.errors import ContractError
+from contract.errors import ContractError, VersionRemoved
 from contract.manifest import Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import golden_inputs
 from contract.publishing import place_version
-from contract.versions import Version, find_versions, read_version
+from contract.repository.effects import describe_effect
+from contract.repository.numbers import check_not_removed
+from contract.versions import Version, read_version
 from training.errors import InputRefused, VersionExists, VersionUnproven
 from training.evaluation.scorer import Scorer
 
@@ -45,12 +47,12 @@ class Destination:
         return license_id
 
 
-def next_version(models_dir: Path, name: str) -> int:
-    return max(find_versions(models_dir).get(name, []), default=0) + 1
-
-
 def check_free(models_dir: Path, name: str, version: int, *, replace: bool) -> None:
-    """Raises VersionExists if the version exists and must not be replaced."""
+    """Raises VersionExists if the version exists and must not be replaced, or was removed."""
+    try:
+        check_not_removed(models_dir, name, version)
+    except VersionRemoved as error:
+        raise VersionExists(str(error)) from error
     if not replace and (models_dir / name / str(version)).exists():
         raise VersionExists(
             f"{name}/{version} already exists; choose another --version or pass --replace"
@@ -85,6 +87,7 @@ def publish(
     target = place_version(models_dir, manifest, files, check, replace=replace)
     megabytes = len(files[manifest.graph.file]) / 1e6
     log.info("published %s/%s (%.1f MB)", name, number, megabytes)
+    log.info("%s", describe_effect(models_dir, name, number))
     return target
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from contract.errors import ContractError
+from contract.repository.effects import describe_effect
 from contract.upgrades import SCHEMA_VERSION
 from contract.versions import find_versions
 from convserve.commands.options import models_option, provider_option
@@ -47,4 +48,5 @@ def migrate(names: tuple[str, ...], models_dir: Path, provider: str) -> None:
                 click.echo(f"current   {name}/{number}: schema version {SCHEMA_VERSION}")
             else:
                 click.echo(f"migrated  {name}/{number} to {name}/{migrated}")
+                click.echo(f"          {describe_effect(folder, name, migrated, place.file)}")
     sys.exit(1 if failed else 0)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from contract.arrays import read_classifier
 from contract.manifest import parse_manifest
+from contract.repository.numbers import NUMBERS_FILE
 from contract.versions import find_versions, read_layers, read_version
 from tests.training.helpers import tinynet
 from training.__main__ import main
@@ -110,7 +111,8 @@ def test_import_with_replace_puts_a_new_version_in_its_place(run_import, tmp_pat
     assert result.exit_code == 0, result.output
     assert read_version(tmp_path / "models", "tiny", 1).manifest.provenance.license == "MIT"
     assert find_versions(tmp_path / "models") == {"tiny": [1]}
-    assert not list((tmp_path / "models" / "tiny").glob(".*"))
+    hidden = [path.name for path in (tmp_path / "models" / "tiny").glob(".*")]
+    assert hidden == [NUMBERS_FILE]
 
 
 def test_import_with_a_wrong_mean_fails_parity_and_publishes_nothing(

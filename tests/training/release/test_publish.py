@@ -1,11 +1,14 @@
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from contract.errors import VersionRemoved
 from contract.preprocessing import golden_inputs
 from contract.publishing import STAGING_PREFIX
+from contract.repository.numbers import NUMBERS_FILE
 from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
 from training.data.pictures import Picture
@@ -14,7 +17,6 @@ from training.release import publish as publish_module
 from training.release.golden import make_golden
 from training.release.publish import (
     check_free,
-    next_version,
     publish,
     verify_version,
 )
@@ -44,7 +46,7 @@ def test_publish_writes_a_version_that_the_contract_can_read(tmp_path, finished)
     version = read_version(tmp_path / "new" / "models", "tiny", 1)
     assert dict(version.contents) == files
     assert version.manifest == manifest
-    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+    assert {path.name for path in folder.parent.iterdir()} == {"1", NUMBERS_FILE}
 
 
 def test_publish_never_overwrites(tmp_path, finished):
@@ -56,7 +58,7 @@ def test_publish_never_overwrites(tmp_path, finished):
         publish(tmp_path, manifest, files)
 
     assert (tmp_path / "tiny" / "1" / "manifest.json").stat().st_mtime_ns == before
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"1", NUMBERS_FILE}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_publish_flushes_every_file_before_the_rename(tmp_path, finished, monkey
     publish(tmp_path, manifest, files)
 
     assert {"model.onnx", "manifest.json", "red.png", "MODEL_CARD.md", "golden"} <= set(flushed)
-    assert flushed[-1] == "tiny"
+    assert flushed.index("tiny") > flushed.index("model.onnx")  # the folder of the rename
 
 
 def test_verify_version_refuses_a_version_with_wrong_golden_answers(tmp_path, finished):
@@ -179,11 +181,22 @@ def test_draft_that_contradicts_itself_is_refused(finished):
         finished(golden=())
 
 
-def test_next_version_is_one_above_the_highest(tmp_path, finished):
-    assert next_version(tmp_path, "tiny") == 1
-    publish(tmp_path, *finished(version=7))
+def test_publish_says_what_a_service_will_do(tmp_path, finished, caplog):
+    caplog.set_level("INFO")
 
-    assert next_version(tmp_path, "tiny") == 8
+    publish(tmp_path, *finished())
+
+    assert "A service that reads this folder serves tiny/1 within 5 s" in caplog.text
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_number_that_was_removed_is_refused(tmp_path, finished, replace):
+    shutil.rmtree(publish(tmp_path, *finished()))
+
+    with pytest.raises(VersionExists, match=r"tiny/1 was removed; .* the next is 2"):
+        check_free(tmp_path, "tiny", 1, replace=replace)
+    with pytest.raises(VersionRemoved):
+        publish(tmp_path, *finished(), replace=replace)
 
 
 def test_check_free_with_replace_allows_an_existing_version(tmp_path):
