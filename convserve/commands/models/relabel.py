@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from contract.repository.effects import describe_effect
+from convserve.commands.models.changing import Place, repository_command
 from convserve.commands.options import (
     UserPath,
     choose_version,
     errors_as_messages,
-    models_option,
     provider_option,
     reason,
 )
@@ -29,9 +30,9 @@ from service.models.repository import EngineConfig
     type=UserPath(dir_okay=False),
     help="The new names: .json, .csv or .toml.",
 )
-@models_option
 @provider_option
-def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str) -> None:
+@repository_command
+def relabel(place: Place, name: str, version: int, file: Path, provider: str) -> None:
     """Rename classes of NAME's version VERSION. The result is a new version of NAME.
 
     FILE has pairs of an old and a new name: a JSON object, a TOML table, or CSV rows "old,new".
@@ -40,6 +41,7 @@ def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str
     Nothing is trained: the graph stays the same. The new version gets the next number and is verified
     as the service does before it serves it. If anything is wrong, nothing is published.
     """
+    models_dir = place.models_dir
     choose_version(models_dir, f"{name}/{version}")
     with errors_as_messages():
         pairs = _read_names(file)
@@ -59,7 +61,7 @@ def relabel(name: str, version: int, file: Path, models_dir: Path, provider: str
     click.echo(
         f"published {name}/{made.version}: {kept:,} of {made.n_classes:,} names are unchanged"
     )
-    click.echo(when_it_is_served(name))
+    click.echo(describe_effect(models_dir, name, made.version, place.file))
 
 
 def _read_names(file: Path) -> list[Pair]:
@@ -67,11 +69,3 @@ def _read_names(file: Path) -> list[Pair]:
         return read_names(file)
     except OSError as error:
         raise click.ClickException(f"{file}: {reason(error)}") from error
-
-
-def when_it_is_served(name: str) -> str:
-    """Says what a running service will do with a newer version."""
-    return (
-        f"A running service adopts the newest version of {name} within CONVSERVE_MODELS_POLL_S seconds, "
-        "unless the model is pinned."
-    )

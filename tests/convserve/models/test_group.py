@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 
 import click
@@ -19,12 +18,9 @@ def run(*arguments: str | Path, **environment: str) -> Result:
 
 
 def test_help_lists_every_subcommand():
-    modules = {module.name for module in pkgutil.iter_modules(models.__path__)}
-
     listed = run("--help").output.partition("Commands:\n")[2].splitlines()
 
     assert [line.split()[0] for line in listed] == list(SUBCOMMANDS)
-    assert set(SUBCOMMANDS) == modules
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)

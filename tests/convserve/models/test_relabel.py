@@ -37,7 +37,7 @@ def test_relabel_says_what_was_done_and_what_happens_next(models_dir, tmp_path):
         "renamed   'blue' to 'blau'",
         "published tiny/2: 1 of 3 names are unchanged",
     ]
-    assert "A running service adopts" in result.output
+    assert "A service that reads this folder serves tiny/2" in result.output
     assert find_versions(models_dir) == {"tiny": [1, 2]}
 
 
