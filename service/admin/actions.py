@@ -74,7 +74,7 @@ class AdminActions:
         reload: polls the repository; returns when a poll that began after the call has ended. It is
             never called again before it has returned. Versions that fail do not make it raise.
         verify: proves that a version can be served, without serving it. Raises ModelError or
-            ProviderUnavailable if it cannot, TimeoutError if proving takes too long.
+            ProviderUnavailable if it cannot. It is called twice at the same time at most.
     """
 
     models_dir: Path

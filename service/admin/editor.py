@@ -6,21 +6,24 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from contract.errors import ChangeRefused, ContractError, ModelError
 from contract.repository.changes import Change, RepositoryState, read_state
 from contract.repository.editing import edited_text, preview, write_change
 from contract.repository.file import parse_repository_file
-from contract.repository.policy import ModelDecision, VersionKey
+from contract.repository.policy import ModelDecision
 from service.admin.actions import AdminActions
 from service.admin.verbs import Verb
 from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
 from service.models.changelog import ChangeLog, RepositoryChange
-from service.models.snapshot import VersionFacts, version_facts
 from service.system.threads import DaemonThread
 
 Result = TypeVar("Result")
+
+# At the same time. With one, a version that takes minutes would hold up a rollback; with many, their
+# memory would add up.
+_PROOFS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,7 @@ class RepositoryEditor:
         self._changes = changes
         self._thread = thread
         self._editing = asyncio.Lock()
-        self._proving = asyncio.Lock()
-        self._proven: dict[VersionKey, VersionFacts] = {}  # with the facts from before
+        self._proving = asyncio.Semaphore(_PROOFS)
 
     async def apply(self, wanted: Wanted) -> dict[str, Any]:
         """Proves the version, writes the file and returns the entry of the log of changes.
@@ -59,7 +61,6 @@ class RepositoryEditor:
     async def _apply(self, wanted: Wanted) -> dict[str, Any]:
         attempt = RepositoryChange(wanted.who, wanted.name, model=wanted.model)
         try:
-            # Without the lock: a version that takes long to prove must not hold up a rollback.
             plan = await self._in_thread(partial(_plan, self._actions, wanted))
             for number in plan.unproven:
                 await self._prove(wanted.model, number)
@@ -74,24 +75,16 @@ class RepositoryEditor:
             raise
 
     async def _prove(self, model: str, number: int) -> None:
-        async with self._proving:  # each takes a child process
-            facts = await self._in_thread(
-                partial(version_facts, self._actions.models_dir, model, number)
-            )
-            key = model, number
-            if key in self._actions.state().loaded or self._proven.get(key) == facts:
+        # Without the lock, because it may take minutes.
+        async with self._proving:
+            if (model, number) in self._actions.state().loaded:
                 return
             try:
                 await self._actions.verify(model, number)
-            except TimeoutError as error:
-                raise ChangeRefused(
-                    f"{model}/{number} was not proven in time, so nothing was changed"
-                ) from error
             except (ModelError, ProviderUnavailable) as error:
                 raise ChangeRefused(
                     f"{model}/{number} cannot be served, so nothing was changed: {error}"
                 ) from error
-            self._proven[key] = facts
 
     def _edit(self, wanted: Wanted, attempt: RepositoryChange) -> RepositoryChange:
         plan = _plan(self._actions, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -56,13 +57,17 @@ class FakeService:
         self.poll_ends = asyncio.Event()
         self.poll_ends.set()
         self.verified: list[tuple[str, int]] = []
+        self.proving = threading.Semaphore(0)  # released when a proof begins
+        self.proof_ends = asyncio.Event()
+        self.proof_ends.set()
         self.verify_error: Exception | None = None
         self.metrics = Metrics()
         self.changes = ChangeLog()
 
     def state(self) -> ServedState:
         state = read_state(self.models_dir, self.file)
-        return ServedState(state.file, state.decision, frozenset(self.loaded))
+        loaded = frozenset(self.loaded)
+        return ServedState(state.file, state.decision, loaded)
 
     async def reload(self) -> None:
         await self.poll_ends.wait()
@@ -70,6 +75,8 @@ class FakeService:
 
     async def verify(self, name: str, number: int) -> None:
         self.verified.append((name, number))
+        self.proving.release()
+        await self.proof_ends.wait()
         if self.verify_error is not None:
             raise self.verify_error
 
@@ -337,15 +344,33 @@ def test_admin_version_that_is_loaded_is_not_proven_again(service, admin):
     assert (service.verified, service.answer()) == ([], 1)
 
 
-def test_admin_version_is_proven_once_until_its_files_change(service, admin):
-    admin.post(PIN, json={"version": 1})
-    admin.post("/v1/admin/models/tiny/unpin")
-    admin.post(PIN, json={"version": 1})
-    (service.models_dir / "tiny" / "1" / "model.onnx").touch()
-    admin.post("/v1/admin/models/tiny/unpin")
-    admin.post(PIN, json={"version": 1})
+def test_admin_change_does_not_wait_for_the_proof_of_another(service, admin):
+    service.proof_ends.clear()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(admin.post, PIN, json={"version": 1})
+        service.proving.acquire()
 
-    assert service.verified == [("tiny", 1)] * 2
+        unpinned = admin.post("/v1/admin/models/tiny/alias", json={"alias": "old", "version": None})
+        defaulted = admin.post("/v1/admin/default", json={"model": "other"})
+        waited = slow.done()
+        admin.portal.call(service.proof_ends.set)
+
+    assert (unpinned.status_code, defaulted.status_code, waited) == (200, 200, False)
+    assert (slow.result().status_code, service.answer()) == (200, 1)
+
+
+def test_admin_proofs_are_two_at_a_time(service, admin):
+    service.proof_ends.clear()
+    with ThreadPoolExecutor(3) as pool:
+        for number in (1, 2, 1):
+            pool.submit(admin.post, PIN, json={"version": number})
+        service.proving.acquire()
+        service.proving.acquire()
+        third = service.proving.acquire(timeout=0.05)
+        admin.portal.call(service.proof_ends.set)
+
+    assert not third
+    assert len(service.verified) == 3
 
 
 @pytest.mark.parametrize(
@@ -373,7 +398,6 @@ def test_admin_rollback_proves_the_version_before(service, admin):
     [
         (GraphMismatch("it has two outputs"), "tiny/1 cannot be served.*it has two outputs"),
         (ProviderUnavailable("no CUDA"), "tiny/1 cannot be served.*no CUDA"),
-        (TimeoutError(), "tiny/1 was not proven in time"),
     ],
     ids=lambda value: type(value).__name__,
 )
