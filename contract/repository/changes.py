@@ -72,6 +72,9 @@ def default(state: RepositoryState, name: str) -> Change:
         raise ChangeRefused(f'{name} has load = "none"; `convserve models load {name}` loads it')
     if state.file.parsed.default == name:
         return Change({}, f"{name} is the default model already")
+    trouble = _decided(state, name).trouble
+    if trouble is not None:
+        raise ChangeRefused(f"{name} cannot be the default model, as it cannot answer: {trouble}")
     return Change({("default",): name}, f"{name} is the default model")
 
 
@@ -92,7 +95,7 @@ def unpin(state: RepositoryState, name: str) -> Change:
     if state.policy(name).answer == "latest":
         return Change({}, f"{name} is not pinned")
     return Change(
-        {("models", name, "answer"): None, **_previous(state, name, None)},
+        {("models", name, "answer"): None, **_previous(state, name, _latest(state, name))},
         f"the latest version of {name} answers",
     )
 
@@ -133,19 +136,22 @@ def promote(state: RepositoryState, name: str, number: int) -> Change:
 
 
 def rollback(state: RepositoryState, name: str) -> Change:
-    """Makes the version answer that did before the last change, or the one before the latest."""
+    """Makes the version answer that did before the last change, or the one before the latest.
+
+    Rolling back twice returns to where it began, as the change records the version that it replaces.
+    """
     _check_model(state, name)
     answer = _decided(state, name).answer
     target = state.policy(name).previous
-    if target is None and answer is not None:
-        decided = _decided(state, name)
-        unusable = {*decided.failed, *decided.held}
-        older = [n for n in state.listing.models[name] if n < answer and n not in unusable]
-        target = max(older, default=None)
+    if target is None or target == answer:
+        target = _latest(state, name, before=answer)
     if target is None:
         raise ChangeRefused(f"{name} has no version to go back to")
-    if target == answer:
-        return Change({}, f"{name} answers with version {target} already")
+    if target not in state.listing.models[name]:
+        raise ChangeRefused(
+            f"{name}/{target}, which answered before, is gone; `convserve models promote {name} N` "
+            f"chooses one of these: {', '.join(map(str, state.listing.models[name]))}"
+        )
     return promote(state, name, target)
 
 
@@ -195,6 +201,13 @@ def unload(state: RepositoryState, name: str, number: int | None = None) -> Chan
 
 def _decided(state: RepositoryState, name: str) -> ModelDecision:
     return state.decision.models[name]
+
+
+def _latest(state: RepositoryState, name: str, before: int | None = None) -> int | None:
+    decided = _decided(state, name)
+    unusable = {*decided.failed, *decided.held}
+    usable = set(state.listing.models[name]) - unusable
+    return max((n for n in usable if before is None or n < before), default=None)
 
 
 def _previous(state: RepositoryState, name: str, number: int | None) -> Updates:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import tomllib
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit.items import InlineTable
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Comment, InlineTable, Table
 
 from contract.errors import RepositoryFileUnwritable
 from contract.repository.changes import Change, RepositoryState
@@ -55,28 +57,74 @@ def preview(state: RepositoryState, change: Change) -> Decision:
 
 
 def edited_text(file: ReadRepositoryFile, change: Change) -> bytes:
-    """Returns the content of the file after the change."""
-    if file.text is None:
-        document = tomlkit.document()
-        document.add(tomlkit.comment(HEADER))
-    else:
-        document = tomlkit.parse(file.text.decode("utf-8-sig"))
-    for place, value in change.updates.items():
-        if value is None:
-            _remove(document, place)
-        else:
-            _put(document, place, value)
-    return tomlkit.dumps(document).encode()
+    """Returns the content of the file after the change.
+
+    Raises:
+        RepositoryFileUnwritable: the file is written in a way that cannot be edited.
+    """
+    before = f"# {HEADER}\n" if file.text is None else file.text.decode("utf-8-sig")
+    after = _edited(before, change)
+    if after is None or _content(after) != _expected(before, change):
+        raise RepositoryFileUnwritable(
+            f"{file.path}: cannot be edited in the way that it is written. To make the change, write "
+            f"into it:\n{as_lines(change)}"
+        )
+    return after.encode()
 
 
 def as_lines(change: Change) -> str:
     """Returns the change as lines of TOML, for somebody who has to write them."""
-    return "\n".join(
-        f"{tomlkit.key(place).as_string()} = {tomlkit.item(value).as_string()}"
-        if value is not None
-        else f"# remove {'.'.join(place)}"
-        for place, value in change.updates.items()
-    )
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for place, value in change.updates.items():
+        depth = min(2, len(place) - 1)
+        lines = tables.setdefault(place[:depth], [])
+        key = tomlkit.key(place[depth:]).as_string()
+        lines.append(
+            f"# remove {key}" if value is None else f"{key} = {tomlkit.item(value).as_string()}"
+        )
+    blocks = [
+        [f"[{tomlkit.key(table).as_string()}]", *lines] if table else lines
+        for table, lines in sorted(tables.items())
+    ]
+    return "\n".join(line for block in blocks for line in block)
+
+
+def _edited(text: str, change: Change) -> str | None:
+    try:
+        document = tomlkit.parse(text)
+        for place, value in change.updates.items():
+            if value is None:
+                _remove(document, place)
+            else:
+                _put(document, place, value)
+        edited = tomlkit.dumps(document)
+        # tomlkit puts a new table between keys such as models.cats.answer, which then belong to it.
+        tomllib.loads(edited.replace("\r\n", "\n"))
+    except (TOMLKitError, tomllib.TOMLDecodeError):
+        return None
+    return edited.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in text else edited
+
+
+def _content(text: str) -> dict[str, Any]:
+    return _without_empty_tables(tomllib.loads(text.replace("\r\n", "\n")))
+
+
+def _expected(text: str, change: Change) -> dict[str, Any]:
+    document = _content(text)
+    for place, value in change.updates.items():
+        table = document
+        for key in place[:-1]:
+            table = table.setdefault(key, {})
+        table[place[-1]] = {} if value is None else value
+    return _without_empty_tables(document)
+
+
+def _without_empty_tables(table: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {
+        key: _without_empty_tables(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+    }
+    return {key: value for key, value in filled.items() if value != {}}
 
 
 def _put(document: MutableMapping[str, Any], place: tuple[str, ...], value: Any) -> None:
@@ -99,8 +147,14 @@ def _remove(table: MutableMapping[str, Any], place: tuple[str, ...]) -> None:
         return
     if rest:
         _remove(table[key], tuple(rest))
-    if not rest or not table[key]:  # nor does an empty table say anything
+    if not rest or not (table[key] or _has_comments(table[key])):
         del table[key]
+
+
+def _has_comments(table: object) -> bool:
+    return isinstance(table, Table) and any(
+        isinstance(item, Comment) for _, item in table.value.body
+    )
 
 
 def _replace(file: ReadRepositoryFile, text: bytes) -> None:
