@@ -203,8 +203,10 @@ def parse_repository_file(text: bytes, where: str) -> RepositoryFile:
         document = tomllib.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
     except UnicodeDecodeError as error:
         raise RepositoryFileInvalid(f"{where}: not UTF-8, at byte {error.start}") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RepositoryFileInvalid(f"{where}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        # An integer of more than 4,300 digits is a plain ValueError.
+        fact = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RepositoryFileInvalid(f"{where}: not TOML: {fact}") from error
 
     try:
         parsed = RepositoryFile.model_validate(document)
@@ -226,6 +228,14 @@ _KEYS: Final = {
 }
 
 
+_RULES: Final = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+}
+
+
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = [str(part) for part in first["loc"] if part != "[key]"]
@@ -233,9 +243,17 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         keys = ", ".join(_KEYS.get(len(place) - 1, ()))
         return f"{where}: unknown key; the keys are {keys}" if keys else f"{where}: unknown key"
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should ")
+    message = _RULES.get(first["type"], message)
+    message = message.replace("greater than or equal to", "at least")
+    message = message.replace("less than or equal to", "at most")
     value = first["input"]
-    shown = repr(value) if isinstance(value, str | int | float | list) else type(value).__name__
+    shown = repr(value) if isinstance(value, str | int | float | list) else _kind(value)
     if len(shown) > 80:
         shown = f"{shown[:77]}..."
-    return f"{where}: {message[:1].lower()}{message[1:]}, got {shown}"
+    message = f"must {message}" if message.startswith("be ") else message
+    return f"{where}: {message}, got {shown}"
+
+
+def _kind(value: object) -> str:
+    return "a table" if isinstance(value, Mapping) else f"a {type(value).__name__}"
