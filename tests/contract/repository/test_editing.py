@@ -7,12 +7,13 @@ import multiprocessing
 import tomllib
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract.errors import RepositoryFileInvalid, RepositoryFileUnwritable
 from contract.repository import changes, editing
-from contract.repository.changes import Change, RepositoryState, Updates
+from contract.repository.changes import Change, RepositoryState
 from contract.repository.editing import as_lines, edited_text, write_change
 from contract.repository.file import ReadRepositoryFile, parse_repository_file, read_repository_file
 from contract.repository.policy import decide
@@ -78,7 +79,7 @@ LAYOUTS = (
     "[models.cats.aliases]\nstable = 1\n[models.cats]\n{}",
 )
 KEYS = ("", "answer = 1\n", "load = { newest = 2 }\n", "load = [1,\n 2, # two\n]\n")
-UPDATES: tuple[Updates, ...] = (
+UPDATES: tuple[dict[tuple[str, ...], Any], ...] = (
     {("default",): "dogs"},
     {("models", "cats", "answer"): 2, ("models", "cats", "previous"): 1},
     {("models", "cats", "answer"): None},

@@ -1,0 +1,73 @@
+"""What is found in a model repository: nothing that cannot be read counts as absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from contract.errors import RepositoryUnreadable
+from contract.repository.listing import list_repository
+from tests.contract.manifests import fields, write_manifest, write_version
+
+
+def test_versions_are_listed_by_number_with_their_manifests(tmp_path):
+    for number in (10, 2):
+        folder = tmp_path / "colours" / str(number)
+        folder.mkdir(parents=True)
+        write_manifest(folder, json.dumps(fields(version=number)))
+    found = list_repository(tmp_path)
+    assert found.names == ["colours"]
+    assert list(found.models["colours"]) == [2, 10]
+    one = found.models["colours"][10]
+    assert one.problem is None
+    assert one.manifest is not None
+    assert one.manifest.version == 10
+
+
+def test_what_is_no_version_is_left_out(tmp_path):
+    home = write_version(tmp_path).parent
+    (home / "2").mkdir()  # no manifest yet
+    (home / "notes").mkdir()
+    (home / ".publishing-x" / "3").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "repository.toml").touch()
+    found = list_repository(tmp_path)
+    assert found.names == ["colours"]
+    assert list(found.models["colours"]) == [1]
+
+
+def test_a_broken_manifest_is_listed_with_the_reason(tmp_path):
+    folder = write_version(tmp_path)
+    (folder / "manifest.json").write_text("{")
+    one = list_repository(tmp_path).models["colours"][1]
+    assert one.manifest is None
+    assert "colours/1" in str(one.problem)
+
+
+def test_a_model_that_cannot_be_followed_is_listed_as_unreadable(tmp_path):
+    (tmp_path / "cats").symlink_to("cats")  # a link to itself
+    found = list_repository(tmp_path)
+    assert found.names == ["cats"]
+    assert found.unreadable["cats"].startswith(str(tmp_path / "cats"))
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_model(tmp_path, monkeypatch):
+    write_version(tmp_path)
+    listed = Path.iterdir
+
+    def refuse(path: Path) -> object:
+        if path.name == "colours":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = list_repository(tmp_path)
+    assert found.unreadable == {"colours": f"{tmp_path / 'colours'}: Permission denied"}
+
+
+def test_a_missing_repository_is_an_error(tmp_path):
+    with pytest.raises(RepositoryUnreadable, match="missing: No such file or directory"):
+        list_repository(tmp_path / "missing")
