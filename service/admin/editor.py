@@ -13,10 +13,11 @@ from contract.repository.changes import Change, RepositoryState, read_state
 from contract.repository.editing import edited_text, preview, write_change
 from contract.repository.file import parse_repository_file
 from contract.repository.policy import ModelDecision
+from contract.versions import sha256
 from service.admin.actions import AdminActions
 from service.admin.verbs import Verb
 from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
-from service.models.changelog import ChangeLog, RepositoryChange
+from service.models.changelog import ChangeLog, RepositoryChange, file_sha256
 from service.system.threads import DaemonThread
 
 Result = TypeVar("Result")
@@ -88,14 +89,14 @@ class RepositoryEditor:
 
     def _edit(self, wanted: Wanted, attempt: RepositoryChange) -> RepositoryChange:
         plan = _plan(self._actions, wanted)
-        written = write_change(plan.state.file, plan.change)
+        change = replace(attempt, summary=plan.change.summary)
+        if not plan.change.updates:
+            before = file_sha256(plan.state.file)
+            return replace(change, outcome="unchanged", digests=(before, before))
+        with self._changes.writing(sha256(plan.text)):
+            written = write_change(plan.state.file, plan.change)
         digests = written.before_sha256, written.after_sha256
-        if digests[0] == digests[1] or digests[1] is None:
-            return replace(
-                attempt, outcome="unchanged", digests=digests, summary=plan.change.summary
-            )
-        self._changes.wrote(digests[1])
-        return replace(attempt, versions=plan.answers, digests=digests, summary=plan.change.summary)
+        return replace(change, versions=plan.answers, digests=digests)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(call))
@@ -106,6 +107,7 @@ class _Plan:
     """A change that has not been made yet.
 
     Attributes:
+        text: the content of the file after it.
         answers: the version of the model that answers before and after it.
         unproven: the versions that it names and that are to be loaded. What the rule chooses
             by itself is not among them: there the next version takes the place of one that fails.
@@ -113,6 +115,7 @@ class _Plan:
 
     state: RepositoryState
     change: Change
+    text: bytes
     answers: tuple[int | None, int | None]
     unproven: list[int]
 
@@ -132,4 +135,4 @@ def _plan(actions: AdminActions, wanted: Wanted) -> _Plan:
     policy = parse_repository_file(text, str(state.file.path)).policy(wanted.model)
     known = state.policy(wanted.model).named() & {*before.load}
     unproven = sorted((policy.named() & {*after.load}) - known)
-    return _Plan(state, change, (before.answer, after.answer), unproven)
+    return _Plan(state, change, text, (before.answer, after.answer), unproven)

@@ -7,8 +7,10 @@ outlives the process.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -62,12 +64,13 @@ class RepositoryChange:
 
 
 class ChangeLog:
-    """The newest changes. Only `wrote` may be called off the event loop."""
+    """The newest changes. Only `writing` may be used off the event loop."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
         self._entries: deque[dict[str, Any]] = deque(maxlen=MAX_ENTRIES)
         self._written: deque[str] = deque(maxlen=MAX_ENTRIES)  # and not adopted yet
+        self._lock = threading.Lock()
 
     def record(self, change: RepositoryChange) -> dict[str, Any]:
         """Keeps and logs a change; returns its entry, which is a JSON document."""
@@ -84,16 +87,26 @@ class ChangeLog:
         """Returns the entries, newest first."""
         return list(reversed(self._entries))
 
-    def wrote(self, file_sha256: str) -> None:
-        """Notes that this process wrote a repository.toml with this digest, and records it itself."""
-        self._written.append(file_sha256)
+    @contextmanager
+    def writing(self, file_sha256: str) -> Iterator[None]:
+        """While it is open, this process writes a repository.toml with this digest, and records it."""
+        # Noted before it is written, because a poll may read it at once.
+        with self._lock:
+            self._written.append(file_sha256)
+        try:
+            yield
+        except BaseException:
+            with self._lock, suppress(ValueError):
+                self._written.remove(file_sha256)
+            raise
 
     def is_own(self, file_sha256: str | None) -> bool:
         """Returns whether a repository.toml that is adopted now was written by this process."""
-        if file_sha256 not in self._written:
-            return False
-        while self._written.popleft() != file_sha256:
-            pass  # replaced before it was adopted
+        with self._lock:
+            if file_sha256 not in self._written:
+                return False
+            while self._written.popleft() != file_sha256:
+                pass  # replaced before it was adopted
         return True
 
 

@@ -123,15 +123,34 @@ def test_changes_that_only_edit_the_file_are_found():
 def test_changes_of_this_process_are_not_found_again():
     changes = ChangeLog()
     before, after = repository("#", cats=1), repository("##", cats=2)
-    changes.wrote(file_sha256(after.file) or "")
+    with changes.writing(file_sha256(after.file) or ""):
+        pass
 
     assert found(before, after, changes) == []
+
+
+def test_changes_that_are_adopted_while_they_are_written_are_not_found_again():
+    changes = ChangeLog()
+    before, after = repository("#", cats=1), repository("##", cats=2)
+
+    with changes.writing(file_sha256(after.file) or ""):
+        assert found(before, after, changes) == []
+
+
+def test_changes_that_could_not_be_written_and_somebody_else_makes_are_found():
+    changes = ChangeLog()
+    before, after = repository("#", cats=1), repository("##", cats=2)
+    with pytest.raises(OSError, match="full"), changes.writing(file_sha256(after.file) or ""):
+        raise OSError("full")
+
+    assert found(before, after, changes) == [("repository.toml", "answer", "cats", (1, 2))]
 
 
 def test_changes_undone_by_somebody_else_are_found():
     changes = ChangeLog()
     first, second = repository("#", cats=1), repository("##", cats=2)
-    changes.wrote(file_sha256(second.file) or "")
+    with changes.writing(file_sha256(second.file) or ""):
+        pass
     found(first, second, changes)
     found(second, first, changes)
 
