@@ -18,6 +18,7 @@ from contract.preprocessing import read_input
 from convserve.commands.options import (
     UserPath,
     choose_version,
+    choosing_file_option,
     errors_as_messages,
     models_option,
     provider_option,
@@ -54,7 +55,9 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=UserPath())
-@click.option("--model", help="NAME or NAME/VERSION [default: the model of /v1/classify].")
+@click.option(
+    "--model", help="NAME, NAME/VERSION or NAME/ALIAS [default: the model of /v1/classify]."
+)
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
@@ -65,6 +68,7 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 @click.option("--json", "output", flag_value="json", help="Print one JSON object per file.")
 @click.option("--csv", "output", flag_value="csv", help="Print one CSV row per prediction.")
 @models_option
+@choosing_file_option
 @provider_option
 def classify(
     paths: tuple[Path, ...],

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -93,11 +93,29 @@ models_option = click.option(
     help="Model repository [default: ./models if it has a version, otherwise the models in the "
     "package].",
 )
+_REPOSITORY_FILE_HELP: Final = (
+    "File that says what is served [default: repository.toml in the model repository]."
+)
 repository_file_option = click.option(
     "--repository-file",
     type=UserPath(dir_okay=False),
     envvar="CONVSERVE_REPOSITORY_FILE",
-    help="File that says what is served [default: repository.toml in the model repository].",
+    help=_REPOSITORY_FILE_HELP,
+)
+
+
+def _remember_file(context: click.Context, _option: click.Parameter, given: Path | None) -> None:
+    context.meta[__name__] = given
+
+
+# For commands that read the file only to find a version, with `choose_version`.
+choosing_file_option = click.option(
+    "--repository-file",
+    type=UserPath(dir_okay=False),
+    envvar="CONVSERVE_REPOSITORY_FILE",
+    expose_value=False,
+    callback=_remember_file,
+    help=_REPOSITORY_FILE_HELP,
 )
 provider_option = click.option(
     "--provider",
@@ -108,9 +126,7 @@ provider_option = click.option(
 )
 
 
-def choose_version(
-    models_dir: Path, model: str | None, repository_file: Path | None = None
-) -> tuple[str, int]:
+def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
     """Resolves NAME, NAME/VERSION, NAME/ALIAS or None as a service does.
 
     A version by its number may be any that is there, whether a service loads it or not.
@@ -121,7 +137,8 @@ def choose_version(
     """
     if not models_dir.exists():
         raise click.ClickException(no_versions(models_dir))
-    state = read_state(models_dir, repository_file_path(models_dir, repository_file))
+    file = click.get_current_context().meta.get(__name__)
+    state = read_state(models_dir, repository_file_path(models_dir, file))
     names = state.listing.names
     if not names:
         raise click.ClickException(no_versions(models_dir))

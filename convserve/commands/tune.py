@@ -45,6 +45,7 @@ _OUTPUT: Final = options.UserPath(dir_okay=False)
 @click.argument("model", required=False)
 @click.argument("photos", nargs=-1, type=options.UserPath())
 @options.models_option
+@options.choosing_file_option
 @options.provider_option
 @click.option(
     "--seconds",
@@ -67,10 +68,10 @@ def tune(
 ) -> None:
     """Measure throughput on this machine and suggest settings.
 
-    MODEL is NAME or NAME/VERSION, by default the model of /v1/classify. PHOTOS are files or folders
-    of pictures like those that clients will send; without any, variations of the example pictures
-    are used. Nothing is served or changed. The measurement uses all cores, so stop other work first.
-    Ctrl-C stops early and shows what was measured so far.
+    MODEL is NAME, NAME/VERSION or NAME/ALIAS, by default the model of /v1/classify. PHOTOS are files
+    or folders of pictures like those that clients will send; without any, variations of the example
+    pictures are used. Nothing is served or changed. The measurement uses all cores, so stop other work
+    first. Ctrl-C stops early and shows what was measured so far.
     """
     for output in outputs.values():
         if output and not output.parent.is_dir():  # fail before the measurement, not after it
