@@ -49,7 +49,8 @@ def test_start_as_pid_1_begins_again_too(launch, tmp_path):
     server = launch(models_dir=tmp_path / "models", under=AS_PID_1, **LIMITS)
 
     assert server.exit_code() == 3
-    assert server.stderr() == f"convserve: cannot serve: {reason.format(1)}\n"
+    models = tmp_path / "models"
+    assert server.stderr() == f"convserve: cannot serve: {models}: {reason.format(1)}\n"
 
 
 @both_kinds
