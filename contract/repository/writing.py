@@ -44,12 +44,12 @@ def create_file(path: Path, text: bytes) -> bool:
     Raises:
         OSError: it cannot be written.
     """
-    with _temporary(path, text, 0o644) as temporary:
-        try:
-            path.hardlink_to(temporary)  # unlike a rename, it never replaces a file
-        except FileExistsError:
+    # A hard link would need no lock, but many network file systems have none.
+    with locked(path.parent), _temporary(path, text, 0o644) as temporary:
+        if path.exists():
             return False
-    flush_folder(path.parent)
+        temporary.replace(path)
+        flush_folder(path.parent)
     return True
 
 
