@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from contract.errors import ContractError, RepositoryError
 from contract.repository.listing import list_repository
 from contract.repository.policy import VersionKey
 from convserve.commands.options import models_option, provider_option, repository_file_option
 from convserve.commands.serve import EXIT_NOT_SERVABLE
-from service.errors import EngineFailure, ProviderUnavailable
-from service.models.repository import EngineConfig, LoadedVersion, Repository, load_version
+from convserve.verification import verify_version
+from service.errors import ProviderUnavailable
+from service.models.repository import EngineConfig, LoadedVersion, Repository
 from service.models.selection import RepositoryConfig, load_repository, look
 
 EXIT_WITH_PROBLEMS = 1
@@ -37,8 +35,8 @@ def verify(
 ) -> None:
     """Judge the model repository as a start of the service does.
 
-    Every version is verified: the digests of all files, the graph's inputs and outputs, and the golden
-    examples. Then repository.toml is applied. The exit status is 0 if all is well, 1 if the service
+    Every version is verified in a child process, within the limits of `convserve serve`: the digests of
+    all files, the graph's inputs and outputs, and the golden examples. Then repository.toml is applied. The exit status is 0 if all is well, 1 if the service
     would start although something cannot be served, and 3 if it would not start.
 
     NAMES are model names or NAME/VERSION. With them, only those versions are verified, and
@@ -76,7 +74,7 @@ class _Verifier:
     def verify(self, key: VersionKey) -> None:
         config = self._config
         try:
-            version = load_version(config.models_dir, *key, config.engine_config)
+            version = verify_version(config.models_dir, *key, config.engine_config.provider)
         except (ContractError, ProviderUnavailable) as error:
             click.echo(f"FAILED  {error}")
             self.failures[key] = error
@@ -86,19 +84,12 @@ class _Verifier:
             f"{len(version.manifest.golden)} golden examples within "
             f"{version.golden_difference:.1e}, provider {version.provider}"
         )
-        self._verified[key] = replace(version, engine=_Closed())  # frees the graph's memory
+        self._verified[key] = version
 
     def load(self, _models_dir: Path, name: str, number: int, _run: EngineConfig) -> LoadedVersion:
         if failure := self.failures.get((name, number)):
             raise failure
         return self._verified[name, number]
-
-
-class _Closed:
-    """In place of an engine that nobody runs any more."""
-
-    def run(self, *_: object) -> NDArray[np.float32]:
-        raise EngineFailure("this version was only verified")
 
 
 def _describe(repository: Repository) -> None:

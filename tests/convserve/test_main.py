@@ -294,6 +294,17 @@ def test_main_verify_judges_a_repository_as_a_start_does(tmp_path, flags, status
     assert ("A start would fail" in result.stderr) != bool(flags)
 
 
+def test_main_verify_endless_version_fails_at_the_deadline(tmp_path):
+    tinymodel.write_version(tmp_path)
+    tinymodel.write_version(tmp_path, version=2, graph_file=tinymodel.endless_graph())
+
+    result = run("verify", "--models-dir", tmp_path, CONVSERVE_LOAD_TIMEOUT_S="2")
+
+    assert result.exit_code == 1
+    assert "FAILED  tiny/2: loading takes longer than 2 s" in result.stdout
+    assert "A start would serve tiny/1 (default)." in result.stdout
+
+
 def test_main_verify_wrong_repository_file_would_fail_a_start(tmp_path):
     tinymodel.write_version(tmp_path)
     file = tmp_path / "served.toml"

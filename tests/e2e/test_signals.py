@@ -59,6 +59,10 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def wait_for_endless_run(server: Server, pid: int) -> None:
     """Waits until a server process has used more processor time than a normal run takes."""
 
@@ -264,8 +268,10 @@ def test_signals_interrupt_ends_another_command_silently(endless):
         text=True,
     )
     with process:
-        wait_until(lambda: cpu_s(process.pid) > ENDLESS_CPU_S)
+        wait_until(lambda: any(cpu_s(pid) > ENDLESS_CPU_S for pid in children_of(process.pid)))
+        (child,) = children_of(process.pid)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, output) == (-signal.SIGINT, ("", ""))
+    wait_until(lambda: has_exited(child))

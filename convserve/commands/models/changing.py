@@ -17,8 +17,9 @@ from contract.repository.file import repository_file_path
 from contract.repository.policy import Decision
 from contract.versions import is_version_number
 from convserve.commands.options import UserPath, provider_option
+from convserve.verification import verify_version
 from service.errors import ProviderUnavailable
-from service.models.repository import EngineConfig, load_version, no_versions
+from service.models.repository import no_versions
 
 
 def parse_number(
@@ -140,16 +141,10 @@ def verify_answer(place: Place, decision: Decision, name: str, verification: Ver
     """Verifies the version that answers, as the service does before it serves one.
 
     Raises:
-        ModelError: it is broken.
+        ModelError: it is broken, or exceeds the limits.
         ProviderUnavailable: the provider does not work here.
-        click.ClickException: verifying it failed in some other way.
     """
     number = decision.models[name].answer
     if number is None:
         return
-    try:
-        load_version(place.models_dir, name, number, EngineConfig(verification.provider))
-    except (ContractError, ProviderUnavailable):
-        raise
-    except Exception as error:  # native code can raise anything
-        raise click.ClickException(f"{name}/{number}: {type(error).__name__}: {error}") from error
+    verify_version(place.models_dir, name, number, verification.provider)
