@@ -176,7 +176,7 @@ class Owner:
         while not condition(self.status()):
             if time.monotonic() > end_s:
                 raise TimeoutError(f"the change did not happen: {self.status()}")
-            time.sleep(0.1)
+            time.sleep(0.3)
 
 
 def measure(asked: argparse.Namespace, workers: int) -> bool:
@@ -193,7 +193,7 @@ def measure(asked: argparse.Namespace, workers: int) -> bool:
             f'[models.{asked.model}]\nload = {{ newest = 2 }}\nrequire = {{ labels = "any" }}\n'
         )
         settings = {"models_dir": models, "port": port, "workers": workers}
-        settings |= {"models_poll_s": 0.2, "log_level": "info"}
+        settings |= {"models_poll_s": 0.5, "log_level": "info"}
         environment = {f"CONVSERVE_{name.upper()}": str(one) for name, one in settings.items()}
         command = [sys.executable, "-m", "convserve", "serve"]
         with ServerTree(command, os.environ | environment, ROOT, log) as tree:

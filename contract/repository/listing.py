@@ -6,7 +6,7 @@ Nothing that cannot be read counts as absent: it is listed, with the reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,11 +43,18 @@ class Listing:
         return sorted({*self.models, *self.unreadable})
 
 
-def list_repository(models_dir: Path) -> Listing:
+ListVersion = Callable[[Path, str, int], Listed | None]
+
+
+def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Listing:
     """Lists every version and reads its manifest; the other files are not read.
 
     Folders without a manifest are no versions, and names that begin with a dot are publishing in
     progress; both are left out.
+
+    Args:
+        models_dir: the model repository.
+        list_one: replaces `list_version`, for example to remember what it returned.
 
     Raises:
         RepositoryUnreadable: the folder itself is missing or cannot be listed.
@@ -67,7 +74,9 @@ def list_repository(models_dir: Path) -> Listing:
                 unreadable[name] = f"{models_dir / name}: {error.strerror}"
             continue
         numbers = sorted(int(one) for one in entries if is_version_number(one))
-        listed = {number: _list_version(models_dir, name, number) for number in numbers}
+        listed = {
+            number: (list_one or list_version)(models_dir, name, number) for number in numbers
+        }
         found = {number: one for number, one in listed.items() if one is not None}
         if found:
             models[name] = found
@@ -83,7 +92,8 @@ def _may_hold_versions(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _list_version(models_dir: Path, name: str, number: int) -> Listed | None:
+def list_version(models_dir: Path, name: str, number: int) -> Listed | None:
+    """Reads the manifest of a version; returns None if there is no manifest."""
     try:
         (models_dir / name / str(number) / MANIFEST_FILE).lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -226,6 +226,8 @@ def _compare(require: Requirements, manifest: Manifest, before: Manifest) -> str
 
 
 def _lost_labels(manifest: Manifest, before: Manifest) -> list[str]:
+    if manifest.labels is before.labels:  # as in a listing that shares them
+        return []
     removed = compare_labels(before.labels, manifest.labels).removed
     # A class that was renamed on purpose is not lost.
     known = manifest.comparison

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract.errors import (
@@ -23,10 +23,11 @@ from contract.repository.file import (
     read_repository_file,
     repository_file_path,
 )
-from contract.repository.listing import Listed, Listing, list_repository
+from contract.repository.listing import Listed, Listing
 from contract.repository.policy import Decision, VersionKey, decide
 from contract.versions import read_version
 from service.errors import ProviderUnavailable
+from service.models.listing import ListingCache
 from service.models.repository import (
     Checked,
     EngineConfig,
@@ -48,12 +49,14 @@ class RepositoryConfig:
     Attributes:
         repository_file: the `repository.toml` to apply; None for the one in `models_dir`.
         skip_broken: start although a model cannot be served, if another one can.
+        listing: remembers the manifests.
     """
 
     models_dir: Path
     engine_config: EngineConfig
     repository_file: Path | None = None
     skip_broken: bool = False
+    listing: ListingCache = field(default_factory=ListingCache, compare=False)
 
     @property
     def file_path(self) -> Path:
@@ -82,7 +85,7 @@ def look(config: RepositoryConfig) -> Start:
     """
     file = read_repository_file(config.file_path)
     try:
-        listing = list_repository(config.models_dir)
+        listing = config.listing.list(config.models_dir)
     except RepositoryUnreadable as error:
         if not config.models_dir.exists():
             raise RepositoryUnreadable(no_versions(config.models_dir)) from error
@@ -142,7 +145,7 @@ def renew(
         retry: load versions again that failed, although their files have not changed.
     """
     try:
-        on_disk = list_repository(config.models_dir)
+        on_disk = config.listing.list(config.models_dir)
     except RepositoryUnreadable as error:
         return _unchanged(current, str(error))
     if not on_disk.names:
