@@ -210,13 +210,20 @@ def _regular_files(folder: Path, where: str) -> set[str]:
 
 
 def _walk(folder: Path, where: str) -> Iterator[Path]:
-    # Unlike Path.rglob, this does not pass over folders that cannot be listed.
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
+    # Unlike Path.rglob, this does not pass over folders that cannot be listed, and unlike os.walk it
+    # does not call itself: folders may be nested more deeply than calls.
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as entries:
+                found = list(entries)
+            waiting += [Path(one) for one in found if one.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
             raise VersionCorrupt(f"{where}: a folder cannot be listed: {error.strerror}") from error
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        yield from (Path(parent, name) for name in (*folders, *files))
+        yield from map(Path, found)
 
 
 class _TooLarge(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def snapshot(models_dir: Path, repository_file: Path) -> VersionFacts:
     complete.
     """
     found = {("", _facts(models_dir)[:1]), ("repository.toml", _facts(repository_file))}
+    # A ConfigMap's file is a link, which stays the same when its target is replaced.
+    found.add(("repository.toml: target", _facts(repository_file, follow=True)))
     for model in _entries(models_dir, "", found):
-        if model.name.startswith(".") or not model.is_dir():
+        if model.name.startswith(".") or not _may_be_folder(model):
             continue
         # Without times: they change with every hidden file of a version that is being published.
         found.add((model.name, _facts(Path(model))[:1]))
@@ -34,16 +37,25 @@ def snapshot(models_dir: Path, repository_file: Path) -> VersionFacts:
 def version_facts(models_dir: Path, name: str, number: int) -> VersionFacts:
     """Returns the facts about every file of a version."""
     found: set[tuple[str, tuple[int, ...]]] = set()
-    _walk(models_dir / name / str(number), f"{name}/{number}", found)
+    # Not recursive: folders may be nested more deeply than calls.
+    waiting = [(models_dir / name / str(number), f"{name}/{number}")]
+    while waiting:
+        path, relative = waiting.pop()
+        facts = _facts(path)
+        found.add((relative, facts))
+        if facts[0] >= 0 and stat.S_ISDIR(facts[0]):
+            waiting += [
+                (Path(entry), f"{relative}/{entry.name}")
+                for entry in _entries(path, relative, found)
+            ]
     return frozenset(found)
 
 
-def _walk(path: Path, relative: str, found: set[tuple[str, tuple[int, ...]]]) -> None:
-    found.add((relative, _facts(path)))
-    if path.is_symlink() or not path.is_dir():
-        return
-    for entry in _entries(path, relative, found):
-        _walk(Path(entry), f"{relative}/{entry.name}", found)
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return True
 
 
 def _entries(
@@ -56,9 +68,9 @@ def _entries(
         found.add((relative, (-1, error.errno or 0)))
 
 
-def _facts(path: Path) -> tuple[int, ...]:
+def _facts(path: Path, *, follow: bool = False) -> tuple[int, ...]:
     try:
-        facts = path.lstat()
+        facts = path.stat(follow_symlinks=follow)
     except OSError as error:
         return -1, error.errno or 0
     return facts.st_mode, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
