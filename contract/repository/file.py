@@ -15,6 +15,7 @@ Every key is optional, and so is the file.
 from __future__ import annotations
 
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -182,9 +183,13 @@ def read_repository_file(path: Path) -> ReadRepositoryFile:
         RepositoryFileInvalid: the file cannot be read, or is not valid.
     """
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # opening it could wait for ever
+            raise RepositoryFileInvalid(f"{path}: is a pipe; it must be a file")
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise RepositoryFileInvalid(f"{path}: is a link to a file that is missing") from error
         return ReadRepositoryFile(path)
     except OSError as error:
         raise RepositoryFileInvalid(f"{path}: cannot be read: {error.strerror}") from error

@@ -80,10 +80,17 @@ def look(config: RepositoryConfig) -> Start:
 
     Raises:
         RepositoryUnreadable: the model repository is missing or cannot be listed.
-        RepositoryFileInvalid: `repository.toml` cannot be read, or is not valid.
+        RepositoryFileInvalid: `repository.toml` cannot be read, or is not valid, or is configured and
+            missing.
         NothingToServe: there is no version at all.
     """
     file = read_repository_file(config.file_path)
+    if file.text is None and config.repository_file is not None:
+        # A wrong path must not let versions answer that the file would not.
+        raise RepositoryFileInvalid(
+            f"{file.path}: the configured repository file is missing; create it, even if it is empty, "
+            "or do not set --repository-file"
+        )
     try:
         listing = config.listing.list(config.models_dir)
     except RepositoryUnreadable as error:

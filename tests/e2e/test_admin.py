@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,15 +108,18 @@ def test_admin_version_that_cannot_be_served_is_not_pinned(start, models):
     assert not (models / "repository.toml").exists()
 
 
-def test_admin_file_that_cannot_be_written_is_named_with_its_lines(start):
-    # Not even root can write here.
-    server = start(repository_file="/proc/repository.toml")
+def test_admin_file_that_cannot_be_written_is_named_with_its_lines(start, tmp_path):
+    file = tmp_path / "elsewhere" / "repository.toml"
+    file.parent.mkdir()
+    file.touch()
+    server = start(repository_file=file)
+    shutil.rmtree(file.parent)  # not even root can write there
 
     with admin(server) as client:
         refused = client.post(PIN, json={"version": 1})
 
     assert_problem(refused, 409, "repository_file_unwritable")
-    assert "/proc/repository.toml" in refused.json()["detail"]
+    assert str(file) in refused.json()["detail"]
     assert "answer = 1" in refused.json()["detail"]
     assert answering(server) == "3"
 

@@ -137,3 +137,15 @@ def test_a_folder_or_a_huge_file_is_refused(tmp_path):
     os.truncate(huge, MAX_FILE_BYTES + 1)
     with pytest.raises(RepositoryFileInvalid, match="larger than 1048576 bytes"):
         read_repository_file(huge)
+
+
+def test_a_link_to_a_missing_file_is_not_a_missing_file(tmp_path):
+    (tmp_path / "repository.toml").symlink_to("gone.toml")
+    with pytest.raises(RepositoryFileInvalid, match="is a link to a file that is missing"):
+        read_repository_file(tmp_path / "repository.toml")
+
+
+def test_a_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RepositoryFileInvalid, match="is a pipe"):
+        read_repository_file(tmp_path / "pipe")

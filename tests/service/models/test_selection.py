@@ -447,6 +447,14 @@ def test_repository_file_elsewhere_is_applied(tmp_path):
     assert served.start().get().key == ("tiny", 1)
 
 
+def test_configured_repository_file_that_is_missing_refused_at_the_start(tmp_path):
+    served = Served(tmp_path, repository_file=tmp_path / "typo.toml")
+    served.publish()
+
+    with pytest.raises(RepositoryFileInvalid, match=r"typo\.toml: .* is missing"):
+        served.start()
+
+
 def test_unchanged_versions_are_the_same_objects(served):
     served.publish(number=1)
     served.write('[models.tiny]\nload = "all"')
