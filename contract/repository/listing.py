@@ -6,12 +6,14 @@ Nothing that cannot be read counts as absent: it is listed, with the reason.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import ModelError, RepositoryUnreadable
-from contract.manifest import MANIFEST_FILE, Manifest
+from contract.manifest import MANIFEST_FILE, NAME_PATTERN, Manifest
+from contract.repository.file import REPOSITORY_FILE
 from contract.versions import is_version_number, read_manifest
 
 
@@ -70,7 +72,7 @@ def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Li
         try:
             entries = [one.name for one in (models_dir / name).iterdir()]
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):
+            if not _is_absent(models_dir / name, error):
                 unreadable[name] = f"{models_dir / name}: {error.strerror}"
             continue
         numbers = sorted(int(one) for one in entries if is_version_number(one))
@@ -84,12 +86,25 @@ def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Li
 
 
 def _may_hold_versions(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or entry.name == REPOSITORY_FILE:
         return False
     try:
-        return entry.is_dir()
+        return entry.is_dir() or _leads_nowhere(Path(entry))
     except OSError:  # a link that cannot be followed
         return True
+
+
+def _is_absent(folder: Path, error: OSError) -> bool:
+    if isinstance(error, FileNotFoundError):
+        return not folder.is_symlink()
+    # Such as lost+found of a file system, which only root may list.
+    return re.fullmatch(NAME_PATTERN, folder.name) is None
+
+
+def _leads_nowhere(link: Path) -> bool:
+    # Such as a link to a volume that is not mounted. A link of another name was never a model.
+    named_so = re.fullmatch(NAME_PATTERN, link.name) is not None
+    return named_so and link.is_symlink() and not link.exists()
 
 
 def list_version(models_dir: Path, name: str, number: int) -> Listed | None:

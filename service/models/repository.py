@@ -7,6 +7,7 @@ on the provider it will run on. The golden run is also the warm-up.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,15 +23,17 @@ from contract.errors import (
     GraphMismatch,
     ImageError,
     ModelError,
+    RepositoryUnreadable,
     VersionCorrupt,
     VersionTooCostly,
 )
 from contract.manifest import GoldenExample, Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import Tensor, golden_inputs
-from contract.repository.file import ReadRepositoryFile
+from contract.repository.file import REPOSITORY_FILE, ReadRepositoryFile
+from contract.repository.listing import list_repository
 from contract.repository.policy import Decision, ModelDecision, VersionKey
-from contract.versions import Version, find_versions, read_version
+from contract.versions import Version, read_version
 from service.errors import ModelNotFound, ModelNotReady, ProviderUnavailable
 from service.models.engine import Batch, Engine, OnnxEngine, Run
 from service.models.providers import PROVIDERS, ProviderFallback, open_session, try_providers
@@ -213,18 +216,27 @@ def _newest_answer(models: Mapping[str, Mapping[int, LoadedVersion]]) -> Decisio
 
 
 def resolve_models_dir(configured: Path | None, working_dir: Path) -> Path:
-    """Returns the configured folder or, without one, the first of these that holds a version.
+    """Returns the configured folder or, without one, the first of these that holds anything of a model.
 
     `models` in the working directory, the folder inside the installed package, and the folder in
-    the source tree. If none does, returns the first.
+    the source tree. If none does, returns the first. One that cannot be read counts: other models must
+    not be served in place of what it holds.
     """
     if configured is not None:
         return configured
     candidates = (working_dir / "models", _SOURCE / "bundled_models", _SOURCE.parent / "models")
     for candidate in candidates:
-        if find_versions(candidate):
+        if _holds_models(candidate):
             return candidate
     return candidates[0]
+
+
+def _holds_models(folder: Path) -> bool:
+    try:
+        has_models = bool(list_repository(folder).names)
+    except RepositoryUnreadable:
+        return os.path.lexists(folder)
+    return has_models or os.path.lexists(folder / REPOSITORY_FILE)
 
 
 def no_versions(models_dir: Path) -> str:

@@ -12,6 +12,17 @@ from contract.repository.listing import list_repository
 from tests.contract.manifests import fields, write_manifest, write_version
 
 
+def deny(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    listed = Path.iterdir
+
+    def refuse(path: Path) -> object:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+
 def test_versions_are_listed_by_number_with_their_manifests(tmp_path):
     for number in (10, 2):
         folder = tmp_path / "colours" / str(number)
@@ -54,18 +65,32 @@ def test_a_model_that_cannot_be_followed_is_listed_as_unreadable(tmp_path):
     assert found.unreadable["cats"].startswith(str(tmp_path / "cats"))
 
 
+def test_a_link_to_a_missing_folder_is_listed_as_unreadable(tmp_path):
+    (tmp_path / "cats").symlink_to(tmp_path / "unmounted")
+    found = list_repository(tmp_path)
+    assert found.unreadable == {"cats": f"{tmp_path / 'cats'}: No such file or directory"}
+
+
+def test_a_repository_file_that_leads_nowhere_is_no_model(tmp_path):
+    write_version(tmp_path)
+    (tmp_path / "repository.toml").symlink_to("gone.toml")
+    assert list_repository(tmp_path).names == ["colours"]
+
+
 def test_a_folder_that_cannot_be_listed_keeps_its_model(tmp_path, monkeypatch):
     write_version(tmp_path)
-    listed = Path.iterdir
-
-    def refuse(path: Path) -> object:
-        if path.name == "colours":
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    deny(monkeypatch, "colours")
     found = list_repository(tmp_path)
     assert found.unreadable == {"colours": f"{tmp_path / 'colours'}: Permission denied"}
+
+
+def test_a_folder_that_cannot_be_listed_and_that_no_model_can_be_named_after_is_no_model(
+    tmp_path, monkeypatch
+):
+    write_version(tmp_path)
+    (tmp_path / "lost+found").mkdir()
+    deny(monkeypatch, "lost+found")
+    assert list_repository(tmp_path).names == ["colours"]
 
 
 def test_a_missing_repository_is_an_error(tmp_path):

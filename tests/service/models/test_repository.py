@@ -104,6 +104,18 @@ def test_models_dir_is_the_first_candidate_that_holds_a_version(tmp_path, monkey
     assert resolve_models_dir(None, tmp_path / "cwd") == candidates[place]
 
 
+@pytest.mark.parametrize("content", ["models", "models/tiny", "models/repository.toml"])
+def test_models_dir_that_cannot_be_read_or_is_configured_is_not_passed_over(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
+    tinymodel.write_version(tmp_path / "src" / "models")
+    (tmp_path / content).parent.mkdir(exist_ok=True)
+    (tmp_path / content).symlink_to(tmp_path / content)  # cannot be followed
+
+    assert resolve_models_dir(None, tmp_path) == tmp_path / "models"
+
+
 def test_models_dir_without_any_version_is_that_of_the_working_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(repository, "_SOURCE", tmp_path / "src" / "service")
 
