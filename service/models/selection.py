@@ -163,6 +163,7 @@ def renew(
     selection = _Selection(config, load, current, retry=retry)
     decision = selection.choose(file.parsed, listing)
     decision = selection.keep_answers(decision, file.parsed, current, listing)
+    decision, unfit = _keep_default(decision, current)
     versions = selection.chosen(decision)
     if not versions:
         return _unchanged(current, "; ".join(selection.problems()) or "no model is left to serve")
@@ -171,8 +172,20 @@ def renew(
         decision,
         file=file,
         checked=selection.checked,
-        problems=[problem] if problem else [],
+        problems=[one for one in (problem, unfit) if one],
     )
+
+
+def _keep_default(decision: Decision, current: Repository) -> tuple[Decision, str | None]:
+    """Keeps the default model if the one that takes its place cannot answer; returns why."""
+    before, after = current.default_name, decision.default
+    if before is None or after is None or before == after:
+        return decision, None
+    answers = before in decision.models and decision.models[before].answer is not None
+    if not answers or decision.models[after].answer is not None:
+        return decision, None
+    trouble = f"default: {after} cannot answer, so {before} stays the default"
+    return replace(decision, default=before), f"{trouble}: {decision.models[after].trouble}"
 
 
 def _unchanged(current: Repository, problem: str) -> Repository:
@@ -219,16 +232,19 @@ def _read_file(
         return before, None
     if file.text is None:
         return before, f"{path}: the file has disappeared; what it said still holds"
-    missing = _missing_names(file.parsed, listing)
+    missing = _missing_names(file.parsed, before.parsed, listing)
     return (before, f"{path}: {missing}; the file is not applied") if missing else (file, None)
 
 
-def _missing_names(file: RepositoryFile, listing: Listing) -> str | None:
-    if file.default is not None and file.default not in listing.names:
+def _missing_names(file: RepositoryFile, before: RepositoryFile, listing: Listing) -> str | None:
+    # What was missing before, as at the start, does not stand in the way of other changes.
+    if file.default not in (None, before.default, *listing.names):
         return f"default: there is no model {file.default!r}"
     for name, policy in file.models.items():
         found = listing.models.get(name)
-        if found is not None and (missing := policy.named() - found.keys()):
+        if found is None:
+            continue
+        if missing := policy.named() - found.keys() - before.policy(name).named():
             return f"models.{name}: there is no version {min(missing)}"
     return None
 
@@ -286,16 +302,26 @@ class _Selection:
     def keep_answers(
         self, decision: Decision, file: RepositoryFile, current: Repository, listing: Listing
     ) -> Decision:
-        """Lets a model go on answering whose new version cannot. A model that is gone stays gone."""
+        """Lets a model go on answering whose new version cannot. A model that is gone stays gone.
+
+        So do its aliases, which go on meaning the version that they did.
+        """
         models = dict(decision.models)
         for name in listing.names:
             one, before = decision.models[name], current.decision.models.get(name)
-            if one.answer is not None or file.policy(name).load == "none":
+            policy = file.policy(name)
+            if before is None or policy.load == "none":
                 continue
-            if before is not None and before.answer is not None:
-                key = (name, before.answer)
-                self._loaded[key] = self._old[key]
-                models[name] = replace(one, answer=before.answer, load=(before.answer,))
+            answer = before.answer if one.answer is None else one.answer
+            aliases = {
+                alias: number
+                for alias, number in {**before.aliases, **one.aliases}.items()
+                if alias in policy.aliases
+            }
+            kept = {*aliases.values(), *(() if answer is None else (answer,))} - {*one.load}
+            self._loaded |= {(name, number): self._old[name, number] for number in kept}
+            load = tuple(sorted(kept | {*one.load}))
+            models[name] = replace(one, answer=answer, load=load, aliases=aliases)
         return replace(decision, models=models)
 
     def _take(self, key: VersionKey) -> None:

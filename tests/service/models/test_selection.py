@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,69 @@ def test_pinned_version_that_is_broken_leaves_the_one_before(served):
     assert found.get() is first
     assert "tiny/2" in str(found.decision.models["tiny"].trouble)
     assert found.trouble() is None, "it can still answer"
+
+
+def test_pinned_version_that_is_broken_takes_no_other_version_away(served):
+    for number in (1, 2):
+        served.publish(number=number)
+    policy = "[models.tiny]\naliases = {{ stable = 2 }}\nanswer = {}"
+    served.write(policy.format(1))
+    served.start()
+    served.publish(number=3)
+    served.break_graph("tiny", 3)
+    served.write(policy.format(3))
+
+    found = served.change()
+
+    assert found.get().key == ("tiny", 1)
+    assert found.get("tiny", "stable").key == found.get("tiny", 2).key == ("tiny", 2)
+
+
+def test_alias_of_a_version_that_is_broken_goes_on_meaning_the_one_before(served):
+    for number in (1, 2):
+        served.publish(number=number)
+    served.write("[models.tiny]\naliases = { stable = 1 }")
+    served.start()
+    served.publish(number=3)
+    served.break_graph("tiny", 3)
+    served.write("[models.tiny]\naliases = { stable = 3 }")
+
+    found = served.change()
+    served.write("")
+    removed = served.change()
+
+    assert (found.get().key, found.get("tiny", "stable").key) == (("tiny", 2), ("tiny", 1))
+    assert any("tiny/3" in problem for problem in found.problems)
+    with pytest.raises(ModelNotFound):
+        removed.get("tiny", "stable")
+
+
+def test_default_that_cannot_answer_leaves_the_one_before(served):
+    served.publish("another")
+    served.publish("tiny")
+    served.break_graph("another", 1)
+    served.config = replace(served.config, skip_broken=True)
+    served.write('default = "tiny"')
+    served.start()
+    served.write('default = "another"')
+
+    kept = served.change()
+    served.publish("another", 2)
+    moved = served.change()
+
+    assert kept.get().key == ("tiny", 1)
+    assert "another cannot answer, so tiny stays the default" in " ".join(kept.problems)
+    assert moved.get().key == ("another", 2)
+
+
+def test_version_that_was_missing_at_the_start_stops_no_later_change(served):
+    for number in (1, 2):
+        served.publish(number=number)
+    served.write("[models.tiny]\naliases = { old = 9 }")
+    served.start()
+    served.write("[models.tiny]\naliases = { old = 9 }\nanswer = 1")
+
+    assert served.change().get().key == ("tiny", 1)
 
 
 def test_unloaded_model_is_not_ready_and_no_problem(served):
