@@ -7,7 +7,7 @@ makes no sense, and returns a change without updates if the file says it already
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from contract.repository.file import (
     read_repository_file,
 )
 from contract.repository.listing import Listing, list_repository
-from contract.repository.policy import Decision, ModelDecision, decide
+from contract.repository.policy import Decision, ModelDecision, VersionKey, decide
 
 Updates = Mapping[
     tuple[str, ...], Any
@@ -28,12 +28,18 @@ Updates = Mapping[
 
 @dataclass(frozen=True, slots=True)
 class RepositoryState:
-    """A model repository as it is now: the file, what is on disk, and what follows from both."""
+    """A model repository as it is now: the file, what is on disk, and what follows from both.
+
+    Attributes:
+        failures: versions that a running service could not load, with the reason; their manifests may
+            be good.
+    """
 
     models_dir: Path
     file: ReadRepositoryFile
     listing: Listing
     decision: Decision
+    failures: Mapping[VersionKey, str] = field(default_factory=dict)
 
     def policy(self, name: str) -> ModelPolicy:
         """Returns the policy of a model."""
@@ -53,8 +59,15 @@ class Change:
     summary: str
 
 
-def read_state(models_dir: Path, file: Path) -> RepositoryState:
+def read_state(
+    models_dir: Path,
+    file: Path,
+    failures: Mapping[VersionKey, str] | None = None,
+    current_default: str | None = None,
+) -> RepositoryState:
     """Reads the file and lists the repository.
+
+    `failures` and `current_default` are those of a running service, as for `decide`.
 
     Raises:
         RepositoryUnreadable: the model repository cannot be listed.
@@ -62,7 +75,9 @@ def read_state(models_dir: Path, file: Path) -> RepositoryState:
     """
     read = read_repository_file(file)
     listing = list_repository(models_dir)
-    return RepositoryState(models_dir, read, listing, decide(read.parsed, listing, {}))
+    failed = failures or {}
+    decision = decide(read.parsed, listing, failed, current_default)
+    return RepositoryState(models_dir, read, listing, decision, failed)
 
 
 def default(state: RepositoryState, name: str) -> Change:

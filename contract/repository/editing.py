@@ -51,9 +51,17 @@ def write_change(file: ReadRepositoryFile, change: Change) -> Written:
 
 
 def preview(state: RepositoryState, change: Change) -> Decision:
-    """Returns what will be served after the change, as far as manifests tell."""
+    """Returns what will be served after the change, as far as manifests and known failures tell.
+
+    A version that the file names may have been repaired since it failed.
+    """
     parsed = parse_repository_file(edited_text(state.file, change), str(state.file.path))
-    return decide(parsed, state.listing, {}, state.decision.default)
+    failures = {
+        (name, number): reason
+        for (name, number), reason in state.failures.items()
+        if number not in parsed.policy(name).named()
+    }
+    return decide(parsed, state.listing, failures, state.decision.default)
 
 
 def edited_text(file: ReadRepositoryFile, change: Change) -> bytes:

@@ -37,6 +37,19 @@ class ServedState:
         loaded = frozenset(version.key for version in repository.versions())
         return cls(repository.file, repository.decision, loaded, tuple(problems))
 
+    def failures(self) -> dict[VersionKey, str]:
+        """Returns the versions that could not be loaded, and why."""
+        return {
+            (name, number): reason
+            for name, one in self.decision.models.items()
+            for number, reason in one.failed.items()
+            if (name, number) not in self.loaded
+        }
+
+    def can_answer(self, name: str) -> bool:
+        """Returns whether a version of the model answers."""
+        return name in self.decision.models and self.decision.models[name].answer is not None
+
     def document(self) -> dict[str, Any]:
         """Returns it as the admin port sends it; versions are strings, as on the public port."""
         decision = self.decision

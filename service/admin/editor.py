@@ -15,7 +15,7 @@ from contract.repository.file import parse_repository_file
 from contract.repository.policy import ModelDecision
 from contract.versions import sha256
 from service.admin.actions import AdminActions
-from service.admin.verbs import Verb
+from service.admin.verbs import DEFAULT, Verb
 from service.errors import ModelNotFound, ProviderUnavailable, ServiceError
 from service.models.changelog import ChangeLog, RepositoryChange, file_sha256
 from service.system.threads import DaemonThread
@@ -121,7 +121,10 @@ class _Plan:
 
 
 def _plan(actions: AdminActions, wanted: Wanted) -> _Plan:
-    state = read_state(actions.models_dir, actions.repository_file)
+    served = actions.state()
+    state = read_state(
+        actions.models_dir, actions.repository_file, served.failures(), served.decision.default
+    )
     # Before anything else: the name may be anything, also a path.
     if wanted.model not in {*state.listing.names, *state.file.parsed.models}:
         raise ModelNotFound(
@@ -135,4 +138,6 @@ def _plan(actions: AdminActions, wanted: Wanted) -> _Plan:
     policy = parse_repository_file(text, str(state.file.path)).policy(wanted.model)
     known = state.policy(wanted.model).named() & {*before.load}
     unproven = sorted((policy.named() & {*after.load}) - known)
+    if wanted.verb is DEFAULT and after.answer is not None and not served.can_answer(wanted.model):
+        unproven = [after.answer]
     return _Plan(state, change, text, (before.answer, after.answer), unproven)

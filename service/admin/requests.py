@@ -13,7 +13,7 @@ from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, Req
 
 MAX_BODY_BYTES: Final = 65_536
 _MAX_USER_CHARACTERS: Final = 64
-_MAX_VERSION_DIGITS: Final = 9
+_MAX_VERSION_DIGITS: Final = 18  # as of a version's folder
 
 Body = TypeVar("Body", bound=BaseModel)
 

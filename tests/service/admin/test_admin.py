@@ -61,11 +61,16 @@ class FakeService:
         self.proof_ends = asyncio.Event()
         self.proof_ends.set()
         self.verify_error: Exception | None = None
+        self.failures: dict[tuple[str, int], str] = {}
+        self.default: str | None = None  # without one in the file
+        self.last_polled: ServedState | None = None  # in place of what is on disk
         self.metrics = Metrics()
         self.changes = ChangeLog()
 
     def state(self) -> ServedState:
-        state = read_state(self.models_dir, self.file)
+        if self.last_polled is not None:
+            return self.last_polled
+        state = read_state(self.models_dir, self.file, self.failures, self.default)
         loaded = frozenset(self.loaded)
         return ServedState(state.file, state.decision, loaded)
 
@@ -476,6 +481,58 @@ def test_admin_user_is_bounded_and_escaped(header, shown):
     scope = {"type": "http", "client": ("10.0.0.1", 1), "headers": [(b"x-admin-user", header)]}
 
     assert requested_by(Request(scope)) == f"10.0.0.1 ({shown})"
+
+
+def test_admin_rollback_goes_back_from_the_version_that_answers(service, admin):
+    service.failures[("tiny", 3)] = "tiny/3: model.onnx is not the file that was published"
+
+    change = admin.post("/v1/admin/models/tiny/rollback").json()["change"]
+
+    assert (change["version_before"], change["version_after"]) == ("2", "1")
+
+
+def test_admin_version_that_failed_is_proven_again_before_it_is_pinned(service, admin):
+    service.failures[("tiny", 3)] = "tiny/3: there was no memory"
+
+    change = admin.post(PIN, json={"version": 3}).json()["change"]
+
+    assert service.verified == [("tiny", 3)]
+    assert change["version_after"] == "3"
+
+
+def test_admin_default_model_of_the_process_is_not_unloaded(service, admin):
+    service.default = "tiny"
+
+    assert_problem(admin.post("/v1/admin/models/tiny/unload"), 409, "change_refused")
+    assert not service.file.exists()
+
+
+def test_admin_default_that_cannot_answer_refused(service, admin):
+    service.failures[("other", 1)] = "other/1: broken"
+
+    refused = admin.post("/v1/admin/default", json={"model": "other"})
+
+    assert_problem(refused, 409, "change_refused")
+    assert "other/1: broken" in refused.json()["detail"]
+
+
+def test_admin_default_that_nothing_is_known_of_is_proven(service, admin):
+    service.last_polled = service.state()
+    tinymodel.write_version(service.models_dir, name="new")
+    service.verify_error = GraphMismatch("it is broken")
+
+    refused = admin.post("/v1/admin/default", json={"model": "new"})
+
+    assert_problem(refused, 409, "change_refused")
+    assert service.verified == [("new", 1)]
+
+
+def test_admin_versions_may_have_as_many_digits_as_their_folders(service, admin):
+    number = 20261129163500
+    tinymodel.write_version(service.models_dir, version=number)
+
+    assert admin.post(PIN, json={"version": str(number)}).status_code == 200
+    assert service.answer() == number
 
 
 def test_admin_change_that_is_there_already_is_recorded_as_unchanged(admin):
