@@ -103,6 +103,8 @@ def _needed_for(state: RepositoryState, name: str, number: int) -> str | None:
         return "is named in repository.toml; change that before"
     if number in decided.load:
         return f"is loaded; {state.file.path} says so in models.{name}.load"
+    if decided.answer is None and policy.load != "none" and number not in decided.failed:
+        return f"may be what a service still answers with, as nothing else can: {decided.trouble}"
     if number == policy.previous:
         return f"is what `convserve models rollback {name}` returns to"
     return None

@@ -14,6 +14,7 @@ from convserve.commands.models.changing import (
     parse_number,
     read_place,
     repository_command,
+    verify_some_answer,
     verifying,
     version_argument,
 )
@@ -42,10 +43,21 @@ def unpin(place: Place, name: str) -> None:
 
 @click.command()
 @name_argument
+@verifying
 @repository_command
-def default(place: Place, name: str) -> None:
-    """Make the model NAME answer the requests that name none."""
-    apply_change(place, name, lambda state: changes.default(state, name))
+def default(place: Place, name: str, verification: Verification) -> None:
+    """Make the model NAME answer the requests that name none.
+
+    The version that answers is verified first, and if it is broken, the one that a service takes instead.
+    """
+
+    def change_of(state: RepositoryState) -> Change:
+        change = changes.default(state, name)
+        if change.updates and verification.verify:
+            verify_some_answer(place, state, name, verification)
+        return change
+
+    apply_change(place, name, change_of)
 
 
 def _parse_alias(

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from contract.errors import ContractError
+from contract.errors import ChangeRefused, ContractError
 from contract.repository.changes import Change, RepositoryState, read_state
 from contract.repository.editing import as_lines, preview, write_change
 from contract.repository.effects import describe_change
 from contract.repository.file import repository_file_path
-from contract.repository.policy import Decision
+from contract.repository.policy import Decision, VersionKey, decide
 from contract.versions import is_version_number
 from convserve.commands.options import UserPath, provider_option
 from convserve.verification import verify_version
@@ -145,6 +145,36 @@ def verify_answer(place: Place, decision: Decision, name: str, verification: Ver
         ProviderUnavailable: the provider does not work here.
     """
     number = decision.models[name].answer
-    if number is None:
-        return
+    if number is not None:
+        _verify(place, name, number, verification)
+
+
+def verify_loaded(place: Place, decision: Decision, name: str, verification: Verification) -> None:
+    """Verifies every version that is loaded; raises as `verify_answer`."""
+    for number in decision.models[name].load:
+        _verify(place, name, number, verification)
+
+
+def verify_some_answer(
+    place: Place, state: RepositoryState, name: str, verification: Verification
+) -> None:
+    """Verifies versions that may answer, as the service takes them, until one is good.
+
+    Raises:
+        ChangeRefused: none is.
+    """
+    failures: dict[VersionKey, str] = {}
+    while True:
+        decided = decide(state.file.parsed, state.listing, failures).models[name]
+        if decided.answer is None:
+            raise ChangeRefused(f"{name} cannot answer: {decided.trouble}")
+        try:
+            _verify(place, name, decided.answer, verification)
+        except (ContractError, ProviderUnavailable) as error:
+            failures[name, decided.answer] = str(error)
+        else:
+            return
+
+
+def _verify(place: Place, name: str, number: int, verification: Verification) -> None:
     verify_version(place.models_dir, name, number, verification.provider)

@@ -20,7 +20,7 @@ from convserve.commands.models.changing import (
     name_argument,
     read_place,
     repository_command,
-    verify_answer,
+    verify_loaded,
     verifying,
     version_argument,
 )
@@ -36,13 +36,13 @@ from service.errors import ProviderUnavailable
 def remove(place: Place, name: str, number: int, yes: bool, verification: Verification) -> None:
     """Delete VERSION of the model NAME. Its number is never given again.
 
-    A version that is loaded or named in repository.toml is refused. The version that answers is
-    verified first, because a service may answer with an older one if it is broken.
+    A version that is loaded or named in repository.toml is refused. The versions that are
+    loaded are verified first, because a service may load an older one in place of one that is broken.
     """
     state = read_place(place)
     check_removable(state, name, number)
     if verification.verify:
-        verify_answer(place, state.decision, name, verification)
+        verify_loaded(place, state.decision, name, verification)
     folder = place.models_dir / name / str(number)
     if not yes:
         click.confirm(f"Delete {folder}?", abort=True)
@@ -64,8 +64,8 @@ def remove(place: Place, name: str, number: int, yes: bool, verification: Verifi
 def gc(place: Place, keep: int, dry_run: bool, verification: Verification) -> None:
     """Delete old versions that are neither loaded nor named in repository.toml.
 
-    Also deleted is what publishing left behind when it was killed, after a day. Where the version that
-    answers is broken, nothing of the model is deleted, because a service may answer with an older one.
+    Also deleted is what publishing left behind when it was killed, after a day. Where a version that
+    is loaded is broken, nothing of the model is deleted, because a service may load an older one instead.
     """
     state = read_place(place)
     verb = "would delete" if dry_run else "deleted"
@@ -74,7 +74,7 @@ def gc(place: Place, keep: int, dry_run: bool, verification: Verification) -> No
         numbers = removable_versions(state, name, keep)
         try:
             if numbers and verification.verify:
-                verify_answer(place, state.decision, name, verification)
+                verify_loaded(place, state.decision, name, verification)
             for number in numbers:
                 if not dry_run:
                     remove_version(place.models_dir, place.file, name, number)
