@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from contract.errors import ContractError, ImageError
+from contract.errors import ContractError, ImageError, RepositoryUnreadable
 from contract.repository.changes import read_state
 from contract.repository.file import repository_file_path
 from service.errors import ProviderUnavailable
@@ -135,10 +135,13 @@ def choose_version(models_dir: Path, model: str | None) -> tuple[str, int]:
         RepositoryError: the models or repository.toml cannot be read.
         click.ClickException: there is no such version, or none that answers.
     """
-    if not models_dir.exists():
-        raise click.ClickException(no_versions(models_dir))
     file = click.get_current_context().meta.get(__name__)
-    state = read_state(models_dir, repository_file_path(models_dir, file))
+    try:
+        state = read_state(models_dir, repository_file_path(models_dir, file))
+    except RepositoryUnreadable as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise click.ClickException(no_versions(models_dir)) from error
+        raise
     names = state.listing.names
     if not names:
         raise click.ClickException(no_versions(models_dir))

@@ -94,7 +94,7 @@ def look(config: RepositoryConfig) -> Start:
     try:
         listing = config.listing.list(config.models_dir)
     except RepositoryUnreadable as error:
-        if not config.models_dir.exists():
+        if isinstance(error.__cause__, FileNotFoundError):
             raise RepositoryUnreadable(no_versions(config.models_dir)) from error
         raise
     if not listing.names:

@@ -511,6 +511,17 @@ def test_repository_file_elsewhere_is_applied(tmp_path):
     assert served.start().get().key == ("tiny", 1)
 
 
+def test_models_dir_in_a_folder_that_cannot_be_entered_refused_at_the_start(tmp_path, monkeypatch):
+    def refuse(path: object) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("contract.repository.listing.os.scandir", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+
+    with pytest.raises(RepositoryUnreadable, match="Permission denied"):
+        Served(tmp_path).start()
+
+
 def test_configured_repository_file_that_is_missing_refused_at_the_start(tmp_path):
     served = Served(tmp_path, repository_file=tmp_path / "typo.toml")
     served.publish()
