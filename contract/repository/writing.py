@@ -27,13 +27,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, text: bytes) -> None:
-    """Writes a file atomically; one that exists keeps its permissions.
+    """Writes a file atomically; one that exists keeps its permissions and, for root, its owner.
 
     Raises:
         OSError: it cannot be written; the old content stays.
     """
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    before = path.stat() if path.exists() else None
+    mode = before.st_mode & 0o777 if before else 0o644
     with _temporary(path, text, mode) as temporary:
+        if before is not None:
+            with suppress(PermissionError):  # a file of root's could be unreadable to the service
+                os.chown(temporary, before.st_uid, before.st_gid)
         temporary.replace(path)
     flush_folder(path.parent)
 

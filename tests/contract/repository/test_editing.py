@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import tomllib
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,7 @@ from contract.repository.changes import Change, RepositoryState
 from contract.repository.editing import as_lines, edited_text, write_change
 from contract.repository.file import ReadRepositoryFile, parse_repository_file, read_repository_file
 from contract.repository.policy import decide
+from contract.repository.writing import replace_file
 from tests.contract.repository.states import Edited, listing
 
 CATS = listing({"cats": [1, 2, 3], "dogs": [1]})
@@ -237,3 +239,14 @@ def test_many_writers_lose_no_change(tmp_path):
     expected = {f"w{writer}-{i}" for writer in range(N_WRITERS) for i in range(N_CHANGES)}
     assert set(written) == expected
     assert [one.name for one in tmp_path.iterdir()] == ["repository.toml"]
+
+
+def test_a_file_keeps_its_owner(tmp_path, monkeypatch):
+    path = tmp_path / "repository.toml"
+    path.touch(mode=0o600)
+    owners = []
+    monkeypatch.setattr(os, "chown", lambda _path, uid, gid: owners.append((uid, gid)))
+
+    replace_file(path, b"")
+
+    assert owners == [(path.stat().st_uid, path.stat().st_gid)]
