@@ -51,8 +51,8 @@ ListVersion = Callable[[Path, str, int], Listed | None]
 def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Listing:
     """Lists every version and reads its manifest; the other files are not read.
 
-    Folders without a manifest are no versions, and names that begin with a dot are publishing in
-    progress; both are left out.
+    Empty folders are no versions, and names that begin with a dot are publishing in progress; both are
+    left out.
 
     Args:
         models_dir: the model repository.
@@ -108,11 +108,12 @@ def _leads_nowhere(link: Path) -> bool:
 
 
 def list_version(models_dir: Path, name: str, number: int) -> Listed | None:
-    """Reads the manifest of a version; returns None if there is no manifest."""
+    """Reads the manifest of a version; returns None for an empty folder."""
+    folder = models_dir / name / str(number)
     try:
-        (models_dir / name / str(number) / MANIFEST_FILE).lstat()
+        (folder / MANIFEST_FILE).lstat()
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _without_manifest(folder, f"{name}/{number}")
     except OSError as error:
         return Listed(problem=f"{name}/{number}: {error.strerror}")
     try:
@@ -120,3 +121,13 @@ def list_version(models_dir: Path, name: str, number: int) -> Listed | None:
     except ModelError as error:
         return Listed(problem=str(error))
     return Listed(manifest, digest)
+
+
+def _without_manifest(folder: Path, where: str) -> Listed | None:
+    try:
+        half = folder.is_symlink() or any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Listed(problem=f"{where}: {error.strerror}")
+    return Listed(problem=f"{where}: {MANIFEST_FILE} is missing") if half else None

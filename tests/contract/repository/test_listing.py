@@ -39,7 +39,8 @@ def test_versions_are_listed_by_number_with_their_manifests(tmp_path):
 
 def test_what_is_no_version_is_left_out(tmp_path):
     home = write_version(tmp_path).parent
-    (home / "2").mkdir()  # no manifest yet
+    (home / "2").mkdir()  # nothing copied yet
+    (home / "3").touch()
     (home / "notes").mkdir()
     (home / ".publishing-x" / "3").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
@@ -63,6 +64,18 @@ def test_a_model_that_cannot_be_followed_is_listed_as_unreadable(tmp_path):
     found = list_repository(tmp_path)
     assert found.names == ["cats"]
     assert found.unreadable["cats"].startswith(str(tmp_path / "cats"))
+
+
+def test_a_version_without_a_manifest_is_listed_with_the_reason(tmp_path):
+    folder = tmp_path / "colours" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").touch()
+    (tmp_path / "colours" / "2").symlink_to("gone")
+    found = list_repository(tmp_path).models["colours"]
+    assert {number: one.problem for number, one in found.items()} == {
+        1: "colours/1: manifest.json is missing",
+        2: "colours/2: manifest.json is missing",
+    }
 
 
 def test_a_link_to_a_missing_folder_is_listed_as_unreadable(tmp_path):
