@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -31,14 +31,16 @@ from contract.errors import (
 from contract.images import headers
 from contract.images.colours import to_rgb
 from contract.images.headers import CheckSize, Header, JpegHeader, Size
-from contract.images.jpeg import decode_jpeg, reduction_for
+from contract.images.jpeg import ENDS_EARLY, decode_jpeg, first_warning, reduction_for
 from contract.images.resampling import Pixels, size_of
 from contract.images.stripping import (
     StrippedFile,
+    end_jpeg,
     png_has_all_rows,
     strip_gif,
     strip_jpeg,
     strip_png,
+    webp_without_last_zeros,
 )
 
 # EXIF 2.32, 4.6.4: the operation that undoes each stored orientation.
@@ -51,6 +53,8 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The values of a JPEG's channels where it has no data. Pillow inverts CMYK.
+_JPEG_MISSING: Final = ({128}, {127})
 _TURNED: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 _MIRRORED_ACROSS: Final = frozenset(
     {2, 3, 6, 7}
@@ -99,8 +103,8 @@ class Decoder(Generic[H]):
         plugins: the Pillow plugins that may read the file.
         check: raises if decoding would cost too much.
         strip: keeps only the parts that make pixels; None if Pillow skips the rest cheaply.
-        verify: raises if the decoded picture misses rows although the decoder reported no error;
-            gets the stripped file.
+        finish: gets the stripped file and its decoded picture. Raises if rows are missing although
+            the decoder reported no error; otherwise returns the picture.
     """
 
     name: str
@@ -110,7 +114,7 @@ class Decoder(Generic[H]):
     plugins: tuple[str, ...]
     check: Callable[[bytes, H, ImageLimits], None] | None = None
     strip: Callable[[bytes, H], StrippedFile] | None = None
-    verify: Callable[[bytes, Image.Image], None] | None = None
+    finish: Callable[[bytes, Image.Image], Image.Image] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +196,51 @@ def _check_bmp(data: bytes, header: Header, limits: ImageLimits) -> None:
         _check_pixels(header.size, limits.max_rle_pixels, "run-length encoded BMP")
 
 
-def _verify_png(data: bytes, image: Image.Image) -> None:
+def _finish_jpeg(data: bytes, image: Image.Image) -> Image.Image:
+    # libjpeg makes blocks grey that come after an end marker that is too early, and Pillow reports
+    # nothing. To find out is as expensive as decoding, so only a grey last row is a reason.
+    if set(_last_row(image).tobytes()) in _JPEG_MISSING and ENDS_EARLY in first_warning(data):
+        raise ImageTruncated("the JPEG has fewer rows than its header declares")
+    return image
+
+
+def _finish_webp(data: bytes, image: Image.Image) -> Image.Image:
+    # Zeros are valid codes here too, but encoders write no more bytes than a decoder needs. If a
+    # decoder can do without the last ones, they are the empty rest of a buffer.
+    shorter = webp_without_last_zeros(data)
+    if shorter is not None and _can_load(shorter, "WEBP"):
+        raise ImageTruncated("the WebP file ends in zeros before its picture is complete")
+    return image
+
+
+def _can_load(data: bytes, plugin: str) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=(plugin,)) as image:
+            image.load()
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _finish_bmp(_: bytes, image: Image.Image) -> Image.Image:
+    # Programs that declare an alpha channel but never write it leave zeros. Windows and browsers
+    # show such a picture as opaque.
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    return image
+
+
+def _last_row(image: Image.Image) -> Image.Image:
+    return image.crop((0, image.height - 1, image.width, image.height))
+
+
+def _finish_png(data: bytes, image: Image.Image) -> Image.Image:
     # Pillow leaves missing rows at zero, so a last row with any bit set came from the file. With
     # Adam7 other rows come later in the file. Counting all rows is too expensive to do it always.
-    last_row = image.crop((0, image.height - 1, image.width, image.height))
-    if (headers.png_is_interlaced(data) or not any(last_row.tobytes())) and not png_has_all_rows(
-        data
-    ):
+    doubtful = headers.png_is_interlaced(data) or not any(_last_row(image).tobytes())
+    if doubtful and not png_has_all_rows(data):
         raise ImageTruncated("the PNG has fewer rows than its header declares")
+    return image
 
 
 DECODERS: Final[tuple[Decoder[Any], ...]] = (
@@ -211,6 +252,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         ("JPEG",),  # also multi-picture files (MPO) of phones, because their index is stripped
         _check_jpeg,
         strip_jpeg,
+        _finish_jpeg,
     ),
     Decoder(
         "png",
@@ -219,7 +261,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         _size_reader(headers.png_size),
         ("PNG",),
         strip=lambda data, _: strip_png(data),
-        verify=_verify_png,
+        finish=_finish_png,
     ),
     Decoder(
         "webp",
@@ -228,6 +270,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         _size_reader(headers.webp_size),
         ("WEBP",),
         _check_webp,
+        finish=_finish_webp,
     ),
     Decoder(
         "gif",
@@ -244,6 +287,7 @@ DECODERS: Final[tuple[Decoder[Any], ...]] = (
         _size_reader(headers.bmp_size),
         ("BMP",),
         _check_bmp,
+        finish=_finish_bmp,
     ),
 )
 
@@ -340,9 +384,10 @@ class _Opened:
     def load(self) -> Image.Image:
         # Call it once: after a failure a second `load` can return black pixels and no error.
         self.image.load()
-        if self.decoder.verify is not None:
-            self.decoder.verify(self.stripped.data, self.image)
-        return to_rgb(_upright(self.image, self.orientation))
+        image: Image.Image = self.image
+        if self.decoder.finish is not None:
+            image = self.decoder.finish(self.stripped.data, image)
+        return to_rgb(_upright(image, self.orientation))
 
 
 @contextmanager
@@ -351,6 +396,8 @@ def _opened(file: ImageFile) -> Iterator[_Opened]:
     if decoder.check is not None:
         decoder.check(file.data, file.header, file.limits)
     stripped = file.stripped()
+    if isinstance(file.header, JpegHeader):
+        stripped = replace(stripped, data=end_jpeg(stripped.data, file.header))
     check_size = partial(_check_size, limits=file.limits)
     if decoder.name == "gif":  # the first frame can be larger than the screen
         decoder.read(stripped.data, check_size)

@@ -45,6 +45,7 @@ _JPEG_DROPPED: Final = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {0xE0, 0xEE
 _MAX_JPEG_GAP_BYTES: Final = 1 << 16  # padding between two segments; Pillow reads it byte by byte
 _JPEG_FILL: Final = b"\xff" * 4096
 _SEARCH_STEP_BYTES: Final = 1 << 20
+_MAX_WEBP_CHUNKS: Final = 100
 
 _PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # Adam7 (W3C, 8.1): first column, first row, column step, row step of each pass.
@@ -211,6 +212,22 @@ def webp_declared_bytes(data: bytes) -> int:
     return 8 + int.from_bytes(data[4:8], "little")
 
 
+def webp_picture(data: bytes) -> tuple[bytes, int, int] | None:
+    """Returns (chunk type, offset, declared length) of the first compressed picture.
+
+    None if it does not come within the first 100 chunks. Real files have up to 4 before it.
+    """
+    position = 12
+    for _ in range(_MAX_WEBP_CHUNKS):
+        kind, start = data[position : position + 4], position + 8
+        length = int.from_bytes(data[position + 4 : start], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind, start, length
+        # The chunks of an animation's frame follow 16 bytes about the frame.
+        position = start + (16 if kind == b"ANMF" else length + length % 2)
+    return None
+
+
 def read_jpeg(data: bytes, check_size: CheckSize) -> JpegHeader:
     """Walks a JPEG up to its first scan.
 
@@ -266,6 +283,17 @@ def jpeg_is_one_scan(data: bytes, header: JpegHeader) -> bool:
     Searches the rest of the file and returns False if it has padding that `jpeg_segments` refuses.
     """
     return header.whole_scan is not None and data.find(_JPEG_FILL, header.whole_scan) < 0
+
+
+def jpeg_scan_stop(data: bytes, start: int) -> int:
+    """Returns the offset of the first marker after a scan's data; the file's length without one.
+
+    Args:
+        data: the whole file.
+        start: an offset in the scan.
+    """
+    after = _find_marker(data, start, len(data))
+    return len(data) if after is None else after - 2
 
 
 def count_jpeg_scans(data: bytes, header: JpegHeader, stop_after: int) -> int:

@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from contract.images.headers import Size
 
+ENDS_EARLY: Final = "premature end of data segment"
+"""Part of libjpeg's text for JWRN_HIT_MARKER."""
+
 _REDUCTIONS: Final = (
     8,
     4,
     2,
 )  # libjpeg-turbo has no vector code for others; they take longer than full size
+_FOUR_CHANNELS: Final = frozenset({"CMYK", "YCCK"})
 _COLOUR_SPACES: Final = frozenset({"YCbCr", "Gray"})
 
 
@@ -57,3 +61,17 @@ def decode_jpeg(data: bytes, size: Size, reduction: int) -> NDArray[np.uint8] | 
     except ValueError:  # an error or, because of `strict`, a warning
         return None
     return pixels if pixels.shape == (height, width, 3) else None
+
+
+def first_warning(data: bytes) -> str:
+    """Returns libjpeg-turbo's first warning or error about a JPEG; empty if it decodes without any.
+
+    `ENDS_EARLY` is in the text if the file has an end marker before all of its blocks.
+    """
+    try:
+        colours = simplejpeg.decode_jpeg_header(data)[2]
+        target = "CMYK" if colours in _FOUR_CHANNELS else "RGB"
+        simplejpeg.decode_jpeg(data, target, min_factor=_REDUCTIONS[0], strict=True)
+    except ValueError as error:
+        return str(error)
+    return ""

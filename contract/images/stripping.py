@@ -5,7 +5,8 @@ of the cost grows with the square of their number: 2 MB of small EXIF segments k
 5 s, and 64 kB of compressed PNG text became 250 MB. Each function here takes a whole file and returns
 the same picture without them, and the EXIF block, which holds the orientation.
 
-These functions do not look for damage. The decoder finds it in the bytes that are kept.
+Most damage is left to the decoder, which finds it in the bytes that are kept. The exception are files
+that end in zeros: decoders take these for pixels.
 """
 
 from __future__ import annotations
@@ -15,15 +16,26 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from contract.errors import ImageBadDimensions, ImageTooComplex, ImageUndecodable
+from contract.errors import (
+    ImageBadDimensions,
+    ImageTooComplex,
+    ImageTruncated,
+    ImageUndecodable,
+)
 from contract.images import headers
 from contract.images.headers import JpegHeader
+from contract.images.jpeg import ENDS_EARLY, first_warning
 
 MAX_GIF_BLOCKS: Final = 100_000
 """Most sub-blocks before a GIF's first frame. The largest real metadata has 10,000."""
 
 MAX_JPEG_TABLE_BYTES: Final = 256 * 1024
 """Most bytes kept before a JPEG's first scan. Real files have about 1 kB."""
+
+_START_OF_IMAGE: Final = b"\xff\xd8"
+_MAX_JPEG_ZEROS: Final = 2  # that a scan can end with; plain blocks of colour are zeros
+_END_OF_IMAGE: Final = b"\xff\xd9"
+_DOUBTFUL_WEBP_ZEROS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,38 @@ def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:
     return StrippedFile(b"".join(view[start:stop] for start, stop in header.parts), header.exif)
 
 
+def end_jpeg(stripped: bytes, header: JpegHeader) -> bytes:
+    """Adds the end marker that a JPEG of one scan lacks, if the scan is complete.
+
+    Zeros are valid codes. A decoder takes the empty rest of a buffer behind half a file for pixels
+    and reports nothing. Without this rest it tells a cut file from one that lacks only its marker.
+    If scans can follow, nobody can tell whether one is missing, and the file remains as it is.
+
+    Args:
+        stripped: what `strip_jpeg` returned.
+        header: of the file before stripping.
+
+    Returns:
+        The same bytes if there is an end marker.
+    """
+    if header.whole_scan is None:
+        return stripped
+    scan = len(stripped) - (header.parts[-1][1] - header.whole_scan)
+    stop = headers.jpeg_scan_stop(stripped, scan)
+    if stop < len(stripped) and not stripped.startswith(_START_OF_IMAGE, stop):
+        return stripped
+    open_end = stripped[:stop].rstrip(b"\0")
+    n_zeros = min(_MAX_JPEG_ZEROS, stop - len(open_end))
+    for kept in range(n_zeros, -1, -1):
+        ended = open_end + bytes(kept) + _END_OF_IMAGE
+        warning = first_warning(ended)
+        if not warning:
+            return ended
+        if ENDS_EARLY in warning:
+            break
+    return open_end
+
+
 def strip_png(data: bytes) -> StrippedFile:
     """Keeps the first IHDR, PLTE and tRNS chunk, the first run of IDAT chunks and IEND.
 
@@ -67,9 +111,12 @@ def strip_png(data: bytes) -> StrippedFile:
 
     Raises:
         ImageTooComplex: there are more chunks than any program writes.
+        ImageTruncated: there is no IEND and the last IDAT has a wrong checksum, as in a buffer that
+            is filled in part. Decoders do not compare it, and zeros can be valid codes.
     """
     view = memoryview(data)
     kept, exif, seen, last = [view[:8]], b"", set(), b""
+    chunk = view[:0]
     for kind, start, length in headers.png_chunks(data):
         chunk = view[start - 8 : start + length + 4]
         if kind == b"IDAT":
@@ -82,7 +129,13 @@ def strip_png(data: bytes) -> StrippedFile:
         seen.add(kind)
         last = kind
 
+    if b"IEND" not in seen and last == b"IDAT" and not _has_png_checksum(chunk):
+        raise ImageTruncated("the file ends before the picture is complete")
     return StrippedFile(b"".join(kept), exif)
+
+
+def _has_png_checksum(chunk: memoryview) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
 def png_has_all_rows(data: bytes) -> bool:
@@ -102,6 +155,26 @@ def png_has_all_rows(data: bytes) -> bool:
     except zlib.error:
         return False
     return missing <= 0
+
+
+def webp_without_last_zeros(data: bytes) -> bytes | None:
+    """Returns the first picture of a WebP file without its last bytes, if these are zeros.
+
+    Returns:
+        A file of this picture alone, without alpha. None if there are few zeros at its end, which
+        encoders write too.
+    """
+    picture = headers.webp_picture(data)
+    if picture is None:
+        return None
+    kind, start, length = picture
+    content = data[start : start + length]
+    if not content.endswith(bytes(_DOUBTFUL_WEBP_ZEROS)):
+        return None
+
+    content = content[: -_DOUBTFUL_WEBP_ZEROS // 2]
+    chunk = kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
 def strip_gif(data: bytes) -> StrippedFile:

@@ -121,12 +121,30 @@ def test_decode_reduced_cut_file_is_never_a_picture(kind, percent):
     assert outcome(reduced, data) == outcome(decode, data) != ACCEPTED
 
 
-@pytest.mark.parametrize("lost", [1, 2, 3, 10])
+@pytest.mark.parametrize("lost", [3, 4, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_decode_reduced_file_without_its_last_bytes_is_never_a_picture(kind, lost):
     data = pictures.encode(noisy(), "JPEG", quality=92, **KINDS[kind])[:-lost]
 
     assert outcome(reduced, data) == outcome(decode, data) != ACCEPTED
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "progressive"])
+def test_decode_reduced_file_of_one_scan_needs_no_end_marker(kind, lost):
+    data = pictures.encode(noisy(), "JPEG", quality=92, **KINDS[kind])
+
+    picture = decode_reduced(data[:-lost], 4000)
+
+    assert np.array_equal(array(picture), array(decode_reduced(data, 4000)))
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_decode_reduced_progressive_file_needs_its_end_marker(lost):
+    # Without it nobody knows whether the last scan is missing.
+    data = pictures.encode(noisy(), "JPEG", progressive=True)[:-lost]
+
+    assert outcome(reduced, data) == outcome(decode, data) == "image_truncated"
 
 
 @pytest.mark.parametrize("kind", KINDS)
