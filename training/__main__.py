@@ -125,7 +125,10 @@ def main() -> None:
     help="SPDX identifier. Required unless --weights names a package with a known licence.",
 )
 @click.option(
-    "--labels", "labels_file", type=_FILE, help="File with the class names: .txt, .json or .csv."
+    "--labels",
+    "labels_file",
+    type=_FILE,
+    help="File with the class names, with or without ids: .txt, .json, .csv or .tsv.",
 )
 @click.option(
     "--golden",
@@ -247,14 +250,22 @@ def main() -> None:
     type=click.Choice(["auto", "NCHW", "NHWC"]),
     default="auto",
     show_default=True,
-    help="ONNX: axis order of the input.",
+    help="ONNX: axis order of the input. Needed only if the graph leaves all axes open.",
 )
 @click.option(
     "--scores",
     type=click.Choice(["auto", "logits", "probabilities"]),
     default="auto",
     show_default=True,
-    help="ONNX: what the output holds.",
+    help="ONNX: what the output holds. Needed only if the graph does not show it.",
+)
+@click.option(
+    "--activation",
+    type=click.Choice(["auto", "softmax", "sigmoid"]),
+    default="auto",
+    show_default=True,
+    help="ONNX: softmax for one label for a picture, sigmoid for any number of labels. Logits get "
+    "softmax by default.",
 )
 @click.option("--output", help="ONNX: name of the output with the scores, if there are several.")
 def import_command(**options: Any) -> None:

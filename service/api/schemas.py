@@ -46,6 +46,11 @@ class ClassifyDocument(BaseModel):
 
     model: str
     version: str
+    activation: str | None = Field(
+        None,
+        description="`sigmoid` if each label has a probability of its own, so that a picture may have "
+        "several labels or none; `min_probability` is the threshold then. Absent if they sum to 1.",
+    )
     predictions: list[PredictionDocument] | None = None
     results: list[ResultDocument] | None = None
     request_id: str
@@ -60,6 +65,9 @@ class ModelDocument(BaseModel):
     versions: list[str] = Field(description="All loaded versions of this model.")
     architecture: str
     n_classes: int
+    activation: str = Field(
+        description="`softmax`: a picture has one label; `sigmoid`: any number of labels."
+    )
     input: dict[str, Any]
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] | None
@@ -158,6 +166,8 @@ def classification_fields(
         "model": answer.manifest.name,
         "version": str(answer.manifest.version),
     }
+    if answer.manifest.activation == "sigmoid":
+        members["activation"] = "sigmoid"
     labels = answer.manifest.labels
     results = [_result_members(outcome, labels, request_id) for outcome in answer.outcomes]
     if as_list:
@@ -206,6 +216,7 @@ def model_document(version: LoadedVersion, repository: Repository, *, ready: boo
         versions=[str(number) for number in repository.models[manifest.name]],
         architecture=manifest.architecture,
         n_classes=manifest.n_classes,
+        activation=manifest.activation,
         input=plain["graph"]["input"],
         preprocessing=plain["preprocessing"],
         metrics=plain.get("metrics"),

@@ -61,6 +61,7 @@ def run_import(options: ImportOptions) -> Path:
     to = _destination(options)
     target = _precision(options)
     draft, reference = _float_graph(options, to)
+    _check_measurable(draft, target, options.evidence)
     check_labels(draft.labels, to)  # before int8 takes minutes
     draft = with_layers(draft) if to.layers else draft
     manifest, files = run_gates(draft, reference, options.evidence, target, to)
@@ -107,6 +108,23 @@ def _precision(options: ImportOptions) -> LowerPrecision | None:
         max_kl=options.max_kl,
         or_float=options.or_float,
     )
+
+
+def _check_measurable(
+    draft: Draft, target: LowerPrecision | None, evidence: FolderEvidence
+) -> None:
+    # Top-1 says nothing about a picture with several labels or none.
+    if draft.activation != "sigmoid":
+        return
+    reason = "a network with any number of labels for a picture (sigmoid)"
+    if target is not None:
+        raise InputRefused(
+            f"--{target.precision} compares first classes, which {reason} does not have; leave it out"
+        )
+    if evidence.evaluate_dir is not None:
+        raise InputRefused(
+            f"--evaluate measures one label for a picture, not {reason}; leave it out"
+        )
 
 
 def _float_graph(options: ImportOptions, to: Destination) -> tuple[Draft, NetworkReference | None]:

@@ -118,7 +118,9 @@ def _example(
 
     # Two answers may each move by the tolerance, so the lead must be more than twice that.
     served_tolerance = round(tolerance + margin, 3)
-    lead = top5[0].probability - (top5[1].probability if len(top5) > 1 else 0.0)
+    # With sigmoid, several labels may be right, so the first need not lead the second.
+    has_rival = len(top5) > 1 and draft.activation == "softmax"
+    lead = top5[0].probability - (top5[1].probability if has_rival else 0.0)
     if tolerance > MAX_TOLERANCE or lead <= 2 * served_tolerance:
         return None
 

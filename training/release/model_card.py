@@ -11,6 +11,10 @@ from training.release.replacement import comparison_text
 
 FILE: Final = "MODEL_CARD.md"
 _KINDS: Final = {"int8": "an int8 graph", "fp16": "a float16 graph", "fp32": "a float graph"}
+_LABELS_OF: Final = {
+    "softmax": "The probabilities of a picture sum to 1.",
+    "sigmoid": "Each has a probability of its own (sigmoid), so a picture may have several or none.",
+}
 _RULES: Final = {
     "energy": "energy",
     "neighbours": "negative distance from its nearest training pictures",
@@ -30,7 +34,7 @@ def model_card(draft: Draft) -> str:
         "## Origin and licence",
         _origin(draft),
         "## Limits",
-        _limits(),
+        _limits(draft),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -60,7 +64,7 @@ def _interface(draft: Draft) -> str:
             f"- Input: `{graph.input.name}`, {graph.input.dtype}, {graph.input.layout} ({shape}); "
             f"normalised {where} with mean {_rgb(spec.mean)} and std {_rgb(spec.std)}.",
             f"- Outputs: {outputs}.{weights}",
-            f"- Labels: {draft.n_classes:,}, from {first!r} to {last!r}.",
+            f"- Labels: {draft.n_classes:,}, from {first!r} to {last!r}. {_LABELS_OF[draft.activation]}",
         )
     )
 
@@ -134,7 +138,7 @@ def _measured(draft: Draft) -> str:
 def _calibration(draft: Draft) -> str:
     facts = draft.calibration
     if facts.ece_percent is None:
-        return "Not calibrated: the probabilities are the network's own softmax."
+        return f"Not calibrated: the probabilities are the network's own {draft.activation}."
     before = facts.ece_before_percent
     lines = [
         f"Temperature {facts.temperature:.3g}, fitted on {facts.n_fitted:,} validation pictures. "
@@ -163,10 +167,12 @@ def _origin(draft: Draft) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _limits() -> str:
+def _limits(draft: Draft) -> str:
+    softmax = "- The model always predicts one of its labels, also for a picture of something else."
+    sigmoid = "- A picture of something else may get labels too."
     return "\n".join(
         (
-            "- The model always predicts one of its labels, also for a picture of something else.",
+            sigmoid if draft.activation == "sigmoid" else softmax,
             "- Accuracy is lower on pictures that differ from the training data.",
         )
     )

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from contract.manifest import Layout, Preprocessing, Rgb
+from contract.manifest import Activation, Label, Layout, Preprocessing, Rgb
 from training.data.labels import read_labels
 from training.data.pictures import Picture, input_rows
 from training.errors import GraphRefused, InputRefused, first_line
@@ -26,8 +26,10 @@ from training.evaluation.session import open_session, run_rows
 from training.export import describe as graphs
 from training.export.draft import Draft
 from training.release.folders import FolderEvidence
+from training.release.foreign import read_foreign
 from training.release.gates import batch_sizes
 from training.release.publish import Destination
+from training.release.scores import ScoreKind, decide, last_operator, with_rows
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,6 @@ _NEEDED: Final = {
     "mean": "--mean",
     "std": "--std",
 }
-
-ScoreKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class ForeignSpec:
     std: Rgb | None
     input_layout: Layout | Literal["auto"] = "auto"
     scores: ScoreKind | Literal["auto"] = "auto"
+    activation: Activation | Literal["auto"] = "auto"
     output: str | None = None
 
 
@@ -83,10 +84,10 @@ def import_onnx(
     license_id = to.license_or(None)
     labels = read_labels(labels_file)
 
-    graph = graphs.read_foreign(path)  # bytes; `model` is its parsed form
+    graph = read_foreign(path)  # bytes; `model` is its parsed form
     model = onnx.load_model_from_string(graph)
     graph_input = graphs.describe_input(
-        model, None if spec.input_layout == "auto" else spec.input_layout
+        model, None if spec.input_layout == "auto" else spec.input_layout, spec.crop_size_px
     )
     output = graphs.describe_scores(model, len(labels), spec.output)
     preprocessing = _preprocessing(spec, in_graph=graph_input.dtype == "uint8")
@@ -109,22 +110,52 @@ def import_onnx(
 
     # The kind of the scores is only known after a run; "logits" above is a placeholder.
     scores = _warm_up(draft, evidence.golden(), evidence.max_batch)
-    if scores.shape[1] != len(labels):
-        raise GraphRefused(
-            f"the graph has {scores.shape[1]} classes, but --labels has {len(labels)}"
-        )
-    kind = kind_of(scores) if spec.scores == "auto" else spec.scores
-    log.info("graph: %.1f MB, opset %d, returns %s", len(graph) / 1e6, draft.graph.opset, kind)
-    described = graphs.describe_foreign(graph, graph_input, output, kind)
-    return replace(draft, graph=described)
+    return _with_meaning(draft, scores, spec)
 
 
-def kind_of(scores: NDArray[np.float32]) -> ScoreKind:
-    # float32, shape (N, C). Probabilities are not negative and sum to 1.
-    sums = scores.sum(axis=1)
-    if (scores >= 0).all() and (np.abs(sums - 1) < 1e-3).all():
-        return "probabilities"
-    return "logits"
+def _with_meaning(draft: Draft, scores: NDArray[np.float32], spec: ForeignSpec) -> Draft:
+    """Returns the draft with what its scores mean, and a graph that has one for each label.
+
+    Args:
+        draft: with the graph as it is in the file.
+        scores: float32, shape (N,) or (N, C): the graph's answers to some pictures.
+        spec: what the user says about them.
+    """
+    rows = scores.reshape(len(scores), -1)
+    n_scores, n_labels = rows.shape[1], len(draft.labels)
+    if n_scores not in (1, n_labels) or (n_scores == 1 and n_labels > 2):
+        raise GraphRefused(f"the graph has {n_scores} classes, but --labels has {n_labels}")
+
+    model = onnx.load_model_from_string(draft.model)
+    output = draft.graph.scores.name
+    meaning = decide(
+        last_operator(model, output),
+        rows,
+        None if spec.scores == "auto" else spec.scores,
+        None if spec.activation == "auto" else spec.activation,
+    )
+    log.info(
+        "graph: %.1f MB, opset %d, scores: %s", len(draft.model) / 1e6, draft.graph.opset, meaning
+    )
+
+    graph, kind, activation = draft.model, meaning.kind, meaning.activation
+    notes = draft.notes
+    if n_scores < n_labels:
+        graph, output = with_rows(model, output, meaning.kind)
+        kind, activation = "probabilities", "softmax"
+        notes = (*notes, _two_classes_note(draft.labels))
+        log.info("%s", notes[-1])
+    elif scores.ndim == 1:
+        graph, output = with_rows(model, output, None)
+    described = graphs.describe_foreign(graph, draft.graph.input, output, kind)
+    return replace(draft, model=graph, graph=described, activation=activation, notes=notes)
+
+
+def _two_classes_note(labels: tuple[Label, ...]) -> str:
+    return (
+        f"The file has one score, taken for the probability of {labels[1].name!r}, the second label. The "
+        f"published graph adds that of {labels[0].name!r}."
+    )
 
 
 def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
@@ -145,7 +176,7 @@ def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
 
 
 def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[np.float32]:
-    """Runs the graph at every batch size and returns its scores, float32, shape (N, C)."""
+    """Runs the graph at every batch size and returns its scores, float32, shape (N, C) or (N,)."""
     fixed = draft.graph.fixed_batch_size
     sizes = (fixed,) if fixed else batch_sizes(max_batch)
     rows = input_rows(pictures, draft)
@@ -162,7 +193,7 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
 
 def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
     for answer in answers:
-        if answer.ndim != 2 or len(answer) != n:
+        if answer.ndim not in (1, 2) or len(answer) != n:
             raise GraphRefused(
                 f"the scores of {n} pictures have the shape {answer.shape}, expected ({n}, classes)"
             )

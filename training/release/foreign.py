@@ -1,0 +1,153 @@
+"""Reads an ONNX file of another tool as one self-contained graph, or refuses it with a reason.
+
+A foreign file is a stranger's program for the runtime. It must therefore keep to what the service runs:
+standard operators, and data from nowhere but its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_tensor
+from onnx.inliner import inline_local_functions
+
+from training.errors import GraphRefused, first_line
+from training.export.describe import opset_of
+from training.export.export import strip_history
+
+DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # implemented by onnxruntime itself
+MAX_GRAPH_BYTES: Final = 2**31 - 1  # protobuf's limit, and therefore that of one file
+MIN_OPSET: Final = 7
+
+
+def read_foreign(path: Path) -> bytes:
+    """Reads a foreign ONNX file and checks everything except its inputs and outputs.
+
+    Weights in other files of its folder, as torch writes them, become part of the graph, and local
+    functions are replaced by their operators. A file without either is returned unchanged.
+
+    Raises:
+        GraphRefused: it is not a regular file, too large, not ONNX, invalid, uses an operator outside
+            DOMAINS, refers to data outside its folder, or holds training information.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise GraphRefused(f"{path.name}: not a regular file")
+    if path.stat().st_size > MAX_GRAPH_BYTES:
+        raise GraphRefused(f"{path.name}: larger than 2 GiB")
+
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError is private to its backend
+        raise GraphRefused(f"{path.name}: not an ONNX file") from error
+
+    joined = _join_data(model, path)
+    if model.functions:
+        model, joined = _without_functions(model, path.name), True
+    _check_contents(model, path.name)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphRefused(
+            f"{path.name}: onnx's checker refuses it: {first_line(error)}"
+        ) from error
+
+    if not joined:
+        return data
+    strip_history(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _join_data(model: onnx.ModelProto, path: Path) -> bool:
+    """Reads the weights that are in other files; returns whether there are any."""
+    tensors = [t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+    total = path.stat().st_size
+    for tensor in tensors:
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        size = _checked_data_file(path, facts.get("location", "")).stat().st_size
+        length = facts.get("length", "")
+        total += min(size, int(length)) if length.isdecimal() else size
+    if total > MAX_GRAPH_BYTES:
+        raise GraphRefused(f"{path.name}: larger than 2 GiB with its data")
+
+    for tensor in tensors:
+        try:
+            load_external_data_for_tensor(tensor, str(path.parent))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise GraphRefused(
+                f"{path.name}: the data of {tensor.name!r} cannot be read: {first_line(error)}"
+            ) from error
+    return bool(tensors)
+
+
+def _checked_data_file(path: Path, location: str) -> Path:
+    # A stranger's file must not make us read, and then publish, something else of this machine.
+    parts = PurePosixPath(location).parts
+    if not parts or ".." in parts or parts[0] == "/" or PureWindowsPath(location).anchor:
+        raise GraphRefused(
+            f"{path.name}: data outside the folder is refused ({location!r}); save the model as one file"
+        )
+    found = path.parent / location
+    if not found.exists():
+        raise GraphRefused(
+            f"{path.name}: its weights are in {location}, which is missing; put it into the same folder"
+        )
+    inside = found.resolve().is_relative_to(path.parent.resolve())
+    if found.is_symlink() or not found.is_file() or not inside:
+        raise GraphRefused(f"{path.name}: {location} is not a regular file of the same folder")
+    return found
+
+
+def _without_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    try:
+        whole: onnx.ModelProto = inline_local_functions(model)
+    except Exception as error:  # onnx's C++ code raises plain exceptions
+        raise GraphRefused(f"{name}: its functions cannot be read: {first_line(error)}") from error
+    return whole
+
+
+def _check_contents(model: onnx.ModelProto, name: str) -> None:
+    # A domain that is declared but not used needs no implementation.
+    foreign = sorted({node.domain for node in _nodes(model)} - DOMAINS)
+    if foreign:
+        raise GraphRefused(f"{name}: operators of the domain {foreign[0]!r} are not supported")
+    if opset_of(model) < MIN_OPSET:
+        raise GraphRefused(f"{name}: opset {opset_of(model)} is below {MIN_OPSET}")
+    if model.training_info:
+        raise GraphRefused(f"{name}: holds training information; export it for inference")
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    # The graph, its functions, and the subgraphs of both (branches and loop bodies).
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
+                pending.extend(attribute.graphs)
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    for graph in _graphs(model):
+        yield from graph.node
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(model):
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                if attribute.HasField("sparse_tensor"):
+                    yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
