@@ -61,6 +61,10 @@ class EdgeMiddleware:
         started_s = time.monotonic()
         request_id = _request_id(scope["headers"])
         set_request_info(scope, request_id, started_s)
+        method = scope["method"]
+        if method == "HEAD":
+            # The application answers GET. The server keeps the original scope and sends no body.
+            scope = {**scope, "method": "GET"}
         response = _Response(send, request_id, started_s, draining=self._draining)
 
         try:
@@ -81,7 +85,7 @@ class EdgeMiddleware:
             self._count_error(scope, error)
             await response.fail(error, scope, receive)
         finally:
-            self._record(scope, request_id, response.status, time.monotonic() - started_s)
+            self._record(scope, method, request_id, response.status, time.monotonic() - started_s)
 
     def _count_error(self, scope: Scope, error: Exception) -> None:
         if route_of(scope) in QUIET_ROUTES:
@@ -93,7 +97,9 @@ class EdgeMiddleware:
             refusal = "deadline"
         self._metrics.count_error(public_code_of(error), refusal)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(
+        self, scope: Scope, method: str, request_id: str, status: int, seconds: float
+    ) -> None:
         route = route_of(scope)
         self._metrics.count_request(route, status, seconds)
 
@@ -102,7 +108,7 @@ class EdgeMiddleware:
             return
         fields = {
             "request_id": request_id,
-            "method": scope["method"][:16],  # the client may send a method of any length
+            "method": method[:16],  # the client may send a method of any length
             "route": route,
             "status": status,
             "duration_ms": round(seconds * 1e3, 2),

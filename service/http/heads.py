@@ -47,8 +47,11 @@ def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes
         raise RequestHeadRejected("malformed_request", "Transfer-Encoding must be chunked")
 
 
-def refusal_bytes(code: str, detail: str, client: str) -> bytes:
-    """Logs a refusal and returns the whole response: no middleware runs for it."""
+def refusal_bytes(code: str, detail: str, client: str, *, to_head: bool = False) -> bytes:
+    """Logs a refusal and returns the whole response: no middleware runs for it.
+
+    `to_head`: the request was a HEAD, whose response has no body.
+    """
     problem = PROBLEMS[code]
     request_id = secrets.token_hex(8)
     body = json.dumps(
@@ -72,4 +75,4 @@ def refusal_bytes(code: str, detail: str, client: str) -> bytes:
         "request refused",
         extra={"request_id": request_id, "status": problem.status, "code": code, "client": client},
     )
-    return head.encode() + body
+    return head.encode() if to_head else head.encode() + body

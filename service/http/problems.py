@@ -173,7 +173,7 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        headers["Allow"] = error.headers["Allow"]
+        headers["Allow"] = _with_head(error.headers["Allow"])
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     problem = PROBLEMS[document["code"]]
@@ -182,6 +182,12 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
 
     response_class = LingeringResponse if problem.close and linger else Response
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def _with_head(allowed: str) -> str:
+    # The edge answers HEAD wherever the application answers GET.
+    methods = allowed.split(", ")
+    return allowed if "GET" not in methods or "HEAD" in methods else f"{allowed}, HEAD"
 
 
 def _max_characters(error: BaseException) -> int:

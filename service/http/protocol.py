@@ -304,7 +304,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
-        self.transport.write(refusal_bytes(code, detail, (self.client or ("-",))[0]))
+        client = (self.client or ("-",))[0]
+        to_head = bool(self.url) and self.parser.get_method() == b"HEAD"
+        self.transport.write(refusal_bytes(code, detail, client, to_head=to_head))
         # Closing now would reset a connection that is still sending, and the reset can overtake the
         # response.
         self._ignore_input = True

@@ -372,6 +372,21 @@ def test_protocol_client_that_reads_no_answer_is_cut_off(server):
         connection.send(*[asset * 100] * 10_000)
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/docs", "/v1/models", "/v1/classify", "/nothing"])
+def test_protocol_head_has_no_body_and_keeps_the_connection(server, path):
+    with server.client() as client:
+        length = client.get(path).headers["content-length"]
+
+    with server.connect() as connection:
+        connection.send(f"HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+        while (line := connection.line()) != "\r\n":
+            if line.lower().startswith("content-length:"):
+                assert line.split()[1] == length
+        response = connection.send(GET).response()  # a body would be in its way
+
+    assert response.status_code == 200
+
+
 def test_protocol_upgrade_is_ignored(server):
     upgrade = ("Connection: Upgrade", "Upgrade: h2c", f"Content-Length: {len(RED)}")
 

@@ -201,3 +201,41 @@ def test_edge_log_line_of_long_method_is_short(fresh_client, caplog):
 
     assert_problem(response, 405, "method_not_allowed")
     assert access_lines(caplog)[0].method == "M" * 16
+
+
+# HEAD
+
+PAGES = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/v1/models",
+    "/v1/models/tiny/labels",
+    "/v1/models/none",
+    "/v1/models/tiny/versions/%00",
+    "/nothing",
+]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_edge_head_answers_as_get_without_a_body(client, path):
+    got, head = client.get(path), client.head(path)
+
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    changing = {"x-request-id", "server-timing"} | (
+        {"content-length"} if path == "/metrics" else set()
+    )
+    assert set(head.headers) == set(got.headers)
+    assert {name: head.headers[name] for name in set(head.headers) - changing} == {
+        name: got.headers[name] for name in set(got.headers) - changing
+    }
+
+
+def test_edge_head_is_counted_and_logged_with_its_method(fresh_client, caplog):
+    with caplog.at_level(logging.INFO):
+        fresh_client.head("/v1/models")
+
+    assert requests_total(fresh_client, "/v1/models", 200) == 1
+    assert access_lines(caplog)[0].method == "HEAD"

@@ -136,9 +136,9 @@ def test_problems_unknown_path_is_not_found(client):
     [
         ("GET", "/v1/classify", "POST"),
         ("PUT", "/v1/models/tiny/classify", "POST"),
-        ("DELETE", "/v1/models", "GET"),
-        ("OPTIONS", "/livez", "GET"),
-        ("POST", "/docs/assets/x", "GET"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("OPTIONS", "/livez", "GET, HEAD"),
+        ("POST", "/docs/assets/x", "GET, HEAD"),
         (MARKER, "/v1/classify", "POST"),
     ],
 )

@@ -653,6 +653,23 @@ async def test_protocol_flood_between_chunks_is_refused(flood):
         assert await client.answers() == ["headers_too_large"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"HEAD /get HTTP/1.1\r\n\r\n", [400]),
+        (b"HEAD /get HTTP/1.1\r\nHost: t\r\n" + b"x: y\r\n" * (MAX_HEADERS + 1), [431]),
+        (b"HEAD /get HTTP/1.1\r\nHost: t\r\n\r\nGET /\x01", [200, "malformed_request"]),
+        (b"HEAD", ["request_timeout"]),
+    ],
+    ids=["no-host", "many-fields", "then-another", "no-path"],
+)
+async def test_protocol_refused_head_request_is_answered_without_a_body(sent, answered):
+    async with connected(Recorder(), header_timeout_s=0.05) as client:
+        client.send(sent)
+
+        assert await client.answers() == answered
+
+
 # Access log
 
 
