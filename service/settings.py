@@ -7,7 +7,10 @@ arguments of its processes.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -227,13 +230,16 @@ def from_environment(
 ) -> Settings:
     """Creates the settings from CONVSERVE_* variables and overrides, by field name, which win.
 
+    Variables of Kubernetes services are ignored.
+
     Raises:
         SettingsInvalid: a variable is unknown or a value is out of bounds.
     """
+    ignored = service_links(environment)
     values: dict[str, Any] = {
         name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
         for name, value in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in ignored
     }
     values.update(overrides or {})
 
@@ -241,6 +247,53 @@ def from_environment(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsInvalid(_explain(error, overrides or {})) from error
+
+
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_LINK_PORT: Final = re.compile(
+    r"(CONVSERVE(?:_[A-Z0-9_]+?)??)_PORT(?:_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_(PROTO|PORT|ADDR))?)?"
+)
+_LINK_SERVICE: Final = re.compile(
+    r"(CONVSERVE(?:_[A-Z0-9_]+?)??)_SERVICE_(?:(HOST)|(PORT)(?:_[A-Z0-9_]+)?)"
+)
+_LINK_URL: Final = re.compile(r"(?:tcp|udp|sctp)://(.+):[0-9]{1,5}")
+
+
+def service_links(environment: Mapping[str, str]) -> list[str]:
+    """Returns the variables that Kubernetes sets in a pod for services called convserve or convserve-*.
+
+    They are told from typing mistakes by their values: a service always has one like
+    `tcp://10.0.0.5:8000`.
+    """
+    services, links = set(), []
+    # CONVSERVE_SERVICE_PORT is the port of `convserve` or the URL of `convserve-service`.
+    for (name, value), pattern in product(environment.items(), (_LINK_PORT, _LINK_SERVICE)):
+        if found := pattern.fullmatch(name):
+            service, *kinds = found.groups()
+            kind = next((one for one in kinds if one), "URL")
+            if _is_link_value(kind, value):
+                links.append((service, name))
+                services |= {service} if kind == "URL" else set()
+    return sorted(name for service, name in links if service in services)
+
+
+def _is_link_value(kind: str, value: str) -> bool:
+    if kind == "PORT":
+        return re.fullmatch("[0-9]{1,5}", value) is not None
+    if kind == "PROTO":
+        return value in ("tcp", "udp", "sctp")
+    if kind == "URL":
+        url = _LINK_URL.fullmatch(value)
+        return url is not None and _is_address(url[1].strip("[]"))
+    return _is_address(value)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_secret(name: str) -> bool:

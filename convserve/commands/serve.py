@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import click
 from contract.errors import ContractError
 from convserve.commands.options import settings_of, settings_options
 from service.errors import ProviderUnavailable
-from service.settings import Settings
+from service.settings import Settings, service_links
 from service.system import process
 from service.system.signals import SignalHandlers
 
@@ -57,6 +58,9 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         logs.stop()
 
     signals.before_exit = before_exit
+
+    if links := service_links(os.environ):
+        log.info("ignored the variables of Kubernetes services", extra={"variables": links[:20]})
 
     try:
         admin_token = read_admin_token(settings)  # first, because loading models takes longer

@@ -142,6 +142,19 @@ def test_lifecycle_shutdown_waits_no_longer_than_the_grace_period(start_server):
     assert_problem(response, 503, "draining")
 
 
+def test_lifecycle_kubernetes_variables_are_ignored_with_one_line(start_server):
+    links = {"service_host": "10.0.0.5", "service_port": "8000", "admin_port": "tcp://10.0.0.6:1"}
+    server = start_server(port_8000_tcp="tcp://10.0.0.5:8000", **links)
+
+    (line,) = [line for line in server.log if "Kubernetes" in line["message"]]
+    assert line["variables"] == [
+        "CONVSERVE_ADMIN_PORT",
+        "CONVSERVE_PORT_8000_TCP",
+        "CONVSERVE_SERVICE_HOST",
+        "CONVSERVE_SERVICE_PORT",
+    ]
+
+
 def test_lifecycle_port_in_use_exits_with_three(launch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = launch(port=taken.getsockname()[1])

@@ -19,6 +19,7 @@ from service.settings import (
     flag_of,
     from_environment,
     is_secret,
+    service_links,
     without_secrets,
 )
 from tests.problems import MARKER
@@ -194,6 +195,56 @@ def test_settings_lanes_without_workers_accepted(lanes):
 def test_settings_two_equal_ports_refused():
     with pytest.raises(SettingsInvalid, match="admin_port and port must differ, got 8000 for both"):
         from_environment({"CONVSERVE_ADMIN_PORT": "8000"})
+
+
+# Kubernetes
+
+# As in a pod in the namespace of two services, one of them with two ports and one with IPv6.
+POD = {
+    "CONVSERVE_SERVICE_HOST": "10.0.0.5",
+    "CONVSERVE_SERVICE_PORT": "8000",
+    "CONVSERVE_SERVICE_PORT_HTTP": "8000",
+    "CONVSERVE_PORT": "tcp://10.0.0.5:8000",
+    "CONVSERVE_PORT_8000_TCP": "tcp://10.0.0.5:8000",
+    "CONVSERVE_PORT_8000_TCP_PROTO": "tcp",
+    "CONVSERVE_PORT_8000_TCP_PORT": "8000",
+    "CONVSERVE_PORT_8000_TCP_ADDR": "10.0.0.5",
+    "CONVSERVE_ADMIN_SERVICE_HOST": "fd00::5",
+    "CONVSERVE_ADMIN_SERVICE_PORT": "53",
+    "CONVSERVE_ADMIN_PORT": "udp://[fd00::5]:53",
+    "CONVSERVE_ADMIN_PORT_53_UDP": "udp://[fd00::5]:53",
+    "CONVSERVE_ADMIN_PORT_53_UDP_ADDR": "fd00::5",
+    "CONVSERVE_SERVICE_SERVICE_HOST": "10.0.0.6",
+    "CONVSERVE_SERVICE_PORT_80_TCP": "tcp://10.0.0.6:80",
+}
+
+
+def test_settings_kubernetes_variables_are_ignored():
+    assert from_environment({"CONVSERVE_DRAIN_S": "1", **POD}) == Settings(drain_s=1)
+    assert service_links({"CONVSERVE_DRAIN_S": "1", **POD}) == sorted(POD)
+
+
+def test_settings_port_beside_kubernetes_variables_is_read():
+    assert from_environment({**POD, "CONVSERVE_PORT": "9000"}).port == 9000
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CONVSERVE_SERVICE_HOST": "10.0.0.5", "CONVSERVE_SERVICE_PORT": "8000"},
+        {"CONVSERVE_PORT_8000_TCP_ADDR": "10.0.0.5"},
+        {**POD, "CONVSERVE_SERVICE_HOST": "localhost"},
+        {**POD, "CONVSERVE_SERVICE_NAME": "convserve"},
+        {**POD, "CONVSERVE_PORT_8000_TCP_PROTO": "http"},
+        {**POD, "CONVSERVE_PORTS": "tcp://10.0.0.5:8000"},
+        {**POD, "CONVSERVE_PORT": "http://10.0.0.5:8000"},
+        {**POD, "CONVSERVE_PORT": "tcp://convserve:8000"},
+        {**POD, "CONVSERVE_MAX_SERVICE_PORT": "8000"},
+    ],
+)
+def test_settings_mistakes_like_kubernetes_variables_are_refused(environment):
+    with pytest.raises(SettingsInvalid):
+        from_environment(environment)
 
 
 # Secrets
