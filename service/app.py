@@ -334,7 +334,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json" if settings.docs else None,
+        openapi_url=None,  # `docs.router` has it, written once
         redirect_slashes=False,  # the redirect's target would come from the Host header
     )
     app.state.service = service

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from service.api.payload import BodyLimits
+from service.api.prepared import PreparedDocuments
 from service.http.deadlines import Deadlines
 from service.serving.admission import Admission
 from service.serving.classifier import Classifier
@@ -26,6 +27,7 @@ class Dependencies:
     deadlines: Deadlines
     not_ready: Callable[[str | None], Exception | None]  # of a model, or of the default
     is_alive: Callable[[], bool]
+    documents: PreparedDocuments = field(default_factory=PreparedDocuments)
 
 
 def dependencies_of(request: Request) -> Dependencies:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib import resources
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from service.api.dependencies import dependencies_of
 
 _ASSETS: Final = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -29,8 +33,22 @@ async def asset(name: str) -> Response:
     media_type = _ASSETS.get(name)
     if media_type is None:
         raise HTTPException(404)
-    file = resources.files("fastapi_offline") / "static" / name
-    return Response(file.read_bytes(), media_type=media_type)
+    return Response(_read_asset(name), media_type=media_type)
+
+
+@cache
+def _read_asset(name: str) -> bytes:
+    return (resources.files("fastapi_offline") / "static" / name).read_bytes()
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    app = request.app
+
+    def write() -> str:
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":"))
+
+    return dependencies_of(request).documents.response(app, "openapi", write)
 
 
 @router.get("/docs")

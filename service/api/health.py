@@ -36,4 +36,4 @@ async def readyz(deps: Deps) -> HealthDocument:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(deps: Deps) -> Response:
     """Returns all metrics in the Prometheus text format."""
-    return Response(deps.metrics.render(), media_type=deps.metrics.content_type)
+    return Response(deps.metrics.page(), media_type=deps.metrics.content_type)

@@ -38,7 +38,7 @@ from service.api.schemas import (
 from service.http.peer import while_connected
 from service.http.problems import code_of
 from service.http.scope import request_id_of
-from service.models.repository import LoadedVersion
+from service.models.repository import LoadedVersion, Repository
 from service.serving.classifier import Classification, StageTimes
 
 hot = APIRouter(tags=["classify"])
@@ -208,24 +208,33 @@ def _server_timing(answer: Classification, received_s: float) -> str:
     return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))
 
 
-@router.get("/v1/models", summary="List the models")
-async def list_models(deps: Deps) -> ModelListDocument:
+@router.get("/v1/models", summary="List the models", response_model=ModelListDocument)
+async def list_models(deps: Deps) -> Response:
     """Lists every model: the version that answers, and what cannot be served, with the reason."""
     repository = deps.classifier.active.repository
     answering = [name for name, one in repository.decision.models.items() if one.answer is not None]
-    return ModelListDocument(
-        models=list(repository.decision.models),
-        default=repository.default_name,
-        details=[_describe(repository.get(name), deps) for name in answering],
-        status=status_documents(repository),
-        problems=repository.problems,
-    )
+    # Whatever is not ready about a model that can answer is so for all of them.
+    ready = bool(answering) and deps.not_ready(answering[0]) is None
+
+    def write() -> str:
+        details = [
+            model_document(repository.get(name), repository, ready=ready) for name in answering
+        ]
+        return ModelListDocument(
+            models=list(repository.decision.models),
+            default=repository.default_name,
+            details=details,
+            status=status_documents(repository),
+            problems=repository.problems,
+        ).model_dump_json()
+
+    return deps.documents.response(repository, ("models", ready), write)
 
 
-@router.get("/v1/models/{name}", summary="Describe a model")
-async def describe_model(name: str, deps: Deps) -> ModelDocument:
+@router.get("/v1/models/{name}", summary="Describe a model", response_model=ModelDocument)
+async def describe_model(name: str, deps: Deps) -> Response:
     """Describes the version of a model that answers."""
-    return _describe(deps.classifier.active.repository.get(name), deps)
+    return _describe(name, None, deps)
 
 
 @router.get("/v1/models/{name}/ready", summary="Readiness of a model")
@@ -237,37 +246,57 @@ async def model_ready(name: str, deps: Deps) -> HealthDocument:
     return HealthDocument(status="ready")
 
 
-@router.get("/v1/models/{name}/versions/{version}", summary="Describe a version")
-async def describe_version(name: str, version: VersionName, deps: Deps) -> ModelDocument:
+@router.get(
+    "/v1/models/{name}/versions/{version}",
+    summary="Describe a version",
+    response_model=ModelDocument,
+)
+async def describe_version(name: str, version: VersionName, deps: Deps) -> Response:
     """Describes one loaded version, by number or alias."""
-    return _describe(deps.classifier.active.repository.get(name, _number_or_alias(version)), deps)
+    return _describe(name, version, deps)
 
 
 @router.get(
-    "/v1/models/{name}/labels", summary="List a model's labels", response_model_exclude_none=True
+    "/v1/models/{name}/labels", summary="List a model's labels", response_model=LabelsDocument
 )
-async def list_labels(name: str, deps: Deps) -> LabelsDocument:
+async def list_labels(name: str, deps: Deps) -> Response:
     """Lists the classes of the version that answers, in the order of the model's output."""
-    return _labels(deps.classifier.active.repository.get(name))
+    return _labels(name, None, deps)
 
 
 @router.get(
     "/v1/models/{name}/versions/{version}/labels",
     summary="List a version's labels",
-    response_model_exclude_none=True,
+    response_model=LabelsDocument,
 )
-async def list_version_labels(name: str, version: VersionName, deps: Deps) -> LabelsDocument:
+async def list_version_labels(name: str, version: VersionName, deps: Deps) -> Response:
     """Lists the classes of one loaded version, in the order of the model's output."""
-    return _labels(deps.classifier.active.repository.get(name, _number_or_alias(version)))
+    return _labels(name, version, deps)
 
 
-def _describe(version: LoadedVersion, deps: Dependencies) -> ModelDocument:
+def _get(repository: Repository, name: str, version: str | None) -> LoadedVersion:
+    return repository.get(name, None if version is None else _number_or_alias(version))
+
+
+def _describe(name: str, version: str | None, deps: Dependencies) -> Response:
     repository = deps.classifier.active.repository
-    ready = deps.not_ready(version.manifest.name) is None
-    return model_document(version, repository, ready=ready)
+    found = _get(repository, name, version)
+    ready = deps.not_ready(name) is None
+
+    def write() -> str:
+        return model_document(found, repository, ready=ready).model_dump_json()
+
+    return deps.documents.response(repository, ("model", found.key, ready), write)
 
 
-def _labels(version: LoadedVersion) -> LabelsDocument:
-    manifest = version.manifest
-    labels = [LabelDocument(**label.model_dump()) for label in manifest.labels]
-    return LabelsDocument(model=manifest.name, version=str(manifest.version), labels=labels)
+def _labels(name: str, version: str | None, deps: Dependencies) -> Response:
+    repository = deps.classifier.active.repository
+    manifest = _get(repository, name, version).manifest
+
+    def write() -> str:
+        labels = [LabelDocument(**label.model_dump()) for label in manifest.labels]
+        return LabelsDocument(
+            model=manifest.name, version=str(manifest.version), labels=labels
+        ).model_dump_json(exclude_none=True)
+
+    return deps.documents.response(repository, ("labels", manifest.name, manifest.version), write)

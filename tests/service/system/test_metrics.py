@@ -17,8 +17,10 @@ from service.errors import REFUSALS, ServiceError, Unavailable
 from service.http.problems import PROBLEMS
 from service.system.cpus import usable_cpus
 from service.system.metrics import Metrics
+from service.system.pacing import Allowance
 from service.system.version import package_version
 from tests import tinymodel
+from tests.fakes import FakeClock
 from tests.pictures import HOSTILE
 from tests.service.running import batcher_of, lose_lanes
 
@@ -379,3 +381,22 @@ def send_hostile_traffic(client) -> None:
 
 def test_metrics_codes_used_as_labels_are_plain_identifiers():
     assert all(re.fullmatch(r"[a-z_]+", code) for code in codes_of(ServiceError))
+
+
+def test_metrics_page_is_rendered_at_a_bounded_rate(monkeypatch):
+    clock = FakeClock()
+    metrics = Metrics()
+    metrics._pages = Allowance(2, 10, clock)
+    rendered: list[bytes] = []
+
+    def render() -> bytes:
+        rendered.append(b"page %d" % len(rendered))
+        return rendered[-1]
+
+    monkeypatch.setattr(metrics, "render", render)
+    at_once = [metrics.page() for _ in range(4)]
+    clock.advance(0.1)
+    later = [metrics.page() for _ in range(2)]
+
+    assert at_once == [b"page 0", b"page 1", b"page 1", b"page 1"]
+    assert later == [b"page 2", b"page 2"]

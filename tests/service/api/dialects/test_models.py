@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
 
 from contract.versions import sha256
+from service.models.repository import Repository
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
 
@@ -93,3 +98,45 @@ def test_models_version_that_is_no_number_and_no_alias_refused(client, version):
     response = client.get(f"/v1/models/tiny/versions/{version}")
 
     assert_problem(response, 422, "invalid_parameter")
+
+
+# Documents are written once
+
+PATHS = ["/v1/models", "/v1/models/tiny", "/v1/models/tiny/labels", "/openapi.json"]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v1/models/tiny/versions/2"])
+def test_models_documents_are_written_once(client, path, monkeypatch):
+    before = client.get(path)
+
+    for writer in (BaseModel, FastAPI):
+        monkeypatch.delattr(writer, "model_dump_json", raising=False)
+        monkeypatch.delattr(writer, "openapi", raising=False)
+
+    assert client.get(path).content == before.content
+
+
+def test_models_documents_follow_the_repository(fresh_client):
+    before = fresh_client.get("/v1/models/tiny").json()["versions"]
+    service = fresh_client.app.state.service
+    old = service.repository.get("tiny")
+    new = replace(old, manifest=old.manifest.model_copy(update={"version": 3}))
+
+    fresh_client.portal.call(service.adopt, Repository([old, new]))
+
+    answers = [fresh_client.get(path).json() for path in PATHS[:3]]
+    assert before == ["2"]
+    assert answers[0]["status"][0]["loaded"] == ["2", "3"]
+    assert (answers[1]["versions"], answers[1]["version"]) == (["2", "3"], "3")
+    assert answers[2]["version"] == "3"
+
+
+def test_models_documents_follow_readiness(fresh_client):
+    def ready() -> list[bool]:
+        listed = fresh_client.get("/v1/models").json()["details"][0]["ready"]
+        return [listed, fresh_client.get("/v1/models/tiny").json()["ready"]]
+
+    before = ready()
+    fresh_client.app.state.service.begin_drain()
+
+    assert (before, ready()) == ([True, True], [False, False])

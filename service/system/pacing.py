@@ -1,0 +1,38 @@
+"""Bounds how often something happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Allowance:
+    """Allows a number of events at once, and a rate after that: a token bucket."""
+
+    def __init__(
+        self, burst: int, per_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` gives monotonic seconds."""
+        self._burst = burst
+        self._per_s = per_s
+        self._clock = clock
+        self._left = float(burst)
+        self._counted_s = clock()
+
+    def take(self) -> bool:
+        """Returns whether one more event is allowed now, and counts it if it is."""
+        self._refill()
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def wait_s(self) -> float:
+        """Returns the seconds until `take` allows an event; 0 if it does now."""
+        self._refill()
+        return max(0.0, (1 - self._left) / self._per_s)
+
+    def _refill(self) -> None:
+        now_s = self._clock()
+        self._left = min(self._burst, self._left + (now_s - self._counted_s) * self._per_s)
+        self._counted_s = now_s

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.system.pacing import Allowance
+from tests.fakes import FakeClock
+
+
+def test_allowance_allows_a_burst_and_then_a_rate():
+    clock = FakeClock()
+    allowance = Allowance(2, 4, clock)
+
+    at_once = [allowance.take() for _ in range(3)]
+    clock.advance(0.25)
+    later = [allowance.take() for _ in range(2)]
+
+    assert (at_once, later) == ([True, True, False], [True, False])
+
+
+def test_allowance_says_how_long_until_the_next_event():
+    clock = FakeClock()
+    allowance = Allowance(1, 4, clock)
+    free = allowance.wait_s()
+    allowance.take()
+
+    used = allowance.wait_s()
+    clock.advance(0.125)
+
+    assert (free, used, allowance.wait_s()) == (0.0, 0.25, 0.125)
+
+
+@given(st.lists(st.floats(0, 10), max_size=50))
+def test_allowance_is_never_exceeded(pauses):
+    clock = FakeClock()
+    allowance = Allowance(3, 2, clock)
+    allowed = 0
+
+    for pause_s in pauses:
+        clock.advance(pause_s)
+        allowed += allowance.take()
+
+    assert allowed <= 3 + 2 * sum(pauses) + 1e-6
