@@ -6,6 +6,8 @@ The protocol stores the peer, the edge middleware stores the rest. Another serve
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
 from typing import Any, Final
 
 _PEER: Final = "convserve.peer"
@@ -48,6 +50,26 @@ def add_peer(scope: Any) -> Peer:
 def peer_of(scope: Any) -> Peer | None:
     peer: Peer | None = scope.get(_PEER)
     return peer
+
+
+def client_of(scope: Any) -> str:
+    """Returns whom a request counts for, where clients share something: the client's address.
+
+    Of an IPv6 address, the network of 64 bits, because a single machine has as many addresses.
+    """
+    address = (scope.get("client") or ("-",))[0]
+    return _network_of(address) if ":" in address else address
+
+
+@lru_cache(maxsize=4096)
+def _network_of(address: str) -> str:
+    try:
+        found = IPv6Address(address)
+    except AddressValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
 
 
 def set_request_info(scope: Any, request_id: str, started_s: float) -> None:

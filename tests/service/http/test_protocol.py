@@ -22,6 +22,7 @@ from service.http.heads import MAX_HEADERS
 from service.http.peer import while_connected
 from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
 from service.http.scope import Peer, peer_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -294,6 +295,20 @@ async def test_protocol_pipelined_requests_are_parsed_one_at_a_time():
 
     assert answers == [200] * 2001
     assert all(app.newest)
+
+
+async def test_protocol_pipelines_of_two_connections_take_turns():
+    app = Recorder()
+    wait = GET.replace(b"/get", b"/wait")
+    async with connected(app) as one, connected(app) as other:
+        one.send(wait + GET.replace(b"/get", b"/one") * 20 + CLOSE)
+        other.send(wait + GET.replace(b"/get", b"/other") * 20 + CLOSE)
+        await until(lambda: len(app.paths) == 2)
+        app.go_on.set()
+        await asyncio.gather(one.answers(), other.answers())
+
+    turns = [sorted(app.paths[start : start + 2]) for start in range(2, 42, 2)]
+    assert turns == [["/one", "/other"]] * 20
 
 
 async def test_protocol_active_request_pauses_reading():

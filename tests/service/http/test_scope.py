@@ -8,6 +8,7 @@ import pytest
 from service.http.scope import (
     UNMATCHED,
     add_peer,
+    client_of,
     peer_of,
     request_id_of,
     route_of,
@@ -41,3 +42,18 @@ def test_scope_of_another_server_has_no_peer_and_no_start_time():
 )
 def test_scope_route_is_the_template_that_matched(scope, expected):
     assert route_of(scope) == expected
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        (("10.0.0.1", 5), "10.0.0.1"),
+        (None, "-"),
+        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::9", 5), "2001:db8:1:2::/64"),
+        (("::ffff:10.0.0.1", 5), "10.0.0.1"),
+        (("a:b", 5), "a:b"),
+    ],
+)
+def test_scope_client_is_an_address_or_a_network_of_ipv6(client, expected):
+    assert client_of({"client": client}) == expected
