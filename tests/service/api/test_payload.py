@@ -126,13 +126,13 @@ async def test_read_body_that_stalls_times_out():
 
 @pytest.mark.anyio
 async def test_read_body_timeout_grows_with_the_bytes():
-    limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=0.5, min_rate_bytes_per_s=1)
+    limits = BodyLimits(max_bytes=100, max_images=1, timeout_s=1.0, min_rate_bytes_per_s=1)
 
-    pieces = [b"x" * 99, b"x"]  # the first extends the timeout by 99 s
+    pieces = [b"x" * 98, b"x", b"x"]  # the first extends the timeout by 98 s
 
     async def receive() -> dict[str, Any]:
-        if len(pieces) == 1:
-            await asyncio.sleep(0.6)  # longer than the timeout alone
+        if len(pieces) < 3:
+            await asyncio.sleep(0.6)  # together longer than the timeout alone
         body = pieces.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(pieces)}
 
