@@ -88,6 +88,8 @@ def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Li
 def _may_hold_versions(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name == REPOSITORY_FILE:
         return False
+    if any("\ud800" <= one <= "\udfff" for one in entry.name):  # bytes that are no UTF-8
+        return False
     try:
         return entry.is_dir() or _leads_nowhere(Path(entry))
     except OSError:  # a link that cannot be followed

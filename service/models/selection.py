@@ -350,7 +350,8 @@ class _Selection:
             return self._load(models_dir, *key, self._config.engine_config), None
         except (ContractError, ProviderUnavailable) as error:
             # Only the text is kept: the traceback's frames hold graphs and sessions.
-            return old, str(error)
+            # A file's name may be no UTF-8, which JSON could not carry.
+            return old, str(error).encode(errors="backslashreplace").decode()
         except Exception as error:
             # Native code can raise anything, and one version must not keep others from being served.
             log.exception("loading %s/%s failed unexpectedly", *key)

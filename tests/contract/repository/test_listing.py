@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_what_is_no_version_is_left_out(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "repository.toml").touch()
+    (tmp_path / os.fsdecode(b"\xff") / "1").mkdir(parents=True)
+    (tmp_path / os.fsdecode(b"\xff") / "1" / "manifest.json").touch()
     found = list_repository(tmp_path)
     assert found.names == ["colours"]
     assert list(found.models["colours"]) == [1]

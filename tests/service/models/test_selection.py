@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -400,6 +401,17 @@ def test_file_that_cannot_be_applied_leaves_what_is_served(served, text, problem
     assert refused.get().key == ("tiny", 1)
     assert problem in refused.problems[0]
     assert (applied.get().key, applied.problems) == (("tiny", 2), [])
+
+
+def test_reason_with_a_file_name_that_is_no_text_can_be_sent(served):
+    served.publish(number=1)
+    served.publish(number=2)
+    (served.models_dir / "tiny" / "2" / os.fsdecode(b"\xff")).touch()
+
+    (problem,) = served.start().problems
+
+    assert "udcff is not listed in the manifest" in problem
+    assert problem.encode()
 
 
 def test_invalid_file_refuses_the_start(served):
