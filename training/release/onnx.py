@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 # Largest difference of a score between two batch sizes, relative to the largest score.
 MAX_BATCH_DIFFERENCE: Final = 1e-3
 
+_N_PICTURES: Final = 32  # at most, if that is more than the largest batch
+
 _NEEDED: Final = {
     "resize_size_px": "--resize",
     "crop_size_px": "--crop",
@@ -180,8 +182,10 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
     fixed = draft.graph.fixed_batch_size
     sizes = (fixed,) if fixed else batch_sizes(max_batch)
     rows = input_rows(pictures, draft)
-    # Repeat the pictures until they fill the largest batch.
-    rows = [rows[i % len(rows)] for i in range(max(sizes))]
+    # Repeat the pictures until they fill the largest batch. All of them are needed to see whether the
+    # sums of the scores differ.
+    n = max(*sizes, min(len(rows), _N_PICTURES))
+    rows = [rows[i % len(rows)] for i in range(n)]
     try:
         session = open_session(draft.model)
         answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]

@@ -200,10 +200,10 @@ def _kind_of_values(
         return "probabilities"
     if scores.min() < 0:
         return "logits"
-    sums = scores.sum(axis=1)
     # Percentages have no sign either, but their sums are all the same.
-    same_sums = np.ptp(sums) <= _MAX_SUM_ERROR_SHOWN * sums.max()
-    return "logits" if scores.max() > 1 and not same_sums else None
+    sums = scores.sum(axis=1)
+    may_be_shares = np.ptp(sums) <= _MAX_SUM_ERROR * sums.max() or (np.abs(sums - 100) < 1).all()
+    return "logits" if scores.max() > 1 and not may_be_shares else None
 
 
 def _activation_of_values(kind: ScoreKind, scores: NDArray[np.float32]) -> Activation | None:

@@ -76,6 +76,8 @@ def test_meaning_of_scores_that_the_graph_leaves_open_is_what_the_user_says(
         pytest.param("Clip", BETWEEN_0_AND_1, id="between-0-and-1"),
         pytest.param("Clip", ROUNDED, id="rounded"),
         pytest.param("Mul", PERCENTAGES, id="percentages"),
+        pytest.param("Mul", PERCENTAGES.round(), id="rounded-percentages"),
+        pytest.param("Mul", 256 * PROBABILITIES, id="shares-of-256"),
         pytest.param("Tanh", SIGNED, id="tanh"),
         pytest.param("Log", np.log(BETWEEN_0_AND_1), id="log-sigmoid"),
         pytest.param("Gemm", PROBABILITIES, id="linear-with-sums-of-1"),
