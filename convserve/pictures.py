@@ -10,10 +10,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from contract.images import decode
-
-# What folders are searched for. A file named directly may have any suffix.
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+from contract.images import decode, is_image_name
 
 _HOME: Final = Path(__file__).parents[1]
 _PHOTO_PX: Final = (500, 375)  # a common size on the web and in data sets
@@ -21,14 +18,14 @@ _SHIFTS: Final = 4  # crops per example; each is used mirrored as well
 
 
 def image_files(path: Path) -> Iterator[Path]:
-    """Yields a file itself, and the image files below a folder in a stable order."""
+    """Yields a file itself, whatever its name, or the image files below a folder in a stable order."""
     if not path.is_dir():
         yield path
         return
     for folder, below, names in os.walk(path):
         below.sort()  # os.walk descends in this order
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES:
+            if is_image_name(name):
                 yield Path(folder, name)
 
 

@@ -21,7 +21,10 @@ from locust.env import Environment
 
 PICTURES_PER_BATCH: Final = 4
 _URL: Final = "/v1/classify"
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+)
 _EXAMPLES: Final = Path(__file__).absolute().parents[1] / "examples"
 _REFUSED: Final = (
     503,

@@ -14,14 +14,17 @@ from contract.images.decoding import (
     inspect,
     sniff,
 )
+from contract.images.suffixes import SUFFIXES, is_image_name
 
 __all__ = [
     "DECODERS",
+    "SUFFIXES",
     "ImageFile",
     "ImageLimits",
     "Picture",
     "decode",
     "decode_reduced",
     "inspect",
+    "is_image_name",
     "sniff",
 ]

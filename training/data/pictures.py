@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from numpy.typing import NDArray
 
 from contract.comparison import class_of_folder
 from contract.errors import ImageError
-from contract.images import decode
+from contract.images import decode, is_image_name
 from contract.manifest import Interface, Label
 from contract.preprocessing import Tensor, read_input
 from training.errors import PicturesMissing
 
 # Turns a file into an input row: `read_input`, or a cache or reference in its place.
 ReadInput = Callable[[bytes, Interface], Tensor]
-
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def image_files(root: Path) -> Iterator[Path]:
         raise PicturesMissing(f"{root.name}: no such folder")
     inside = root.resolve()
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and inside in path.resolve().parents:
+        if is_image_name(path) and path.is_file() and inside in path.resolve().parents:
             yield path
 
 

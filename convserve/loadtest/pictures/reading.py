@@ -13,7 +13,8 @@ from typing import Final
 
 import click
 
-from convserve.pictures import SUFFIXES, image_files
+from contract.images import SUFFIXES
+from convserve.pictures import image_files
 
 # All pictures stay in memory, and each sender process makes requests of them. At a usual 100 kB
 # this is 10,000 photographs, more than needed for a stable answer.
@@ -94,7 +95,7 @@ def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
                 raise UnreadablePicture(f"{path}: empty, or no file")
             below = [(path.name, path)]
         if not below:
-            raise NoPictures(f"{path}: no {', '.join(sorted(SUFFIXES))} files in this folder")
+            raise NoPictures(f"{path}: no {', '.join(SUFFIXES)} files in this folder")
         found += below
 
     uses = Counter(name for name, _ in found)

@@ -22,11 +22,15 @@ def test_scan_labelled_reads_class_folders(colours_dir):
 def test_scan_labelled_reads_imagenet_file_names(tmp_path):
     labels = (Label(index=0, name="tench", synset="n01440764"),)
     (tmp_path / "n01440764_tench.JPEG").write_bytes(tinynet.picture("red", file_format="JPEG"))
+    (tmp_path / "n01440764_saved.JFIF").write_bytes(tinynet.picture("red", file_format="JPEG"))
     (tmp_path / "n99999999_other.JPEG").write_bytes(tinynet.picture("red", file_format="JPEG"))
 
     folder = scan_labelled(tmp_path, labels)
 
-    assert [(picture.name, picture.index) for picture in folder] == [("n01440764_tench.JPEG", 0)]
+    assert [(picture.name, picture.index) for picture in folder] == [
+        ("n01440764_saved.JFIF", 0),
+        ("n01440764_tench.JPEG", 0),
+    ]
     assert folder.unlabelled == 1
 
 

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from contract.images import SUFFIXES
 from training.config.config import Data
 from training.data.checks.findings import Finding, Findings, counted
 from training.data.checks.picture_rules import check_pictures
 from training.data.checks.selection import LEAK, TWO_LABELS, UNREADABLE, Selection, groups
-from training.data.pictures import SUFFIXES
 from training.data.samples import SPLITS
 from training.data.sources.folders import LINKED_FOLDER, NOT_A_PICTURE
 
@@ -26,7 +26,7 @@ _HARMLESS: Final = frozenset({NOT_A_PICTURE, "listed twice"})  # reasons to skip
 
 # What to do, by the reason to skip. The keys are the reasons that the sources report.
 SKIP_ADVICE: Final = {
-    NOT_A_PICTURE: f"no action needed; picture files end in {', '.join(sorted(SUFFIXES))}",
+    NOT_A_PICTURE: f"no action needed; picture files end in {', '.join(SUFFIXES)}",
     LINKED_FOLDER: "links to folders are not followed; copy the folder here",
     "a link out of the folder": "links out of the folder are not followed; copy the picture here",
     "a link to nothing": "delete the link or restore the picture it points to",

@@ -4,13 +4,14 @@ import os
 
 import pytest
 
+from contract.images import SUFFIXES
 from convserve.loadtest.pictures import NoPictures, Picture, UnreadablePicture, read_pictures
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Five files of ten bytes, four of them pictures by their names."""
-    for name in ("b/1.jpg", "b/2.PNG", "a/1.jpg", "c.webp", "notes.txt"):
+    for name in ("b/1.jpg", "b/2.PNG", "a/1.jpg", "c.jfif", "notes.txt"):
         file = tmp_path / "photos" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(name.encode().ljust(10))
@@ -21,7 +22,7 @@ def test_read_pictures_of_a_folder_are_named_by_their_path_below_it(folder):
     pictures = read_pictures([folder])
 
     assert pictures == [
-        Picture("c.webp", b"c.webp    "),
+        Picture("c.jfif", b"c.jfif    "),
         Picture("a/1.jpg", b"a/1.jpg   "),
         Picture("b/1.jpg", b"b/1.jpg   "),
         Picture("b/2.PNG", b"b/2.PNG   "),
@@ -45,9 +46,8 @@ def test_read_pictures_of_a_folder_without_any_are_refused(folder):
     with pytest.raises(NoPictures) as caught:
         read_pictures([folder, folder / "empty"])
 
-    assert str(caught.value) == (
-        f"{folder}/empty: no .bmp, .gif, .jpeg, .jpg, .png, .webp files in this folder"
-    )
+    searched = ", ".join(SUFFIXES)
+    assert str(caught.value) == f"{folder}/empty: no {searched} files in this folder"
 
 
 def test_read_pictures_of_no_path_are_refused():
@@ -66,7 +66,7 @@ def test_read_pictures_names_a_file_that_cannot_be_read(folder, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
 
-    with pytest.raises(UnreadablePicture, match=r"c\.webp: Permission denied"):
+    with pytest.raises(UnreadablePicture, match=r"c\.jfif: Permission denied"):
         read_pictures([folder])
 
 

@@ -118,6 +118,65 @@ def test_find_does_not_open_pipes(tmp_path):
     assert sample_names(found) == ["cat/1.jpg"]
 
 
+@pytest.mark.parametrize("name", ["train", "Test", "val", "dev"])
+def test_folder_of_pictures_beside_class_folders_is_a_class_whatever_its_name(tmp_path, name):
+    write(tmp_path, f"{name}/1.jpg", "car/1.jpg", "plane/jets/1.jpg")
+
+    found = find(str(tmp_path), cache_dir=tmp_path)
+
+    assert set(label_names(found)) == {name, "car", "plane"}
+    assert found.given_splits == set()
+    assert found.skipped == {}
+
+
+def test_class_called_train_inside_a_split_is_a_class(tmp_path):
+    write(tmp_path, "train/train/1.jpg", "train/car/1.jpg", "test/train/1.jpg", "test/car/1.jpg")
+
+    found = find(str(tmp_path), cache_dir=tmp_path)
+
+    assert label_names(found) == ["car", "train"]
+    assert found.given_splits == {"train", "test"}
+
+
+def test_unsorted_pictures_of_a_test_split_are_left_out(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg")
+
+    found = find(str(tmp_path), cache_dir=tmp_path)
+
+    assert label_names(found) == ["cat", "dog"]
+    assert found.skipped == {"a picture outside the class folders": ("test/1.jpg",)}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/1.jpg"], "train holds pictures and no class folders; if this is a split, move"),
+        (["train/1.jpg", "test/1.jpg"], "test and train hold pictures and no class folders"),
+        (["train/1.jpg", "test/1.jpg", "car/1.jpg"], "if it is a class, move all class folders"),
+        (["train/1.jpg", "val/cat/1.jpg"], "train holds pictures and no class folders"),
+        (["train/steam/1.jpg", "car/1.jpg"], "train holds folders, and car holds pictures and no"),
+    ],
+)
+def test_folder_that_may_be_a_split_or_a_class_is_refused_with_both_ways_out(
+    tmp_path, files, message
+):
+    write(tmp_path / "data", *files)
+
+    with pytest.raises(DataRefused, match=message) as caught:
+        find(str(tmp_path / "data"), cache_dir=tmp_path)
+
+    assert "if it is a class, move all class folders into one folder called train" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "JPE", "JPG", "Jpeg", "WEBP", "dib"])
+def test_find_takes_every_suffix_of_a_format_in_any_case(tmp_path, suffix):
+    write(tmp_path, f"cat/1.{suffix}", "dog/1.jpg")
+
+    assert sample_names(find(str(tmp_path), cache_dir=tmp_path)) == [f"cat/1.{suffix}", "dog/1.jpg"]
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
