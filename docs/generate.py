@@ -39,7 +39,7 @@ def settings_page() -> str:
         "|---|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = "unset" if field.default is None else f"`{field.default}`"
+        default = "unset" if field.default in (None, "") else f"`{field.default}`"
         if isinstance(field.default, bool):
             default = f"`{str(field.default).lower()}`"
         variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"

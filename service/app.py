@@ -73,12 +73,15 @@ class Application(FastAPI):
     """FastAPI behind the edge middleware and the hot routes."""
 
     edge: EdgeMiddleware
+    prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)  # the lifespan
             return
         scope["app"] = self
+        if self.prefix and f"{scope['path']}/".startswith(f"{self.prefix}/"):
+            scope["path"] = scope["path"].removeprefix(self.prefix) or "/"
         await self.edge(scope, receive, send)
 
 
@@ -112,6 +115,7 @@ class Service:
             deadlines=Deadlines(settings.request_timeout_s, MAX_REQUEST_TIMEOUT_S),
             not_ready=self.not_ready,
             is_alive=self.is_alive,
+            root_path=settings.root_path,
         )
         self.metrics.watch_in_flight(
             lambda: self._admission.images, lambda: self._admission.n_bytes
@@ -335,8 +339,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,  # `docs.router` has it, written once
+        servers=[{"url": "."}],  # where the document is
         redirect_slashes=False,  # the redirect's target would come from the Host header
     )
+    app.prefix = settings.root_path
     app.state.service = service
     app.state.dependencies = service.dependencies
     routers = (*ROUTERS, docs.router) if settings.docs else ROUTERS

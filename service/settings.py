@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -40,6 +41,18 @@ def _empty_is_unset(value: Any) -> Any:
 OptionalInt = Annotated[int | None, BeforeValidator(_empty_is_unset)]
 OptionalStr = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
+_OWN_SEGMENTS: Final = ("v1", "docs", "livez", "readyz", "metrics", "openapi.json")
+
+
+def _check_root_path(value: str) -> str:
+    path = value.rstrip("/")
+    if path and re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", path) is None:
+        raise ValueError("must be a path like /vision, of letters, digits and ._~- only")
+    if path and path.split("/")[1] in _OWN_SEGMENTS:
+        raise ValueError("must not begin like a path of the service")
+    return path
+
+
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
 
 
@@ -50,6 +63,14 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
+
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
+        "",
+        max_length=200,
+        examples=["/vision"],
+        description="Path under which a proxy serves the service, such as /vision. Requests are answered "
+        "with it and without it, so the proxy may strip it or not.",
+    )
 
     models_dir: OptionalPath = Field(
         None,
@@ -316,6 +337,7 @@ def flag_of(name: str) -> str:
 
 # What a value must be, by the type of pydantic's error; `{}` takes the error's context.
 _RULES: Final = {
+    "string_too_long": "must have at most {max_length} characters",
     "greater_than": "must be more than {gt:.15g}",
     "greater_than_equal": "must be at least {ge:.15g}",
     "less_than_equal": "must be at most {le:.15g}",
@@ -358,5 +380,6 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any]) -> str:
     flag = flag_of(name)
     where = f"{flag} ({variable})" if name in overrides else f"{variable} ({flag})"
     rule = _RULES.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    rule = rule.removeprefix("Value error, ")
     value = first["input"]
     return f"{where}: {rule}, got {repr(value) if isinstance(value, str) else value}"

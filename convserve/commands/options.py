@@ -50,7 +50,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             default = flag[2:] if default else f"no-{flag[2:]}"
         # Without a default, the description says what happens.
-        shown = "" if default is None else f" [default: {default}]"
+        shown = "" if default in (None, "") else f" [default: {default}]"
         command = click.option(
             declaration,
             name,

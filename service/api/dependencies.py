@@ -27,6 +27,7 @@ class Dependencies:
     deadlines: Deadlines
     not_ready: Callable[[str | None], Exception | None]  # of a model, or of the default
     is_alive: Callable[[], bool]
+    root_path: str = ""  # under which a proxy serves the application
     documents: PreparedDocuments = field(default_factory=PreparedDocuments)
 
 

@@ -1,4 +1,7 @@
-"""/docs: Swagger UI from installed files, so that it works without a CDN."""
+"""/docs: Swagger UI from installed files, so that it works without a CDN.
+
+Its links are relative, so they also work below the prefix of a proxy that strips it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from service.api.dependencies import dependencies_of
@@ -54,16 +58,18 @@ async def openapi(request: Request) -> Response:
 @router.get("/docs")
 async def docs() -> HTMLResponse:
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",
         title="convserve",
-        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-        swagger_css_url="/docs/assets/swagger-ui.css",
-        swagger_favicon_url="/docs/assets/favicon.png",
+        swagger_js_url="docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="docs/assets/swagger-ui.css",
+        swagger_favicon_url="docs/assets/favicon.png",
     )
     page.headers["Content-Security-Policy"] = _POLICY
     return page
 
 
 @router.get("/")
-async def root() -> RedirectResponse:
-    return RedirectResponse("/docs")
+async def root(request: Request) -> RedirectResponse:
+    # Relative, or with the whole prefix, which also works for a prefix without its last slash.
+    root_path = dependencies_of(request).root_path
+    return RedirectResponse(f"{root_path}/docs" if root_path else "docs")

@@ -44,6 +44,8 @@ def kind(field: FieldInfo) -> Any:
 
 def sample(field: FieldInfo) -> Any:
     """A valid value that is not the default."""
+    if field.examples:
+        return field.examples[0]
     if typing.get_origin(kind(field)) is typing.Literal:
         return typing.get_args(kind(field))[-1]
     if kind(field) is bool:
@@ -195,6 +197,42 @@ def test_settings_lanes_without_workers_accepted(lanes):
 def test_settings_two_equal_ports_refused():
     with pytest.raises(SettingsInvalid, match="admin_port and port must differ, got 8000 for both"):
         from_environment({"CONVSERVE_ADMIN_PORT": "8000"})
+
+
+# Root path
+
+
+@pytest.mark.parametrize(
+    ("given", "root_path"),
+    [
+        ("", ""),
+        ("/", ""),
+        ("/vision", "/vision"),
+        ("/vision/", "/vision"),
+        ("/a/b-c.d", "/a/b-c.d"),
+    ],
+)
+def test_settings_root_path_has_no_slash_at_its_end(given, root_path):
+    assert from_environment({}, {"root_path": given}).root_path == root_path
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("vision", "must be a path like /vision, of letters, digits and ._~- only, got 'vision'"),
+        ("//evil", "must be a path like"),
+        ("/a b", "must be a path like"),
+        ("/a\r\nx: y", "must be a path like"),
+        ("/v1", "must not begin like a path of the service, got '/v1'"),
+        ("/docs/x", "must not begin like a path of the service"),
+        ("/" + "x" * 200, "must have at most 200 characters"),
+    ],
+)
+def test_settings_root_path_that_no_proxy_can_use_refused(given, message):
+    with pytest.raises(SettingsInvalid, match="root-path") as refused:
+        from_environment({}, {"root_path": given})
+
+    assert message in str(refused.value)
 
 
 # Kubernetes
