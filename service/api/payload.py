@@ -56,7 +56,7 @@ class ClassifyOptions(BaseModel):
     top_k: int | None = Field(
         None,
         ge=1,
-        description="Number of predictions to return, 1 to the number of classes. Default: 5.",
+        description="Largest number of predictions to return; more than there are classes means all. Default: 5.",
     )
     min_probability: float = Field(
         0.0, ge=0.0, le=1.0, description="Leave out predictions below this probability."

@@ -130,17 +130,17 @@ class Classifier:
             served: from `ActiveBackend.find`, inside its `with` block.
             images: whole image files; an error in place of a file becomes that picture's outcome.
             deadline_s: monotonic seconds; pictures unanswered by then get DeadlineExceeded.
-            top_k: the most predictions per picture, 1..C; None for `DEFAULT_TOP_K`, or C if less.
+            top_k: the most predictions per picture, from 1; values above C mean C.
             min_probability: less probable predictions are left out, 0..1.
 
         Raises:
-            InvalidParameter: `top_k` is out of range.
+            InvalidParameter: `top_k` is less than 1.
         """
         manifest = served.version.manifest
-        if top_k is not None and not 1 <= top_k <= manifest.n_classes:
-            raise InvalidParameter(f"top_k: must be 1 to {manifest.n_classes} for this model")
+        if top_k is not None and top_k < 1:
+            raise InvalidParameter("top_k: must be at least 1")
 
-        wanted = TopK(top_k or DEFAULT_TOP_K, min_probability)
+        wanted = TopK(min(top_k or DEFAULT_TOP_K, manifest.n_classes), min_probability)
         answer = Classification(manifest, [])
 
         async def classify_one(image: bytes | ServiceError) -> Outcome:

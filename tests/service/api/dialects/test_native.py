@@ -184,6 +184,20 @@ def test_classify_identity_encoding_is_read(client):
 # Options
 
 
+@pytest.mark.parametrize("top_k", [4, 1000, 2**70])
+def test_classify_top_k_above_the_number_of_classes_means_all(client, top_k):
+    asked = [
+        client.post(f"{CLASSIFY}?top_k={top_k}", content=RED),
+        client.post(CLASSIFY, files={"image": RED}, data={"top_k": str(top_k)}),
+        client.post(CLASSIFY, json={"image": encoded(RED), "top_k": top_k}),
+    ]
+
+    for response in asked:
+        predictions = response.json()["predictions"]
+        assert predictions[0]["label"] == "red"
+        assert sorted(one["index"] for one in predictions) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_classify_top_k_limits_predictions(client, top_k):
     assert len(labels(client.post(f"{CLASSIFY}?top_k={top_k}", content=RED))) == top_k
@@ -194,8 +208,6 @@ def test_classify_top_k_limits_predictions(client, top_k):
     [
         "top_k=0",
         "top_k=-1",
-        "top_k=4",
-        "top_k=99999999999999999999",
         "top_k=two",
         "top_k=",
         "top_k=1.5",
@@ -424,7 +436,6 @@ BAD_JSON = {
     "empty_data_url": ('{"image": "data:image/png"}', 415, "unsupported_media_type"),
     "top_k_infinite": ('{"image": "", "top_k": 1e400}', 422, "invalid_parameter"),
     "top_k_list": ('{"image": "", "top_k": []}', 422, "invalid_parameter"),
-    "top_k_huge": (f'{{"image": "", "top_k": {"9" * 4000}}}', 422, "invalid_parameter"),
     "top_k_text": (f'{{"image": "", "top_k": "{MARKER}"}}', 422, "invalid_parameter"),
     "min_probability_null": ('{"image": "", "min_probability": null}', 422, "invalid_parameter"),
 }
