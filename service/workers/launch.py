@@ -129,12 +129,18 @@ class ProcessLauncher:
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         with theirs:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**without_secrets(os.environ), "PYTHONPATH": search_path},
-            )
+            try:
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**without_secrets(os.environ), "PYTHONPATH": search_path},
+                )
+            except OSError as error:  # such as at the limit of processes
+                ours.close()
+                raise WorkerNotStarted(
+                    f"a worker process could not be started: {error.strerror}"
+                ) from error
         if self._background:
             with suppress(OSError):  # it has ended already
                 os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_PRIORITY)

@@ -153,6 +153,19 @@ def test_broken_version_is_refused(tmp_path, load, children):
 
 
 @both_loads
+def test_child_that_cannot_be_started_is_an_error_with_the_reason(tmp_path, load, monkeypatch):
+    tinymodel.write_version(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(launching.subprocess, "Popen", refuse)
+
+    with pytest.raises(WorkerNotStarted, match="could not be started: Resource temporarily"):
+        load(config_of(tmp_path), tmp_path, "tiny", 1, ENGINE)
+
+
+@both_loads
 def test_missing_version_is_refused_without_a_child(tmp_path, load, children):
     error = refusal(load, tmp_path)
 
