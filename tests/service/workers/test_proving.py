@@ -159,7 +159,7 @@ def test_child_that_cannot_be_started_is_an_error_with_the_reason(tmp_path, load
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(launching.subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
 
     with pytest.raises(WorkerNotStarted, match="could not be started: Resource temporarily"):
         load(config_of(tmp_path), tmp_path, "tiny", 1, ENGINE)
