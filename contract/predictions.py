@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import GoldenMismatch
-from contract.manifest import GoldenExample, Interface
+from contract.manifest import GoldenExample, Interface, Manifest
 
 DEFAULT_TOP_K: Final = 5
 
@@ -62,7 +62,8 @@ def to_probabilities(scores: NDArray[np.float32], manifest: Interface) -> NDArra
             calibration's temperature and get the manifest's activation.
 
     Returns:
-        float32, shape (..., C); with softmax each row sums to 1.
+        float32, shape (..., C); with softmax each row sums to 1, or nearly so if the graph rounds its
+        probabilities. With sigmoid each class has a probability of its own.
     """
     if manifest.graph.scores.kind == "probabilities":
         return scores
@@ -121,6 +122,15 @@ def to_predictions(
         Prediction(manifest.labels[index].name, index, manifest.labels[index].synset, probability)
         for index, probability in top_k(probabilities, k, min_probability)
     ]
+
+
+def default_top_k(manifest: Manifest) -> int:
+    """Returns how many classes an answer holds if nobody says: `DEFAULT_TOP_K`.
+
+    With sigmoid all of them, since any number of labels may be right; `min_probability` is the
+    threshold then.
+    """
+    return manifest.n_classes if manifest.activation == "sigmoid" else DEFAULT_TOP_K
 
 
 def top_k(probabilities: NDArray[np.float32], k: int, min_probability: float = 0.0) -> Ranking:

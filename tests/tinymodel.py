@@ -91,6 +91,27 @@ def graph(kind: Kind = "uint8", batch: int | None = None, lopsided: bool = False
     return bytes(model.SerializeToString())
 
 
+def constant_graph(probabilities: list[float]) -> bytes:
+    """Returns a graph of kind "uint8" that answers every picture alike."""
+    model = onnx.load_from_string(graph())
+    output = model.graph.output[0]
+    model.graph.node[-1].output[0] = "answer_before"
+    output.type.tensor_type.shape.dim[1].dim_value = len(probabilities)
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceSum", ["answer_before", "last"], ["ones"], keepdims=1),
+            helper.make_node("Mul", ["ones", "answer"], [output.name]),
+        ]
+    )
+    model.graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [1]))
+    row = [1, len(probabilities)]
+    model.graph.initializer.append(
+        helper.make_tensor("answer", TensorProto.FLOAT, row, probabilities)
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def endless_graph(*, only_on_white: bool = False) -> bytes:
     """Returns the tiny model with an endless loop before its output.
 

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from contract.errors import ImageError
-from contract.predictions import DEFAULT_TOP_K, Prediction, to_predictions
+from contract.predictions import DEFAULT_TOP_K, Prediction, default_top_k, to_predictions
 from contract.preprocessing import read_input
 from convserve.commands.options import (
     UserPath,
@@ -61,8 +61,7 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    default=DEFAULT_TOP_K,
-    show_default=True,
+    show_default=f"{DEFAULT_TOP_K}, or all labels of a model with sigmoid",
     help="Number of predictions per picture.",
 )
 @click.option("--json", "output", flag_value="json", help="Print one JSON object per file.")
@@ -73,7 +72,7 @@ _PRINTERS: Final[dict[str, Callable[[Path, Sequence[Prediction]], None]]] = {
 def classify(
     paths: tuple[Path, ...],
     model: str | None,
-    top_k: int,
+    top_k: int | None,
     output: str | None,
     models_dir: Path,
     provider: str,
@@ -89,6 +88,8 @@ def classify(
         config = EngineConfig(provider, threads=usable_cpus(), max_batch_size=1)
         version = load_version(models_dir, *choose_version(models_dir, model), config)
 
+    manifest = version.manifest
+    n_predictions = top_k or default_top_k(manifest)
     print_predictions = _PRINTERS[output or "text"]
     if output == "csv":
         click.echo("file,rank,label,index,synset,probability")
@@ -99,13 +100,13 @@ def classify(
         for file in image_files(path):
             found = True
             try:
-                row = read_input(file.read_bytes(), version.manifest)
+                row = read_input(file.read_bytes(), manifest)
             except (ImageError, OSError) as error:
                 click.echo(f"{file}: {reason(error)}", err=True)
                 failed = True
                 continue
             probabilities = version.engine.run(row[None], Run())[0]  # (C,)
-            print_predictions(file, to_predictions(probabilities, version.manifest, top_k))
+            print_predictions(file, to_predictions(probabilities, manifest, n_predictions))
 
         if not found:
             click.echo(f"{path}: no image files in this folder", err=True)

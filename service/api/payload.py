@@ -56,7 +56,8 @@ class ClassifyOptions(BaseModel):
     top_k: int | None = Field(
         None,
         ge=1,
-        description="Largest number of predictions to return; more than there are classes means all. Default: 5.",
+        description="Largest number of predictions to return; more than there are classes means all. "
+        "Default: 5, or all labels if each has a probability of its own (activation `sigmoid`).",
     )
     min_probability: float = Field(
         0.0, ge=0.0, le=1.0, description="Leave out predictions below this probability."

@@ -14,7 +14,7 @@ from typing import Self
 
 from contract.errors import ImageError
 from contract.manifest import Manifest
-from contract.predictions import DEFAULT_TOP_K, Ranking, TopK
+from contract.predictions import Ranking, TopK, default_top_k
 from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
 from service.models.repository import LoadedVersion, Repository
 from service.serving.backend import Backend, InferenceResult
@@ -130,7 +130,8 @@ class Classifier:
             served: from `ActiveBackend.find`, inside its `with` block.
             images: whole image files; an error in place of a file becomes that picture's outcome.
             deadline_s: monotonic seconds; pictures unanswered by then get DeadlineExceeded.
-            top_k: the most predictions per picture, from 1; values above C mean C.
+            top_k: the most predictions per picture, from 1; values above C mean C. None for
+                `default_top_k`.
             min_probability: less probable predictions are left out, 0..1.
 
         Raises:
@@ -140,7 +141,7 @@ class Classifier:
         if top_k is not None and top_k < 1:
             raise InvalidParameter("top_k: must be at least 1")
 
-        wanted = TopK(min(top_k or DEFAULT_TOP_K, manifest.n_classes), min_probability)
+        wanted = TopK(min(top_k or default_top_k(manifest), manifest.n_classes), min_probability)
         answer = Classification(manifest, [])
 
         async def classify_one(image: bytes | ServiceError) -> Outcome:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from contract.versions import sha256
 from service.api.payload import READERS
 from service.models.engine import Batch, Engine, Run
 from tests import tinymodel
@@ -238,6 +239,54 @@ def test_classify_min_probability_drops_less_probable_labels(client):
 
 def test_classify_min_probability_of_one_can_drop_all_labels(client):
     assert labels(client.post(f"{CLASSIFY}?min_probability=1", content=RED)) == []
+
+
+# Any number of labels for a picture
+
+
+@pytest.fixture
+def label_client(make_client, tmp_path):
+    """Answers twelve labels, each with the probability 0.9 or 0.2."""
+    labels = [{"index": i, "name": f"label {i}"} for i in range(12)]
+    golden_file = "golden/red.png"
+    top5 = [{"index": i, "label": f"label {i}", "probability": 0.9} for i in range(5)]
+    digest = sha256(tinymodel.picture("red"))
+    golden = [{"file": golden_file, "sha256": digest, "tolerance": 0.01, "top5": top5}]
+    tinymodel.write_version(
+        tmp_path,
+        graph_file=tinymodel.constant_graph([0.9] * 7 + [0.2] * 5),
+        labels=labels,
+        golden=golden,
+        activation="sigmoid",
+    )
+    return make_client(models_dir=tmp_path)
+
+
+def test_classify_with_sigmoid_answers_every_label_with_its_own_probability(label_client):
+    document = label_client.post(CLASSIFY, content=RED).json()
+
+    assert document["activation"] == "sigmoid"
+    found = [prediction["probability"] for prediction in document["predictions"]]
+    assert found == pytest.approx([0.9] * 7 + [0.2] * 5)
+
+
+def test_classify_with_sigmoid_takes_min_probability_as_the_threshold(label_client):
+    response = label_client.post(CLASSIFY, content=RED, params={"min_probability": 0.5})
+
+    assert labels(response) == [f"label {i}" for i in range(7)]
+
+
+def test_classify_with_sigmoid_and_top_k_answers_that_many(label_client):
+    assert len(labels(label_client.post(CLASSIFY, content=RED, params={"top_k": 2}))) == 2
+
+
+def test_models_description_names_the_activation(label_client, client):
+    assert label_client.get("/v1/models/tiny").json()["activation"] == "sigmoid"
+    assert client.get("/v1/models/tiny").json()["activation"] == "softmax"
+
+
+def test_classify_with_softmax_names_no_activation(client):
+    assert "activation" not in client.post(CLASSIFY, content=RED).json()
 
 
 # Models and versions
