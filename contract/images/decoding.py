@@ -32,6 +32,7 @@ from contract.images import headers
 from contract.images.colours import to_rgb
 from contract.images.headers import CheckSize, Header, JpegHeader, Size
 from contract.images.jpeg import ENDS_EARLY, decode_jpeg, first_warning, reduction_for
+from contract.images.refused import describe_refused
 from contract.images.resampling import Pixels, size_of
 from contract.images.stripping import (
     StrippedFile,
@@ -442,8 +443,7 @@ def sniff(data: bytes) -> Decoder[Any]:
         if decoder.magic(data):
             return decoder
     accepted = ", ".join(decoder.name.upper() for decoder in DECODERS)
-    what = "the body is empty" if not data else "the bytes are not an accepted image format"
-    raise UnsupportedMediaType(f"{what}; send one of {accepted}")
+    raise UnsupportedMediaType(f"{describe_refused(data)}; accepted are {accepted}")
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:

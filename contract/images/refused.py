@@ -1,0 +1,57 @@
+"""Says what a file is that no decoder accepts, and how to get a picture from it that one does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_BRANDS_END: Final = 256  # the longest list of brands that is read; real ones have about 10
+_AVIF: Final = frozenset({b"avif", b"avis"})
+_HEIC: Final = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+_STARTS: Final = (
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "the file is TIFF; convert it to PNG or JPEG"),
+    (
+        (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        "the picture is JPEG XL; convert it to JPEG or PNG",
+    ),
+    (
+        (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+        "the picture is JPEG 2000; convert it to JPEG or PNG",
+    ),
+    ((b"%PDF-",), "the file is a PDF document; export its page as JPEG or PNG"),
+    ((b"<svg",), "the file is an SVG drawing; export it as PNG"),
+    (
+        (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"UklGR", b"R0lGOD"),
+        'the body is base64 text; send the bytes it stands for, or JSON with "image"',
+    ),
+)
+
+
+def describe_refused(data: bytes) -> str:
+    """Returns what is known about a file that matches no decoder, with advice where there is any.
+
+    Nothing from the file is in the text.
+    """
+    if not data:
+        return "the body is empty"
+    brands = _brands(data)
+    if brands & _AVIF:
+        return "the picture is AVIF; convert it to JPEG, PNG or WebP"
+    if brands & _HEIC:
+        return (
+            "the picture is HEIC; convert it to JPEG (an iPhone writes JPEG with "
+            "Settings > Camera > Formats > Most Compatible)"
+        )
+    for starts, text in _STARTS:
+        if data.startswith(starts):
+            return text
+    return "the bytes are not an accepted image format"
+
+
+def _brands(data: bytes) -> set[bytes]:
+    # ISO/IEC 14496-12, 4.3: length, "ftyp", the major brand, its version, compatible brands.
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4], "big"), _BRANDS_END)
+    return {data[at : at + 4] for at in (8, *range(16, end, 4))}

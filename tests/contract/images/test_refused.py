@@ -1,0 +1,54 @@
+import base64
+
+import pytest
+
+from contract.errors import UnsupportedMediaType
+from contract.images import decode
+from contract.images.refused import describe_refused
+from tests import pictures
+
+
+def box(*brands: bytes) -> bytes:
+    content = b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
+    return (len(content) + 4).to_bytes(4, "big") + content + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("data", "named", "way"),
+    [
+        (box(b"heic", b"mif1", b"heic"), "HEIC", "Most Compatible"),
+        (box(b"mif1", b"heic"), "HEIC", "JPEG"),
+        (box(b"msf1", b"hevc"), "HEIC", "JPEG"),
+        (box(b"avif", b"mif1", b"miaf"), "AVIF", "WebP"),
+        (box(b"mif1", b"miaf", b"avif"), "AVIF", "WebP"),
+        (box(b"avis", b"msf1"), "AVIF", "WebP"),
+        (pictures.encode(pictures.RED, "TIFF"), "TIFF", "PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL", "PNG"),
+        (b"%PDF-1.7\n", "PDF", "export"),
+        (b"<svg xmlns=''/>", "SVG", "PNG"),
+        (base64.b64encode(pictures.jpeg()), "base64", "JSON"),
+        (base64.b64encode(pictures.png()), "base64", "JSON"),
+        (b"data:image/png;base64,iVBORw0KGgo", "base64", "JSON"),
+    ],
+)
+def test_refused_format_is_named_with_the_way_out(data, named, way):
+    with pytest.raises(UnsupportedMediaType, match=f"{named}.*{way}.*; accepted are JPEG, PNG"):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [box(b"qt  "), box(b"isom", b"mp41"), b"ftyp", b"\0\0\0\x08ftyp", b"text", bytes(100)],
+)
+def test_unknown_bytes_are_not_named(data):
+    assert describe_refused(data) == "the bytes are not an accepted image format"
+
+
+def test_empty_body_is_named():
+    assert describe_refused(b"") == "the body is empty"
+
+
+def test_endless_list_of_brands_is_not_read_to_its_end():
+    data = b"\xff\xff\xff\xffftypisom" + bytes(400) + b"heic"
+
+    assert describe_refused(data) == "the bytes are not an accepted image format"
