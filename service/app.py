@@ -35,6 +35,7 @@ from service.batching.sizing import engine_config
 from service.errors import REFUSALS, Draining, ModelNotReady
 from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
+from service.http.forwarded import TrustedProxies
 from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
 from service.models.changelog import ChangeLog, changes_between
@@ -73,6 +74,7 @@ class Application(FastAPI):
     """FastAPI behind the edge middleware and the hot routes."""
 
     edge: EdgeMiddleware
+    proxies = TrustedProxies("")
     prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +82,8 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)  # the lifespan
             return
         scope["app"] = self
+        if self.proxies:
+            self.proxies.apply(scope)
         if self.prefix and f"{scope['path']}/".startswith(f"{self.prefix}/"):
             scope["path"] = scope["path"].removeprefix(self.prefix) or "/"
         await self.edge(scope, receive, send)
@@ -342,6 +346,7 @@ def create_app(
         servers=[{"url": "."}],  # where the document is
         redirect_slashes=False,  # the redirect's target would come from the Host header
     )
+    app.proxies = TrustedProxies(settings.forwarded_allow_ips)
     app.prefix = settings.root_path
     app.state.service = service
     app.state.dependencies = service.dependencies

@@ -53,6 +53,19 @@ def _check_root_path(value: str) -> str:
     return path
 
 
+def _check_peers(value: str) -> str:
+    for entry in value.split(",") if value else ():
+        try:
+            if entry.strip() != "unix":
+                ipaddress.ip_network(entry.strip())
+        except ValueError:
+            raise ValueError(
+                "must be addresses, networks or unix, separated by commas, like "
+                f"127.0.0.1,10.0.0.0/8; {entry.strip()[:100]!r} is none"
+            ) from None
+    return value
+
+
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
 
 
@@ -70,6 +83,13 @@ class Settings(BaseModel):
         examples=["/vision"],
         description="Path under which a proxy serves the service, such as /vision. Requests are answered "
         "with it and without it, so the proxy may strip it or not.",
+    )
+
+    forwarded_allow_ips: Annotated[str, AfterValidator(_check_peers)] = Field(
+        "",
+        examples=["127.0.0.1,10.0.0.0/8"],
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and "
+        "networks, separated by commas, and unix for the unix socket. If unset: nobody's.",
     )
 
     models_dir: OptionalPath = Field(

@@ -65,6 +65,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # the application has its own, `forwarded`
                 timeout_keep_alive=settings.keep_alive_s,
                 timeout_graceful_shutdown=settings.grace_s,
             )

@@ -155,6 +155,18 @@ def test_lifecycle_kubernetes_variables_are_ignored_with_one_line(start_server):
     ]
 
 
+@pytest.mark.parametrize(
+    ("allowed", "client"), [("127.0.0.0/8", "203.0.113.7"), ("10.0.0.1", "127.0.0.1")]
+)
+def test_lifecycle_only_a_trusted_proxy_sets_the_client(start_server, allowed, client):
+    server = start_server(forwarded_allow_ips=allowed)
+
+    with server.client() as http:
+        http.get("/v1/models", headers={"X-Forwarded-For": "1.1.1.1, 203.0.113.7"})
+
+    assert server.wait_for_log("request")["client"] == client
+
+
 def test_lifecycle_port_in_use_exits_with_three(launch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = launch(port=taken.getsockname()[1])

@@ -235,6 +235,20 @@ def test_settings_root_path_that_no_proxy_can_use_refused(given, message):
     assert message in str(refused.value)
 
 
+# Forwarded addresses
+
+
+@pytest.mark.parametrize("given", ["", "127.0.0.1", "10.0.0.0/8, fd00::/8", "unix,::1"])
+def test_settings_proxies_are_addresses_or_networks(given):
+    assert from_environment({}, {"forwarded_allow_ips": given}).forwarded_allow_ips == given
+
+
+@pytest.mark.parametrize("given", ["*", "10.0.0.5/8", "127.0.0.1,proxy", "127.0.0.1,", ",", " "])
+def test_settings_proxies_that_are_no_addresses_refused(given):
+    with pytest.raises(SettingsInvalid, match="must be addresses, networks or unix"):
+        from_environment({}, {"forwarded_allow_ips": given})
+
+
 # Kubernetes
 
 # As in a pod in the namespace of two services, one of them with two ports and one with IPv6.
