@@ -5,7 +5,10 @@ locks. The rules, each with a test in tests/service/batching:
 
 - A lone item on an idle lane is dispatched at once and may have all cores. A waiting window, where
   configured, starts at the first entry. Idle lanes use no CPU.
-- A batch is of one version. The version whose first item has waited longest comes first. A lane takes
+- Clients take turns, picture by picture (`service.batching.fairness`). A client's own items are first in,
+  first out. While several clients wait for full batches, a batch has half the size, so that whoever comes
+  next waits less.
+- A batch is of one version. The version whose first item has its turn first comes first. A lane takes
   its even share of the queue.
 - A full queue refuses at once. Entries whose client is gone or whose deadline has passed are dropped
   before a run.
@@ -23,13 +26,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from contract.predictions import TopK
 from service.batching.expiry import ExpiryTimer
+from service.batching.fairness import FairOrder, FairQueue
 from service.batching.lane import (
     BatchJob,
     Lane,
@@ -89,7 +92,7 @@ class _Queue:
         self.version = version
         self.large = large
         self.max_batch_size = 1 if large else version.max_batch_size
-        self.entries: deque[QueueEntry] = deque()
+        self.entries = FairQueue()
         self.n_pending = 0  # entries whose client is still there
         self.times = RunTimes(clock)
 
@@ -122,6 +125,7 @@ class Batcher:
             self._callbacks.on_replaced,
         )
         self._max_large_lanes = max(1, limits.lanes // 2)
+        self._order = FairOrder(clock)
         self._load = LoadMonitor(clock)
         self._expiry = ExpiryTimer(clock, self._forget_abandoned)
         self._window: asyncio.TimerHandle | None = None
@@ -155,9 +159,10 @@ class Batcher:
     def waiting_for(self, key: tuple[str, int]) -> int:
         return sum(one.n_pending for one in self._queues.values() if one.version.key == key)
 
-    def expected_s(self, version: RunnableVersion) -> float:
-        """Returns the seconds until an item submitted now would be answered; 0 if not known."""
-        ahead = self.waiting + self._lanes.n_dispatched
+    def expected_s(self, version: RunnableVersion, peer: str = "") -> float:
+        """Returns the seconds until a client's item submitted now would be answered; 0 if not known."""
+        waiting = self.waiting
+        ahead = waiting + self._lanes.n_dispatched
         own = self._queue_of(version)
         # Also 0 if nothing is ahead: only a run corrects an estimate that is too high, so an idle
         # batcher must let one item in.
@@ -165,6 +170,7 @@ class Batcher:
             return 0.0
 
         ahead_s = sum(one.n_pending * one.times.item_s for one in self._queues.values())
+        ahead_s *= min(1.0, self._order.ahead_of(peer) / max(1, waiting))
         for lane in self._lanes:
             for job in lane.jobs:
                 ahead_s += len(job.items) * self._queue_of(job.version, job.large).times.item_s
@@ -182,6 +188,7 @@ class Batcher:
         *,
         wanted: TopK = TopK(),
         large: bool = False,
+        peer: str = "",
     ) -> RowResult:
         """Queues one picture and waits for its answer.
 
@@ -192,6 +199,7 @@ class Batcher:
             deadline_s: on the batcher's clock; an item without an answer by then fails.
             wanted: the classes to return.
             large: the picture takes long to prepare.
+            peer: the client, which shares the lanes evenly with the other ones.
 
         Raises:
             Overloaded: the queue is full.
@@ -214,8 +222,9 @@ class Batcher:
 
         future: asyncio.Future[RowResult] = self._loop.create_future()
         queue = self._queue_of(version, large)
-        entry = QueueEntry(item, deadline_s, self._clock(), wanted, future)
-        queue.entries.append(entry)
+        entry = QueueEntry(item, deadline_s, self._clock(), wanted, future, peer)
+        self._order.enter(entry)
+        queue.entries.push(entry)
         queue.n_pending += 1
         self._expiry.add(entry)
 
@@ -231,6 +240,7 @@ class Batcher:
             raise
         finally:
             self._expiry.discard(entry)
+            self._order.leave(entry)
 
     async def drain(self) -> None:
         """Refuses new items and returns once every accepted item has been answered."""
@@ -277,6 +287,7 @@ class Batcher:
         self._dispatch_due = False
         lanes = self._lanes
         if lanes.has_backlog:
+            self._recall()
             queues = self._queues.values()
             full_s = max((one.times.item_s * one.max_batch_size for one in queues), default=0.0)
             lanes.rebalance(slow_s=max(_SLOW_S, _SLOW_BATCHES * full_s))
@@ -292,12 +303,15 @@ class Batcher:
                 # Less than a full batch can still grow, so it stays in the queue.
                 if queue.n_pending < size:
                     break
+                size = self._shared_size(queue)
             elif queue.n_pending > 1:
                 # Shared among all ready lanes: the busy ones want theirs in a moment.
                 share = shares.setdefault(queue, -(-queue.n_pending // max(1, lanes.n_ready)))
-                size = min(size, share)
+                size = min(self._shared_size(queue), share)
 
             if batch := self._take(queue, size):
+                if not lane.jobs:
+                    self._order.begin(batch)
                 alone = len(batch) == 1 and self._load.one_at_a_time()
                 run = Run(all_cores=alone and queue.times.all_cores_help())
                 lanes.work(lane, BatchJob(queue.version, batch, run, self._clock(), queue.large))
@@ -305,14 +319,36 @@ class Batcher:
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
+    def _shared_size(self, queue: _Queue) -> int:
+        # Half a batch costs a CPU hardly any throughput (0032).
+        crowded = queue.n_pending >= queue.max_batch_size and self._order.shared()
+        return -(-queue.max_batch_size // 2) if crowded else queue.max_batch_size
+
+    def _recall(self) -> None:
+        """Takes back batches that wait behind a run, if another client's turn comes before theirs."""
+        queues = [one for one in self._queues.values() if one.entries and not one.large]
+        if not queues:
+            return
+        first = min(one.entries.first.order for one in queues)
+        for lane in self._lanes:
+            behind = lane.jobs[-1] if len(lane.jobs) > 1 else None
+            if behind and first < behind.items[0].order and (job := lane.steal_next()):
+                self._requeue(job)
+
+    def _requeue(self, job: BatchJob[QueueEntry]) -> None:
+        queue = self._queue_of(job.version, job.large)
+        for entry in job.items:
+            queue.entries.push(entry)
+            queue.n_pending += entry.pending
+
     def _next_queue(self, *, may_wait: bool) -> _Queue | None:
-        """Returns the queue whose first live entry has waited longest, if a lane may take it.
+        """Returns the queue whose first live entry has the first turn, if a lane may take it.
 
         With `may_wait`, a queue below a full batch is passed over while its window is open. It does
         not hold up the others.
         """
         max_wait_s = self._limits.max_wait_s if may_wait and not self._closing else 0.0
-        oldest: _Queue | None = None
+        chosen: _Queue | None = None
         window_s = math.inf
         for queue in self._queues.values():
             if not queue.entries:
@@ -322,25 +358,24 @@ class Batcher:
             if not queue.entries or lanes_full:
                 continue
 
-            since_s = queue.entries[0].submitted_s
             if max_wait_s and queue.n_pending < queue.max_batch_size:
-                wait_s = since_s + max_wait_s - self._clock()
+                wait_s = queue.entries.first.submitted_s + max_wait_s - self._clock()
                 if wait_s > 0:
                     window_s = min(window_s, wait_s)
                     continue
-            if oldest is None or since_s < oldest.entries[0].submitted_s:
-                oldest = queue
+            if chosen is None or queue.entries.first.order < chosen.entries.first.order:
+                chosen = queue
 
-        if oldest is None and window_s < math.inf:
+        if chosen is None and window_s < math.inf:
             if self._window is not None:
                 self._window.cancel()
             self._window = self._loop.call_later(window_s, self._dispatch)
-        return oldest
+        return chosen
 
     def _take(self, queue: _Queue, size: int) -> list[QueueEntry]:
         batch: list[QueueEntry] = []
         while queue.entries and len(batch) < size:
-            entry = queue.entries.popleft()
+            entry = queue.entries.pop()
             if entry.pending:
                 queue.n_pending -= 1
                 if self._is_live(entry):
@@ -350,11 +385,11 @@ class Batcher:
     def _drop_dead(self, queue: _Queue) -> None:
         """Drops entries at the front whose client is gone or whose deadline has passed."""
         while queue.entries:
-            entry = queue.entries[0]
+            entry = queue.entries.first
             pending = entry.pending
             if pending and self._is_live(entry):
                 return
-            queue.entries.popleft()
+            queue.entries.pop()
             if pending:
                 queue.n_pending -= 1
         queue.n_pending = 0
@@ -379,12 +414,14 @@ class Batcher:
 
     # Events of lanes
 
-    def _finished(self, _lane: Lane, job: BatchJob[QueueEntry]) -> None:
+    def _finished(self, lane: Lane, job: BatchJob[QueueEntry]) -> None:
         # The entries have been answered and the lane is free.
         key = job.version.key
         for size, run_s in job.runs:
             self._callbacks.on_run(key, size, run_s)
         self._callbacks.on_work(key, job.work_s)
+        if lane.jobs:
+            self._order.begin(lane.jobs[0].items)
 
         queue = self._queues.get((key, job.large))  # None if the batcher was stopped meanwhile
         if queue is not None and job.runs and job.died is None:
@@ -395,11 +432,9 @@ class Batcher:
         self._dispatch()
 
     def _lanes_changed(self, unstarted: list[BatchJob[QueueEntry]]) -> None:
-        # What a lost lane had not started goes back to the front of the queue, in the old order.
-        for job in reversed(unstarted):
-            queue = self._queue_of(job.version, job.large)
-            queue.entries.extendleft(reversed(job.items))
-            queue.n_pending += sum(entry.pending for entry in job.items)
+        # What a lost lane had not started keeps its turns, so it comes first.
+        for job in unstarted:
+            self._requeue(job)
 
         if self._lanes.unavailable:
             self._fail_waiting(ModelNotReady(_CANNOT_RUN))
@@ -410,13 +445,13 @@ class Batcher:
         # the entries themselves go when they reach the front.
         for queue in self._queues.values():
             queue.n_pending = sum(entry.pending for entry in queue.entries)
-            while queue.entries and not queue.entries[0].pending:
-                queue.entries.popleft()
+            while queue.entries and not queue.entries.first.pending:
+                queue.entries.pop()
         if self._closing and self._idle_and_empty():
             self._emptied.set()
 
     def _fail_waiting(self, error: Exception) -> None:
         for queue in self._queues.values():
             while queue.entries:
-                queue.entries.popleft().fail(error)
+                queue.entries.pop().fail(error)
             queue.n_pending = 0

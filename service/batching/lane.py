@@ -70,6 +70,8 @@ class QueueEntry(BatchItem):
     """A picture in the queue or in a batch, with the future that its client awaits."""
 
     future: asyncio.Future[RowResult]
+    peer: str = ""  # the client, for fairness between clients
+    order: tuple[float, int] = (0.0, 0)  # its turn, and its number among those of one turn
 
     @property
     def pending(self) -> bool:

@@ -2,21 +2,37 @@
 
 Every accepted request gets an answer. There is a limit on pictures and one on upload bytes in flight.
 A refusal is immediate and says when to retry, from the rate at which pictures have been answered.
+
+Clients share the limits. The last eighth of each is kept for clients that have less in flight than their
+even share, so a client that has more is refused first. A client that is alone may use all of a limit.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Self
+from dataclasses import dataclass
+from typing import Final, Self
 
 from service.errors import Draining, Overloaded
 
 _MAX_RETRY_AFTER_S = 60
 _SAFETY_FACTOR = 1.2  # the expected wait is an average, and a late answer is worth nothing
 _RATE_WINDOW = 64  # finished requests over which the rate is measured
+_KEPT_PART: Final = 8  # one part in eight of a limit is for clients below their share
+_ACTIVE_S: Final = 10.0  # a client without requests counts as one that shares for this long
+
+
+@dataclass(slots=True)
+class _Usage:
+    """What one client has in flight."""
+
+    seen_s: float
+    slots: int = 0
+    images: int = 0
+    n_bytes: int = 0
 
 
 class Slot:
@@ -25,25 +41,27 @@ class Slot:
     Its methods raise Draining or Overloaded, as `Admission.reserve` does.
     """
 
-    __slots__ = ("_admission", "images", "n_bytes")
+    __slots__ = ("_admission", "images", "n_bytes", "usage")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, usage: _Usage) -> None:
         self._admission = admission
+        self.usage = usage
         self.images = 0
         self.n_bytes = 0
 
     def __enter__(self) -> Self:
+        self.usage.slots += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         self._admission.release(self)
 
     def add_bytes(self, n_bytes: int) -> None:
-        self._admission.reserve(images=0, n_bytes=n_bytes)
+        self._admission.reserve(self.usage, images=0, n_bytes=n_bytes)
         self.n_bytes += n_bytes
 
     def add_images(self, images: int) -> None:
-        self._admission.reserve(images=images, n_bytes=0)
+        self._admission.reserve(self.usage, images=images, n_bytes=0)
         self.images += images
 
 
@@ -57,25 +75,29 @@ class Admission:
         self._max_bytes = max_bytes
         self._clock = clock
         self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)  # when, pictures
+        self._usage: OrderedDict[str, _Usage] = OrderedDict()  # the longest unseen client first
         self.images = 0
         self.n_bytes = 0
         self.closed = False
 
-    def slot(self) -> Slot:
-        """Opens a slot for one request; leaving its `with` block releases it.
+    def slot(self, peer: str = "") -> Slot:
+        """Opens a slot for one request of a client; leaving its `with` block releases it.
 
         Raises:
             Draining: the process takes no new work.
             Overloaded: a limit is reached already, so the body need not be read.
         """
+        usage = self._usage_of(peer)
         # Only a check: a client that has sent just the headers must not hold a picture's place.
-        self.reserve(images=1, n_bytes=0)
-        self.images -= 1
-        return Slot(self)
+        self._check(usage, images=1, n_bytes=0)
+        return Slot(self, usage)
 
     def release(self, slot: Slot) -> None:
         self.images -= slot.images
         self.n_bytes -= slot.n_bytes
+        slot.usage.images -= slot.images
+        slot.usage.n_bytes -= slot.n_bytes
+        slot.usage.slots -= 1
         if slot.images:
             self._finished.append((self._clock(), slot.images))
 
@@ -97,13 +119,20 @@ class Admission:
                 reason="deadline",
             )
 
-    def reserve(self, *, images: int, n_bytes: int) -> None:
-        """Counts pictures and bytes as in flight.
+    def reserve(self, usage: _Usage, *, images: int, n_bytes: int) -> None:
+        """Counts a client's pictures and bytes as in flight.
 
         Raises:
             Draining: the process takes no new work.
-            Overloaded: a limit would be exceeded; nothing is counted.
+            Overloaded: a limit or the client's share would be exceeded; nothing is counted.
         """
+        self._check(usage, images=images, n_bytes=n_bytes)
+        self.images += images
+        self.n_bytes += n_bytes
+        usage.images += images
+        usage.n_bytes += n_bytes
+
+    def _check(self, usage: _Usage, *, images: int, n_bytes: int) -> None:
         if self.closed:
             raise Draining("the service is shutting down")
 
@@ -120,8 +149,44 @@ class Admission:
                 reason="bytes",
             )
 
-        self.images += images
-        self.n_bytes += n_bytes
+        n_peers = len(self._usage)
+        if n_peers < 2:
+            return
+        if _over_share(self._max_images, n_peers, self.images, usage.images, images):
+            raise Overloaded(
+                f"{usage.images:,} pictures of this client are in flight, more than its share of "
+                f"the limit of {self._max_images:,}; {n_peers} clients share it",
+                self.retry_after_s(),
+                reason="images",
+            )
+        if _over_share(self._max_bytes, n_peers, self.n_bytes, usage.n_bytes, n_bytes):
+            raise Overloaded(
+                f"{usage.n_bytes:,} bytes of this client's uploads are in flight, more than its share "
+                f"of the limit of {self._max_bytes:,}; {n_peers} clients share it",
+                self.retry_after_s(),
+                reason="bytes",
+            )
+
+    def _usage_of(self, peer: str) -> _Usage:
+        """Returns what a client has in flight, and forgets clients that have not come for a while."""
+        now_s = self._clock()
+        usage = self._usage.get(peer)
+        if usage is None:
+            usage = self._usage[peer] = _Usage(now_s)
+        usage.seen_s = now_s
+        self._usage.move_to_end(peer)
+
+        # Each call looks at one or two of those that came longest ago, so they never pile up.
+        for _ in range(2):
+            oldest, old = next(iter(self._usage.items()))
+            if now_s - old.seen_s < _ACTIVE_S:
+                break
+            if old.slots:
+                old.seen_s = now_s
+                self._usage.move_to_end(oldest)
+            else:
+                del self._usage[oldest]
+        return usage
 
     def retry_after_s(self) -> int:
         """Returns the whole seconds, 1 to 60, until the pictures in flight will be answered."""
@@ -132,3 +197,14 @@ class Admission:
             return 1
         n_finished = sum(images for _, images in self._finished)
         return max(1, min(_MAX_RETRY_AFTER_S, math.ceil(self.images * elapsed_s / n_finished)))
+
+
+def _over_share(limit: int, n_peers: int, held: int, own: int, wanted: int) -> bool:
+    """Returns whether a client would take from the part of a limit that is kept for others."""
+    # A client's only request may be larger than its share: it could never be sent otherwise.
+    return (
+        own > 0
+        and wanted > 0
+        and own + wanted > limit // n_peers
+        and held + wanted > limit - limit // _KEPT_PART
+    )

@@ -57,7 +57,12 @@ class Backend(Protocol):
     def repository(self) -> Repository: ...
 
     async def answer(
-        self, version: LoadedVersion, image: bytes, deadline_s: float, wanted: TopK
+        self,
+        version: LoadedVersion,
+        image: bytes,
+        deadline_s: float,
+        wanted: TopK,
+        peer: str = "",
     ) -> InferenceResult:
         """Runs one image file.
 
@@ -66,6 +71,7 @@ class Backend(Protocol):
             image: the whole file.
             deadline_s: monotonic seconds; a picture without an answer by then fails.
             wanted: the classes to return.
+            peer: the client; clients take turns.
 
         Raises:
             ImageError: the picture is not acceptable.
@@ -74,8 +80,8 @@ class Backend(Protocol):
         """
         ...
 
-    def expected_s(self, version: LoadedVersion) -> float:
-        """Returns the seconds until a picture submitted now would be answered.
+    def expected_s(self, version: LoadedVersion, peer: str = "") -> float:
+        """Returns the seconds until a client's picture submitted now would be answered.
 
         0 if that is not known or no picture is ahead of it.
         """
@@ -149,7 +155,12 @@ class LaneBackend:
         return None if self.batcher.n_ready else "no lane is ready"
 
     async def answer(
-        self, version: LoadedVersion, image: bytes, deadline_s: float, wanted: TopK
+        self,
+        version: LoadedVersion,
+        image: bytes,
+        deadline_s: float,
+        wanted: TopK,
+        peer: str = "",
     ) -> InferenceResult:
         file = inspect(image, self._limits)
         recipe = Preparation(file, version.manifest, deadline_s)
@@ -163,7 +174,9 @@ class LaneBackend:
             item = await self._prepare(pool, recipe, deadline_s)
             large = False
 
-        row = await self.batcher.submit(version, item, deadline_s, wanted=wanted, large=large)
+        row = await self.batcher.submit(
+            version, item, deadline_s, wanted=wanted, large=large, peer=peer
+        )
         return InferenceResult(
             row.ranking,
             recipe.decode_s,
@@ -184,8 +197,8 @@ class LaneBackend:
                 "the request's deadline passed before the picture was prepared"
             ) from None
 
-    def expected_s(self, version: LoadedVersion) -> float:
-        return self.batcher.expected_s(version)
+    def expected_s(self, version: LoadedVersion, peer: str = "") -> float:
+        return self.batcher.expected_s(version, peer)
 
     def start(self) -> None:
         self._started = True

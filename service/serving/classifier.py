@@ -15,7 +15,7 @@ from typing import Self
 from contract.errors import ImageError
 from contract.manifest import Manifest
 from contract.predictions import Ranking, TopK, default_top_k
-from service.errors import DeadlineExceeded, InvalidParameter, ServiceError
+from service.errors import DeadlineExceeded, InvalidParameter, Overloaded, ServiceError
 from service.models.repository import LoadedVersion, Repository
 from service.serving.backend import Backend, InferenceResult
 
@@ -123,6 +123,7 @@ class Classifier:
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
+        peer: str = "",
     ) -> Classification:
         """Classifies the pictures of one request.
 
@@ -133,6 +134,7 @@ class Classifier:
             top_k: the most predictions per picture, from 1; values above C mean C. None for
                 `default_top_k`.
             min_probability: less probable predictions are left out, 0..1.
+            peer: the client; clients take turns.
 
         Raises:
             InvalidParameter: `top_k` is less than 1.
@@ -153,9 +155,13 @@ class Classifier:
                 )
 
             try:
-                result = await served.backend.answer(served.version, image, deadline_s, wanted)
+                result = await served.backend.answer(
+                    served.version, image, deadline_s, wanted, peer
+                )
             except (ImageError, ServiceError) as error:
                 return error
+            except MemoryError:
+                return Overloaded("not enough memory for this picture now", reason="memory")
             answer.times.include(result)
             return result.ranking
 

@@ -37,7 +37,7 @@ from service.api.schemas import (
 )
 from service.http.peer import while_connected
 from service.http.problems import code_of
-from service.http.scope import request_id_of
+from service.http.scope import client_of, request_id_of
 from service.models.repository import LoadedVersion, Repository
 from service.serving.classifier import Classification, StageTimes
 
@@ -144,15 +144,16 @@ async def _classify(
 ) -> Response:
     deps = dependencies_of(request)
     options = query_options(request.scope["query_string"])
+    client = client_of(request.scope)
 
     # Everything that can be refused without the body is refused before the body is read.
     with deps.classifier.active.find(name, version) as served:
         check_headers(request)
         deadline = deps.deadlines.of(request)
 
-        with deps.admission.slot() as slot:
+        with deps.admission.slot(client) as slot:
             deps.admission.check_wait(
-                served.backend.expected_s(served.version), deadline.remaining_s()
+                served.backend.expected_s(served.version, client), deadline.remaining_s()
             )
             body = await read_body(request, slot, deps.body_limits)
             received_s = deadline.elapsed_s()
@@ -167,6 +168,7 @@ async def _classify(
                 deadline.at_s,
                 top_k=options.top_k,
                 min_probability=options.min_probability,
+                peer=client,
             )
             answer = await while_connected(request, work)
 

@@ -202,6 +202,7 @@ class Rig:
         version: FakeVersion | None = None,
         deadline_s: float = NEVER,
         large: bool = False,
+        peer: str = "",
     ) -> list[asyncio.Task[RowResult]]:
         """Submits pictures in order and lets the batcher dispatch them."""
         tasks = [
@@ -211,6 +212,7 @@ class Rig:
                     np.array([value], np.float32),
                     deadline_s,
                     large=large,
+                    peer=peer,
                 )
             )
             for value in values

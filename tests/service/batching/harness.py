@@ -28,8 +28,8 @@ class SingleVersionBatcher(Batcher):
     async def submit(self, item: Any, deadline_s: float, **how: Any) -> RowResult:  # type: ignore[override]
         return await super().submit(self.version, item, deadline_s, **how)
 
-    def expected_s(self, version: Any = None) -> float:
-        return super().expected_s(version or self.version)
+    def expected_s(self, version: Any = None, peer: str = "") -> float:
+        return super().expected_s(version or self.version, peer)
 
 
 @asynccontextmanager

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching import work
 from service.errors import Draining, Overloaded
-from service.serving.admission import Admission
+from service.serving.admission import Admission, Slot
 from tests import tinymodel
 from tests.fakes import FakeClock
 from tests.problems import assert_problem
@@ -104,6 +106,124 @@ def test_admission_retry_after_follows_the_rate(n_ended, seconds, in_flight, exp
         slot.add_images(in_flight)
 
         assert admission.retry_after_s() == expected
+
+
+# Clients share the limits
+
+
+def hold(admission: Admission, peer: str, images: int = 0, n_bytes: int = 0) -> Slot:
+    slot = admission.slot(peer)
+    slot.__enter__()
+    slot.add_images(images)
+    slot.add_bytes(n_bytes)
+    return slot
+
+
+def test_admission_client_that_is_alone_may_use_all_of_a_limit():
+    admission, _ = new_admission(max_images=16)
+
+    for _ in range(16):
+        hold(admission, "a", images=1)
+
+    assert admission.images == 16
+
+
+@pytest.mark.parametrize("kind", ["images", "n_bytes"])
+def test_admission_client_with_most_in_flight_is_refused_first(kind):
+    admission, _ = new_admission(max_images=16, max_bytes=16)
+    hold(admission, "b", **{kind: 1})
+    for _ in range(13):
+        hold(admission, "a", **{kind: 1})
+
+    with pytest.raises(Overloaded, match="its share"):
+        hold(admission, "a", **{kind: 1})
+
+    hold(admission, "b", **{kind: 1})
+    hold(admission, "c", **{kind: 1})
+    assert getattr(admission, "images" if kind == "images" else "n_bytes") == 16
+
+
+def test_admission_client_below_its_share_may_take_the_last_places():
+    admission, _ = new_admission(max_images=16)
+    for peer, images in (("a", 7), ("b", 7)):
+        hold(admission, peer, images=images)
+
+    hold(admission, "a", images=1)
+    with pytest.raises(Overloaded, match="its share"):
+        hold(admission, "a", images=1)
+    hold(admission, "b", images=1)
+
+    assert admission.images == 16
+
+
+def test_admission_only_request_of_a_client_may_exceed_its_share():
+    admission, _ = new_admission(max_images=16)
+    hold(admission, "a", images=4)
+
+    hold(admission, "b", images=12)
+
+    assert admission.images == 16
+
+
+def test_admission_freed_places_go_to_the_others():
+    admission, _ = new_admission(max_images=16)
+    held = [hold(admission, "a", images=1) for _ in range(16)]
+    with pytest.raises(Overloaded, match="the limit is"):
+        hold(admission, "b", images=1)
+
+    held.pop().__exit__()
+    with pytest.raises(Overloaded, match="its share"):
+        hold(admission, "a", images=1)
+
+    hold(admission, "b", images=1)
+
+
+def test_admission_client_that_stays_away_shares_no_longer():
+    admission, clock = new_admission(max_images=16)
+    hold(admission, "b", images=1).__exit__()
+    hold(admission, "a", images=14)
+    clock.advance(10)
+
+    hold(admission, "a", images=2)
+
+    assert (admission.images, len(admission._usage)) == (16, 1)
+
+
+def test_admission_forgets_clients_but_not_those_with_requests():
+    admission, clock = new_admission(max_images=100)
+    busy = hold(admission, "busy", images=1)
+    for index in range(100):
+        with admission.slot(str(index)):
+            pass
+    clock.advance(10)
+
+    for _ in range(200):
+        with admission.slot("a"):
+            pass
+
+    assert set(admission._usage) == {"busy", "a"}
+    assert busy.usage.images == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-1, 5)), max_size=60))
+def test_admission_counts_are_the_sums_of_the_clients(steps):
+    """A number below 0 ends the client's oldest request."""
+    admission, clock = new_admission(max_images=16)
+    held: dict[str, list[Slot]] = {"a": [], "b": [], "c": []}
+
+    for peer, images in steps:
+        clock.advance(3)
+        if images >= 0:
+            with suppress(Overloaded):
+                held[peer].append(hold(admission, peer, images=images))
+        elif held[peer]:
+            held[peer].pop(0).__exit__()
+
+    counted = {peer: sum(slot.images for slot in slots) for peer, slots in held.items()}
+    assert admission.images == sum(counted.values()) <= 16
+    assert {peer: one.images for peer, one in admission._usage.items() if one.images} == {
+        peer: images for peer, images in counted.items() if images
+    }
 
 
 # Requests that would miss their deadline

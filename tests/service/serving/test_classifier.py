@@ -41,6 +41,7 @@ class FakeBackend(Backend):
         self._repository = repository
         self.versions: list[tuple[str, int]] = []
         self.deadlines: list[float] = []
+        self.peers: list[str] = []
         self.error: Exception | None = None
         self.held: asyncio.Event | None = None
 
@@ -49,11 +50,17 @@ class FakeBackend(Backend):
         return self._repository
 
     async def answer(
-        self, version: LoadedVersion, image: bytes, deadline_s: float, wanted: TopK
+        self,
+        version: LoadedVersion,
+        image: bytes,
+        deadline_s: float,
+        wanted: TopK,
+        peer: str = "",
     ) -> InferenceResult:
         colour = np.asarray(decode(image)).reshape(-1, 3).mean(axis=0)
         self.versions.append(version.key)
         self.deadlines.append(deadline_s)
+        self.peers.append(peer)
         if self.held:
             await self.held.wait()
         if self.error:
@@ -62,7 +69,7 @@ class FakeBackend(Backend):
         ranking = top_k(row, wanted.k, wanted.min_probability)
         return InferenceResult(ranking, 0.5, 0.25, 1.0, 2.0, 0.125, 3)
 
-    def expected_s(self, version: LoadedVersion) -> float:
+    def expected_s(self, version: LoadedVersion, peer: str = "") -> float:  # noqa: ARG002
         return float(version.manifest.version)
 
 
@@ -103,6 +110,22 @@ async def test_classifier_answers_each_picture_in_order(classifier, backend):
     assert answer.manifest.version == 2
     assert backend.versions == [("tiny", 2)] * 2
     assert backend.deadlines == [LATER_S, LATER_S]
+
+
+async def test_classifier_tells_the_backend_whose_picture_it_is(classifier, backend):
+    with classifier.active.find() as served:
+        await classifier.classify(served, [RED], LATER_S, peer="10.0.0.1")
+
+    assert backend.peers == ["10.0.0.1"]
+
+
+async def test_classifier_picture_without_memory_fails_alone(classifier, backend):
+    backend.error = MemoryError()
+
+    answer = await classify(classifier, [RED])
+
+    assert isinstance(answer.outcomes[0], Overloaded)
+    assert answer.outcomes[0].reason == "memory"
 
 
 async def test_classifier_times_are_those_of_the_slowest_picture(classifier):

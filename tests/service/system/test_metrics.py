@@ -119,7 +119,7 @@ def test_metrics_request_without_good_picture_observes_no_stage(fresh_client):
 
 def test_metrics_refusals_counted_by_code(make_client):
     client = make_client(max_in_flight=1)
-    client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
+    client.app.state.dependencies.admission.slot().add_images(1)
 
     client.post("/v1/classify", content=RED)
     client.app.state.dependencies.admission.closed = True

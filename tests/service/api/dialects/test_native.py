@@ -534,7 +534,7 @@ def test_classify_with_admission_closed_answers_draining(fresh_client):
 
 def test_classify_at_the_limit_of_pictures_in_flight_answers_overloaded(make_client):
     client = make_client(max_in_flight=1)
-    client.app.state.dependencies.admission.reserve(images=1, n_bytes=0)
+    client.app.state.dependencies.admission.slot().add_images(1)
 
     response = client.post(CLASSIFY, content=RED)
 
