@@ -15,7 +15,7 @@ class FakeEngine:
     """An engine with known answers. Tests can block its runs, make them fail or corrupt them.
 
     A row is a number v, shape (1,). Its probabilities are (v, 1 - v). A run that contains a row of
-    `poison` raises. Rows of `not_finite` get NaN.
+    `poison` raises, one of `not_enough_memory` raises MemoryError. Rows of `not_finite` get NaN.
 
     Attributes:
         batches: the values of every started run, in order.
@@ -25,6 +25,7 @@ class FakeEngine:
         self.batches: list[list[float]] = []
         self.poison: set[float] = set()
         self.not_finite: set[float] = set()
+        self.not_enough_memory: set[float] = set()
         self.answer: Callable[[NDArray[Any]], NDArray[np.float32]] = self._answer
         self.entered = threading.Semaphore(0)
         self._open = threading.Event()
@@ -48,6 +49,8 @@ class FakeEngine:
         values = batch[:, 0].astype(np.float32)
         if self.poison & {float(value) for value in values}:
             raise RuntimeError("poisoned")
+        if self.not_enough_memory & {float(value) for value in values}:
+            raise MemoryError
 
         scores = np.stack([values, 1 - values], axis=1)
         for value in self.not_finite:

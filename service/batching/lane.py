@@ -16,7 +16,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from contract.manifest import Manifest
 from contract.predictions import Ranking, TopK
-from service.errors import DeadlineExceeded, EngineFailure
+from service.errors import DeadlineExceeded, EngineFailure, Overloaded
 from service.models.engine import Batch, Engine, Run
 
 CHECK_INTERVAL_S: Final = 0.25  # between health checks of lanes, and of a lane's child process
@@ -140,10 +140,13 @@ def deliver(job: BatchJob[QueueEntry]) -> None:
             entry.future.set_exception(outcome)
 
     if job.died is not None:
+        stopped: Exception
+        if isinstance(job.died, MemoryError):
+            stopped = Overloaded("not enough memory for this picture now", reason="memory")
+        else:
+            stopped = EngineFailure("the model stopped before it answered this picture; try again")
         for entry in job.items:
-            entry.fail(
-                EngineFailure("the model stopped before it answered this picture; try again")
-            )
+            entry.fail(stopped)
 
 
 class Lane(Protocol):

@@ -14,7 +14,7 @@ from contract.manifest import Manifest
 from contract.predictions import top_k
 from contract.preprocessing import Tensor, decode_file, to_input
 from service.batching.lane import BatchItem, BatchJob, Outcome, RowResult
-from service.errors import DeadlineExceeded, EngineFailure, Overloaded
+from service.errors import DeadlineExceeded, EngineFailure, Overloaded, ServiceError
 from service.models.engine import Batch
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,12 @@ def _run(
                     _run(job, [one], started_s, clock)
             return
 
-        log.exception("the engine failed on one picture")
-        failure = EngineFailure("the model failed on this picture")
+        failure: ServiceError
+        if isinstance(error, MemoryError):
+            failure = Overloaded("not enough memory to run this picture now", reason="memory")
+        else:
+            log.exception("the engine failed on one picture")
+            failure = EngineFailure("the model failed on this picture")
         failure.__cause__ = error
         job.outcomes.append((prepared[0][0], failure))
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, Draining, Unavailable
+from service.errors import DeadlineExceeded, Draining, Overloaded, Unavailable
 from service.http.problems import EXPECTED_ERRORS, problem_response, public_code_of
 from service.http.scope import route_of, set_request_info
 from service.system.logs import RequestRecord
@@ -80,6 +80,12 @@ class EdgeMiddleware:
         except EXPECTED_ERRORS as error:
             self._count_error(scope, error)
             await response.fail(error, scope, receive)
+        except MemoryError as error:
+            error.__traceback__ = None  # its frames hold what took the memory
+            log.warning("not enough memory for a request", extra={"request_id": request_id})
+            refused = Overloaded("not enough memory for this request now", reason="memory")
+            self._count_error(scope, refused)
+            await response.fail(refused, scope, receive)
         except Exception as error:
             log.exception("unhandled error", extra={"request_id": request_id})
             self._count_error(scope, error)

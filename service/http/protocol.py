@@ -297,6 +297,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._on_refused(code)
         elif self._in_head or self.pipeline or self.cycle.response_started:
             # Earlier requests were accepted. The last response to them closes the connection.
+            if self._in_head:
+                self._on_refused(code)
             self.cycle.keep_alive = False
             self._ignore_input = True
             return

@@ -293,6 +293,18 @@ async def test_batcher_item_cancelled_during_a_run_does_not_affect_others():
     assert (engine.batches[0], after) == ([0.25, 0.5, 0.75], [0.125, 0.375, 0.625])
 
 
+async def test_batcher_item_without_memory_to_run_it_is_refused_alone():
+    engine = FakeEngine()
+    engine.not_enough_memory = {0.5}
+    async with running(engine) as batcher:
+        tasks = [await occupy(batcher, engine)]
+        tasks += [submit(batcher, value) for value in (0.25, 0.5)]
+        await settle()
+        engine.release()
+
+        assert await values_of(tasks) == [0.0, 0.25, "Overloaded"]
+
+
 async def test_batcher_poisoned_item_fails_alone_after_retries_one_by_one():
     engine = FakeEngine()
     engine.poison = {0.5}

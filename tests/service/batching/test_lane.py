@@ -296,6 +296,17 @@ async def test_lane_interrupted_after_a_deadline_reports_the_deadline():
 
 
 @pytest.mark.anyio
+async def test_job_of_a_lane_without_memory_is_refused_as_overloaded():
+    entry = Bench().entry(0.25)
+    job = new_job(entry)
+    job.died = MemoryError()
+
+    deliver(job)
+
+    assert outcome(entry) == "Overloaded"
+
+
+@pytest.mark.anyio
 async def test_job_of_a_lane_that_died_fails_entries_without_an_outcome():
     bench = Bench()
     answered, open_one = bench.entry(0.25), bench.entry(0.5)

@@ -48,9 +48,10 @@ def test_edge_keeps_headers_that_the_application_set(name):
         (Overloaded("full"), 503, "overloaded"),
         (GraphMismatch("x"), 500, "internal_error"),
         (HTTPException(404), 404, "not_found"),
+        (MemoryError(MARKER), 503, "overloaded"),
         (KeyError(MARKER), 500, "internal_error"),
     ],
-    ids=["service", "contract", "framework", "unexpected"],
+    ids=["service", "contract", "framework", "memory", "unexpected"],
 )
 def test_edge_turns_every_exception_into_a_problem(caplog, error, status, code):
     async def app(*_: object) -> None:

@@ -40,6 +40,7 @@ class Recorder:
         self.headers: list[str] = []
         self.bodies: list[bytes] = []
         self.disconnects = 0
+        self.refused: list[str] = []
         self.go_on = asyncio.Event()
         self.waiting = asyncio.Event()
         self.newest: list[bool] = []
@@ -103,7 +104,13 @@ async def connected(
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
 
     def protocol() -> WatchedProtocol:
-        app.protocol = WatchedProtocol(config, ServerState(), {}, header_timeout_s=header_timeout_s)
+        app.protocol = WatchedProtocol(
+            config,
+            ServerState(),
+            {},
+            header_timeout_s=header_timeout_s,
+            on_refused=app.refused.append,
+        )
         return app.protocol
 
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
@@ -226,6 +233,24 @@ async def test_protocol_malformed_head_refused(sent):
         client.send(sent + GET)
 
         assert (await client.answers(), app.paths) == (["malformed_request"], [])
+    assert app.refused == ["malformed_request"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (GET + b"hello there\r\n\r\n", [200, "malformed_request"]),
+        (CHUNKED + b"0\r\nx: y\r\n\r\n" + b"hello there\r\n\r\n", [200]),
+    ],
+    ids=["behind_an_answer", "while_answering"],
+)
+async def test_protocol_malformed_head_behind_a_request_is_counted(sent, answers):
+    app = Recorder()
+    async with connected(app) as client:
+        client.send(sent)
+
+        assert await client.answers() == answers
+    assert app.refused == ["malformed_request"]
 
 
 @pytest.mark.parametrize(
