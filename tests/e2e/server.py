@@ -21,7 +21,7 @@ from httpx2 import Client, Response
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20  # the timeout of every wait
+PATIENCE_S = 60  # the timeout of every wait
 
 
 class Server:
