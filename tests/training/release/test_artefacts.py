@@ -52,7 +52,7 @@ class Colours(nn.Module):
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.weight[:3, :3, 1, 1] = torch.eye(3)
-            self.conv.bias.zero_()
+            torch.nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type] # it has one
             self.linear.weight.zero_()
             self.linear.weight[:, :3] = gain * torch.eye(3)[:n_scores]
             self.linear.bias.fill_(-gain / 2)
@@ -138,11 +138,12 @@ def torchvision_tutorial(path: Path) -> Answers:
             verbose=False,
         )
 
-    def one_by_one(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def answers(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         with torch.inference_mode():
-            return net(torch.from_numpy(rows)).softmax(-1).numpy()
+            found: np.ndarray[Any, Any] = net(torch.from_numpy(rows)).softmax(-1).numpy()
+        return found
 
-    return one_by_one
+    return answers
 
 
 def timm_network(path: Path) -> Answers:
@@ -174,19 +175,21 @@ def onnxruntime_int8(path: Path) -> Answers:
     return answers_of(path)
 
 
-_PIXELS = FLOAT[None, 3, None, None]
-_SCORES = FLOAT[None, 3]
+_FLOAT: Any = FLOAT
+_PIXELS = _FLOAT[None, 3, None, None]
+_SCORES = _FLOAT[None, 3]
+_op: Any = op
 
 
 @script(default_opset=op)
-def _means(pixels):  # type: ignore[no-untyped-def]
-    return op.ReduceMean(pixels, op.Constant(value_ints=[2, 3]), keepdims=0)
+def _means(pixels):
+    return _op.ReduceMean(pixels, _op.Constant(value_ints=[2, 3]), keepdims=0)
 
 
 @script(default_opset=op)
 def _in_onnxscript(pixels: _PIXELS) -> _SCORES:  # type: ignore[valid-type]
     """Calls a function of its own, which becomes one of the file."""
-    return op.Softmax(_means(pixels) * op.Constant(value_float=8.0), axis=1)
+    return _op.Softmax(_means(pixels) * _op.Constant(value_float=8.0), axis=1)  # type: ignore[no-any-return]
 
 
 def onnxscript(path: Path) -> Answers:

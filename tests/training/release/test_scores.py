@@ -117,18 +117,18 @@ def test_scores_that_contradict_the_graph_or_the_user_are_refused(
 def model_of(*steps: tuple[str, ...], n_scores: int | None = 3) -> onnx.ModelProto:
     """Returns a graph of operators in a row; each is a name and its constant inputs."""
     nodes, name = [], "x"
-    for number, (operator, *constants) in enumerate(steps):
-        nodes.append(helper.make_node(operator, [name, *constants], [f"y{number}"]))
+    for number, (operator, *others) in enumerate(steps):
+        nodes.append(helper.make_node(operator, [name, *others], [f"y{number}"]))
         name = f"y{number}"
     constants = [
         numpy_helper.from_array(np.eye(3, dtype=np.float32), "matrix"),
         numpy_helper.from_array(np.ones((3, 1), np.float32), "column"),
-        numpy_helper.from_array(np.float32(1 / 256), "scale"),
-        numpy_helper.from_array(np.uint8(0), "zero"),
+        numpy_helper.from_array(np.array(1 / 256, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.uint8), "zero"),
         numpy_helper.from_array(np.array([-1, 3]), "shape"),
         numpy_helper.from_array(np.array([1]), "axes"),
     ]
-    sides = ["N"] if n_scores is None else ["N", n_scores]
+    sides: list[str | int] = ["N"] if n_scores is None else ["N", n_scores]
     return helper.make_model(
         helper.make_graph(
             nodes,
