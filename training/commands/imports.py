@@ -72,8 +72,18 @@ def _check_source(options: ImportOptions) -> None:
     # First: for a SOURCE that does not exist, no other option can be right.
     if not options.is_onnx:
         check_known(options.source)
+        _check_softmax(options.foreign)
     elif not Path(options.source).is_file():
         raise InputRefused(f"{options.source}: no such file")
+
+
+def _check_softmax(foreign: ForeignSpec) -> None:
+    for flag, value in (("--scores", foreign.scores), ("--activation", foreign.activation)):
+        if value != "auto":
+            raise InputRefused(
+                f"{flag} is for ONNX files; a timm network is always published with a softmax. Export "
+                "one for any number of labels with torch.onnx.export, and import that file"
+            )
 
 
 def _destination(options: ImportOptions) -> Destination:

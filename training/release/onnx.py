@@ -29,7 +29,7 @@ from training.release.folders import FolderEvidence
 from training.release.foreign import read_foreign
 from training.release.gates import batch_sizes
 from training.release.publish import Destination
-from training.release.scores import ScoreKind, decide, last_operator, with_rows
+from training.release.scores import ScoreKind, ScoreMeaning, decide, last_operator, with_rows
 
 log = logging.getLogger(__name__)
 
@@ -136,21 +136,19 @@ def _with_meaning(draft: Draft, scores: NDArray[np.float32], spec: ForeignSpec) 
         None if spec.scores == "auto" else spec.scores,
         None if spec.activation == "auto" else spec.activation,
     )
-    log.info(
-        "graph: %.1f MB, opset %d, scores: %s", len(draft.model) / 1e6, draft.graph.opset, meaning
-    )
 
-    graph, kind, activation = draft.model, meaning.kind, meaning.activation
-    notes = draft.notes
+    graph, notes = draft.model, draft.notes
     if n_scores < n_labels:
         graph, output = with_rows(model, output, meaning.kind)
-        kind, activation = "probabilities", "softmax"
+        meaning = ScoreMeaning("probabilities", "softmax")
         notes = (*notes, _two_classes_note(draft.labels))
         log.info("%s", notes[-1])
     elif scores.ndim == 1:
         graph, output = with_rows(model, output, None)
-    described = graphs.describe_foreign(graph, draft.graph.input, output, kind)
-    return replace(draft, model=graph, graph=described, activation=activation, notes=notes)
+
+    described = graphs.describe_foreign(graph, draft.graph.input, output, meaning.kind)
+    log.info("graph: %.1f MB, opset %d, scores: %s", len(graph) / 1e6, described.opset, meaning)
+    return replace(draft, model=graph, graph=described, activation=meaning.activation, notes=notes)
 
 
 def _two_classes_note(labels: tuple[Label, ...]) -> str:

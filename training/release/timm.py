@@ -12,7 +12,7 @@ from training.config.config import Network
 from training.data.labels import imagenet_labels, read_labels
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, scan_labelled
-from training.errors import PicturesMissing
+from training.errors import LabelsInvalid, PicturesMissing
 from training.evaluation.parity import reference_probabilities, without_transparency
 from training.export.draft import Draft
 from training.networks import architectures
@@ -57,6 +57,11 @@ def import_timm(
         ExportFailed: the graph is invalid or differs from the network.
     """
     labels = read_labels(labels_file) if labels_file else imagenet_labels()
+    if len(labels) == 1:
+        raise LabelsInvalid(
+            "a network with one score needs a sigmoid, but a timm network is published with a softmax, "
+            "which is always 1; export it with torch.onnx.export, and import that file"
+        )
     network_config = Network(architecture=architecture, weights=weights_source)
     network, weights = load_trained(network_config, len(labels))
     license_id = to.license_or(weights.license)

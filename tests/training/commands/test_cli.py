@@ -311,6 +311,23 @@ def test_import_of_unusable_input_prints_one_line_and_exits_2(run_import, flags,
     assert "Traceback" not in result.output
 
 
+def test_import_of_a_timm_network_with_one_label_is_refused(run_import, tmp_path):
+    (tmp_path / "one.txt").write_text("dog\n")
+
+    result = run_import(labels=tmp_path / "one.txt")
+
+    assert result.exit_code == 2
+    assert "softmax, which is always 1" in result.output
+
+
+@pytest.mark.parametrize("flag", [{"scores": "probabilities"}, {"activation": "sigmoid"}])
+def test_import_of_a_timm_network_with_flags_about_scores_is_refused(run_import, flag):
+    result = run_import(**flag)
+
+    assert result.exit_code == 2
+    assert f"--{next(iter(flag))} is for ONNX files" in result.output
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
