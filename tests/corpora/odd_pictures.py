@@ -128,6 +128,10 @@ def _cut(whole: Build, percent: int) -> bytes:
     return cut(whole(), percent)
 
 
+def _cut_then(percent: int, tail: bytes) -> bytes:
+    return cut(jpeg(photo((320, 240))), percent) + tail
+
+
 def _zeroed(whole: Build, percent: int) -> bytes:
     data = whole()
     kept = cut(data, 100 - percent)
@@ -294,6 +298,21 @@ JPEG: dict[str, Build] = {
     "two-in-a-row": lambda: jpeg(RED) + jpeg(BLUE),
     "end-marker-twice": lambda: jpeg(photo()) + b"\xff\xd9",
     "tail-zeros": lambda: jpeg(photo()) + bytes(100_000),
+    "tail-gain-map": lambda: jpeg(photo()) + jpeg(photo((16, 12)).convert("L")),
+    "no-end-marker-then-zeros": lambda: jpeg(photo())[:-2] + bytes(65_536),
+    "no-end-marker-then-jpeg": lambda: jpeg(RED)[:-2] + jpeg(BLUE),
+    "progressive-no-end-marker": lambda: jpeg(photo(), progressive=True)[:-2],
+    "cmyk-no-end-marker": lambda: jpeg(photo().convert("CMYK"))[:-2],
+    **{
+        f"cut-at-{percent}-percent-then-{name}": partial(_cut_then, percent, tail)
+        for percent in (50, 90)
+        for name, tail in (
+            ("zeros", bytes(65_536)),
+            ("ones", b"\xff" * 3000),
+            ("end-marker", b"\xff\xd9"),
+            ("zeros-and-jpeg", bytes(4096) + jpeg(BLUE)),
+        )
+    },
     "tail-of-start-markers": lambda: jpeg(photo()) + b"\xff\xd8" * 1000,
     "arithmetic": lambda: jpeg(photo()).replace(b"\xff\xc0", b"\xff\xc9", 1),
     "hierarchical": lambda: jpeg(photo()).replace(b"\xff\xc0", b"\xff\xc5", 1),
@@ -452,6 +471,9 @@ WEBP: dict[str, Build] = {
     "xmp-garbage": lambda: riff(vp8x(16, 16, 4), vp8l(16, 16), (b"XMP ", b"<" * 5000)),
     "one-pixel": lambda: riff(vp8l(1, 1)),
     "two-pictures": lambda: riff(vp8l(16, 16), vp8l(16, 16)),
+    "flat-ends-in-zeros": lambda: webp(picture((0, 0, 0), (640, 480)), quality=100, method=2),
+    "zeros-in-picture-chunk": lambda: riff((vp8l(16, 16)[0], vp8l(16, 16)[1] + bytes(600))),
+    "101-chunks-in-front": lambda: riff(*[(b"JUNK", b"")] * 101, vp8l(16, 16)),
     "alpha-chunk-garbage": lambda: riff(vp8x(16, 16, 16), (b"ALPH", b"\xff" * 9), vp8l(16, 16)),
     "size-field-zero": lambda: webp()[:4] + bytes(4) + webp()[8:],
     "size-field-short": lambda: webp()[:4] + struct.pack("<I", 40) + webp()[8:],
@@ -476,6 +498,9 @@ BMP: dict[str, Build] = {
     ),
     "header-v4": lambda: _bit_fields(
         (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 32, bytes((0, 255, 0, 255)), 108
+    ),
+    "header-v5-alpha-zero": lambda: _bit_fields(
+        (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 32, bytes((255, 0, 0, 0)), 124
     ),
     "header-v5": lambda: _bit_fields(
         (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 32, bytes((255, 0, 0, 255)), 124
