@@ -77,6 +77,10 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
 
+    uds: OptionalPath = Field(
+        None,
+        description="Unix socket to listen on, instead of host and port. Its user and group may connect.",
+    )
     root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
         "",
         max_length=200,

@@ -67,7 +67,11 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
         app = create_app(settings, guard=restarting_guard(logs))
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with ExitStack() as stack:
-            listener = stack.enter_context(process.bind_socket(settings.host, settings.port))
+            listener = stack.enter_context(
+                process.bind_unix_socket(settings.uds)
+                if settings.uds
+                else process.bind_socket(settings.host, settings.port)
+            )
             admin = None
             if admin_token is not None:
                 from service.admin.server import AdminServer

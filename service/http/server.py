@@ -17,6 +17,7 @@ import signal
 from collections.abc import Generator, Iterable
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,11 +30,14 @@ log = logging.getLogger(__name__)
 
 
 def urls_of(servers: Iterable[asyncio.Server]) -> list[str]:
-    addresses = [one.getsockname()[:2] for server in servers for one in server.sockets]
-    return [
-        f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        for host, port in addresses
-    ]
+    return [_url_of(one.getsockname()) for server in servers for one in server.sockets]
+
+
+def _url_of(address: Any) -> str:
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):

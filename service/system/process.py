@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -76,6 +77,49 @@ def bind_socket(host: str, port: int, *, listen: bool = False) -> socket.socket:
         reason = error.strerror or str(error)
         raise AddressUnusable(f"cannot listen on {host}:{port}: {reason}") from error
     return bound
+
+
+@contextmanager
+def bind_unix_socket(path: Path) -> Iterator[socket.socket]:
+    """Binds a socket at the path, for its user and group, and removes it in the end.
+
+    A socket that nobody listens on is replaced, because a killed process leaves one.
+
+    Raises:
+        AddressUnusable: something else is at the path, or it is not allowed.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            if path.is_socket() and _is_deserted(path):
+                path.unlink()
+            before = os.umask(0o117)  # from the first moment: nobody else may connect
+            try:
+                bound.bind(str(path))
+            finally:
+                os.umask(before)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise AddressUnusable(f"cannot listen on {path}: {reason}") from error
+        ours = path.stat()
+        yield bound
+        with suppress(OSError):
+            if path.stat().st_ino == ours.st_ino:  # no other process has taken the path
+                path.unlink()
+    finally:
+        bound.close()
+
+
+def _is_deserted(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def die_with_parent(parent: int) -> None:

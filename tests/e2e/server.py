@@ -69,7 +69,8 @@ class Server:
         """Waits until the server serves."""
         self._reader.start()
         self.url = self.wait_for_log("serving")["url"]
-        self.port = int(self.url.rpartition(":")[2])
+        port = self.url.rpartition(":")[2]
+        self.port = int(port) if port.isdigit() else 0  # a unix socket has none
         return self
 
     def start_unread(self) -> Self:

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from httpx2 import Client, HTTPTransport
 
 from tests import tinymodel
-from tests.e2e.server import ROOT, Server, post
+from tests.e2e.server import PATIENCE_S, ROOT, Server, post
 from tests.problems import MARKER, assert_problem
 
 RED = tinymodel.picture("red")
@@ -165,6 +166,24 @@ def test_lifecycle_only_a_trusted_proxy_sets_the_client(start_server, allowed, c
         http.get("/v1/models", headers={"X-Forwarded-For": "1.1.1.1, 203.0.113.7"})
 
     assert server.wait_for_log("request")["client"] == client
+
+
+def test_lifecycle_unix_socket_is_served_and_removed(start_server, tmp_path):
+    path = tmp_path / "convserve.sock"
+    server = start_server(uds=path, forwarded_allow_ips="unix", drain_s=0)
+    transport = HTTPTransport(uds=str(path))
+
+    with Client(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
+        client.get("/v1/models")
+        forwarded = {"X-Forwarded-For": "203.0.113.7"}
+        answer = client.post("/v1/classify", content=RED, headers=forwarded).json()
+    server.send_signal(signal.SIGTERM)
+
+    assert answer["predictions"][0]["label"] == "red"
+    assert server.url == f"unix:{path}"
+    assert (server.exit_code(), path.exists()) == (0, False)
+    clients = [line["client"] for line in server.log if line["message"] == "request"]
+    assert clients == ["-", "203.0.113.7"]
 
 
 def test_lifecycle_port_in_use_exits_with_three(launch):

@@ -138,6 +138,51 @@ def test_limit_freed_memory_without_glibc_does_nothing(monkeypatch):
     assert not hasattr(ctypes.CDLL(None), "mallopt")
 
 
+def test_process_unix_socket_is_for_its_group_and_removed_in_the_end(tmp_path):
+    path = tmp_path / "a.sock"
+
+    with process.bind_unix_socket(path) as bound:
+        bound.listen()
+        mode = path.stat().st_mode
+        with pytest.raises(process.AddressUnusable, match=r"a\.sock: Address already in use"):
+            process.bind_unix_socket(path).__enter__()
+        assert path.is_socket()
+
+    assert (mode & 0o777, path.exists()) == (0o660, False)
+
+
+def test_process_deserted_unix_socket_is_replaced(tmp_path):
+    path = tmp_path / "a.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+
+    with process.bind_unix_socket(path) as bound:
+        bound.listen()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_process_unix_socket_of_a_successor_is_left(tmp_path):
+    path = tmp_path / "a.sock"
+
+    with process.bind_unix_socket(path):
+        path.unlink()
+        path.write_text("another", encoding="ascii")
+
+    assert path.read_text(encoding="ascii") == "another"
+
+
+@pytest.mark.parametrize("name", ["file", "folder", "none/a.sock", "x" * 200])
+def test_process_unix_socket_that_cannot_be_made_refused(tmp_path, name):
+    (tmp_path / "file").write_text("mine", encoding="ascii")
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(process.AddressUnusable, match="cannot listen on"):
+        process.bind_unix_socket(tmp_path / name).__enter__()
+
+    assert (tmp_path / "file").read_text(encoding="ascii") == "mine"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_bound_socket_has_the_address_but_accepts_no_connection(host):
     with process.bind_socket(host, 0) as bound:
