@@ -81,6 +81,22 @@ class Settings(BaseModel):
         None,
         description="Unix socket to listen on, instead of host and port. Its user and group may connect.",
     )
+    ssl_certfile: OptionalPath = Field(
+        None,
+        description="PEM file with the certificate and its chain; the port then speaks HTTPS only. Read "
+        "at the start. If unset: no TLS.",
+    )
+    ssl_keyfile: OptionalPath = Field(
+        None,
+        description="PEM file with the certificate's private key. If unset: it is in the file with the "
+        "certificate.",
+    )
+    ssl_keyfile_password_file: OptionalPath = Field(
+        None, description="File with the password of an encrypted private key."
+    )
+    ssl_keyfile_password: OptionalSecret = Field(
+        None, description="The password itself, instead of a file. There is no flag for it."
+    )
     root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
         "",
         max_length=200,
@@ -265,6 +281,12 @@ class Settings(BaseModel):
             )
         if self.lanes and self.workers:
             raise ValueError("lanes are threads and workers are processes: set only one of them")
+        if self.ssl_certfile is None and (
+            self.ssl_keyfile or self.ssl_keyfile_password or self.ssl_keyfile_password_file
+        ):
+            raise ValueError("a private key needs a certificate: set ssl_certfile")
+        if self.ssl_keyfile_password and self.ssl_keyfile_password_file:
+            raise ValueError("set ssl_keyfile_password or ssl_keyfile_password_file, not both")
         if self.admin_port and self.admin_port == self.port:
             raise ValueError(f"admin_port and port must differ, got {self.port} for both")
         return self

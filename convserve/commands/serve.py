@@ -47,6 +47,7 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     from service.admin.token import AdminTokenUnusable, read_admin_token
     from service.app import create_app
     from service.http.server import DrainingServer
+    from service.http.tls import CertificateUnusable, tls_context
     from service.system.logs import LogWriter
 
     process.limit_freed_memory()
@@ -64,6 +65,7 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
 
     try:
         admin_token = read_admin_token(settings)  # first, because loading models takes longer
+        tls = tls_context(settings)
         app = create_app(settings, guard=restarting_guard(logs))
         logs.on_drop = app.state.service.metrics.log_records_dropped.inc
         with ExitStack() as stack:
@@ -79,11 +81,11 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
                 host, port = settings.admin_host, settings.admin_port or 0
                 opened = stack.enter_context(process.bind_socket(host, port, listen=True))
                 admin = AdminServer(app.state.service.admin_port(admin_token), opened)
-            DrainingServer(app, settings, signals, admin).run(sockets=[listener])
+            DrainingServer(app, settings, signals, admin, tls).run(sockets=[listener])
     except (ContractError, ProviderUnavailable) as error:
         click.echo(f"convserve: cannot serve: {error}", err=True)
         return EXIT_NOT_SERVABLE
-    except (process.AddressUnusable, AdminTokenUnusable) as error:
+    except (process.AddressUnusable, AdminTokenUnusable, CertificateUnusable) as error:
         click.echo(f"convserve: {error}", err=True)
         return EXIT_NOT_SERVABLE
     finally:

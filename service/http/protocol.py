@@ -312,7 +312,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Closing now would reset a connection that is still sending, and the reset can overtake the
         # response.
         self._ignore_input = True
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot close one direction
+            self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.flow.close)
 
     # The timer of a head, and of an unread body

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 from collections.abc import Generator, Iterable
 from functools import partial
 from types import FrameType
@@ -29,15 +30,15 @@ from service.system.signals import SignalHandlers
 log = logging.getLogger(__name__)
 
 
-def urls_of(servers: Iterable[asyncio.Server]) -> list[str]:
-    return [_url_of(one.getsockname()) for server in servers for one in server.sockets]
+def urls_of(servers: Iterable[asyncio.Server], scheme: str = "http") -> list[str]:
+    return [_url_of(one.getsockname(), scheme) for server in servers for one in server.sockets]
 
 
-def _url_of(address: Any) -> str:
+def _url_of(address: Any, scheme: str) -> str:
     if isinstance(address, str):
         return f"unix:{address}"
     host, port = address[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
@@ -52,6 +53,7 @@ class DrainingServer(uvicorn.Server):
         settings: Settings,
         signals: SignalHandlers,
         admin: uvicorn.Server | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -69,6 +71,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                ssl_context_factory=(lambda *_: tls) if tls else None,
                 proxy_headers=False,  # the application has its own, `forwarded`
                 timeout_keep_alive=settings.keep_alive_s,
                 timeout_graceful_shutdown=settings.grace_s,
@@ -83,7 +86,7 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
-        for url in urls_of(self.servers):
+        for url in urls_of(self.servers, "https" if self.config.is_ssl else "http"):
             log.info("serving", extra={"url": url})
         if self._admin is not None:
             self._admin_task = asyncio.create_task(self._admin.serve(), name="admin port")
