@@ -33,6 +33,7 @@ from service.batching.batcher import BatchCallbacks
 from service.batching.lane import RestartReason
 from service.batching.sizing import engine_config
 from service.errors import REFUSALS, Draining, ModelNotReady
+from service.http.cors import PREFLIGHT_STATUS, AllowedOrigins
 from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
 from service.http.forwarded import TrustedProxies
@@ -75,6 +76,7 @@ class Application(FastAPI):
 
     edge: EdgeMiddleware
     proxies = TrustedProxies("")
+    origins = AllowedOrigins("")
     prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +86,8 @@ class Application(FastAPI):
         scope["app"] = self
         if self.proxies:
             self.proxies.apply(scope)
+        if self.origins:
+            send = self.origins.sender(scope, send)
         if self.prefix and f"{scope['path']}/".startswith(f"{self.prefix}/"):
             scope["path"] = scope["path"].removeprefix(self.prefix) or "/"
         await self.edge(scope, receive, send)
@@ -347,6 +351,7 @@ def create_app(
         redirect_slashes=False,  # the redirect's target would come from the Host header
     )
     app.proxies = TrustedProxies(settings.forwarded_allow_ips)
+    app.origins = AllowedOrigins(settings.cors_origins)
     app.prefix = settings.root_path
     app.state.service = service
     app.state.dependencies = service.dependencies
@@ -362,13 +367,14 @@ def create_app(
         app.add_exception_handler(kind, _reraise)
 
     routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
-    app.edge = EdgeMiddleware(routes, service.metrics, draining=lambda: service.draining)
+    inner = app.origins.preflights(routes) if app.origins else routes
+    app.edge = EdgeMiddleware(inner, service.metrics, draining=lambda: service.draining)
     return app
 
 
 def _statuses(routes: Iterable[BaseRoute]) -> dict[str, set[int]]:
     """Returns the statuses that each route may answer with, for the metrics."""
-    found = {UNMATCHED: {400, 404, 408, 431, 500, 503}}
+    found = {UNMATCHED: {PREFLIGHT_STATUS, 400, 404, 408, 431, 500, 503}}
     for route in routes:
         if isinstance(route, Route):
             declared = getattr(route, "responses", {})  # FastAPI's own routes declare nothing

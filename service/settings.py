@@ -66,6 +66,19 @@ def _check_peers(value: str) -> str:
     return value
 
 
+def _check_origins(value: str) -> str:
+    for entry in value.split(",") if value else ():
+        if (
+            re.fullmatch(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", entry.strip())
+            is None
+        ):
+            raise ValueError(
+                "must be origins separated by commas, in lower case and without a path, like "
+                f"https://example.org; {entry.strip()[:100]!r} is none"
+            )
+    return value
+
+
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
 
 
@@ -110,6 +123,13 @@ class Settings(BaseModel):
         examples=["127.0.0.1,10.0.0.0/8"],
         description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and "
         "networks, separated by commas, and unix for the unix socket. If unset: nobody's.",
+    )
+
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
+        "",
+        examples=["https://example.org,http://localhost:3000"],
+        description="Origins whose pages in a browser may use the service, such as "
+        "https://example.org, separated by commas. If unset: none (no CORS headers).",
     )
 
     models_dir: OptionalPath = Field(
