@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import DeadlineExceeded, Draining, Overloaded, Unavailable
 from service.http.problems import EXPECTED_ERRORS, problem_response, public_code_of
 from service.http.scope import route_of, set_request_info
+from service.http.tracing import Trace, trace_of
 from service.system.logs import RequestRecord
 
 log = logging.getLogger("service.access")
@@ -65,12 +66,14 @@ class EdgeMiddleware:
         if method == "HEAD":
             # The application answers GET. The server keeps the original scope and sends no body.
             scope = {**scope, "method": "GET"}
-        response = _Response(send, request_id, started_s, draining=self._draining)
+        trace = trace_of(scope["headers"])
+        response = _Response(send, request_id, started_s, trace, draining=self._draining)
+        ids = {"request_id": request_id, **(trace.fields() if trace else {})}
 
         try:
             await self._app(scope, receive, response.send)
         except ClientDisconnect:
-            log.debug("client disconnected", extra={"request_id": request_id})
+            log.debug("client disconnected", extra=ids)
             response.status = 499  # nginx's status for this; it is only counted, never sent
         except asyncio.CancelledError:
             # The server cancels requests that are still running when the grace period ends.
@@ -87,11 +90,11 @@ class EdgeMiddleware:
             self._count_error(scope, refused)
             await response.fail(refused, scope, receive)
         except Exception as error:
-            log.exception("unhandled error", extra={"request_id": request_id})
+            log.exception("unhandled error", extra=ids)
             self._count_error(scope, error)
             await response.fail(error, scope, receive)
         finally:
-            self._record(scope, method, request_id, response.status, time.monotonic() - started_s)
+            self._record(scope, method, ids, response.status, time.monotonic() - started_s)
 
     def _count_error(self, scope: Scope, error: Exception) -> None:
         if route_of(scope) in QUIET_ROUTES:
@@ -104,7 +107,7 @@ class EdgeMiddleware:
         self._metrics.count_error(public_code_of(error), refusal)
 
     def _record(
-        self, scope: Scope, method: str, request_id: str, status: int, seconds: float
+        self, scope: Scope, method: str, ids: dict[str, str], status: int, seconds: float
     ) -> None:
         route = route_of(scope)
         self._metrics.count_request(route, status, seconds)
@@ -113,7 +116,7 @@ class EdgeMiddleware:
         if not log.isEnabledFor(level):  # building the extra fields costs more than this check
             return
         fields = {
-            "request_id": request_id,
+            **ids,
             "method": method[:16],  # the client may send a method of any length
             "route": route,
             "status": status,
@@ -126,16 +129,23 @@ class EdgeMiddleware:
 class _Response:
     """The response to one request: adds the common headers and knows how much has been sent."""
 
-    __slots__ = ("_complete", "_draining", "_request_id", "_send", "_started_s", "status")
+    __slots__ = ("_complete", "_draining", "_request_id", "_send", "_started_s", "_trace", "status")
 
     def __init__(
-        self, send: Send, request_id: str, started_s: float, *, draining: Callable[[], bool]
+        self,
+        send: Send,
+        request_id: str,
+        started_s: float,
+        trace: Trace | None = None,
+        *,
+        draining: Callable[[], bool],
     ) -> None:
         self.status = 0  # until the response has started
         self._complete = False
         self._send = send
         self._request_id = request_id
         self._started_s = started_s
+        self._trace = trace
         self._draining = draining
 
     async def send(self, message: Message) -> None:
@@ -148,6 +158,8 @@ class _Response:
 
     def _headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         headers = [*given, (b"x-request-id", self._request_id.encode()), *_COMMON_HEADERS]
+        if self._trace is not None:
+            headers.append(self._trace.header())
         names = dict(headers)
         if b"server-timing" not in names:
             total_ms = 1e3 * (time.monotonic() - self._started_s)
