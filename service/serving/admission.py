@@ -4,7 +4,8 @@ Every accepted request gets an answer. There is a limit on pictures and one on u
 A refusal is immediate and says when to retry, from the rate at which pictures have been answered.
 
 Clients share the limits. The last eighth of each is kept for clients that have less in flight than their
-even share, so a client that has more is refused first. A client that is alone may use all of a limit.
+even share, so a client that has more is refused first. A client that has been alone for ten minutes may
+use all of a limit.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _SAFETY_FACTOR = 1.2  # the expected wait is an average, and a late answer is wo
 _RATE_WINDOW = 64  # finished requests over which the rate is measured
 _KEPT_PART: Final = 8  # one part in eight of a limit is for clients below their share
 _ACTIVE_S: Final = 10.0  # a client without requests counts as one that shares for this long
+_KEPT_S: Final = 600.0  # places are kept free for this long after there was more than one client
 
 
 @dataclass(slots=True)
@@ -74,8 +76,10 @@ class Admission:
         self._max_images = max_images
         self._max_bytes = max_bytes
         self._clock = clock
-        self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)  # when, pictures
+        self._finished: deque[tuple[float, int]] = deque()  # when, pictures
+        self._n_finished = 0  # their pictures
         self._usage: OrderedDict[str, _Usage] = OrderedDict()  # the longest unseen client first
+        self._shared_s = -math.inf  # when there was last more than one client
         self.images = 0
         self.n_bytes = 0
         self.closed = False
@@ -100,6 +104,9 @@ class Admission:
         slot.usage.slots -= 1
         if slot.images:
             self._finished.append((self._clock(), slot.images))
+            self._n_finished += slot.images
+            if len(self._finished) > _RATE_WINDOW:
+                self._n_finished -= self._finished.popleft()[1]
 
     def check_wait(self, expected_s: float, remaining_s: float) -> None:
         """Refuses a request that would be answered after its deadline.
@@ -149,20 +156,20 @@ class Admission:
                 reason="bytes",
             )
 
-        n_peers = len(self._usage)
-        if n_peers < 2:
+        if self._clock() - self._shared_s >= _KEPT_S:
             return
+        n_peers = max(2, len(self._usage))  # one that is away may come back
         if _over_share(self._max_images, n_peers, self.images, usage.images, images):
             raise Overloaded(
                 f"{usage.images:,} pictures of this client are in flight, more than its share of "
-                f"the limit of {self._max_images:,}; {n_peers} clients share it",
+                f"the limit of {self._max_images:,}, which {n_peers} clients share",
                 self.retry_after_s(),
                 reason="images",
             )
         if _over_share(self._max_bytes, n_peers, self.n_bytes, usage.n_bytes, n_bytes):
             raise Overloaded(
                 f"{usage.n_bytes:,} bytes of this client's uploads are in flight, more than its share "
-                f"of the limit of {self._max_bytes:,}; {n_peers} clients share it",
+                f"of the limit of {self._max_bytes:,}, which {n_peers} clients share",
                 self.retry_after_s(),
                 reason="bytes",
             )
@@ -173,6 +180,8 @@ class Admission:
         usage = self._usage.get(peer)
         if usage is None:
             usage = self._usage[peer] = _Usage(now_s)
+        if len(self._usage) > 1:
+            self._shared_s = now_s
         usage.seen_s = now_s
         self._usage.move_to_end(peer)
 
@@ -195,8 +204,8 @@ class Admission:
         elapsed_s = self._clock() - self._finished[0][0]
         if elapsed_s <= 0:
             return 1
-        n_finished = sum(images for _, images in self._finished)
-        return max(1, min(_MAX_RETRY_AFTER_S, math.ceil(self.images * elapsed_s / n_finished)))
+        seconds = math.ceil(self.images * elapsed_s / self._n_finished)
+        return max(1, min(_MAX_RETRY_AFTER_S, seconds))
 
 
 def _over_share(limit: int, n_peers: int, held: int, own: int, wanted: int) -> bool:

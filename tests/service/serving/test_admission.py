@@ -183,10 +183,36 @@ def test_admission_client_that_stays_away_shares_no_longer():
     hold(admission, "b", images=1).__exit__()
     hold(admission, "a", images=14)
     clock.advance(10)
+    with pytest.raises(Overloaded, match="its share"):  # "b" may come back
+        hold(admission, "a", images=1)
+    clock.advance(600)
 
     hold(admission, "a", images=2)
 
     assert (admission.images, len(admission._usage)) == (16, 1)
+
+
+def test_admission_client_that_comes_back_finds_a_place():
+    admission, clock = new_admission(max_images=16)
+    hold(admission, "b", images=1).__exit__()
+    clock.advance(300)
+    with suppress(Overloaded):
+        while True:
+            hold(admission, "a", images=1)
+
+    hold(admission, "b", images=2)
+
+    assert admission.images == 16
+
+
+def test_admission_rate_counts_the_last_requests_only():
+    admission, clock = new_admission()
+    for _ in range(500):
+        with admission.slot() as slot:
+            slot.add_images(2)
+        clock.advance(1)
+
+    assert admission._n_finished == sum(images for _, images in admission._finished) == 2 * 64
 
 
 def test_admission_forgets_clients_but_not_those_with_requests():
