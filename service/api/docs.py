@@ -52,7 +52,7 @@ async def openapi(request: Request) -> Response:
     def write() -> str:
         return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":"))
 
-    return dependencies_of(request).documents.response(app, "openapi", write)
+    return dependencies_of(request).documents.response(request, app, "openapi", write)
 
 
 @router.get("/docs")

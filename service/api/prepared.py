@@ -6,9 +6,11 @@ may ask for them at any rate, so they must cost as little as a health check.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable
 from weakref import WeakKeyDictionary
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 
@@ -17,22 +19,40 @@ class PreparedDocuments:
 
     def __init__(self) -> None:
         # Weak, because a repository that was replaced must not stay in memory with its sessions.
-        self._of: WeakKeyDictionary[Hashable, dict[Hashable, bytes]] = WeakKeyDictionary()
+        self._of: WeakKeyDictionary[Hashable, dict[Hashable, tuple[bytes, str]]] = (
+            WeakKeyDictionary()
+        )
 
     def response(
-        self, described: Hashable, key: Hashable, write: Callable[[], bytes | str]
+        self,
+        request: Request,
+        described: Hashable,
+        key: Hashable,
+        write: Callable[[], bytes | str],
     ) -> Response:
-        """Returns a document as a response.
+        """Returns a document as a response, or 304 if the client has it.
 
         Args:
+            request: its If-None-Match names the documents that the client has.
             described: an immutable object that the document is about.
             key: tells the documents about one object apart; whatever else is in the document has to
                 be in the key.
             write: writes the document, if that has not been done.
         """
         documents = self._of.setdefault(described, {})
-        body = documents.get(key)
-        if body is None:
+        if key not in documents:
             written = write()
-            body = documents[key] = written.encode() if isinstance(written, str) else written
-        return Response(body, media_type="application/json")
+            body = written.encode() if isinstance(written, str) else written
+            documents[key] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        body, etag = documents[key]
+
+        # A cache may keep it, but has to ask each time.
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if _has(request, etag):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+
+def _has(request: Request, etag: str) -> bool:
+    listed = ",".join(request.headers.getlist("if-none-match")).split(",")
+    return any(one.strip().removeprefix("W/") in ("*", etag) for one in listed)

@@ -26,10 +26,8 @@ _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ids = random.Random()  # noqa: S311 - ids tell requests apart, they are not secret
 # Logged at debug level; their errors are what they are there to say.
 QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-_COMMON_HEADERS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+_NOT_KEPT: Final = (b"cache-control", b"no-store")
 
 
 class RequestMetrics(Protocol):
@@ -157,10 +155,12 @@ class _Response:
         await self._send(message)
 
     def _headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = [*given, (b"x-request-id", self._request_id.encode()), *_COMMON_HEADERS]
+        headers = [*given, (b"x-request-id", self._request_id.encode()), _NO_SNIFFING]
         if self._trace is not None:
             headers.append(self._trace.header())
         names = dict(headers)
+        if b"cache-control" not in names:
+            headers.append(_NOT_KEPT)
         if b"server-timing" not in names:
             total_ms = 1e3 * (time.monotonic() - self._started_s)
             headers.append((b"server-timing", b"total;dur=%.2f" % total_ms))

@@ -210,8 +210,16 @@ def _server_timing(answer: Classification, received_s: float) -> str:
     return ", ".join((*durations, f"batch;desc={answer.times.batch_size}"))
 
 
-@router.get("/v1/models", summary="List the models", response_model=ModelListDocument)
-async def list_models(deps: Deps) -> Response:
+# Of documents that rarely change, so that clients need not fetch them again.
+_CONDITIONAL: Final[dict[str, Any]] = {
+    "responses": {304: {"description": "What `If-None-Match` names has not changed."}}
+}
+
+
+@router.get(
+    "/v1/models", summary="List the models", response_model=ModelListDocument, **_CONDITIONAL
+)
+async def list_models(request: Request, deps: Deps) -> Response:
     """Lists every model: the version that answers, and what cannot be served, with the reason."""
     repository = deps.classifier.active.repository
     answering = [name for name, one in repository.decision.models.items() if one.answer is not None]
@@ -230,13 +238,15 @@ async def list_models(deps: Deps) -> Response:
             problems=repository.problems,
         ).model_dump_json()
 
-    return deps.documents.response(repository, ("models", ready), write)
+    return deps.documents.response(request, repository, ("models", ready), write)
 
 
-@router.get("/v1/models/{name}", summary="Describe a model", response_model=ModelDocument)
-async def describe_model(name: str, deps: Deps) -> Response:
+@router.get(
+    "/v1/models/{name}", summary="Describe a model", response_model=ModelDocument, **_CONDITIONAL
+)
+async def describe_model(request: Request, name: str, deps: Deps) -> Response:
     """Describes the version of a model that answers."""
-    return _describe(name, None, deps)
+    return _describe(request, name, None, deps)
 
 
 @router.get("/v1/models/{name}/ready", summary="Readiness of a model")
@@ -252,35 +262,44 @@ async def model_ready(name: str, deps: Deps) -> HealthDocument:
     "/v1/models/{name}/versions/{version}",
     summary="Describe a version",
     response_model=ModelDocument,
+    **_CONDITIONAL,
 )
-async def describe_version(name: str, version: VersionName, deps: Deps) -> Response:
+async def describe_version(
+    request: Request, name: str, version: VersionName, deps: Deps
+) -> Response:
     """Describes one loaded version, by number or alias."""
-    return _describe(name, version, deps)
+    return _describe(request, name, version, deps)
 
 
 @router.get(
-    "/v1/models/{name}/labels", summary="List a model's labels", response_model=LabelsDocument
+    "/v1/models/{name}/labels",
+    summary="List a model's labels",
+    response_model=LabelsDocument,
+    **_CONDITIONAL,
 )
-async def list_labels(name: str, deps: Deps) -> Response:
+async def list_labels(request: Request, name: str, deps: Deps) -> Response:
     """Lists the classes of the version that answers, in the order of the model's output."""
-    return _labels(name, None, deps)
+    return _labels(request, name, None, deps)
 
 
 @router.get(
     "/v1/models/{name}/versions/{version}/labels",
     summary="List a version's labels",
     response_model=LabelsDocument,
+    **_CONDITIONAL,
 )
-async def list_version_labels(name: str, version: VersionName, deps: Deps) -> Response:
+async def list_version_labels(
+    request: Request, name: str, version: VersionName, deps: Deps
+) -> Response:
     """Lists the classes of one loaded version, in the order of the model's output."""
-    return _labels(name, version, deps)
+    return _labels(request, name, version, deps)
 
 
 def _get(repository: Repository, name: str, version: str | None) -> LoadedVersion:
     return repository.get(name, None if version is None else _number_or_alias(version))
 
 
-def _describe(name: str, version: str | None, deps: Dependencies) -> Response:
+def _describe(request: Request, name: str, version: str | None, deps: Dependencies) -> Response:
     repository = deps.classifier.active.repository
     found = _get(repository, name, version)
     ready = deps.not_ready(name) is None
@@ -288,10 +307,10 @@ def _describe(name: str, version: str | None, deps: Dependencies) -> Response:
     def write() -> str:
         return model_document(found, repository, ready=ready).model_dump_json()
 
-    return deps.documents.response(repository, ("model", found.key, ready), write)
+    return deps.documents.response(request, repository, ("model", found.key, ready), write)
 
 
-def _labels(name: str, version: str | None, deps: Dependencies) -> Response:
+def _labels(request: Request, name: str, version: str | None, deps: Dependencies) -> Response:
     repository = deps.classifier.active.repository
     manifest = _get(repository, name, version).manifest
 
@@ -301,4 +320,6 @@ def _labels(name: str, version: str | None, deps: Dependencies) -> Response:
             model=manifest.name, version=str(manifest.version), labels=labels
         ).model_dump_json(exclude_none=True)
 
-    return deps.documents.response(repository, ("labels", manifest.name, manifest.version), write)
+    return deps.documents.response(
+        request, repository, ("labels", manifest.name, manifest.version), write
+    )

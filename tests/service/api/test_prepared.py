@@ -3,8 +3,11 @@ from __future__ import annotations
 import weakref
 
 import pytest
+from starlette.requests import Request
 
 from service.api.prepared import PreparedDocuments
+
+REQUEST = Request({"type": "http", "headers": []})
 
 
 class Described:
@@ -21,7 +24,7 @@ def write_counted(
         written.append(f'"{key}"')
         return written[-1]
 
-    return bytes(documents.response(described, key, write).body), len(written)
+    return bytes(documents.response(REQUEST, described, key, write).body), len(written)
 
 
 def test_prepared_document_is_written_once():
