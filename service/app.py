@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, Never
+from typing import Any, Final, Never
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +27,7 @@ from service.admin.token import AdminToken
 from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
+from service.api.openapi import add_shared_schemas
 from service.api.payload import BodyLimits
 from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
@@ -78,6 +79,11 @@ class Application(FastAPI):
     proxies = TrustedProxies("")
     origins = AllowedOrigins("")
     prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            add_shared_schemas(super().openapi())
+        return super().openapi()  # the same object
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

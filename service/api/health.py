@@ -6,12 +6,18 @@ the state of the lanes, so they respond under any load.
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from fastapi import APIRouter, Response
 
 from service.api.dependencies import Deps
-from service.api.routes import ERRORS
+from service.api.openapi import ERRORS
 from service.api.schemas import HealthDocument
 from service.errors import ModelNotReady
+
+_TEXT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 router = APIRouter(tags=["health"], responses={503: ERRORS[503]})
 
@@ -33,7 +39,7 @@ async def readyz(deps: Deps) -> HealthDocument:
     return HealthDocument(status="ready")
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=_TEXT)
 async def metrics(deps: Deps) -> Response:
     """Returns all metrics in the Prometheus text format."""
     return Response(deps.metrics.page(), media_type=deps.metrics.content_type)

@@ -22,7 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import InvalidParameter
 from service.http.edge import QUIET_ROUTES
-from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
 from service.http.scope import client_of
 from service.http.turns import FairTurns
 from service.system.pacing import Allowance
@@ -35,19 +34,6 @@ _PICTURES_AT_ONCE: Final = 16
 _OTHERS_AT_ONCE: Final = 4
 _OTHERS_BURST: Final = 100
 _OTHERS_PER_S: Final = 500
-
-# The OpenAPI description of every error status.
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {
-        "description": ", ".join(
-            code
-            for code, problem in PROBLEMS.items()
-            if problem.status == status and not problem.admin
-        ),
-        "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
-    }
-    for status in (400, 404, 408, 413, 415, 422, 431, 500, 503, 504)
-}
 
 
 class HotRoutes:

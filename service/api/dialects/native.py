@@ -15,6 +15,7 @@ from contract.images import DECODERS
 from contract.repository.file import is_alias
 from contract.versions import is_version_number
 from service.api.dependencies import Dependencies, Deps, dependencies_of
+from service.api.openapi import CLASSIFIED, ERRORS, JSON_BODY
 from service.api.payload import (
     ClassifyOptions,
     check_headers,
@@ -23,7 +24,7 @@ from service.api.payload import (
     query_options,
     read_body,
 )
-from service.api.routes import ERRORS, openapi_parameters, parse
+from service.api.routes import openapi_parameters, parse
 from service.api.schemas import (
     ClassifyDocument,
     HealthDocument,
@@ -86,20 +87,7 @@ _REQUEST_BODY: Final = {
                 "additionalProperties": {"type": "string", "format": "binary"},
             }
         },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "image": {"type": "string", "contentEncoding": "base64"},
-                    "images": {
-                        "type": "array",
-                        "items": {"type": "string", "contentEncoding": "base64"},
-                    },
-                    "top_k": {"type": "integer", "minimum": 1},
-                    "min_probability": {"type": "number", "minimum": 0, "maximum": 1},
-                },
-            }
-        },
+        "application/json": JSON_BODY,
     },
 }
 
@@ -108,7 +96,7 @@ def _described(path: type[BaseModel] | None = None) -> dict[str, Any]:
     in_path = openapi_parameters("path", path) if path else []
     return {
         "response_model": ClassifyDocument,
-        "responses": ERRORS,
+        "responses": {200: CLASSIFIED, **ERRORS},
         "openapi_extra": {
             "parameters": in_path + openapi_parameters("query", ClassifyOptions),
             "requestBody": _REQUEST_BODY,

@@ -1,0 +1,88 @@
+"""The OpenAPI document: shared schemas, and examples that are true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from service.api.schemas import ClassifyDocument
+from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
+
+
+@pytest.fixture
+def document(client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def responses(document: dict[str, Any], media_type: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each response of this type, by its status."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if media_type in response.get("content", {}):
+                    yield status, response["content"][media_type]
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        for value in part.values():
+            yield from references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from references(value)
+
+
+def test_openapi_every_reference_leads_to_a_schema(document):
+    found = set(references(document))
+
+    assert "#/components/schemas/ProblemDocument" in found
+    assert found <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+
+
+def test_openapi_errors_share_one_schema(document):
+    schemas = [content["schema"] for _, content in responses(document, MEDIA_TYPE)]
+
+    assert len(schemas) > 20
+    assert all(one == {"$ref": "#/components/schemas/ProblemDocument"} for one in schemas)
+    problem = document["components"]["schemas"]["ProblemDocument"]
+    assert problem["properties"].keys() == ProblemDocument.model_fields.keys()
+
+
+def test_openapi_every_public_error_has_an_example(document):
+    codes = set()
+    for status, content in responses(document, MEDIA_TYPE):
+        for code, example in content["examples"].items():
+            shown = ProblemDocument.model_validate(example["value"])
+            assert (shown.code, str(shown.status)) == (code, status)
+            codes.add(code)
+
+    public = {code for code, problem in PROBLEMS.items() if not problem.admin}
+    assert codes == public - {"method_not_allowed"}
+
+
+def test_openapi_answers_have_examples(document):
+    content = document["paths"]["/v1/classify"]["post"]["responses"]["200"]["content"]
+
+    examples = content["application/json"]["examples"]
+    assert examples.keys() == {"one", "several"}
+    for example in examples.values():
+        shown = ClassifyDocument.model_validate(example["value"])
+        assert (shown.predictions is None) != (shown.results is None)
+
+
+def test_openapi_example_requests_are_answered(client, document):
+    body = document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
+
+    for example in body["application/json"]["examples"].values():
+        response = client.post("/v1/classify", json=example["value"])
+        assert response.status_code == 200
+        labels = [
+            one["predictions"][0]["label"]
+            for one in response.json().get("results", [response.json()])
+        ]
+        assert set(labels) == {"red"}
