@@ -40,6 +40,7 @@ LIST_IMAGES: Final = 32
 _OVERLOAD: Final = 10
 _BOUNDARY: Final = b"fairness"
 _TIMEOUT_S: Final = 60.0
+_FILL_S: Final = 2.0
 
 
 def post(body: bytes, kind: bytes) -> bytes:
@@ -165,6 +166,7 @@ GREEDS: Final[dict[str, Greed]] = {
 
 def be_greedy(kind: str, port: int, seconds: float, rate: float, results: Connection) -> None:
     tally = Tally()
+    results.send("started")
     end_s = time.monotonic() + seconds
 
     async def run() -> None:
@@ -182,10 +184,11 @@ async def phase(kind: str, port: int, seconds: float, rate: float) -> dict[str, 
     greedy = None
     results, to_parent = multiprocessing.Pipe(duplex=False)
     if kind != "alone":
-        arguments = (kind, port, seconds + 1, rate, to_parent)
+        arguments = (kind, port, seconds + _FILL_S, rate, to_parent)
         greedy = multiprocessing.get_context("spawn").Process(target=be_greedy, args=arguments)
         greedy.start()
-        await asyncio.sleep(1.5)  # it starts, and fills the queue
+        await asyncio.to_thread(results.recv)
+        await asyncio.sleep(_FILL_S)  # it connects, and fills the queue
 
     polite, live = Tally(), Tally()
     end_s = time.monotonic() + seconds
@@ -201,7 +204,9 @@ async def phase(kind: str, port: int, seconds: float, rate: float) -> dict[str, 
         greedy.join()
         pictures = LIST_IMAGES if kind == "lists" else 1
         found["greedy"] = tally.summary()
-        found["greedy"]["answered_per_s"] = round(tally.statuses[200] * pictures / (seconds + 1), 1)
+        found["greedy"]["answered_per_s"] = round(
+            tally.statuses[200] * pictures / (seconds + _FILL_S), 1
+        )
     print(json.dumps(found), flush=True)
     return found
 
