@@ -8,8 +8,11 @@ cost of 1 for each picture.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -98,3 +101,44 @@ class FairQueue:
 
     def pop(self) -> QueueEntry:
         return heappop(self._heap)[1]
+
+
+class FairSlots:
+    """Bounds how much is done at the same time; clients that wait take turns."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def slot(self, peer: str) -> AsyncIterator[None]:
+        """Waits for a slot and holds it for the length of the block."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(peer)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _turn(self, peer: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was given a slot at the last moment
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            peer, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[peer] = turns  # behind the other clients
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1

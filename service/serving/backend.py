@@ -18,6 +18,7 @@ from contract.images import ImageLimits, inspect
 from contract.predictions import Ranking, TopK
 from contract.preprocessing import Tensor
 from service.batching.batcher import BatchCallbacks, Batcher
+from service.batching.fairness import FairSlots
 from service.batching.lane import LaneFactory, Recipe
 from service.batching.sizing import batch_limits, prepare_threads, runs_on_cores
 from service.batching.thread_lane import ThreadLaneFactory
@@ -125,6 +126,9 @@ class LaneBackend:
         self._limits = image_limits(settings)
         # By version: its lanes prepare pictures themselves. A GPU's lane must not wait for decoding.
         self._on_lanes = {one.key: runs_on_cores(one) for one in repository.versions()}
+        # The pool is first in, first out, so clients take turns before it. Twice its threads: one that
+        # is free must not wait for the event loop.
+        self._pool_slots = FairSlots(2 * prepare_threads(repository, cpus))
         self._started = False
 
     @property
@@ -171,7 +175,7 @@ class LaneBackend:
         large = is_large(file)
         pool = self._kind.prepare_pool
         if pool is not None and (large or not self._on_lanes[version.key]):
-            item = await self._prepare(pool, recipe, deadline_s)
+            item = await self._prepare(pool, recipe, deadline_s, peer)
             large = False
 
         row = await self.batcher.submit(
@@ -187,10 +191,15 @@ class LaneBackend:
             row.batch_size,
         )
 
-    async def _prepare(self, pool: Executor, recipe: Preparation, deadline_s: float) -> Tensor:
+    async def _prepare(
+        self, pool: Executor, recipe: Preparation, deadline_s: float, peer: str
+    ) -> Tensor:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
+            async with (
+                asyncio.timeout(deadline_s - time.monotonic()),
+                self._pool_slots.slot(peer),
+            ):
                 return await loop.run_in_executor(pool, recipe)
         except TimeoutError:
             raise DeadlineExceeded(

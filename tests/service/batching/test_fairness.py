@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.predictions import TopK
-from service.batching.fairness import FairOrder, FairQueue
+from service.batching.fairness import FairOrder, FairQueue, FairSlots
 from service.batching.lane import QueueEntry
 from tests.fakes import FakeClock, FakeEngine, FakeVersion
 from tests.service.batching.fakelanes import Rig, new_rig, outcomes_of
+from tests.service.batching.harness import settle
 
 PEERS = st.sampled_from("abc")
 
@@ -216,3 +217,55 @@ async def test_client_that_leaves_gives_up_its_turns():
 
         assert batches(rig) == [[[0], [4]]]
         assert set(rig.batcher._order._peers) == {"hog"}
+
+
+# Slots
+
+
+async def hold_slot(slots: FairSlots, name: str, begun: list[str], end: asyncio.Event) -> None:
+    async with slots.slot(name[0]):
+        begun.append(name)
+        await end.wait()
+
+
+@pytest.mark.anyio
+async def test_fair_slots_bound_what_is_done_at_once_and_go_round_the_clients():
+    slots, begun = FairSlots(2), list[str]()
+    ends = {name: asyncio.Event() for name in ("a0", "a1", "a2", "a3", "b0")}
+    tasks = [asyncio.create_task(hold_slot(slots, name, begun, ends[name])) for name in ends]
+    await settle()
+    at_once = list(begun)
+
+    ends["a0"].set()
+    await settle()
+    second = list(begun)
+    ends["a1"].set()
+    await settle()
+    third = list(begun)
+    for end in ends.values():
+        end.set()
+    await asyncio.gather(*tasks)
+
+    assert at_once == ["a0", "a1"]
+    assert (second, third) == (["a0", "a1", "a2"], ["a0", "a1", "a2", "b0"])
+    assert (begun[-1], slots._free) == ("a3", 2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("given", [False, True], ids=["waiting", "just_given"])
+async def test_fair_slots_client_that_leaves_gives_its_slot_up(given):
+    slots, begun, end = FairSlots(1), list[str](), asyncio.Event()
+    first, gone, last = (
+        asyncio.create_task(hold_slot(slots, name, begun, end)) for name in ("a0", "b0", "c0")
+    )
+    await settle()
+
+    if given:
+        slots._pass_on()  # as if the first one ended in the same turn of the event loop
+        slots._free -= 1
+    gone.cancel()
+    await settle()
+    end.set()
+    await asyncio.gather(first, gone, last, return_exceptions=True)
+
+    assert begun == ["a0", "c0"]
