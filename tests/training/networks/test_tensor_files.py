@@ -179,7 +179,7 @@ def test_average_of_timm_is_read(load, trained):
     from training.system.torch_compat import timm
 
     timm()
-    from timm.utils import ModelEmaV3
+    from timm.utils.model_ema import ModelEmaV3
 
     average = ModelEmaV3(trained)
 
