@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -23,6 +24,21 @@ def repository_files(tmp_path):
     """Returns every path in the model repository. A refused import must leave none."""
     root = tmp_path / "models"
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def test_import_takes_the_weights_under_the_key_that_is_named(run_import, tmp_path):
+    state = tinynet.TinyNet().state_dict()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save({"student": zeros, "teacher": state}, tmp_path / "last.ckpt")
+
+    refused = run_import(weights=tmp_path / "last.ckpt")
+    result = run_import(weights=tmp_path / "last.ckpt", weights_key="teacher")
+
+    assert refused.exit_code == 2
+    assert "has weights under student, teacher; choose with --weights-key KEY" in refused.output
+    assert result.exit_code == 0, result.output
+    manifest = read_version(tmp_path / "models" / "tiny" / "1").manifest
+    assert manifest.provenance.weights_source == "file last.ckpt, teacher"
 
 
 def test_import_of_a_network_publishes_a_verified_version(run_import, tmp_path, monkeypatch):
