@@ -37,7 +37,7 @@ def test_import_takes_the_weights_under_the_key_that_is_named(run_import, tmp_pa
     assert refused.exit_code == 2
     assert "has weights under student, teacher; choose with --weights-key KEY" in refused.output
     assert result.exit_code == 0, result.output
-    manifest = read_version(tmp_path / "models" / "tiny" / "1").manifest
+    manifest = read_version(tmp_path / "models", "tiny", 1).manifest
     assert manifest.provenance.weights_source == "file last.ckpt, teacher"
 
 
