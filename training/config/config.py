@@ -292,7 +292,11 @@ class Publish(_Strict):
 
 
 # Keys that came after versions were published. Unset, they do not change a config's digest.
-_LATER_KEYS: Final = ("min_agreement_percent", "max_kl")
+_LATER_KEYS: Final = (
+    ("publish", "min_agreement_percent"),
+    ("publish", "max_kl"),
+    ("network", "weights_key"),
+)
 
 
 class RunConfig(_Strict):
@@ -327,9 +331,9 @@ class RunConfig(_Strict):
     def sha256(self) -> str:
         """Digest of the values, independent of file, key order and the note."""
         values = self.model_dump(mode="json", exclude={"note"})
-        for key in _LATER_KEYS:
-            if values["publish"][key] is None:
-                del values["publish"][key]
+        for section, key in _LATER_KEYS:
+            if values[section][key] is None:
+                del values[section][key]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
