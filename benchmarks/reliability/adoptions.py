@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +185,17 @@ def _print_row(adoptions: int, now: Usage, first: Usage | None) -> None:
     print(f"| {adoptions} | {memory} | {ratio} | {counts} |", flush=True)
 
 
+def measure_kinds(
+    measure: Callable[[argparse.Namespace, int], bool], asked: argparse.Namespace
+) -> int:
+    """Measures each number of workers that was asked for; returns the exit status."""
+    met = []
+    for workers in asked.workers:
+        print(f"### {f'{workers} workers' if workers else 'threads'}\n")
+        met.append(measure(asked, workers))
+    return 0 if all(met) else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adoptions", type=int, default=200)
@@ -197,11 +208,7 @@ def main() -> int:
     parser.add_argument("--service", type=Path, default=ROOT, help="checkout to measure")
     asked = parser.parse_args()
 
-    kept = []
-    for workers in asked.workers:
-        print(f"### {f'{workers} workers' if workers else 'threads'}\n")
-        kept.append(measure(asked, workers))
-    return 0 if all(kept) else 1
+    return measure_kinds(measure, asked)
 
 
 if __name__ == "__main__":

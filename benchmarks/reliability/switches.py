@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.photos import ROOT
 from benchmarks.processes import ServerTree, free_port
-from benchmarks.reliability.adoptions import settled
+from benchmarks.reliability.adoptions import measure_kinds, settled
 from benchmarks.reliability.mixed import wait_until_ready
 from contract.manifest import Manifest, parse_manifest
 from contract.publishing import place_version
@@ -252,11 +252,7 @@ def main() -> int:
     parser.add_argument("--quiet-s", type=float, default=20.0, help="without a change, before")
     asked = parser.parse_args()
 
-    met = []
-    for workers in asked.workers:
-        print(f"### {f'{workers} workers' if workers else 'threads'}\n")
-        met.append(measure(asked, workers))
-    return 0 if all(met) else 1
+    return measure_kinds(measure, asked)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.photos import ROOT
 from benchmarks.processes import ServerTree, free_port
-from benchmarks.reliability.adoptions import settled
+from benchmarks.reliability.adoptions import measure_kinds, settled
 from benchmarks.reliability.mixed import wait_until_ready
 from benchmarks.reliability.switches import Owner, is_mixed
 from contract.repository import changes
@@ -157,11 +157,7 @@ def main() -> int:
     parser.add_argument("--model", default="efficientnet_lite0")
     asked = parser.parse_args()
 
-    met = []
-    for workers in asked.workers:
-        print(f"### {f'{workers} workers' if workers else 'threads'}\n")
-        met.append(measure(asked, workers))
-    return 0 if all(met) else 1
+    return measure_kinds(measure, asked)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def _is_deserted(path: Path) -> bool:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
-        except OSError:
-            pass
+        except OSError:  # the server may only be too busy to accept, so it is not deserted
+            return False
     return False
 
 

@@ -100,7 +100,8 @@ def test_two_changes_do_what_they_say_and_nothing_else(layout):
     # edited_text raises if the result is anything but the content with the updates.
     for keys, first, second in product(KEYS, UPDATES, UPDATES):
         text = layout.format(keys)
-        parse_repository_file(edit(text, Change(first, ""), Change(second, "")).encode(), "F")
+        edited = edit(text, Change(first, ""), Change(second, ""))
+        assert parse_repository_file(edited.encode(), "F") is not None
 
 
 def test_a_file_that_cannot_be_edited_is_left_alone_and_the_lines_are_named(tmp_path):

@@ -160,6 +160,7 @@ def test_process_deserted_unix_socket_is_replaced(tmp_path):
         bound.listen()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+            assert client.getpeername() == str(path)
 
 
 def test_process_unix_socket_of_a_successor_is_left(tmp_path):
