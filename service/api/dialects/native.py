@@ -11,7 +11,6 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contract.images import DECODERS
 from contract.repository.file import is_alias
 from contract.versions import is_version_number
 from service.api.dependencies import Dependencies, Deps, dependencies_of
@@ -76,7 +75,7 @@ _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: Final = {
     "required": True,
     "content": {
-        **{decoder.media_type: _BINARY for decoder in DECODERS},
+        # Also with the media type of the picture. Client generators know no body of type image/*.
         "application/octet-stream": _BINARY,
         "multipart/form-data": {
             "schema": {
