@@ -226,7 +226,8 @@ def _set_aliases(path: Path, writer: int) -> None:
 
 def test_many_writers_lose_no_change(tmp_path):
     path = tmp_path / "repository.toml"
-    context = multiprocessing.get_context("fork")
+    # Not "fork": the children would have sessions whose threads they lack.
+    context = multiprocessing.get_context("spawn")
     writers = [
         context.Process(target=_set_aliases, args=(path, writer)) for writer in range(N_WRITERS)
     ]
