@@ -29,8 +29,8 @@ from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
 _START_S: Final = 60.0
-# Of nice(1). At 19, a service that is busy would let a child have almost no time.
-_BACKGROUND_PRIORITY: Final = 10
+# Added to the niceness of the service. With 19, a busy service would let a child have almost no time.
+_BACKGROUND_NICENESS: Final = 10
 
 
 class ProcessHandle(Protocol):
@@ -142,8 +142,9 @@ class ProcessLauncher:
                     f"a worker process could not be started: {error.strerror}"
                 ) from error
         if self._background:
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _BACKGROUND_NICENESS  # 19 at most
             with suppress(OSError):  # it has ended already
-                os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_PRIORITY)
+                os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
         begin = partial(limits.begin, process.pid, siblings=siblings)
         return _StartingWorker(process, ours, self._start_message, begin)
 

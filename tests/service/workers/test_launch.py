@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,9 @@ from service.workers.wire import FrameKind
 pytestmark = pytest.mark.anyio
 
 
-def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> ProcessLauncher:
+def launcher(
+    models_dir: Path, timeout_s: float = 60.0, number: int = 2, *, background: bool = False
+) -> ProcessLauncher:
     manifest = models_dir / "tiny" / str(number) / "manifest.json"
     digest = sha256(manifest.read_bytes()) if manifest.exists() else "0" * 64
     plan = {
@@ -34,7 +37,7 @@ def launcher(models_dir: Path, timeout_s: float = 60.0, number: int = 2) -> Proc
         "limits": asdict(ImageLimits()),
         "log_level": "info",
     }
-    return ProcessLauncher(plan, LoadLimits(timeout_s))
+    return ProcessLauncher(plan, LoadLimits(timeout_s), background=background)
 
 
 @pytest.fixture
@@ -67,6 +70,17 @@ def test_launching_several_at_once_are_all_ready(models_dir, spawned):
     assert [one.process.pid for one in launched] == [one.pid for one in spawned]
     for one in launched:
         one.abort()
+
+
+def test_launching_in_the_background_is_nicer_than_the_service(models_dir, monkeypatch):
+    monkeypatch.setattr("os.getpriority", lambda which, who: 5)
+    (launched,) = launcher(models_dir, background=True).launch_now(1)
+    monkeypatch.undo()
+
+    niceness = os.getpriority(os.PRIO_PROCESS, launched.process.pid)
+    launched.abort()
+
+    assert niceness == 15
 
 
 def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
