@@ -180,6 +180,7 @@ class Service:
             actions=AdminActions(
                 models_dir=self._config.models_dir,
                 repository_file=self._config.file_path,
+                listing=partial(self._config.listing.list, self._config.models_dir),
                 state=self._served_state,
                 reload=self._reload,
                 verify=self._verify,

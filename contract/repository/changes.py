@@ -64,17 +64,19 @@ def read_state(
     file: Path,
     failures: Mapping[VersionKey, str] | None = None,
     current_default: str | None = None,
+    listing: Listing | None = None,
 ) -> RepositoryState:
     """Reads the file and lists the repository.
 
-    `failures` and `current_default` are those of a running service, as for `decide`.
+    `failures` and `current_default` are those of a running service, as for `decide`. `listing` is what is
+    in the repository, if that is known already.
 
     Raises:
         RepositoryUnreadable: the model repository cannot be listed.
         RepositoryFileInvalid: the file is not valid.
     """
     read = read_repository_file(file)
-    listing = list_repository(models_dir)
+    listing = listing or list_repository(models_dir)
     failed = failures or {}
     decision = decide(read.parsed, listing, failed, current_default)
     return RepositoryState(models_dir, read, listing, decision, failed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.repository.file import ReadRepositoryFile
+from contract.repository.listing import Listing
 from contract.repository.policy import Decision, ModelDecision, VersionKey
 from service.admin.token import AdminToken
 from service.models.changelog import ChangeLog, file_sha256
@@ -83,6 +84,7 @@ class AdminActions:
     Attributes:
         models_dir: the model repository.
         repository_file: its repository.toml, whether it exists or not.
+        listing: lists the model repository; called on any thread. Raises RepositoryUnreadable.
         state: returns what is served now.
         reload: polls the repository; returns when a poll that began after the call has ended. It is
             never called again before it has returned. Versions that fail do not make it raise.
@@ -92,6 +94,7 @@ class AdminActions:
 
     models_dir: Path
     repository_file: Path
+    listing: Callable[[], Listing]
     state: Callable[[], ServedState]
     reload: Callable[[], Awaitable[None]]
     verify: Callable[[str, int], Awaitable[None]]

@@ -123,7 +123,11 @@ class _Plan:
 def _plan(actions: AdminActions, wanted: Wanted) -> _Plan:
     served = actions.state()
     state = read_state(
-        actions.models_dir, actions.repository_file, served.failures(), served.decision.default
+        actions.models_dir,
+        actions.repository_file,
+        served.failures(),
+        served.decision.default,
+        actions.listing(),
     )
     # Before anything else: the name may be anything, also a path.
     if wanted.model not in {*state.listing.names, *state.file.parsed.models}:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from contract.errors import GraphMismatch
 from contract.repository.changes import read_state
 from contract.repository.file import read_repository_file
+from contract.repository.listing import Listing, list_repository
 from service.admin.actions import AdminActions, AdminPort, ServedState
 from service.admin.app import create_admin_app
 from service.admin.requests import requested_by
@@ -64,6 +65,7 @@ class FakeService:
         self.failures: dict[tuple[str, int], str] = {}
         self.default: str | None = None  # without one in the file
         self.last_polled: ServedState | None = None  # in place of what is on disk
+        self.listed = 0
         self.metrics = Metrics()
         self.changes = ChangeLog()
 
@@ -73,6 +75,10 @@ class FakeService:
         state = read_state(self.models_dir, self.file, self.failures, self.default)
         loaded = frozenset(self.loaded)
         return ServedState(state.file, state.decision, loaded)
+
+    def list(self) -> Listing:
+        self.listed += 1
+        return list_repository(self.models_dir)
 
     async def reload(self) -> None:
         await self.poll_ends.wait()
@@ -86,7 +92,14 @@ class FakeService:
             raise self.verify_error
 
     def app(self, poll_timeout_s: float = 20) -> ASGIApp:
-        actions = AdminActions(self.models_dir, self.file, self.state, self.reload, self.verify)
+        actions = AdminActions(
+            self.models_dir,
+            self.file,
+            listing=self.list,
+            state=self.state,
+            reload=self.reload,
+            verify=self.verify,
+        )
         token = AdminToken(SecretStr(TOKEN), None)
         port = AdminPort(actions, self.changes, token, self.metrics, poll_timeout_s)
         app = create_admin_app(port)
@@ -221,6 +234,12 @@ def test_admin_verb_changes_the_file(service, admin, path, body, answer):
     assert document["change"]["outcome"] == "changed"
     assert document["change"]["file_sha256_after"] == document["served"]["file"]["sha256"]
     assert service.polls == 1
+
+
+def test_admin_change_uses_the_listing_that_the_service_remembers(service, admin):
+    assert admin.post(PIN, json={"version": 1}).status_code == 200
+
+    assert service.listed == 2  # before the proof, and again when it is written
 
 
 def test_admin_rollback_returns_to_the_version_before(service, admin):
