@@ -73,7 +73,7 @@ def test_launching_several_at_once_are_all_ready(models_dir, spawned):
 
 
 def test_launching_in_the_background_is_nicer_than_the_service(models_dir, monkeypatch):
-    monkeypatch.setattr("os.getpriority", lambda which, who: 5)
+    monkeypatch.setattr("os.getpriority", lambda *_: 5)
     (launched,) = launcher(models_dir, background=True).launch_now(1)
     monkeypatch.undo()
 
