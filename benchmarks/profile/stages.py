@@ -46,7 +46,7 @@ from service.batching import thread_lane
 from service.batching.lane import RowResult
 from service.batching.work import Preparation, work_on
 from service.http import edge
-from service.http.protocol import BoundedHttpProtocol
+from service.http.connection.protocol import BoundedHttpProtocol
 from service.http.scope import set_request_info
 from service.models.engine import Run
 from service.serving.backend import image_limits

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.photos import ROOT
 from benchmarks.processes import ServerTree, free_port
 from benchmarks.reliability.mixed import post, wait_until_ready
-from contract.publishing import place_version
+from contract.repository.publishing import place_version
 from contract.versions import Version, find_versions, read_version
 
 _MB: Final = 1 << 20

@@ -33,9 +33,9 @@ from benchmarks.processes import ServerTree, free_port
 from benchmarks.reliability.adoptions import measure_kinds, settled
 from benchmarks.reliability.mixed import wait_until_ready
 from contract.manifest import Manifest, parse_manifest
-from contract.publishing import place_version
 from contract.repository import changes
 from contract.repository.editing import write_change
+from contract.repository.publishing import place_version
 from contract.versions import Version, find_versions, read_version
 
 _MB: Final = 1 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import ChangeRefused
-from contract.publishing import STAGING_PREFIX
 from contract.repository.changes import RepositoryState, read_state
 from contract.repository.numbers import record_number
+from contract.repository.publishing import STAGING_PREFIX
 from contract.repository.writing import flush_folder, locked
 
 _REMOVED_PREFIX: Final = ".removing-"

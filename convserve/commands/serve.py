@@ -46,8 +46,8 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     from convserve.restarting import restarting_guard
     from service.admin.token import AdminTokenUnusable, read_admin_token
     from service.app import create_app
+    from service.http.connection.tls import CertificateUnusable, tls_context
     from service.http.server import DrainingServer
-    from service.http.tls import CertificateUnusable, tls_context
     from service.system.logs import LogWriter
 
     process.limit_freed_memory()

@@ -12,7 +12,7 @@ from contract.repository.listing import list_repository
 from contract.repository.policy import VersionKey
 from convserve.commands.options import models_option, provider_option, repository_file_option
 from convserve.commands.serve import EXIT_NOT_SERVABLE
-from convserve.verification import verify_version
+from convserve.commands.verification import verify_version
 from service.errors import ProviderUnavailable
 from service.models.repository import EngineConfig, LoadedVersion, Repository
 from service.models.selection import RepositoryConfig, load_repository, look

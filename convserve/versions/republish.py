@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.manifest import Manifest
-from contract.publishing import place_version
 from contract.repository.numbers import next_number
+from contract.repository.publishing import place_version
 from contract.versions import Version, read_layers
 from service.models.repository import EngineConfig, load_version
 

@@ -15,8 +15,8 @@ import uvicorn
 
 from service.admin.actions import AdminPort
 from service.admin.app import create_admin_app
+from service.http.connection.protocol import BoundedHttpProtocol
 from service.http.problems import PROBLEMS
-from service.http.protocol import BoundedHttpProtocol
 from service.http.server import urls_of
 
 log = logging.getLogger(__name__)

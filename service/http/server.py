@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.http.protocol import BoundedHttpProtocol
+from service.http.connection.protocol import BoundedHttpProtocol
 from service.settings import Settings
 from service.system.signals import SignalHandlers
 

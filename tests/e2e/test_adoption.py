@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.publishing import place_version
+from contract.repository.publishing import place_version
 from contract.versions import read_version
 from service.system.usage import resident_bytes
 from tests import tinymodel

@@ -1,6 +1,6 @@
 """Publishes a finished version to the model repository, after its golden examples are verified.
 
-The version is written and read back as the service reads it (`contract.publishing`).
+The version is written and read back as the service reads it (`contract.repository.publishing`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contract.errors import ContractError, VersionRemoved
 from contract.manifest import Manifest
 from contract.predictions import check_golden
 from contract.preprocessing import golden_inputs
-from contract.publishing import place_version
 from contract.repository.effects import describe_effect
 from contract.repository.numbers import check_not_removed
+from contract.repository.publishing import place_version
 from contract.versions import Version, read_version
 from training.errors import InputRefused, VersionExists, VersionUnproven
 from training.evaluation.scorer import Scorer

@@ -17,7 +17,7 @@ from contract.repository.file import repository_file_path
 from contract.repository.policy import Decision, VersionKey, decide
 from contract.versions import is_version_number
 from convserve.commands.options import UserPath, provider_option
-from convserve.verification import verify_version
+from convserve.commands.verification import verify_version
 from service.errors import ProviderUnavailable
 from service.models.repository import no_versions
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from contract.errors import ChangeRefused, NumbersInvalid, VersionRemoved
-from contract.publishing import place_version
 from contract.repository.file import REPOSITORY_FILE, read_repository_file
 from contract.repository.numbers import NUMBERS_FILE, next_number
+from contract.repository.publishing import place_version
 from contract.repository.removal import remove_version
 from contract.versions import read_version
 from tests import tinymodel

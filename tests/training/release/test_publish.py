@@ -7,8 +7,8 @@ import pytest
 
 from contract.errors import VersionRemoved
 from contract.preprocessing import golden_inputs
-from contract.publishing import STAGING_PREFIX
 from contract.repository.numbers import NUMBERS_FILE
+from contract.repository.publishing import STAGING_PREFIX
 from contract.versions import find_versions, read_version
 from tests.training.helpers import tinynet
 from training.data.pictures import Picture
@@ -64,9 +64,9 @@ def test_publish_never_overwrites(tmp_path, finished):
 @pytest.mark.parametrize(
     "step",
     [
-        "contract.publishing._write",
+        "contract.repository.publishing._write",
         "training.release.publish.verify_version",
-        "contract.publishing._swap_in",
+        "contract.repository.publishing._swap_in",
     ],
 )
 def test_publish_that_fails_midway_leaves_nothing(tmp_path, finished, monkeypatch, step):

@@ -6,7 +6,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from service.http.tls import CertificateUnusable, tls_context
+from service.http.connection.tls import CertificateUnusable, tls_context
 from service.settings import Settings, SettingsInvalid, from_environment
 from tests.problems import MARKER
 

@@ -21,9 +21,14 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.cycle import ResponseCycle
-from service.http.flow import BoundedFlowControl
-from service.http.heads import MAX_HEADERS, RequestHeadRejected, check_head, refusal_bytes
+from service.http.connection.cycle import ResponseCycle
+from service.http.connection.flow import BoundedFlowControl
+from service.http.connection.heads import (
+    MAX_HEADERS,
+    RequestHeadRejected,
+    check_head,
+    refusal_bytes,
+)
 from service.http.scope import add_peer, peer_of
 
 MAX_HEAD_BYTES: Final = 32_768

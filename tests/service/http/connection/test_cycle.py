@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.http.cycle import ResponseCycle
+from service.http.connection.cycle import ResponseCycle
 
 pytestmark = pytest.mark.anyio
 

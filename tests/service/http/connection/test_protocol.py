@@ -16,11 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
-from service.http import protocol as http_protocol
-from service.http.flow import BoundedFlowControl
-from service.http.heads import MAX_HEADERS
+from service.http.connection import protocol as http_protocol
+from service.http.connection.flow import BoundedFlowControl
+from service.http.connection.heads import MAX_HEADERS
+from service.http.connection.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
 from service.http.peer import while_connected
-from service.http.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
 from service.http.scope import Peer, peer_of
 from tests.waiting import until
 

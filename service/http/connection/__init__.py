@@ -1,0 +1,1 @@
+"""One connection: its parser, request heads, flow control, responses and TLS. Knows no application."""
