@@ -1,6 +1,6 @@
 """A polite client beside greedy ones: its latency alone, and while another client floods.
 
-    python benchmarks/reliability/fairness.py --seconds 5
+    python benchmarks/reliability/fairness.py --seconds 5 --runs 5 --apart
 
 The polite client posts one photograph after the other on one connection from 127.0.0.2. The greedy
 client is at 127.0.0.3, in a process of its own, and does one of these at a time:
@@ -11,8 +11,9 @@ client is at 127.0.0.3, in a process of its own, and does one of these at a time
     overload  photographs at ten times the rate of `peak`, on as many connections as that takes
 
 `peak` is the greedy client alone with 32 connections. Meanwhile a probe asks for /livez ten times a
-second. Prints one line of JSON for each phase, with latencies in ms. On a machine whose cores the
-clients share with the service, only the ratios within one run mean something.
+second. Prints one line of JSON for each phase, with latencies in ms, and a table of all runs. On a machine
+whose cores the clients share with the service, only the ratios within one run mean something; `--apart`
+gives each its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -211,39 +214,73 @@ async def phase(kind: str, port: int, seconds: float, rate: float) -> dict[str, 
     return found
 
 
-async def measure(port: int, seconds: float, kinds: list[str]) -> None:
+async def measure(port: int, seconds: float, kinds: list[str]) -> dict[str, dict[str, float]]:
+    """Runs all phases once; returns the figures of each kind."""
     alone = await phase("alone", port, seconds, 0)
     peak = (await phase("peak", port, seconds, 0))["greedy"]["answered_per_s"]
+    figures = {"alone": {"polite p99, ms": alone["polite"]["p99_200_ms"], "peak, pictures/s": peak}}
     for kind in kinds:
         found = await phase(kind, port, seconds, _OVERLOAD * peak)
-        polite = found["polite"].get("p99_200_ms")
-        summary: dict[str, Any] = {"phase": kind}
-        if polite is not None:
-            summary["polite p99 beside / alone"] = round(polite / alone["polite"]["p99_200_ms"], 2)
-        if kind == "overload":
-            polite_per_s = found["polite"]["statuses"].get("200", 0) / seconds
-            summary["goodput / peak"] = round(
-                (found["greedy"]["answered_per_s"] + polite_per_s) / peak, 3
-            )
-        print(json.dumps(summary), flush=True)
+        polite, live = found["polite"], found["livez"]
+        one = figures[kind] = {
+            "polite answers": polite["statuses"].get("200", 0),
+            "polite refused": sum(polite["statuses"].values()) - polite["statuses"].get("200", 0),
+            "/livez p99, ms": live.get("p99_200_ms", math.inf),
+        }
+        if "p99_200_ms" in polite:
+            one["polite p99, ms"] = polite["p99_200_ms"]
+            one["to alone"] = round(polite["p99_200_ms"] / alone["polite"]["p99_200_ms"], 2)
+        if "p50_503_ms" in found["greedy"]:
+            one["refusal p50, ms"] = found["greedy"]["p50_503_ms"]
+            one["refusal p99, ms"] = found["greedy"]["p99_503_ms"]
+        if kind != "gets":
+            answered_per_s = found["greedy"]["answered_per_s"] + one["polite answers"] / seconds
+            one["goodput to peak"] = round(answered_per_s / peak, 3)
+    return figures
+
+
+def report(runs: list[dict[str, dict[str, float]]]) -> None:
+    """Prints the median and the range of each figure over all runs."""
+    print(
+        f"\n| greedy client | figure | median of {len(runs)} | smallest | largest |\n|---|---|---|---|---|"
+    )
+    for kind, figures in runs[0].items():
+        for name in figures:
+            values = [run[kind][name] for run in runs if name in run[kind]]
+            print(f"| {kind} | {name} | {median(values):g} | {min(values):g} | {max(values):g} |")
+
+
+def run(seconds: float, kinds: list[str], *, apart: bool) -> dict[str, dict[str, float]]:
+    """Starts a service and measures it once."""
+    command = (sys.executable, "-m", "convserve", "serve", "--port", "0")
+    cpus = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryFile() as log:
+        if apart:
+            os.sched_setaffinity(0, cpus[:1])
+        server = subprocess.Popen(  # noqa: S603
+            [*command, "--models-dir", str(ROOT / "models")], cwd=ROOT, stderr=log, stdout=log
+        )
+        if apart:
+            os.sched_setaffinity(0, cpus[1:])
+        try:
+            return asyncio.run(measure(_port_of(log), seconds, kinds))
+        finally:
+            os.sched_setaffinity(0, cpus)
+            server.terminate()
+            server.wait()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", default=["gets", "hog", "lists", "overload"])
+    parser.add_argument(
+        "--apart", action="store_true", help="the service on one core, the clients on the others"
+    )
     options = parser.parse_args()
 
-    command = (sys.executable, "-m", "convserve", "serve", "--port", "0")
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(  # noqa: S603
-            [*command, "--models-dir", str(ROOT / "models")], cwd=ROOT, stderr=log, stdout=log
-        )
-        try:
-            asyncio.run(measure(_port_of(log), options.seconds, options.kinds))
-        finally:
-            server.terminate()
-            server.wait()
+    report([run(options.seconds, options.kinds, apart=options.apart) for _ in range(options.runs)])
     return 0
 
 

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, Overloaded
 from service.http.edge import QUIET_ROUTES
 from service.http.scope import client_of
-from service.http.turns import FairTurns
+from service.http.turns import FairTurns, PacedRefusals
 from service.system.pacing import Allowance
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -56,6 +56,7 @@ class HotRoutes:
         }
         self._by_pattern = [route for route in self.routes if route.param_convertors]
         self._other = other
+        self._refusals = PacedRefusals()
         self._picture_turns = FairTurns(_PICTURES_AT_ONCE)
         self._other_turns = FairTurns(_OTHERS_AT_ONCE, Allowance(_OTHERS_BURST, _OTHERS_PER_S))
 
@@ -72,7 +73,12 @@ class HotRoutes:
         await self._picture_turns.wait(client, scope, receive)
 
         scope["route"] = route
-        response: Response = await route.endpoint(Request(scope, receive))
+        try:
+            response: Response = await route.endpoint(Request(scope, receive))
+        except Overloaded as error:
+            error.__traceback__ = None  # its frames hold the body
+            await self._refusals.wait(client, scope, receive)
+            raise
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> APIRoute | None:

@@ -19,12 +19,15 @@ class Allowance:
         self._left = float(burst)
         self._counted_s = clock()
 
-    def take(self) -> bool:
-        """Returns whether one more event is allowed now, and counts it if it is."""
+    def take(self, cost: float = 1.0) -> bool:
+        """Returns whether one more event is allowed now, and counts it if it is.
+
+        One event is allowed whatever it costs. The next ones wait until its cost is made up for.
+        """
         self._refill()
         if self._left < 1:
             return False
-        self._left -= 1
+        self._left -= cost
         return True
 
     def wait_s(self) -> float:

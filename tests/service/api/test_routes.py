@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from starlette.testclient import TestClient
 from service.api.payload import ClassifyOptions, query_options
 from service.api.routes import HotRoutes, openapi_parameters, parse
 from service.app import HOT_ROUTERS
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, Overloaded
+from service.http.turns import PacedRefusals
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
 
@@ -130,6 +132,27 @@ def test_routes_fastapi_handles_other_methods_on_a_hot_path():
     assert client.post("/items").text == "plain"
     assert client.get("/items").json() == "fastapi"
     assert client.put("/items").status_code == 405
+
+
+def test_routes_refusal_of_an_overload_waits_for_its_turn_without_the_body(monkeypatch):
+    router, waited = APIRouter(), []
+
+    @router.post("/items")
+    async def create(_request: Request) -> Response:
+        raise Overloaded("full", 1)
+
+    async def wait(_self: PacedRefusals, client: str, scope: Any, _receive: Any) -> None:
+        waited.append((client, scope["path"]))
+
+    monkeypatch.setattr(PacedRefusals, "wait", wait)
+    client = TestClient(HotRoutes([router], other=FastAPI()), client=("10.0.0.1", 1))
+
+    with pytest.raises(Overloaded) as caught:
+        client.post("/items", content=b"x")
+
+    assert waited == [("10.0.0.1", "/items")]
+    functions = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert "create" not in functions  # its frame would keep the body
 
 
 @pytest.mark.parametrize("path", TEMPLATES)

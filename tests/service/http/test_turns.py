@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from service.http.scope import add_peer
-from service.http.turns import FairTurns
+from service.http.turns import FairTurns, PacedRefusals
 from service.system.pacing import Allowance
 from tests.fakes import FakeClock
 
@@ -105,3 +105,83 @@ async def test_turns_client_that_leaves_while_it_waits_takes_no_turn():
 
     assert isinstance(outcomes[1], ClientDisconnect)
     assert door.begun == ["a0", "c0"]
+
+
+class Refused:
+    """Refusals that wait; `sent` has the clients of those that may go out, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowance: Allowance | None = None) -> None:
+        self.sent: list[str] = []
+        self.clock = FakeClock()
+        self._refusals = PacedRefusals(allowance or Allowance(1, 1, self.clock))
+        self._later: list[tuple[float, Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", lambda *call: self._later.append(call))
+
+    def refuse(self, name: str, *headers: tuple[bytes, bytes]) -> None:
+        """A refusal for the client named by the first letter."""
+        self._tasks.append(asyncio.create_task(self._wait(name, {"headers": headers})))
+
+    async def _wait(self, name: str, scope: dict[str, Any]) -> None:
+        await self._refusals.wait(name[0], scope, never)
+        self.sent.append(name)
+
+    async def advance(self, seconds: float) -> list[str]:
+        """Lets time pass, and returns all that have been sent by then."""
+        self.clock.advance(seconds)
+        for _ in range(5):
+            due, self._later = self._later, []
+            for _, begin in due:
+                begin()
+            await turn()
+        return self.sent
+
+
+def length(n_bytes: int) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % n_bytes
+
+
+async def test_refusals_go_out_at_a_rate_in_turn_by_client(monkeypatch):
+    refused = Refused(monkeypatch)
+    for name in ("a0", "a1", "a2", "b0"):
+        refused.refuse(name)
+
+    at_once = list(await refused.advance(0))
+    for _ in range(3):
+        await refused.advance(1)
+
+    assert at_once == ["a0"]
+    assert refused.sent == ["a0", "a1", "b0", "a2"]
+
+
+async def test_refusals_of_requests_with_large_bodies_wait_longer(monkeypatch):
+    refused = Refused(monkeypatch)
+    refused.refuse("a0", length(2 * 65_536))  # costs as much as three without a body
+    refused.refuse("a1")
+
+    await refused.advance(0)
+    before = list(await refused.advance(2.9))
+    after = list(await refused.advance(0.2))
+
+    assert (before, after) == (["a0"], ["a0", "a1"])
+
+
+async def test_refusals_that_would_wait_more_than_a_second_go_out_at_once(monkeypatch):
+    refused = Refused(monkeypatch)
+    for index in range(1_200):
+        refused.refuse(f"a{index}")
+
+    sent = await refused.advance(0)
+
+    assert sent == ["a0", *(f"a{index}" for index in range(1_001, 1_200))]
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"1e9", "\u00b2".encode(), b"x"])
+async def test_refusals_body_length_that_is_no_number_costs_nothing(monkeypatch, value):
+    refused = Refused(monkeypatch)
+    refused.refuse("a0", (b"content-length", value))
+    refused.refuse("a1")
+
+    assert await refused.advance(0) == ["a0"]
+    assert await refused.advance(1) == ["a0", "a1"]

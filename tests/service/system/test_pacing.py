@@ -41,3 +41,12 @@ def test_allowance_is_never_exceeded(pauses):
         allowed += allowance.take()
 
     assert allowed <= 3 + 2 * sum(pauses) + 1e-6
+
+
+def test_allowance_event_that_costs_more_makes_the_next_one_wait():
+    clock = FakeClock()
+    allowance = Allowance(2, 4, clock)
+
+    taken = allowance.take(3)
+
+    assert (taken, allowance.take(), allowance.wait_s()) == (True, False, 0.5)
