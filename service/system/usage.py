@@ -82,7 +82,7 @@ class UsageCollector(Collector):
             "CPU seconds of the worker processes, also of those that have ended.",
             ended.children_user
             + ended.children_system
-            + sum(_cpu_seconds(pid, self._proc) for pid in pids),
+            + sum(cpu_seconds(pid, self._proc) for pid in pids),
         )
 
 
@@ -106,7 +106,8 @@ def _resident_pages(pid: int, proc: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def _cpu_seconds(pid: int, proc: Path) -> float:
+def cpu_seconds(pid: int, proc: Path = _PROC) -> float:
+    """Returns the processor time that a process has had; 0 on systems without /proc."""
     try:
         stat = (proc / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
         # After the name in parentheses, which may itself contain some, from the third field on.

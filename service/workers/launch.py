@@ -25,12 +25,11 @@ from service.models.limits import CHECK_INTERVAL_S, LoadBudget, LoadLimits
 from service.settings import without_secrets
 from service.system.threads import DaemonThread
 from service.workers import wire
+from service.workers.priority import ProcessorShare, run_nicer, run_when_idle
 from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
 _START_S: Final = 60.0
-# Added to the niceness of the service. With 19, a busy service would let a child have almost no time.
-_BACKGROUND_NICENESS: Final = 10
 
 
 class ProcessHandle(Protocol):
@@ -110,7 +109,15 @@ class ProcessLauncher:
         Raises:
             ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
-        starting = [self._spawn(self._limits, siblings=count) for _ in range(count)]
+        if self._background:
+            with suppress(_StarvingError):
+                return self._launch_now(count, when_idle=True)
+        return self._launch_now(count)
+
+    def _launch_now(self, count: int, *, when_idle: bool = False) -> list[LaunchedWorker]:
+        starting = [
+            self._spawn(self._limits, siblings=count, when_idle=when_idle) for _ in range(count)
+        ]
         try:
             futures = []
             for one in starting:
@@ -124,7 +131,9 @@ class ProcessLauncher:
                 one.abort()
             raise
 
-    def _spawn(self, limits: LoadLimits, siblings: int = 1) -> _StartingWorker:
+    def _spawn(
+        self, limits: LoadLimits, siblings: int = 1, *, when_idle: bool = False
+    ) -> _StartingWorker:
         ours, theirs = socket.socketpair()
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -141,12 +150,16 @@ class ProcessLauncher:
                 raise WorkerNotStarted(
                     f"a worker process could not be started: {error.strerror}"
                 ) from error
-        if self._background:
-            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _BACKGROUND_NICENESS  # 19 at most
-            with suppress(OSError):  # it has ended already
-                os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+        when_idle = when_idle and run_when_idle(process.pid)
+        if self._background and not when_idle:
+            run_nicer(process.pid)
         begin = partial(limits.begin, process.pid, siblings=siblings)
-        return _StartingWorker(process, ours, self._start_message, begin)
+        share = ProcessorShare(process.pid) if when_idle else None
+        return _StartingWorker(process, ours, self._start_message, begin, share)
+
+
+class _StarvingError(WorkerNotStarted):
+    """The child gets hardly any processor time."""
 
 
 class _StartingWorker:
@@ -158,11 +171,13 @@ class _StartingWorker:
         sock: socket.socket,
         start_message: dict[str, Any],
         begin: Callable[[], LoadBudget],
+        share: ProcessorShare | None = None,
     ) -> None:
         self.process = process
         self.sock = sock
         self._start_message = start_message
         self._begin = begin
+        self._share = share  # None if it is not to be watched
         # Until the first version; importing everything takes a second, or several on a busy machine.
         self._budget = LoadLimits(_START_S, sys.maxsize).begin(process.pid)
         self._waiting = [f"{name}/{number}" for name, number, _ in start_message["versions"]]
@@ -229,6 +244,9 @@ class _StartingWorker:
         return data
 
     def _check_limits(self) -> None:
+        if self._share is not None and self._share.is_starving():
+            self.process.kill()
+            raise _StarvingError("a worker process gets hardly any processor time")
         if (reason := self._budget.exceeded()) is None:
             return
         self.process.kill()  # now: it may be taking more memory

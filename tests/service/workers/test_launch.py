@@ -20,6 +20,7 @@ from service.models.repository import EngineConfig
 from service.workers import launch as launching
 from service.workers import wire
 from service.workers.launch import ProcessLauncher
+from service.workers.priority import ProcessorShare
 from service.workers.wire import FrameKind
 
 pytestmark = pytest.mark.anyio
@@ -72,15 +73,28 @@ def test_launching_several_at_once_are_all_ready(models_dir, spawned):
         one.abort()
 
 
-def test_launching_in_the_background_is_nicer_than_the_service(models_dir, monkeypatch):
-    monkeypatch.setattr("os.getpriority", lambda *_: 5)
+def test_launching_in_the_background_gives_way_to_the_service(models_dir):
     (launched,) = launcher(models_dir, background=True).launch_now(1)
-    monkeypatch.undo()
 
+    policy = os.sched_getscheduler(launched.process.pid)
+    launched.abort()
+
+    assert policy == os.SCHED_IDLE
+
+
+def test_launching_in_the_background_starts_again_if_it_gets_no_time(
+    models_dir, monkeypatch, spawned
+):
+    monkeypatch.setattr(ProcessorShare, "is_starving", lambda _: True)
+
+    (launched,) = launcher(models_dir, background=True).launch_now(1)
+    policy = os.sched_getscheduler(launched.process.pid)
     niceness = os.getpriority(os.PRIO_PROCESS, launched.process.pid)
     launched.abort()
 
-    assert niceness == 15
+    assert [one.poll() for one in spawned] == [-9, -9]
+    assert policy == os.SCHED_OTHER
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
 
 
 def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
