@@ -2,8 +2,8 @@
 
     python -m service.workers <file descriptor of its end of the socket pair> <parent's process id>
 
-The first frame is START: the model repository, how to run, and the name, number and manifest digest of
-each version. The child sends LOADING before it loads each, and READY with facts about them, or FAILED.
+The first frame is START: the model repository, how to run, and for each version its name, number and
+manifest digest, and what another child found with its golden examples, or null. The child sends LOADING before it loads each, and READY with facts about them, or FAILED.
 Then it loops: read a batch,
 prepare it, run it, write the outcomes. It exits when the connection ends, and that happens however the
 front exits.
@@ -136,7 +136,9 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes | None:
 def load(
     start: dict[str, Any], on_loading: Callable[[], object]
 ) -> tuple[list[LoadedVersion], list[dict[str, Any]]]:
-    """Loads and verifies the versions of a START message. Calls `on_loading` before each.
+    """Loads the versions of a START message, and verifies those that nobody has verified yet.
+
+    Calls `on_loading` before each.
 
     Returns:
         The versions, and for each the facts that the front puts into its `LoadedVersion`.
@@ -147,11 +149,17 @@ def load(
     """
     models_dir, engine_config = Path(start["models_dir"]), EngineConfig(**start["run"])
     versions = []
-    for name, number, manifest_sha256 in start["versions"]:
+    for name, number, manifest_sha256, golden_difference in start["versions"]:
         on_loading()
-        versions.append(
-            load_version(models_dir, name, number, engine_config, manifest_sha256=manifest_sha256)
+        version = load_version(
+            models_dir,
+            name,
+            number,
+            engine_config,
+            manifest_sha256=manifest_sha256,
+            golden_difference=golden_difference,
         )
+        versions.append(version)
     return versions, [_facts(version) for version in versions]
 
 

@@ -50,6 +50,19 @@ class WorkerConfig:
     proven: dict[VersionId, dict[str, Any]] = field(default_factory=dict, compare=False)
 
     def launcher(self, versions: list[VersionId], *, background: bool = False) -> ProcessLauncher:
+        """Returns a launcher of children that verify and serve these versions."""
+        return self._launcher([(*one, None) for one in versions], background=background)
+
+    def launcher_of(self, repository: Repository) -> ProcessLauncher:
+        """Returns a launcher of children for versions that have been verified."""
+        versions = repository.versions()
+        return self._launcher(
+            [(*one.key, one.manifest_sha256, one.golden_difference) for one in versions]
+        )
+
+    def _launcher(
+        self, versions: list[tuple[str, int, str, float | None]], *, background: bool = False
+    ) -> ProcessLauncher:
         start_message = {
             "models_dir": str(self.repository.models_dir),
             "run": asdict(self.repository.engine_config),
@@ -85,7 +98,7 @@ class ProcessLaneFactory:
             clock: monotonic seconds.
         """
         self._config = config
-        self._launcher = config.launcher(_version_ids(repository))
+        self._launcher = config.launcher_of(repository)
         self._ready = ready
         self._max_memory_bytes = max_memory_bytes
         self._clock = clock
@@ -125,7 +138,7 @@ class ProcessLaneFactory:
         Raises:
             ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
-        launcher = self._config.launcher(_version_ids(repository))
+        launcher = self._config.launcher_of(repository)
         starts = [asyncio.create_task(launcher.launch()) for _ in range(count)]
         try:
             ready = await asyncio.gather(*starts)
@@ -165,7 +178,7 @@ def start_children(
     except (ModelError, ProviderUnavailable):
         # One of the versions fails. Loaded one by one, it becomes clear which.
         repository = load_repository(config.repository, load)
-        ready = config.launcher(_version_ids(repository)).launch_now(count)
+        ready = config.launcher_of(repository).launch_now(count)
     return ProcessLaneFactory(
         config, repository, ready, max_memory_bytes=max_memory_bytes
     ), repository
@@ -188,10 +201,6 @@ def _start_all(config: WorkerConfig, count: int) -> tuple[list[LaunchedWorker], 
         for (manifest, digest), facts in zip(found, ready[0].facts, strict=True)
     ]
     return ready, Repository(versions, start.decision, file=start.file, checked=checked)
-
-
-def _version_ids(repository: Repository) -> list[VersionId]:
-    return [(*one.key, one.manifest_sha256) for one in repository.versions()]
 
 
 def loaded_remotely(

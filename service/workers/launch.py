@@ -180,7 +180,7 @@ class _StartingWorker:
         self._share = share  # None if it is not to be watched
         # Until the first version; importing everything takes a second, or several on a busy machine.
         self._budget = LoadLimits(_START_S, sys.maxsize).begin(process.pid)
-        self._waiting = [f"{name}/{number}" for name, number, _ in start_message["versions"]]
+        self._waiting = [f"{name}/{number}" for name, number, *_ in start_message["versions"]]
         self._loading: str | None = None
 
     def wait_ready(self) -> LaunchedWorker:

@@ -354,12 +354,14 @@ def test_child_sigterm_before_serving_retires_at_once(pair, versions):
 # Loading the versions
 
 
-def start_message(models_dir: Path, *numbers: int, digest: str = "") -> dict[str, Any]:
+def start_message(
+    models_dir: Path, *numbers: int, digest: str = "", golden_difference: float | None = None
+) -> dict[str, Any]:
     listed = []
     for number in numbers or (2,):
         manifest = models_dir / "tiny" / str(number) / "manifest.json"
         actual = sha256(manifest.read_bytes()) if manifest.exists() else ""
-        listed.append(["tiny", number, digest or actual])
+        listed.append(["tiny", number, digest or actual, golden_difference])
 
     return {
         "models_dir": str(models_dir),
@@ -368,6 +370,14 @@ def start_message(models_dir: Path, *numbers: int, digest: str = "") -> dict[str
         "limits": {"max_pixels": 1000},
         "log_level": "info",
     }
+
+
+def test_child_does_not_verify_again_what_another_has_verified(models_dir, monkeypatch):
+    monkeypatch.setattr("service.models.repository.replay_golden", None)
+
+    _, facts = load(start_message(models_dir, golden_difference=0.25), lambda: None)
+
+    assert [one["golden_difference"] for one in facts] == [0.25]
 
 
 def test_child_loads_its_versions_in_the_order_of_the_start_message(models_dir):

@@ -34,7 +34,7 @@ def launcher(
     plan = {
         "models_dir": str(models_dir),
         "run": asdict(EngineConfig("cpu")),
-        "versions": [["tiny", number, digest]],
+        "versions": [["tiny", number, digest, None]],
         "limits": asdict(ImageLimits()),
         "log_level": "info",
     }
