@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -218,15 +217,8 @@ async def test_children_are_all_killed_if_one_does_not_start(models_dir, monkeyp
 
 @pytest.mark.parametrize("one_is_ready", [True, False], ids=["one_is_ready", "none_is_ready"])
 async def test_children_cancelled_while_they_start_are_killed(
-    models_dir, monkeypatch, one_is_ready
+    models_dir, monkeypatch, started, one_is_ready
 ):
-    started: list[subprocess.Popen[bytes]] = []
-
-    class RecordingPopen(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            started.append(self)
-
     launch, ready, never = ProcessLauncher.launch, asyncio.Event(), asyncio.Event()
 
     async def launch_one(launcher: ProcessLauncher) -> LaunchedWorker:
@@ -236,7 +228,6 @@ async def test_children_cancelled_while_they_start_are_killed(
         ready.set()
         return launched
 
-    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
     monkeypatch.setattr(ProcessLauncher, "launch", launch_one)
     factory = ProcessLaneFactory(config_of(models_dir), loaded_here(models_dir), [])
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,20 +39,6 @@ def launcher(
     return ProcessLauncher(plan, LoadLimits(timeout_s), background=background)
 
 
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Every process that the test started, in order."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    class RecordingPopen(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            started.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
-    return started
-
-
 async def test_launching_worker_that_is_ready_returns_its_facts(models_dir):
     launched = await launcher(models_dir).launch()
     running = launched.process.poll()
@@ -65,10 +49,10 @@ async def test_launching_worker_that_is_ready_returns_its_facts(models_dir):
     assert launched.process.poll() == -9
 
 
-def test_launching_several_at_once_are_all_ready(models_dir, spawned):
+def test_launching_several_at_once_are_all_ready(models_dir, started):
     launched = launcher(models_dir).launch_now(2)
 
-    assert [one.process.pid for one in launched] == [one.pid for one in spawned]
+    assert [one.process.pid for one in launched] == [one.pid for one in started]
     for one in launched:
         one.abort()
 
@@ -105,27 +89,27 @@ def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
     assert launched.process.wait() == 0
 
 
-async def test_launching_missing_version_raises_the_error_of_the_worker(tmp_path, spawned):
+async def test_launching_missing_version_raises_the_error_of_the_worker(tmp_path, started):
     with pytest.raises(ManifestInvalid, match="tiny/2"):
         await launcher(tmp_path).launch()
 
-    assert spawned[0].returncode is not None
+    assert started[0].returncode is not None
 
 
-async def test_launching_worker_that_starts_too_slowly_is_killed(models_dir, spawned, monkeypatch):
+async def test_launching_worker_that_starts_too_slowly_is_killed(models_dir, started, monkeypatch):
     monkeypatch.setattr(launching, "_START_S", 0.01)
 
     with pytest.raises(WorkerNotStarted, match=r"not ready within 0\.01 s"):
         await launcher(models_dir).launch()
 
-    assert spawned[0].returncode == -9
+    assert started[0].returncode == -9
 
 
-async def test_launching_worker_that_loads_too_slowly_is_killed(models_dir, spawned):
+async def test_launching_worker_that_loads_too_slowly_is_killed(models_dir, started):
     with pytest.raises(VersionTooCostly, match=r"tiny/2: loading takes longer than 0 s"):
         await launcher(models_dir, timeout_s=0.0).launch()
 
-    assert spawned[0].returncode == -9
+    assert started[0].returncode == -9
 
 
 @pytest.mark.parametrize(
@@ -162,7 +146,7 @@ def program_sending(pieces: list[bytes]) -> str:
     ids=["noise", "not_ready", "bug"],
 )
 def test_launching_worker_that_is_not_ready_is_killed(
-    models_dir, monkeypatch, tmp_path, spawned, pieces, words
+    models_dir, monkeypatch, tmp_path, started, pieces, words
 ):
     (tmp_path / "fake_worker.py").write_text(program_sending(pieces), encoding="ascii")
     monkeypatch.syspath_prepend(tmp_path)
@@ -171,17 +155,17 @@ def test_launching_worker_that_is_not_ready_is_killed(
     with pytest.raises(WorkerNotStarted, match=words):
         launcher(models_dir).launch_now(1)
 
-    assert spawned[0].returncode == -9
+    assert started[0].returncode == -9
 
 
-async def test_launching_cancelled_leaves_no_process(models_dir, spawned):
+async def test_launching_cancelled_leaves_no_process(models_dir, started):
     task = asyncio.create_task(launcher(models_dir).launch())
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
     assert task.cancelled()
-    assert spawned[0].returncode == -9
+    assert started[0].returncode == -9
 
 
 async def test_launching_does_not_block_the_event_loop(models_dir):

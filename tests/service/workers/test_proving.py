@@ -57,20 +57,6 @@ def refusal(load: Any, models_dir: Path, **limits: Any) -> ModelError:
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Every process that the test started."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    class RecordingPopen(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            started.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", RecordingPopen)
-    return started
-
-
-@pytest.fixture
 def fake_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Makes children run these statements once they have sent the given number of LOADING frames."""
 
@@ -92,16 +78,16 @@ def fake_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 # Versions that can be served
 
 
-def test_proven_version_runs_in_this_process(models_dir, children):
+def test_proven_version_runs_in_this_process(models_dir, started):
     version = load_proven(config_of(models_dir), models_dir, "tiny", 2, ENGINE)
 
     ours = load_version(models_dir, "tiny", 2, ENGINE)
     assert type(version.engine) is type(ours.engine)
     assert version.manifest_sha256 == ours.manifest_sha256
-    assert [one.returncode for one in children] == [-9]
+    assert [one.returncode for one in started] == [-9]
 
 
-def test_version_proven_for_workers_runs_in_children_only(models_dir, children):
+def test_version_proven_for_workers_runs_in_children_only(models_dir, started):
     version = load_in_child(config_of(models_dir), models_dir, "tiny", 2, ENGINE)
 
     ours = load_version(models_dir, "tiny", 2, ENGINE)
@@ -109,11 +95,11 @@ def test_version_proven_for_workers_runs_in_children_only(models_dir, children):
     assert isinstance(version.engine, RemoteEngine)
     assert version.manifest_sha256 == ours.manifest_sha256
     assert math.isclose(version.golden_difference, ours.golden_difference)
-    assert [one.returncode for one in children] == [-9]
+    assert [one.returncode for one in started] == [-9]
 
 
 @both_loads
-def test_version_is_proven_once_for_the_same_files(tmp_path, load, children):
+def test_version_is_proven_once_for_the_same_files(tmp_path, load, started):
     tinymodel.write_version(tmp_path)
     config = config_of(tmp_path)
 
@@ -123,7 +109,7 @@ def test_version_is_proven_once_for_the_same_files(tmp_path, load, children):
 
     with pytest.raises(VersionCorrupt):
         load(config, tmp_path, "tiny", 1, ENGINE)
-    assert len(children) == 1
+    assert len(started) == 1
 
 
 def test_version_replaced_after_it_was_proven_is_refused(tmp_path, monkeypatch):
@@ -144,12 +130,12 @@ def test_version_replaced_after_it_was_proven_is_refused(tmp_path, monkeypatch):
 
 
 @both_loads
-def test_broken_version_is_refused(tmp_path, load, children):
+def test_broken_version_is_refused(tmp_path, load, started):
     tinymodel.write_version(tmp_path)
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"x")
 
     assert "tiny/1: model.onnx" in str(refusal(load, tmp_path))
-    assert [one.returncode is None for one in children] == [False]
+    assert [one.returncode is None for one in started] == [False]
 
 
 @both_loads
@@ -166,16 +152,16 @@ def test_child_that_cannot_be_started_is_an_error_with_the_reason(tmp_path, load
 
 
 @both_loads
-def test_missing_version_is_refused_without_a_child(tmp_path, load, children):
+def test_missing_version_is_refused_without_a_child(tmp_path, load, started):
     error = refusal(load, tmp_path)
 
     assert isinstance(error, ManifestInvalid)
     assert str(error).startswith("tiny/1: ")
-    assert children == []
+    assert started == []
 
 
 def bounded_refusal(
-    load: Any, models_dir: Path, children: list[subprocess.Popen[bytes]], **limits: Any
+    load: Any, models_dir: Path, started: list[subprocess.Popen[bytes]], **limits: Any
 ) -> str:
     """The message of a refusal that left no process, no thread and no memory."""
     threads, before_bytes = threading.active_count(), private_bytes(os.getpid())
@@ -183,7 +169,7 @@ def bounded_refusal(
     error = refusal(load, models_dir, **limits)
 
     assert isinstance(error, VersionTooCostly)
-    assert [one.returncode for one in children] == [-9]
+    assert [one.returncode for one in started] == [-9]
     while threading.active_count() > threads:  # it ends a moment after its child
         pass
     assert private_bytes(os.getpid()) - before_bytes < 20_000_000
@@ -191,20 +177,20 @@ def bounded_refusal(
 
 
 @both_loads
-def test_endless_version_is_killed_at_the_deadline(tmp_path, load, children):
+def test_endless_version_is_killed_at_the_deadline(tmp_path, load, started):
     tinymodel.write_version(tmp_path, graph_file=tinymodel.endless_graph())
 
-    message = bounded_refusal(load, tmp_path, children, timeout_s=2)
+    message = bounded_refusal(load, tmp_path, started, timeout_s=2)
 
     assert message == "tiny/1: loading takes longer than 2 s (CONVSERVE_LOAD_TIMEOUT_S)"
 
 
 @both_loads
 @pytest.mark.parametrize("when", ["load", "run"])
-def test_version_that_takes_gigabytes_is_killed_at_the_limit(tmp_path, load, children, when):
+def test_version_that_takes_gigabytes_is_killed_at_the_limit(tmp_path, load, started, when):
     tinymodel.write_version(tmp_path, graph_file=tinymodel.greedy_graph(when))
 
-    message = bounded_refusal(load, tmp_path, children, max_memory_bytes=MEMORY_BYTES)
+    message = bounded_refusal(load, tmp_path, started, max_memory_bytes=MEMORY_BYTES)
 
     assert message == (
         "tiny/1: loading takes more than 381 MiB of memory (CONVSERVE_LOAD_MAX_MEMORY_BYTES)"
@@ -212,7 +198,7 @@ def test_version_that_takes_gigabytes_is_killed_at_the_limit(tmp_path, load, chi
 
 
 @both_loads
-def test_version_with_a_huge_sparse_file_is_refused(tmp_path, load, children):
+def test_version_with_a_huge_sparse_file_is_refused(tmp_path, load, started):
     tinymodel.write_version(tmp_path)
     os.truncate(tmp_path / "tiny" / "1" / "model.onnx", 32 * 2**30)
 
@@ -220,7 +206,7 @@ def test_version_with_a_huge_sparse_file_is_refused(tmp_path, load, children):
 
     assert isinstance(error, VersionCorrupt)
     assert "tiny/1: model.onnx has 34,359,738,368 bytes" in str(error)
-    assert None not in [one.returncode for one in children]
+    assert None not in [one.returncode for one in started]
 
 
 CRASHES = {
@@ -240,14 +226,14 @@ CRASHES = {
 
 @both_loads
 @pytest.mark.parametrize("crash", CRASHES)
-def test_version_that_ends_its_process_is_refused(models_dir, load, fake_child, crash, children):
+def test_version_that_ends_its_process_is_refused(models_dir, load, fake_child, crash, started):
     statements, kind, words = CRASHES[crash]
     fake_child(statements)
 
     with pytest.raises(kind, match=rf"^tiny/1: the process that loaded it .*{words}"):
         load(config_of(models_dir), models_dir, "tiny", 1, ENGINE)
 
-    assert None not in [one.returncode for one in children]
+    assert None not in [one.returncode for one in started]
 
 
 @both_loads
@@ -268,7 +254,7 @@ def test_child_that_says_too_often_that_it_loads_breaks_the_protocol(models_dir,
 # The start with workers
 
 
-def test_children_at_the_start_name_the_version_that_is_endless(tmp_path, children):
+def test_children_at_the_start_name_the_version_that_is_endless(tmp_path, started):
     tinymodel.write_version(tmp_path)
     tinymodel.write_version(tmp_path, "zebra", graph_file=tinymodel.endless_graph())
 
@@ -277,4 +263,4 @@ def test_children_at_the_start_name_the_version_that_is_endless(tmp_path, childr
     with pytest.raises(NothingToServe, match=r"zebra/1: loading takes longer than 2 s"):
         start_children(config, 2, partial(load_in_child, config))
 
-    assert {one.returncode for one in children} == {-9}, "none is left"
+    assert {one.returncode for one in started} == {-9}, "none is left"
