@@ -28,6 +28,7 @@ from training.evaluation.scorer import Scorer
 from training.learning.folder import RunFolder
 from training.networks.build import build as build_network
 from training.release.publish import verify_version
+from training.report import figures
 
 pytestmark = pytest.mark.timeout(240)  # most tests here train, export and report
 CONFIG = """
@@ -116,7 +117,10 @@ def published(tmp_path_factory) -> FitRun:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures and a config. Its runs draw no plots: those of `published` are real."""
+    monkeypatch.setattr(figures, "to_svg", lambda *_: b"<svg/>")
+    monkeypatch.setattr(figures, "to_png", lambda *_, **__: b"")
     return prepare(tmp_path)
 
 
