@@ -42,7 +42,7 @@ def traced(home: Path, *arguments: str) -> tuple[list[str], str]:
     done = subprocess.run(  # noqa: S603
         [  # noqa: S607
             "strace",
-            "-f",
+            "-ff",  # a file per thread: in one file, threads interrupt each other's lines
             "-qq",
             "-e",
             f"trace={CALLS}",
@@ -59,7 +59,8 @@ def traced(home: Path, *arguments: str) -> tuple[list[str], str]:
     )
     assert done.returncode == 0, done.stderr
     acts = re.compile(r"O_CREAT|O_WRONLY|O_RDWR|mkdir|creat\(|rename|unlink|AF_INET|send(to|msg)\(")
-    lines = trace.read_text(errors="replace").splitlines()
+    traces = home.parent.glob("trace.*")
+    lines = [line for one in traces for line in one.read_text(errors="replace").splitlines()]
     return [line for line in lines if acts.search(line) and not WORDLESS.search(line)], done.stdout
 
 
