@@ -408,7 +408,7 @@ def test_loadtest_sender_that_is_killed_leaves_what_was_seen(load, photos):
 
     assert ended.exit_code == INVALID
     assert found is not None
-    assert found.invalid_because == ["a sender ended early: status -9"]
+    assert "a sender ended early: status -9" in found.invalid_because  # a busy machine adds others
     assert not found.interrupted
     assert found.summary is not None
     assert found.summary.n_ok > 20
