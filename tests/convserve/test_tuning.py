@@ -154,7 +154,7 @@ def test_bench_runs_lanes_in_parallel():
     meeting = threading.Barrier(2)
 
     def answer(batch):
-        meeting.wait(10)  # fails unless the other lane arrives
+        meeting.wait(30)  # fails unless the other lane arrives
         return np.zeros((len(batch), 2), np.float32)
 
     engine.answer = answer
@@ -183,11 +183,11 @@ def test_bench_failure_of_one_lane_interrupts_the_others_and_waits_for_them():
 
     class HalfBroken(FakeEngine):
         def run(self, _batch, run=None):
-            both.wait(10)
+            both.wait(30)
             if failing.acquire(blocking=False):
                 raise RuntimeError("broken")
             run.on_interrupt(interrupted.set)
-            interrupted.wait(10)
+            interrupted.wait(30)
             ended.set()
             raise RuntimeError("interrupted")
 

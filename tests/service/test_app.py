@@ -290,7 +290,7 @@ def test_app_stop_ends_its_threads(models_dir):
 
     lanes = list(app.state.service._backend.batcher._lanes)
     for lane in lanes:
-        lane._thread.join(5)
+        lane._thread.join(30)
 
     assert [lane._thread.is_alive() for lane in lanes] == [False, False]
 

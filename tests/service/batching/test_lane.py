@@ -350,7 +350,7 @@ def test_lane_whose_event_loop_closes_during_a_run_ends_without_an_error():
     loop.close()
     bench.engine.release()
     bench.lane.close()
-    bench.lane._thread.join(5)
+    bench.lane._thread.join(30)
 
     assert (bench.lane._thread.is_alive(), bench.lane.busy) == (False, False)
 

@@ -150,7 +150,7 @@ def test_engine_endless_run_is_ended_by_an_interrupt(manifest):
     thread.start()
     wait_until(lambda: is_computing(thread))
     run.interrupt()
-    thread.join(10)
+    thread.join(30)
 
     assert not thread.is_alive()
     assert "terminate" in str(errors[0]).lower()

@@ -81,7 +81,7 @@ def test_thread_closed_ends_after_the_queued_calls():
     future = thread.submit(lambda: 1)
 
     thread.close()
-    thread._thread.join(5)
+    thread._thread.join(30)
 
     assert (future.result(0), thread._thread.is_alive()) == (1, False)
 

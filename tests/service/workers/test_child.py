@@ -440,7 +440,7 @@ def run_worker(message: Any, image: bytes = RED) -> tuple[int, list[Frame | None
     front.start()
     with theirs:
         status = module._run(theirs)
-    front.join(10)
+    front.join(30)
     return status, front.replies
 
 
