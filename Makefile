@@ -8,12 +8,14 @@
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
 # URL     what `make loadtest` sends requests to
 # PART    which of the slow tests: corpora, docker, faults, monitoring, portability, release, or several ("faults or docker")
+# JOBS    how many processes run the tests that start no server
 # SHARED  an optional folder of photographs for tests and benchmarks; without it those tests are skipped
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 URL    ?= http://127.0.0.1:8000
+JOBS   ?= 2
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
@@ -57,7 +59,8 @@ serve: $(VENV)/.service  ## serve the committed model on 127.0.0.1:8000
 	$(BIN)/convserve serve
 
 test: install  ## every test that needs neither Docker nor long load, with minimum coverage
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
+	$(BIN)/python -m pytest -m "not slow and not e2e" -n $(JOBS) --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -m "e2e and not slow" --cov --cov-append --cov-report=
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
 
