@@ -7,7 +7,7 @@
 # EVALUATE  a folder of labelled photographs that `make models` measures the accuracy on
 # PHOTOS  a folder of JPEG files for the benchmarks; FP32 a float graph; ARGS further options
 # URL     what `make loadtest` sends requests to
-# PART    which of the slow tests: corpora, docker, faults, monitoring, portability, release, or several ("faults or docker")
+# PART    which of the slow tests: clients, corpora, docker, faults, monitoring, portability, release, or several ("faults or docker")
 # JOBS    how many processes run the tests that start no server
 # SHARED  an optional folder of photographs for tests and benchmarks; without it those tests are skipped
 
@@ -64,7 +64,7 @@ test: install  ## every test that needs neither Docker nor long load, with minim
 	$(BIN)/coverage report --include='contract/*,convserve/*,service/*' --fail-under=95
 	$(BIN)/coverage report --include='training/*' --fail-under=85
 
-test-slow: install  ## the other tests: corpora, docker, faults, monitoring, portability, release (PART="faults or docker")
+test-slow: install  ## the other tests: clients, corpora, docker, faults, monitoring, portability, release (PART="faults or docker")
 	$(BIN)/python -m pytest -m "$(if $(PART),$(PART),slow)"
 
 test-service-only:  ## the wheel in a clean environment and an empty folder, without torch

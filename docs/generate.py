@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from contract.manifest import Manifest
 from convserve.loadtest.results import Result
-from service.api.openapi import add_shared_schemas
+from service.api.openapi import add_shared_schemas, operation_id
 from service.app import ROUTERS
 from service.http.problems import PROBLEMS
 from service.settings import ENVIRONMENT_PREFIX, Settings, flag_of, is_secret
@@ -171,7 +171,11 @@ def metrics_page() -> str:
 
 def openapi() -> str:
     # Without `create_app`, which would load models.
-    app = FastAPI(title="convserve", summary="A picture in, labelled probabilities out.")
+    app = FastAPI(
+        title="convserve",
+        summary="A picture in, labelled probabilities out.",
+        generate_unique_id_function=operation_id,
+    )
     for router in ROUTERS:
         app.include_router(router)
 

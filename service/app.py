@@ -27,7 +27,7 @@ from service.admin.token import AdminToken
 from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
-from service.api.openapi import add_shared_schemas
+from service.api.openapi import add_shared_schemas, operation_id
 from service.api.payload import BodyLimits
 from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
@@ -354,6 +354,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,  # `docs.router` has it, written once
+        generate_unique_id_function=operation_id,
         servers=[{"url": "."}],  # where the document is
         redirect_slashes=False,  # the redirect's target would come from the Host header
     )

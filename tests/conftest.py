@@ -21,7 +21,7 @@ MakeClient = Callable[..., TestClient]
 
 disable_runtime_telemetry()
 
-SLOW_PARTS = ("corpora", "docker", "faults", "monitoring", "portability", "release")
+SLOW_PARTS = ("clients", "corpora", "docker", "faults", "monitoring", "portability", "release")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi.routing import APIRoute
+
 from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
 
 _SCHEMAS: Final = "#/components/schemas/"
@@ -26,6 +28,16 @@ _CLASSIFY_REQUEST: Final[dict[str, Any]] = {
     },
 }
 
+_BINARY: Final = {"type": "string", "format": "binary"}
+_CLASSIFY_FILES: Final[dict[str, Any]] = {
+    "title": "ClassifyFiles",
+    "description": "One or several pictures, under any names.",
+    "type": "object",
+    "properties": {"image": {"type": "array", "items": _BINARY}},
+}
+
+RAW_BODY: Final[dict[str, Any]] = {"schema": _BINARY}
+FILES_BODY: Final[dict[str, Any]] = {"schema": {"$ref": f"{_SCHEMAS}ClassifyFiles"}}
 JSON_BODY: Final[dict[str, Any]] = {
     "schema": {"$ref": f"{_SCHEMAS}ClassifyRequest"},
     "examples": {
@@ -102,8 +114,14 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 """The response of every error status."""
 
 
+def operation_id(route: APIRoute) -> str:
+    """The name of an operation, after which generated clients name their functions."""
+    return route.name
+
+
 def add_shared_schemas(document: dict[str, Any]) -> None:
     """Adds the schemas to which the parts above refer to an OpenAPI document."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["ClassifyFiles"] = _CLASSIFY_FILES
     schemas["ClassifyRequest"] = _CLASSIFY_REQUEST
     schemas["ProblemDocument"] = ProblemDocument.model_json_schema()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from contract.repository.file import is_alias
 from contract.versions import is_version_number
 from service.api.dependencies import Dependencies, Deps, dependencies_of
-from service.api.openapi import CLASSIFIED, ERRORS, JSON_BODY
+from service.api.openapi import CLASSIFIED, ERRORS, FILES_BODY, JSON_BODY, RAW_BODY
 from service.api.payload import (
     ClassifyOptions,
     check_headers,
@@ -71,21 +71,12 @@ class VersionPath(ModelPath):
     version: Annotated[str, AfterValidator(_check_version)] = Field(description=_VERSION)
 
 
-_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: Final = {
     "required": True,
     "content": {
         # Also with the media type of the picture. Client generators know no body of type image/*.
-        "application/octet-stream": _BINARY,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                },
-                "additionalProperties": {"type": "string", "format": "binary"},
-            }
-        },
+        "application/octet-stream": RAW_BODY,
+        "multipart/form-data": FILES_BODY,
         "application/json": JSON_BODY,
     },
 }

@@ -44,6 +44,18 @@ def test_openapi_every_reference_leads_to_a_schema(document):
     assert found <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
 
 
+def test_openapi_operations_have_short_names(document):
+    names = [
+        operation["operationId"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    ]
+
+    assert names[:3] == ["classify", "classify_with_model", "classify_with_version"]
+    assert len(set(names)) == len(names)
+    assert all("_v1_" not in name for name in names)
+
+
 def test_openapi_errors_share_one_schema(document):
     schemas = [content["schema"] for _, content in responses(document, MEDIA_TYPE)]
 
