@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60  # the timeout of every wait
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
 class Server:
     """`convserve serve` on a free port, with a home directory of its own."""
 

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from httpx2 import Client, HTTPError, Response
+from httpx2 import Client, HTTPError, HTTPTransport, Response
 
 from service.http.problems import PROBLEMS
 from tests import tinymodel
-from tests.e2e.server import PATIENCE_S, Server, post
+from tests.e2e.server import PATIENCE_S, Server, free_port, post
 from tests.problems import assert_problem
 from tests.waiting import wait_until
 
@@ -65,12 +65,6 @@ class Proxy:
         wait_until(lambda: self.metric("haproxy_backend_active_servers", REPLICAS) == count)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """Starts HAProxy with the committed file; only ports and the servers' addresses differ."""
@@ -114,6 +108,24 @@ def test_proxy_hands_on_ids_and_the_services_own_errors(start_server, start_prox
     assert (named.status_code, named.headers["x-request-id"]) == (200, "mine.1")
     assert re.fullmatch("[0-9A-F]{16}", unnamed.headers["x-request-id"])
     assert_problem(too_large, 413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{}, {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}],
+    ids=["nothing", "forged"],
+)
+def test_proxy_names_the_client_and_drops_what_it_says_about_itself(
+    start_server, start_proxy, forged
+):
+    replica = start_server(forwarded_allow_ips="127.0.0.0/8")
+    proxy = start_proxy(replica)
+    client = Client(base_url=proxy.url, transport=HTTPTransport(local_address="127.0.0.2"))
+
+    with client:
+        client.get("/v1/models", headers=forged)
+
+    assert replica.wait_for_log("request")["client"] == "127.0.0.2"
 
 
 def test_proxy_does_not_show_one_replicas_metrics(start_server, start_proxy):

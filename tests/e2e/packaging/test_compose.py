@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+HAPROXY = (ROOT / "deploy" / "proxy" / "haproxy.cfg").read_text(encoding="utf-8")
+MAX_REPLICAS = 16
+_DOCUMENT = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = _DOCUMENT["services"]
+NETWORKS: dict[str, dict[str, Any]] = _DOCUMENT["networks"]
 PINNED = re.compile(r"[a-z./-]+:v?\d+\.\d+\.\d+(-[a-z0-9.]+)?")
+
+
+def filled_in(text: str) -> str:
+    """The text with the default of each variable."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 @pytest.fixture(params=SERVICES)
@@ -58,4 +68,26 @@ def test_compose_replica_is_the_service_without_a_port() -> None:
     service, replica = SERVICES["convserve"], SERVICES["replica"]
 
     assert replica["ports"] == []
-    assert all(replica[key] == service[key] for key in service if key != "ports")
+    assert all(replica[key] == service[key] for key in service.keys() - {"ports", "environment"})
+    environment = dict(replica["environment"])
+    assert environment.pop("CONVSERVE_FORWARDED_ALLOW_IPS")
+    assert environment == service["environment"]
+
+
+def test_compose_replica_believes_the_proxy_and_nobody_else() -> None:
+    (network,) = NETWORKS["proxied"]["ipam"]["config"]
+    others = ipaddress.ip_network(filled_in(network["ip_range"]))
+    proxy = filled_in(SERVICES["proxy"]["networks"]["proxied"]["ipv4_address"])
+
+    believed = filled_in(SERVICES["replica"]["environment"]["CONVSERVE_FORWARDED_ALLOW_IPS"])
+
+    assert believed == proxy
+    assert ipaddress.ip_address(proxy) in ipaddress.ip_network(filled_in(network["subnet"]))
+    assert ipaddress.ip_address(proxy) not in others
+    assert others.num_addresses > MAX_REPLICAS
+
+
+def test_compose_proxy_finds_replicas_in_the_network_where_it_is_believed() -> None:
+    (name,) = SERVICES["replica"]["networks"]["proxied"]["aliases"]
+
+    assert f"server-template replica {MAX_REPLICAS} {name}:8000" in HAPROXY

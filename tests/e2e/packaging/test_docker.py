@@ -23,6 +23,7 @@ VARIABLES = {  # of the compose file
     "CONVSERVE_TAG": "test",
     "CONVSERVE_PUBLISHED_PORT": "18467",
     "CONVSERVE_PUBLISHED_PROXY_PORT": "18468",
+    "CONVSERVE_PROXIED_NETWORK": "10.83.28",
 }
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 PROFILES = sorted({name for service in SERVICES.values() for name in service.get("profiles", ())})
@@ -193,6 +194,23 @@ def test_compose_proxy_answers_after_a_replica_was_killed(proxy: list[str]) -> N
     statuses = [post_cat("http://127.0.0.1:18468/v1/classify") for _ in range(20)]
 
     assert statuses == [200] * 20
+
+
+def test_compose_replicas_log_the_client_of_the_proxy(proxy: list[str]) -> None:
+    wait_healthy(proxy, "proxy")
+    request = urllib.request.Request(
+        "http://127.0.0.1:18468/v1/models",
+        headers={"X-Forwarded-For": "203.0.113.7", "X-Request-Id": "whose"},
+    )
+    template = "{{range .NetworkSettings.Networks}}{{.Gateway}} {{end}}"
+    container_id = run(*proxy, "ps", "-q", "proxy").strip()
+    this_machine = run("docker", "inspect", "-f", template, container_id).split()
+
+    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
+    logs = [run("docker", "logs", one) for one in run(*proxy, "ps", "-q", "replica").split()]
+
+    (line,) = [line for log in logs for line in log.splitlines() if '"whose"' in line]
+    assert json.loads(line)["client"] in this_machine
 
 
 def test_compose_container_is_confined(compose: list[str]) -> None:
