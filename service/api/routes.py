@@ -102,11 +102,19 @@ def openapi_parameters(
             "name": name,
             "in": where,
             "required": name in schema.get("required", ()),
-            "schema": {key: value for key, value in field.items() if value is not None},
+            "schema": _schema_of(field),
             **({"description": field["description"]} if "description" in field else {}),
         }
         for name, field in schema["properties"].items()
     ]
+
+
+def _schema_of(field: dict[str, Any]) -> dict[str, Any]:
+    # A parameter is left out of a URL, but never null there.
+    kept = {key: one for key, one in field.items() if one is not None and key != "description"}
+    for one in kept.pop("anyOf", ()):
+        kept |= one if one != {"type": "null"} else {}
+    return kept
 
 
 def parse(model: type[Model], values: Mapping[str, Any]) -> Model:
@@ -120,7 +128,7 @@ def parse(model: type[Model], values: Mapping[str, Any]) -> Model:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         if first["type"] == "extra_forbidden":
-            message = "unknown query parameter; see /docs for the known ones"
+            message = f"unknown query parameter; known: {', '.join(model.model_fields)}"
         else:
             message = f"{first['loc'][0]}: {first['msg']}"
         raise InvalidParameter(message) from error
