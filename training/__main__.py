@@ -291,7 +291,29 @@ _SOURCE_HELP = (
 )
 
 
-@main.command("fit", short_help="Train on your pictures, publish a version.", epilog=_FIT_EXAMPLES)
+class _ConfiguredCommand(click.Command):
+    """A command that knows the config's keys: `--epochs` is a common guess for schedule.epochs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from training.config.config import keys_named
+
+            keys = keys_named(error.option_name.lstrip("-").replace("-", "_"))
+            if not keys:
+                raise
+            advice = " or ".join(f"--set {key}=VALUE" for key in keys)
+            message = f"No such option '{error.option_name}'; use {advice}"
+            raise click.NoSuchOption(error.option_name, message, ctx=ctx) from None
+
+
+@main.command(
+    "fit",
+    cls=_ConfiguredCommand,
+    short_help="Train on your pictures, publish a version.",
+    epilog=_FIT_EXAMPLES,
+)
 @click.option("--data", "source", help=_SOURCE_HELP)
 @click.option(
     "--config",
@@ -370,7 +392,10 @@ def check_command(**options: Any) -> None:
 @_MODELS
 @_JSON
 def evaluate_command(**options: Any) -> None:
-    """Measure the accuracy of MODEL, a published name/version, on a FOLDER of labelled pictures."""
+    """Measure the accuracy of MODEL on a FOLDER of labelled pictures.
+
+    MODEL is the name of a published model, which means its newest version, or name/version.
+    """
     from training.commands.evaluate import run_evaluate
 
     _run(lambda: click.echo(run_evaluate(**options)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from contract.versions import read_version
+from contract.versions import find_versions, is_version_number, read_version
 from training.data.pictures import PictureFolder, scan_labelled
 from training.errors import InputRefused
 from training.evaluation.calibrate import is_out_of_distribution
@@ -18,10 +18,9 @@ _MAX_CLASSES: Final = 20  # rows of the table
 
 
 def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | None) -> str:
-    name, _, number = model.partition("/")
-    if not number.isdecimal():
-        raise InputRefused(f"the model must be <name>/<version>, got {model!r}")
-    version = read_version(models_dir, name, int(number))
+    name, number = _locate(models_dir, model)
+    model = f"{name}/{number}"
+    version = read_version(models_dir, name, number)
     labels = [label.name for label in version.manifest.labels]
 
     pictures = scan_labelled(folder, version.manifest.labels)
@@ -43,6 +42,21 @@ def run_evaluate(model: str, folder: Path, models_dir: Path, json_file: Path | N
         f"expected calibration error {measured.reliability.ece_percent:.2f}%",
     ]
     return "\n".join([*lines, *_unlike_lines(scorer, pictures), *_class_lines(measured, labels)])
+
+
+def _locate(models_dir: Path, model: str) -> tuple[str, int]:
+    name, slash, text = model.partition("/")
+    if slash and not is_version_number(text):
+        raise InputRefused(f"the model must be <name> or <name>/<version>, got {model!r}")
+
+    found = find_versions(models_dir) if models_dir.is_dir() else {}
+    if name not in found:
+        models = ", ".join(sorted(found)) or "none"
+        raise InputRefused(f"no model {name!r} in {models_dir}; there are: {models}")
+    if slash and int(text) not in found[name]:
+        versions = ", ".join(map(str, sorted(found[name])))
+        raise InputRefused(f"no version {text} of {name} in {models_dir}; there are: {versions}")
+    return name, int(text) if slash else max(found[name])
 
 
 def _unlike_lines(scorer: Scorer, pictures: PictureFolder) -> list[str]:

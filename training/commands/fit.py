@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from contract.manifest import NAME_PATTERN, NAME_RULE
 from training.commands.fitting import fit
 from training.config.config import RunConfig, read_config
 from training.data.sources.builtin import DIGITS
-from training.data.sources.find import TORCHVISION
+from training.data.sources.find import TORCHVISION, local_path
 from training.errors import InputRefused, LabelsChanged
 from training.learning.folder import RunFolder, RunRequest, next_folder
 from training.system.environment import is_first_process
+
+log = logging.getLogger(__name__)
 
 _RUNS: Final = Path("runs")
 # A resumed run reads these from its folder: option name -> flag.
@@ -108,11 +111,13 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
 
     built_in = source == DIGITS or source.startswith(TORCHVISION)
     name = options.name or name_of(source)
+    if not options.name and not built_in and name != (given := _stem(source).lower()):
+        log.info("the model is called %s, after %s; --name sets another name", name, given)
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputRefused(f"the model name {name!r} cannot be used: set --name to {NAME_RULE}")
 
     request = RunRequest(
-        source=source if built_in else str(Path(source).absolute()),
+        source=source if built_in else str(local_path(source).absolute()),
         name=name,
         version=options.version,
         models_dir=str(options.models_dir.absolute()),
@@ -129,5 +134,9 @@ def _new_run(options: FitOptions) -> tuple[RunRequest, RunConfig]:
 def name_of(source: str) -> str:
     """Derives a model name from the name of a folder, a .csv or a built-in dataset."""
     plain = source.removeprefix(TORCHVISION)
-    stem = Path(plain).absolute().stem if plain.endswith(".csv") else Path(plain).absolute().name
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    return re.sub(r"[^a-z0-9._-]+", "-", _stem(plain).lower()).strip("-._")
+
+
+def _stem(source: str) -> str:
+    path = local_path(source).absolute()
+    return path.stem if source.endswith(".csv") else path.name

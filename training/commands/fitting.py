@@ -68,7 +68,13 @@ def fit(
         log.info("this run is already published as %s", folder.published)
         return None
     if request.version is not None:  # fail now rather than after hours of training
-        check_free(Path(request.models_dir), request.name, request.version, replace=False)
+        check_free(
+            Path(request.models_dir),
+            request.name,
+            request.version,
+            replace=False,
+            can_replace=False,
+        )
 
     reuse_freed_memory()
     durations_s: dict[str, float] = {}

@@ -371,6 +371,13 @@ def read_config(name_or_path: str, changes: Sequence[str] = ()) -> RunConfig:
         raise ConfigInvalid(_explain(error, path.name, changes)) from error
 
 
+def keys_named(name: str) -> list[str]:
+    """Returns the keys of this name in the sections, such as `schedule.epochs` for `epochs`."""
+    return [
+        f"{section}.{name}" for section, model in _SECTIONS.items() if name in model.model_fields
+    ]
+
+
 def _locate(name_or_path: str) -> Path:
     if name_or_path.endswith(SUFFIX):
         return Path(name_or_path)
@@ -418,7 +425,10 @@ def _explain(error: ValidationError, file: str, changes: Sequence[str]) -> str:
 
     if first["type"] == "extra_forbidden":
         known = _SECTIONS[where[0]].model_fields if len(where) > 1 else RunConfig.model_fields
+        elsewhere = keys_named(where[-1])
         hint = did_you_mean(where[-1], known, n=1) or f"; the keys are {', '.join(known)}"
+        if elsewhere:
+            hint = f"; did you mean {' or '.join(elsewhere)}?"
         return f"{start}unknown key{hint}"
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]

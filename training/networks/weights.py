@@ -182,7 +182,10 @@ def _from_package(distribution: str) -> Weights:
 def _match_in_order(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Each pair must have the same shape and the same last part of the name.
     if len(own) != len(given):
-        raise WeightsRefused(f"{len(given)} tensors, the network has {len(own)}")
+        raise WeightsRefused(
+            f"the weights are of another network: they have {len(given)} tensors, the network has "
+            f"{len(own)}; give weights of this network: --weights (fit: --set network.weights=...)"
+        )
     for (name, expected), (other, tensor) in zip(own.items(), given.items(), strict=True):
         if expected.shape != tensor.shape or _kind(name) != _kind(other):
             raise WeightsRefused(

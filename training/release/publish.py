@@ -47,15 +47,21 @@ class Destination:
         return license_id
 
 
-def check_free(models_dir: Path, name: str, version: int, *, replace: bool) -> None:
-    """Raises VersionExists if the version exists and must not be replaced, or was removed."""
+def check_free(
+    models_dir: Path, name: str, version: int, *, replace: bool, can_replace: bool = True
+) -> None:
+    """Raises VersionExists if the version exists and must not be replaced, or was removed.
+
+    Without `can_replace`, the message does not advise to pass `--replace`.
+    """
     try:
         check_not_removed(models_dir, name, version)
     except VersionRemoved as error:
         raise VersionExists(str(error)) from error
     if not replace and (models_dir / name / str(version)).exists():
+        advice = " or pass --replace" if can_replace else ""
         raise VersionExists(
-            f"{name}/{version} already exists; choose another --version or pass --replace"
+            f"{name}/{version} already exists; leave out --version for the next free number{advice}"
         )
 
 

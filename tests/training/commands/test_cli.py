@@ -10,6 +10,7 @@ from contract.arrays import read_classifier
 from contract.manifest import parse_manifest
 from contract.repository.numbers import NUMBERS_FILE
 from contract.versions import find_versions, read_layers, read_version
+from tests import tinymodel
 from tests.training.helpers import tinynet
 from training.__main__ import main
 from training.errors import VersionUnproven
@@ -433,15 +434,65 @@ def test_evaluate_writes_every_measure_as_json(run_import, tmp_path, colours_dir
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        pytest.param("tiny", "must be <name>/<version>", id="no-version"),
-        pytest.param("tiny/9", "manifest_invalid", id="missing-version"),
+        pytest.param("tiny/9", "no version 9 of tiny in models; there are: 1, 2", id="version"),
+        pytest.param("tyni", "no model 'tyni' in models; there are: tiny", id="model"),
+        pytest.param(
+            "tiny/new", "the model must be <name> or <name>/<version>, got 'tiny/new'", id="word"
+        ),
+        pytest.param(
+            "tiny/", "the model must be <name> or <name>/<version>, got 'tiny/'", id="slash"
+        ),
     ],
 )
-def test_evaluate_of_a_missing_version_prints_one_line_and_exits_2(tmp_path, model, message):
-    result = CliRunner().invoke(main, ["evaluate", model, str(tmp_path), "--models", str(tmp_path)])
+def test_evaluate_of_a_missing_version_names_those_that_are_there(
+    tmp_path, monkeypatch, model, message
+):
+    monkeypatch.chdir(tmp_path)
+    for version in (1, 2):
+        tinymodel.write_version(tmp_path / "models", version=version)
+
+    result = CliRunner().invoke(main, ["evaluate", model, "."])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"convserve-train: input_refused: {message}\n"
+
+
+def test_evaluate_without_a_repository_says_that_there_are_no_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(main, ["evaluate", "tiny", "."])
+
+    assert (result.exit_code, "no model 'tiny' in models; there are: none" in result.stderr) == (
+        2,
+        True,
+    )
+
+
+def test_evaluate_of_a_name_measures_the_newest_version(run_import, tmp_path, colours_dir):
+    run_import()
+    run_import()
+
+    result = CliRunner().invoke(
+        main, ["evaluate", "tiny", str(colours_dir), "--models", str(tmp_path / "models")]
+    )
+
+    assert result.output.startswith("tiny/2: top-1 100.00%")
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("--epochs", "; use --set head.epochs=VALUE or --set schedule.epochs=VALUE\n"),
+        ("--batch-size", "; use --set head.batch_size=VALUE or --set loop.batch_size=VALUE\n"),
+        ("--crop-scale=0.1", "; use --set augment.crop_scale=VALUE\n"),
+        ("--replace", "No such option '--replace'."),
+    ],
+)
+def test_fit_with_a_key_of_the_config_as_option_says_how_to_set_it(option, advice):
+    result = CliRunner().invoke(main, ["fit", "--data", "digits", option, "3"])
 
     assert result.exit_code == 2
-    assert message in result.output
+    assert advice in result.stderr
 
 
 def test_two_imports_give_the_same_graph(run_import, tmp_path, monkeypatch):

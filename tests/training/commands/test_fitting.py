@@ -407,6 +407,28 @@ def test_fit_names_the_model_after_its_data(source, name):
     assert fit_command.name_of(source) == name
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "Мои фото 2024",
+            "the model is called 2024, after мои фото 2024; --name sets another name\n",
+        ),
+        ("Birds", ""),
+    ],
+)
+def test_fit_says_so_when_it_changes_the_name_of_the_data(tmp_path, monkeypatch, source, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / source).mkdir()
+
+    result = CliRunner().invoke(main, ["fit", "--data", source])
+
+    assert result.stderr == (
+        f"{said}convserve-train: data_refused: {source}: no class folders; expected "
+        f"{source}/train/<label>/<picture> with val and test beside it, or {source}/<label>/<picture>\n"
+    )
+
+
 def test_check_prints_its_findings_and_exits_with_a_status(root):
     (root / "colours" / "train" / "red" / "broken.png").write_bytes(b"not a picture")
     listed = root / "found.json"

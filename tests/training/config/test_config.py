@@ -76,6 +76,8 @@ def test_changes_on_the_command_line_override_the_config(config_file):
     [
         ("loop.batch_siz=8", r"loop\.batch_siz: unknown key; did you mean batch_size\?"),
         ("lop.batch_size=8", r"lop: unknown key; did you mean loop\?"),
+        ("epochs=8", r"^--set epochs: unknown key; did you mean head.epochs or schedule.epochs\?"),
+        ("loop.epochs=8", r"loop.epochs: unknown key; did you mean head.epochs or schedule.epochs"),
         ("foo.bar=1", "^--set foo.bar: foo: unknown key; the keys are note, seed, network, data, "),
         ("data.x=1", "^--set data.x: unknown key; the keys are validation_fraction, "),
         ("seed=x", "^--set seed: Input should be a valid integer.*, got 'x'"),

@@ -263,7 +263,12 @@ STATE = tinynet.TinyNet().state_dict()
     [
         pytest.param(renamed(STATE), False, "4 tensors missing, first conv.weight", id="names"),
         pytest.param(swapped(renamed(STATE)), True, "stands where", id="order"),
-        pytest.param(dict(list(renamed(STATE).items())[:3]), True, "3 tensors", id="too-few"),
+        pytest.param(
+            dict(list(renamed(STATE).items())[:3]),
+            True,
+            "they have 3 tensors, the network has 4; give weights of this network: --weights",
+            id="too-few",
+        ),
         pytest.param(
             changed(STATE, **{"conv.bias": torch.zeros(7)}), False, "has shape", id="shape"
         ),

@@ -203,5 +203,12 @@ def test_check_free_with_replace_allows_an_existing_version(tmp_path):
     (tmp_path / "tiny" / "1").mkdir(parents=True)
 
     check_free(tmp_path, "tiny", 1, replace=True)
-    with pytest.raises(VersionExists, match="--replace"):
+    with pytest.raises(VersionExists, match=r"leave out --version .* or pass --replace"):
         check_free(tmp_path, "tiny", 1, replace=False)
+
+
+def test_check_free_advises_no_option_that_the_command_lacks(tmp_path):
+    (tmp_path / "tiny" / "1").mkdir(parents=True)
+
+    with pytest.raises(VersionExists, match=r"leave out --version for the next free number$"):
+        check_free(tmp_path, "tiny", 1, replace=False, can_replace=False)

@@ -16,7 +16,7 @@ import numpy as np
 from training.config.config import Data
 from training.data.checks.duplicates import MIN_SIDE_PX, Duplicates, Progress, find_duplicates
 from training.data.checks.facts import PictureFacts, read_facts, thumbnails
-from training.data.checks.findings import LEAK_CODES, Finding, Findings
+from training.data.checks.findings import LEAK_CODES, Finding, Findings, counted
 from training.data.checks.rules import find_problems
 from training.data.checks.selection import Selection, select
 from training.data.checks.similarity import THUMBNAIL_PX
@@ -75,7 +75,8 @@ def check_data(source: str, config: Data, *, cache_dir: Path) -> Findings:
 def _read(source: str, config: Data, cache_dir: Path) -> Selection:
     contents = find(source, cache_dir=cache_dir)
     n_pictures, n_classes = len(contents.samples), len(contents.labels)
-    log.info("%s: %d pictures of %d classes", contents.name, n_pictures, n_classes)
+    classes = counted(n_classes, "class", "classes")
+    log.info("%s: %s of %s", contents.name, counted(n_pictures, "picture"), classes)
 
     facts = read_facts(contents.samples, _log_progress("decoded"))
     duplicates = _compare(facts, _log_progress("compared"))

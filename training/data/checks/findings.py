@@ -116,7 +116,8 @@ def _table(findings: Findings) -> list[str]:
     columns = [findings.counts[split] for split in splits]
     total = sum(map(sum, columns))
 
-    lines = [f"{printable(findings.name)}: {total} pictures of {len(findings.labels)} classes", ""]
+    classes = counted(len(findings.labels), "class", "classes")
+    lines = [f"{printable(findings.name)}: {counted(total, 'picture')} of {classes}", ""]
     rows = list(zip(map(printable, findings.labels), *columns, strict=True))
     # The smallest classes are the ones in trouble.
     shown = rows if len(rows) <= _ROWS else sorted(rows, key=lambda row: row[1])[:_ROWS]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath
 from typing import Final
 
 from contract.images import SUFFIXES
@@ -15,6 +17,7 @@ from training.data.checks.findings import Finding, Findings, counted
 from training.data.checks.picture_rules import check_pictures
 from training.data.checks.selection import LEAK, TWO_LABELS, UNREADABLE, Selection, groups
 from training.data.samples import SPLITS
+from training.data.sources.catalogue import SourceContents
 from training.data.sources.folders import LINKED_FOLDER, NOT_A_PICTURE
 
 FEW_PICTURES: Final = 10  # of a class, to train on
@@ -65,7 +68,9 @@ def _check_classes(
     selection: Selection, labels: Sequence[str], counts: dict[str, tuple[int, ...]]
 ) -> Iterator[Finding]:
     if not selection.source.samples:
-        yield Finding("stop", "no_pictures", "no pictures found", "check the path")
+        yield _no_pictures(selection.source)
+        return
+    if _none_readable(selection):  # the finding about the files says why
         return
 
     missing = [index for index, n in enumerate(counts["train"]) if not n]
@@ -82,7 +87,8 @@ def _check_classes(
             "stop",
             "too_few_classes",
             f"training pictures in only {_classes(len(labels) - len(missing))}",
-            "a classifier needs at least two classes; add pictures of another class",
+            _deeper(selection.source)
+            or "a classifier needs at least two classes; add pictures of another class",
         )
 
     for split in ("validation", "test"):
@@ -92,7 +98,9 @@ def _check_classes(
                 f"no_{split}_pictures",
                 f"no {split} pictures",
                 f"add {split} pictures, or delete the {split} split to have it cut from the "
-                "training pictures",
+                "training pictures"
+                if split in selection.source.given_splits
+                else "too few training pictures to cut them from; add pictures",
             )
             continue
         absent = [i for i, n in enumerate(counts[split]) if not n and counts["train"][i]]
@@ -105,6 +113,31 @@ def _check_classes(
                 + (", or the accuracy of these classes stays unknown" if split == "test" else ""),
                 tuple((labels[index],) for index in absent),
             )
+
+
+def _no_pictures(source: SourceContents) -> Finding:
+    skipped = tuple((name, reason) for reason, names in source.skipped.items() for name in names)
+    if not skipped:
+        return Finding("stop", "no_pictures", "no pictures found", "check the path")
+    commonest = max(source.skipped, key=lambda reason: len(source.skipped[reason]))
+    return Finding("stop", "no_pictures", "no pictures found", SKIP_ADVICE[commonest], skipped)
+
+
+def _none_readable(selection: Selection) -> bool:
+    return all(one.error is not None for one in selection.facts)
+
+
+def _deeper(source: SourceContents) -> str | None:
+    """Where the classes may be, if all pictures are in folders of one class folder."""
+    folders = [PurePosixPath(sample.name).parts[:-1] for sample in source.samples]
+    levels = zip(*folders, strict=False)
+    common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+    below = sorted({parts[len(common)] for parts in folders if len(parts) > len(common)})
+    if len(source.labels) > 1 or common[:1] != [source.labels[0].name] or len(below) < 2:
+        return None
+    names = ", ".join(below[:3]) + (", ..." if len(below) > 3 else "")
+    where = "/".join((source.name, *common))
+    return f"if the classes are the {len(below)} folders in {where} ({names}), give {where}"
 
 
 def _why_untrained(selection: Selection, index: int) -> str:
@@ -137,6 +170,10 @@ def _check_balance(labels: Sequence[str], counts: dict[str, tuple[int, ...]]) ->
         return
 
     (least, rarest), (most, commonest) = min(trained), max(trained)
+    if least == most:
+        if len(trained) > 1:
+            yield Finding("note", "balance", f"{most} training pictures of each class")
+        return
     balance = f"{most} training pictures of {commonest}, {least} of {rarest}"
     if most > IMBALANCE * least:
         yield Finding(
@@ -184,7 +221,15 @@ def _check_files(selection: Selection) -> Iterator[Finding]:
         for sample, one in zip(source.samples, selection.facts, strict=True)
         if one.error is not None
     )
-    if unreadable:
+    if unreadable and _none_readable(selection):
+        yield Finding(
+            "stop",
+            "none_readable",
+            f"none of the {counted(len(unreadable), 'picture')} can be read",
+            "give files that an image viewer can open",
+            unreadable,
+        )
+    elif unreadable:
         yield Finding(
             "warning",
             "unreadable",
@@ -200,7 +245,8 @@ def _check_files(selection: Selection) -> Iterator[Finding]:
             "add pictures or delete the folders",
             items=tuple((name,) for name in source.empty),
         )
-    for reason, names in source.skipped.items():
+    # Without a picture, the stop lists what was skipped.
+    for reason, names in source.skipped.items() if source.samples else ():
         yield Finding(
             "note" if reason in _HARMLESS else "warning",
             "skipped",
@@ -279,7 +325,7 @@ def _check_splits(
 ) -> Iterator[Finding]:
     missing = [s for s in ("validation", "test") if s not in selection.source.given_splits]
     cut = [f"{sum(counts[split])} for {split}" for split in missing]
-    if cut:
+    if cut and any(counts["train"]):
         yield Finding(
             "note",
             "cut",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from training.data.sources.folders import find_in_folder
 from training.errors import DataRefused
 
 TORCHVISION: Final = "torchvision:"
+_ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def find(source: str, *, cache_dir: Path) -> SourceContents:
@@ -29,12 +31,20 @@ def find(source: str, *, cache_dir: Path) -> SourceContents:
     if source.startswith(TORCHVISION):
         return find_torchvision(source.removeprefix(TORCHVISION), cache_dir)
 
-    path = Path(source)
+    path = local_path(source)
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return find_listed(path)
-    if not path.is_dir():
-        raise DataRefused(
-            f"{source}: no such folder; give a folder of class folders, a .csv list, "
-            f"`{DIGITS}` or `{TORCHVISION}CIFAR10`"
-        )
-    return find_in_folder(path)
+    if path.is_dir():
+        return find_in_folder(path)
+    if path.name.lower().endswith(_ARCHIVES):
+        raise DataRefused(f"{source}: archives are not read; unpack it and give the folder")
+    found = "not a folder" if path.exists() else "no such folder"
+    raise DataRefused(
+        f"{source}: {found}; give a folder of class folders, a .csv list, "
+        f"`{DIGITS}` or `{TORCHVISION}CIFAR10`"
+    )
+
+
+def local_path(source: str) -> Path:
+    """The path of a folder or list; `~` is the home folder, as in a shell."""
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for ~nobody

@@ -50,6 +50,81 @@ def test_check_of_one_class_stops(tmp_path):
     findings = check(write_classes(tmp_path / "data", "a"), tmp_path)
 
     assert [one.code for one in findings.stops] == ["too_few_classes"]
+    assert "balance" not in by_code(findings)
+    assert "data: 10 pictures of 1 class\n" in render(findings)
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (
+            ["photos/ant/1.jpg", "photos/bee/2.jpg"],
+            "if the classes are the 2 folders in data/photos (ant, bee), give data/photos",
+        ),
+        (
+            ["a/b/1/1.jpg", "a/b/2/1.jpg", "a/b/3/1.jpg", "a/b/4/1.jpg"],
+            "if the classes are the 4 folders in data/a/b (1, 2, 3, ...), give data/a/b",
+        ),
+        (["ant/old/1.jpg", "ant/2.jpg"], "add pictures of another class"),
+        (["ant/1.jpg", "ant/2.jpg"], "add pictures of another class"),
+    ],
+    ids=["one-deeper", "two-deeper", "a-folder-in-a-class", "flat"],
+)
+def test_check_of_one_class_names_the_folder_that_may_have_the_classes(tmp_path, files, advice):
+    findings = check(write(tmp_path / "data", *files), tmp_path)
+
+    assert by_code(findings)["too_few_classes"].advice.endswith(advice)
+
+
+def test_check_of_unreadable_pictures_only_has_the_cause_as_its_one_stop(tmp_path):
+    for name in ("a/1.jpg", "b/2.jpg"):
+        write(tmp_path / "data", name)
+        (tmp_path / "data" / name).write_bytes(b"text")
+
+    findings = check(tmp_path / "data", tmp_path)
+
+    (stop,) = findings.items
+    assert (stop.severity, stop.message) == ("stop", "none of the 2 pictures can be read")
+    assert [name for name, _ in stop.items] == ["a/1.jpg", "b/2.jpg"]
+    assert "not an accepted image format" in stop.items[0][1]
+    with pytest.raises(
+        DataRefused, match=r"none of the 2 pictures can be read: a/1.jpg: the bytes"
+    ):
+        load(tmp_path / "data", tmp_path)
+
+
+def test_check_of_a_list_with_wrong_paths_stops_with_the_paths(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\nimages/1.jpg,a\nimages/2.jpg,b\n")
+
+    findings = check(tmp_path / "list.csv", tmp_path)
+
+    (stop,) = findings.items
+    assert stop.items == (
+        ("images/1.jpg (line 2)", "no such file"),
+        ("images/2.jpg (line 3)", "no such file"),
+    )
+    assert stop.advice.endswith("paths start at the list's folder")
+    with pytest.raises(DataRefused, match=r"no pictures found: images/1.jpg \(line 2\): no such"):
+        load(tmp_path / "list.csv", tmp_path)
+
+
+def test_check_of_too_few_pictures_advises_nothing_about_splits_that_are_not_there(tmp_path):
+    findings = check(write_classes(tmp_path / "data", "ab", n=1), tmp_path)
+
+    advice = {one.code: one.advice for one in findings.stops}
+    assert advice == dict.fromkeys(
+        ("no_validation_pictures", "no_test_pictures"),
+        "too few training pictures to cut them from; add pictures",
+    )
+
+
+def test_check_of_equal_classes_says_so(tmp_path):
+    equal = check(write_classes(tmp_path / "data", n=12), tmp_path)
+    write(tmp_path / "data", *(f"b/more{i}.jpg" for i in range(8)), seed=9)
+    unequal = check(tmp_path / "data", tmp_path)
+
+    assert by_code(equal)["balance"].message == "8 training pictures of each class"
+    assert by_code(unequal)["balance"].message == "14 training pictures of b, 8 of a"
 
 
 def test_check_of_empty_class_folders_stops_at_no_pictures(tmp_path):

@@ -35,6 +35,28 @@ def test_find_in_a_missing_folder_lists_the_possible_sources(tmp_path):
         find(str(tmp_path / "none"), cache_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["three.zip", "THREE.ZIP", "three.tar.gz"])
+def test_find_tells_to_unpack_an_archive(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+
+    with pytest.raises(DataRefused, match=f"{name}: archives are not read; unpack it and give"):
+        find(str(tmp_path / name), cache_dir=tmp_path)
+
+
+def test_find_names_a_file_as_no_folder(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+
+    with pytest.raises(DataRefused, match=r"photo.jpg: not a folder; give a folder of class"):
+        find(str(tmp_path / "photo.jpg"), cache_dir=tmp_path)
+
+
+def test_find_expands_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "photos", "a/1.jpg", "b/2.jpg")
+
+    assert label_names(find("~/photos", cache_dir=tmp_path)) == ["a", "b"]
+
+
 def test_find_refuses_a_label_that_is_too_long(tmp_path):
     write(tmp_path, f"{'x' * 201}/1.jpg")
 
