@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -19,7 +19,7 @@ from typing import Final, Protocol, TypeVar
 from contract.errors import ContractError
 from contract.repository.policy import Decision
 from service.errors import ProviderUnavailable
-from service.models.repository import Load, Repository, load_version
+from service.models.repository import Load, LoadedVersion, Repository, load_version
 from service.models.selection import RepositoryConfig, renew
 from service.models.snapshot import VersionFacts
 from service.system.metrics import Metrics
@@ -138,14 +138,16 @@ class RepositoryWatcher:
             return
 
         self.not_adopted = None
-        if renewed.versions() != current.versions() or _answers(renewed) != _answers(current):
+        before, after = current.versions(), renewed.versions()
+        if after != before or _answers(renewed) != _answers(current):
             self._metrics.adoptions.labels("adopted").inc()
-            served = [f"{name}/{number}" for name, number in (v.key for v in renewed.versions())]
             answers = {name: number for name, number in _answers(renewed).items() if name}
             log.info(
                 "adopted",
                 extra={
-                    "versions": served,
+                    "added": _names(one for one in after if one not in before),
+                    "removed": _names(one for one in before if one not in after),
+                    "versions": _names(after),
                     "answers": answers,
                     "default_model": renewed.default_name,
                 },
@@ -201,6 +203,10 @@ def report_warnings(repository: Repository, before: Repository | None = None) ->
     for warning in repository.decision.warnings:
         if warning not in known:
             log.warning("the model repository needs attention", extra={"reason": warning})
+
+
+def _names(versions: Iterable[LoadedVersion]) -> list[str]:
+    return [f"{name}/{number}" for name, number in (one.key for one in versions)]
 
 
 def _answers(repository: Repository) -> dict[str | None, object]:

@@ -129,6 +129,20 @@ async def test_watcher_adopts_new_models_and_drops_removed_ones(root):
         assert running.served == [("other", 1)]
 
 
+async def test_watcher_logs_what_came_and_what_went(root, caplog):
+    async with RunningService(root) as running:
+        tinymodel.write_version(root, name="other")
+        await running.watcher.poll()
+        shutil.rmtree(root / "tiny")
+        tinymodel.write_version(root, name="other", version=2)
+        with caplog.at_level(logging.INFO):
+            await running.watcher.poll()
+
+    (adopted,) = [one.__dict__ for one in caplog.records if one.message == "adopted"]
+    assert (adopted["added"], adopted["removed"]) == (["other/2"], ["other/1", "tiny/1"])
+    assert adopted["versions"] == ["other/2"]
+
+
 async def test_watcher_gives_versions_their_series_and_takes_them_away(root):
     async with RunningService(root) as running:
         before = running.series()
