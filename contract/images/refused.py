@@ -22,6 +22,14 @@ _STARTS: Final = (
     ((b"%PDF-",), "the file is a PDF document; export its page as JPEG or PNG"),
     ((b"<svg",), "the file is an SVG drawing; export it as PNG"),
     (
+        (b"<!DOCTYPE html", b"<!doctype html", b"<html"),
+        "the file is a web page; download the picture that it shows",
+    ),
+    (
+        (b"http://", b"https://", b"url=http"),
+        "the body is a URL, and URLs are not fetched; download the picture and send its bytes",
+    ),
+    (
         (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"UklGR", b"R0lGOD"),
         'the body is base64 text; send the bytes it stands for, or JSON with "image"',
     ),

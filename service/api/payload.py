@@ -35,6 +35,10 @@ from service.serving.admission import Slot
 Image = bytes | ServiceError  # a picture's file, or why it could not be read
 
 _MAX_OTHER_COMMAS: Final = 16  # in a JSON body, beside those between pictures
+_FETCHED: Final = ("http://", "https://")
+_NOT_FETCHED: Final = (
+    'URLs are not fetched; download the picture and send its bytes, or as base64 in "image"'
+)
 _INLINE_JSON_BYTES: Final = 65_536  # above this, a thread costs less than a blocked event loop
 
 
@@ -232,6 +236,8 @@ def _parse_json(body: bytes, limits: BodyLimits) -> Upload:
         _check_count(len(document["images"]), limits)
         return Upload([_from_base64(text) for text in document["images"]], options, as_list=True)
 
+    if any(isinstance(one, str) and one.startswith(_FETCHED) for one in document.values()):
+        raise InvalidParameter(_NOT_FETCHED)
     optional = ", ".join(ClassifyOptions.model_fields)
     raise InvalidParameter(
         f"the JSON must have either image or images (a list); optional members: {optional}"
@@ -243,6 +249,8 @@ def _from_base64(text: object) -> Image:
         return InvalidParameter("an image must be a base64 string")
     if text.startswith("data:"):  # a data URL, as browsers make them
         text = text.partition(",")[2]
+    elif text.startswith(_FETCHED):
+        return MalformedRequest(_NOT_FETCHED)
     if "\n" in text:  # MIME wraps base64 into lines
         text = "".join(text.split())
     try:

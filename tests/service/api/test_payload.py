@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,7 @@ from service.errors import (
     Overloaded,
     RequestTimeout,
 )
+from service.http.problems import PROBLEMS
 from service.serving.admission import Admission
 from tests import tinymodel
 from tests.problems import assert_problem
@@ -265,6 +267,48 @@ async def test_parse_body_base64_wrapped_in_lines_is_read():
     )
 
     assert upload.images == [RED * 3]
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({"image": "https://example.org/cat.jpg"}, "malformed_request"),
+        ({"image": "http://127.0.0.1:8002/"}, "malformed_request"),
+        ({"url": "https://example.org/cat.jpg"}, "invalid_parameter"),
+        ({"image_url": "https://example.org/cat.jpg", "top_k": 1}, "invalid_parameter"),
+    ],
+)
+def test_parse_body_json_with_a_url_says_that_urls_are_not_fetched(client, document, code):
+    answer = client.post("/v1/classify", json=document)
+
+    assert_problem(answer, PROBLEMS[code].status, code)
+    assert answer.json()["detail"].startswith("URLs are not fetched; download the picture")
+
+
+def test_parse_body_with_a_url_opens_no_connection(client):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/cat.jpg"
+        statuses = [
+            client.post("/v1/classify", json={"image": url}).status_code,
+            client.post("/v1/classify", json={"url": url}).status_code,
+            client.post("/v1/classify", content=url.encode()).status_code,
+            client.post("/v1/classify", data={"url": url}).status_code,
+            client.post("/v1/classify", files={"image": url.encode()}).status_code,
+        ]
+
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert statuses == [400, 422, 415, 415, 415]
+
+
+def test_parse_body_json_with_one_url_answers_the_other_pictures(client):
+    images = [base64.b64encode(RED).decode(), "https://example.org/cat.jpg"]
+
+    first, second = client.post("/v1/classify", json={"images": images}).json()["results"]
+
+    assert first["predictions"][0]["label"] == "red"
+    assert second["error"]["detail"].startswith("URLs are not fetched")
 
 
 @pytest.mark.anyio
