@@ -296,19 +296,23 @@ class Settings(BaseModel):
     def _check(self) -> Self:
         if self.max_wait_ms >= self.request_timeout_s * 1e3:
             raise ValueError(
-                f"max_wait_ms must be less than request_timeout_s, got {self.max_wait_ms:g} ms "
+                f"--max-wait-ms must be less than --request-timeout-s, got {self.max_wait_ms:g} ms "
                 f"and {self.request_timeout_s:g} s"
             )
         if self.lanes and self.workers:
-            raise ValueError("lanes are threads and workers are processes: set only one of them")
+            raise ValueError(
+                "lanes are threads and workers are processes: set --lanes or --workers, not both"
+            )
         if self.ssl_certfile is None and (
             self.ssl_keyfile or self.ssl_keyfile_password or self.ssl_keyfile_password_file
         ):
-            raise ValueError("a private key needs a certificate: set ssl_certfile")
+            raise ValueError("a private key needs a certificate: set --ssl-certfile")
         if self.ssl_keyfile_password and self.ssl_keyfile_password_file:
-            raise ValueError("set ssl_keyfile_password or ssl_keyfile_password_file, not both")
+            raise ValueError(
+                "set CONVSERVE_SSL_KEYFILE_PASSWORD or CONVSERVE_SSL_KEYFILE_PASSWORD_FILE, not both"
+            )
         if self.admin_port and self.admin_port == self.port:
-            raise ValueError(f"admin_port and port must differ, got {self.port} for both")
+            raise ValueError(f"--admin-port and --port must differ, got {self.port} for both")
         return self
 
 

@@ -6,7 +6,6 @@ Its links are relative, so they also work below the prefix of a proxy that strip
 from __future__ import annotations
 
 import json
-from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -33,16 +32,13 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: str) -> Response:
+async def asset(request: Request, name: str) -> Response:
     media_type = _ASSETS.get(name)
     if media_type is None:
         raise HTTPException(404)
-    return Response(_read_asset(name), media_type=media_type)
-
-
-@cache
-def _read_asset(name: str) -> bytes:
-    return (resources.files("fastapi_offline") / "static" / name).read_bytes()
+    file = resources.files("fastapi_offline") / "static" / name
+    prepared = dependencies_of(request).documents
+    return prepared.response(request, request.app, ("asset", name), file.read_bytes, media_type)
 
 
 @router.get("/openapi.json")

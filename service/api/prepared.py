@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 
 class PreparedDocuments:
-    """JSON documents by what they describe; they go when it goes."""
+    """Documents by what they describe; they go when it goes."""
 
     def __init__(self) -> None:
         # Weak, because a repository that was replaced must not stay in memory with its sessions.
@@ -29,6 +29,7 @@ class PreparedDocuments:
         described: Hashable,
         key: Hashable,
         write: Callable[[], bytes | str],
+        media_type: str = "application/json",
     ) -> Response:
         """Returns a document as a response, or 304 if the client has it.
 
@@ -38,6 +39,7 @@ class PreparedDocuments:
             key: tells the documents about one object apart; whatever else is in the document has to
                 be in the key.
             write: writes the document, if that has not been done.
+            media_type: of the document.
         """
         documents = self._of.setdefault(described, {})
         if key not in documents:
@@ -50,7 +52,7 @@ class PreparedDocuments:
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
         if _has(request, etag):
             return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type="application/json")
+        return Response(body, headers=headers, media_type=media_type)
 
 
 def _has(request: Request, etag: str) -> bool:

@@ -185,12 +185,14 @@ def test_settings_are_frozen():
 
 
 def test_settings_wait_longer_than_the_timeout_refused():
-    with pytest.raises(SettingsInvalid, match="max_wait_ms must be less"):
+    with pytest.raises(
+        SettingsInvalid, match="--max-wait-ms must be less than --request-timeout-s"
+    ):
         from_environment({"CONVSERVE_MAX_WAIT_MS": "1000", "CONVSERVE_REQUEST_TIMEOUT_S": "1"})
 
 
 def test_settings_lanes_and_workers_together_refused():
-    with pytest.raises(SettingsInvalid, match="lanes are threads and workers are processes"):
+    with pytest.raises(SettingsInvalid, match="set --lanes or --workers, not both"):
         from_environment({"CONVSERVE_LANES": "2", "CONVSERVE_WORKERS": "2"})
 
 
@@ -202,7 +204,9 @@ def test_settings_lanes_without_workers_accepted(lanes):
 
 
 def test_settings_two_equal_ports_refused():
-    with pytest.raises(SettingsInvalid, match="admin_port and port must differ, got 8000 for both"):
+    with pytest.raises(
+        SettingsInvalid, match="--admin-port and --port must differ, got 8000 for both"
+    ):
         from_environment({"CONVSERVE_ADMIN_PORT": "8000"})
 
 

@@ -14,6 +14,7 @@ PATHS = [
     "/v1/models/tiny/versions/2",
     "/v1/models/tiny/versions/2/labels",
     "/openapi.json",
+    "/docs/assets/swagger-ui.css",
 ]
 
 
@@ -43,7 +44,7 @@ def test_conditional_other_document_is_sent(client, path, form):
     response = client.get(path, headers={"If-None-Match": form.format(etag).encode("latin-1")})
 
     assert (response.status_code, response.headers["etag"]) == (200, etag)
-    assert response.json()
+    assert response.content
 
 
 def test_conditional_two_fields_are_one_list(client):
@@ -57,7 +58,7 @@ def test_conditional_every_document_has_its_own_tag(client):
     # Those of version 2 are the model's own: it is the version that answers.
     paths = [path for path in PATHS if "versions" not in path]
 
-    assert len({etag_of(client, path) for path in paths}) == len(paths) == 4
+    assert len({etag_of(client, path) for path in paths}) == len(paths) == 5
 
 
 def test_conditional_tag_changes_with_the_state(fresh_client, monkeypatch):

@@ -98,9 +98,17 @@ def test_tls_files_that_cannot_be_used_refused_without_the_password(files, setti
 
 
 @pytest.mark.parametrize(
-    "names",
-    [["keyfile"], ["keyfile_password"], ["certfile", "keyfile_password", "keyfile_password_file"]],
+    ("names", "message"),
+    [
+        (["keyfile"], "set --ssl-certfile"),
+        (["keyfile_password"], "set --ssl-certfile"),
+        (
+            ["certfile", "keyfile_password", "keyfile_password_file"],
+            "set CONVSERVE_SSL_KEYFILE_PASSWORD or CONVSERVE_SSL_KEYFILE_PASSWORD_FILE, not both",
+        ),
+    ],
+    ids=["key", "password", "two-passwords"],
 )
-def test_tls_settings_that_contradict_each_other_refused(names):
-    with pytest.raises(SettingsInvalid, match="ssl_"):
+def test_tls_settings_that_contradict_each_other_refused(names, message):
+    with pytest.raises(SettingsInvalid, match=message):
         from_environment({f"CONVSERVE_SSL_{name.upper()}": "x" for name in names})
