@@ -96,6 +96,11 @@ def classify(
 
     failed = False
     for path in paths:
+        if path.parts[:1] in (("http:",), ("https:",)):
+            click.echo(f"{path}: URLs are not fetched; download the picture first", err=True)
+            failed = True
+            continue
+
         found = False
         for file in image_files(path):
             found = True

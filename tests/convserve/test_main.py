@@ -134,6 +134,13 @@ def test_main_classify_folder_without_pictures_fails(models_dir, tmp_path):
     assert result.stderr == f"{tmp_path}: no image files in this folder\n"
 
 
+def test_main_classify_url_says_that_it_is_not_fetched(models_dir):
+    result = run("classify", "https://example.org/cat.jpg", "--models-dir", models_dir)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith(": URLs are not fetched; download the picture first\n")
+
+
 def test_main_classify_expands_the_home_folder(models_dir, pictures):
     quoted = "~/" + pictures[0].name
 
