@@ -141,14 +141,17 @@ class RepositoryWatcher:
         before, after = current.versions(), renewed.versions()
         if after != before or _answers(renewed) != _answers(current):
             self._metrics.adoptions.labels("adopted").inc()
-            answers = {name: number for name, number in _answers(renewed).items() if name}
+            models = renewed.decision.models
             log.info(
                 "adopted",
                 extra={
                     "added": _names(one for one in after if one not in before),
                     "removed": _names(one for one in before if one not in after),
                     "versions": _names(after),
-                    "answers": answers,
+                    "answers": {name: one.answer for name, one in models.items()},
+                    "aliases": {
+                        name: dict(one.aliases) for name, one in models.items() if one.aliases
+                    },
                     "default_model": renewed.default_name,
                 },
             )

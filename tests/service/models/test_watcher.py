@@ -141,6 +141,7 @@ async def test_watcher_logs_what_came_and_what_went(root, caplog):
     (adopted,) = [one.__dict__ for one in caplog.records if one.message == "adopted"]
     assert (adopted["added"], adopted["removed"]) == (["other/2"], ["other/1", "tiny/1"])
     assert adopted["versions"] == ["other/2"]
+    assert (adopted["answers"], adopted["aliases"]) == ({"other": 2, "tiny": None}, {})
 
 
 async def test_watcher_gives_versions_their_series_and_takes_them_away(root):
