@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from contract.images.suffixes import is_image_name
+
 _BRANDS_END: Final = 256  # the longest list of brands that is read; real ones have about 10
+_LONGEST_NAME: Final = 4096  # of a path on Linux
 _AVIF: Final = frozenset({b"avif", b"avis"})
 _HEIC: Final = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -54,7 +57,14 @@ def describe_refused(data: bytes) -> str:
     for starts, text in _STARTS:
         if data.startswith(starts):
             return text
+    if _is_file_name(data):
+        return "the bytes are the name of a file, not its content; curl reads the file after an @"
     return "the bytes are not an accepted image format"
+
+
+def _is_file_name(data: bytes) -> bool:
+    text = data.decode("utf-8", "replace").strip()
+    return len(data) <= _LONGEST_NAME and text.isprintable() and is_image_name(text)
 
 
 def _brands(data: bytes) -> set[bytes]:

@@ -58,7 +58,9 @@ async def parse_form(
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise MalformedRequest("multipart: the Content-Type has no boundary parameter")
+        raise MalformedRequest(
+            "multipart: the Content-Type has no boundary parameter; let the client library set this header"
+        )
     # Near-boundaries are slow to parse, and RFC 2046, 5.1.1 forbids them inside a part.
     if body.count(b"--" + boundary) > max_parts + 1:
         raise MalformedRequest(f"multipart: more than {max_parts} parts")

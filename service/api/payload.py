@@ -39,6 +39,8 @@ _FETCHED: Final = ("http://", "https://")
 _NOT_FETCHED: Final = (
     'URLs are not fetched; download the picture and send its bytes, or as base64 in "image"'
 )
+_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
+_SURELY_WITH_ZEROS: Final = 1000  # bytes of a picture, zero bytes and line ends among them
 _INLINE_JSON_BYTES: Final = 65_536  # above this, a thread costs less than a blocked event loop
 
 
@@ -193,6 +195,17 @@ async def _read_raw(body: bytes, _content_type: str, _limits: BodyLimits) -> Upl
     return Upload([body])
 
 
+async def _read_urlencoded(body: bytes, _content_type: str, _limits: BodyLimits) -> Upload:
+    # What `curl -d @FILE` leaves of a picture. It sends the same type as --data-binary.
+    picture = len(body) > _SURELY_WITH_ZEROS and body.startswith(_SIGNATURES)
+    if picture and not any(one in body for one in (b"\0", b"\n", b"\r")):
+        raise MalformedRequest(
+            "zero bytes and line ends were taken out of the picture, as curl -d does; use "
+            "curl --data-binary @FILE"
+        )
+    return Upload([body])
+
+
 async def _read_multipart(body: bytes, content_type: str, limits: BodyLimits) -> Upload:
     options: dict[str, Any] = {}
     images: list[Image] = []
@@ -269,7 +282,7 @@ READERS: Final[dict[str, Reader]] = {
     "application/octet-stream": _read_raw,
     "binary/octet-stream": _read_raw,
     # curl --data-binary sends this unless told otherwise.
-    "application/x-www-form-urlencoded": _read_raw,
+    "application/x-www-form-urlencoded": _read_urlencoded,
     "image/*": _read_raw,
 }
 

@@ -172,8 +172,8 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        headers["Allow"] = _with_head(error.headers["Allow"])
+    if allowed := _allowed(error):
+        headers["Allow"] = allowed
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     problem = PROBLEMS[document["code"]]
@@ -184,7 +184,13 @@ def problem_response(error: BaseException, request_id: str, *, linger: bool = Tr
     return response_class(json.dumps(document), problem.status, headers, media_type=MEDIA_TYPE)
 
 
-def _with_head(allowed: str) -> str:
+def _allowed(error: BaseException) -> str | None:
+    """The methods that are allowed instead."""
+    allowed = (
+        error.headers.get("Allow") if isinstance(error, HTTPException) and error.headers else None
+    )
+    if allowed is None:
+        return None
     # The edge answers HEAD wherever the application answers GET.
     methods = allowed.split(", ")
     return allowed if "GET" not in methods or "HEAD" in methods else f"{allowed}, HEAD"
@@ -199,6 +205,8 @@ def _max_characters(error: BaseException) -> int:
 def _detail(error: BaseException, problem: Problem) -> str:
     if isinstance(error, RequestValidationError):
         return _validation_detail(error)
+    if allowed := _allowed(error):
+        return f"{problem.title}; allowed: {allowed}"
     ours = isinstance(error, _WITH_DETAIL)
     detail = str(error) if ours and str(error) else problem.title
     late = isinstance(error, errors.DeadlineExceeded)

@@ -29,6 +29,7 @@ def box(*brands: bytes) -> bytes:
         (b"<!DOCTYPE html>\n<html>", "web page", "download"),
         (b"https://example.org/cat.jpg", "URLs are not fetched", "send its bytes"),
         (b"url=https://example.org/cat.jpg", "URLs are not fetched", "send its bytes"),
+        (b"photos/cat.JPG\n", "the name of a file", "@"),
         (base64.b64encode(pictures.jpeg()), "base64", "JSON"),
         (base64.b64encode(pictures.png()), "base64", "JSON"),
         (b"data:image/png;base64,iVBORw0KGgo", "base64", "JSON"),
@@ -41,7 +42,15 @@ def test_refused_format_is_named_with_the_way_out(data, named, way):
 
 @pytest.mark.parametrize(
     "data",
-    [box(b"qt  "), box(b"isom", b"mp41"), b"ftyp", b"\0\0\0\x08ftyp", b"text", bytes(100)],
+    [
+        box(b"qt  "),
+        box(b"isom", b"mp41"),
+        b"ftyp",
+        b"\0\0\0\x08ftyp",
+        b"text",
+        bytes(100),
+        b"\0.jpg",
+    ],
 )
 def test_unknown_bytes_are_not_named(data):
     assert describe_refused(data) == "the bytes are not an accepted image format"

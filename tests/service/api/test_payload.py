@@ -31,6 +31,7 @@ from service.errors import (
 from service.http.problems import PROBLEMS
 from service.serving.admission import Admission
 from tests import tinymodel
+from tests.e2e.server import ROOT
 from tests.problems import assert_problem
 from tests.service.asgi import call
 
@@ -283,6 +284,20 @@ def test_parse_body_json_with_a_url_says_that_urls_are_not_fetched(client, docum
 
     assert_problem(answer, PROBLEMS[code].status, code)
     assert answer.json()["detail"].startswith("URLs are not fetched; download the picture")
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "photographer.png"])
+def test_parse_body_picture_without_zeros_and_line_ends_names_the_option_of_curl(client, name):
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    picture = (ROOT / "examples" / name).read_bytes()
+
+    whole = client.post("/v1/classify", content=picture, headers=urlencoded)
+    stripped = picture.translate(None, b"\0\r\n")
+    answer = client.post("/v1/classify", content=stripped, headers=urlencoded)
+
+    assert whole.status_code == 200
+    assert_problem(answer, 400, "malformed_request")
+    assert answer.json()["detail"].endswith("as curl -d does; use curl --data-binary @FILE")
 
 
 def test_parse_body_with_a_url_opens_no_connection(client):

@@ -147,6 +147,9 @@ def test_problems_wrong_method_answers_405_with_the_allowed_one(client, method, 
 
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == allowed
+    assert (
+        response.json()["detail"] == f"The method is not allowed for this path; allowed: {allowed}"
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/livez/", "//v1/models", "/v1/%2e%2e/metrics"])
