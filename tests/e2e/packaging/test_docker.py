@@ -75,7 +75,7 @@ def compose(image: str) -> Iterator[list[str]]:  # noqa: ARG001 - it must be the
         run(*command, "up", "-d", "--no-build", "convserve")
         yield command
     finally:
-        run(*command, "down", "--timeout", "20")
+        run(*command, "down", "--volumes", "--timeout", "20")
 
 
 @pytest.fixture
