@@ -18,6 +18,7 @@ from contract.errors import ContractError, ImageError, RepositoryUnreadable
 from contract.repository.changes import read_state
 from contract.repository.file import repository_file_path
 from service.errors import ProviderUnavailable
+from service.models.limits import LoadLimits
 from service.models.providers import PROVIDERS
 from service.models.repository import no_versions, resolve_models_dir
 from service.settings import Settings, SettingsInvalid, flag_of, from_environment, is_secret
@@ -76,6 +77,12 @@ def settings_of(overrides: dict[str, Any]) -> Settings:
         return from_environment(os.environ, given)
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from error
+
+
+def load_limits() -> LoadLimits:
+    """Returns the limits of `convserve serve` for loading one version, from the environment."""
+    settings = settings_of({})
+    return LoadLimits(settings.load_timeout_s, settings.load_max_memory_bytes)
 
 
 def _models_dir(context: click.Context, option: click.Parameter, given: Path | None) -> Path:

@@ -10,9 +10,14 @@ import click
 from contract.errors import ContractError, RepositoryError
 from contract.repository.listing import list_repository
 from contract.repository.policy import VersionKey
-from convserve.commands.options import models_option, provider_option, repository_file_option
+from convserve.commands.options import (
+    load_limits,
+    models_option,
+    provider_option,
+    repository_file_option,
+)
 from convserve.commands.serve import EXIT_NOT_SERVABLE
-from convserve.commands.verification import verify_version
+from convserve.versions.verification import verify_version
 from service.errors import ProviderUnavailable
 from service.models.repository import EngineConfig, LoadedVersion, Repository
 from service.models.selection import RepositoryConfig, load_repository, look
@@ -74,7 +79,7 @@ class _Verifier:
     def verify(self, key: VersionKey) -> None:
         config = self._config
         try:
-            version = verify_version(config.models_dir, *key, config.engine_config.provider)
+            version = verify_version(config.models_dir, *key, config.engine_config.provider, load_limits())
         except (ContractError, ProviderUnavailable) as error:
             click.echo(f"FAILED  {error}")
             self.failures[key] = error

@@ -16,8 +16,8 @@ from contract.repository.effects import describe_change
 from contract.repository.file import repository_file_path
 from contract.repository.policy import Decision, VersionKey, decide
 from contract.versions import is_version_number
-from convserve.commands.options import UserPath, provider_option
-from convserve.commands.verification import verify_version
+from convserve.commands.options import UserPath, load_limits, provider_option
+from convserve.versions.verification import verify_version
 from service.errors import ProviderUnavailable
 from service.models.repository import no_versions
 
@@ -177,4 +177,4 @@ def verify_some_answer(
 
 
 def _verify(place: Place, name: str, number: int, verification: Verification) -> None:
-    verify_version(place.models_dir, name, number, verification.provider)
+    verify_version(place.models_dir, name, number, verification.provider, load_limits())
