@@ -79,7 +79,9 @@ class _Verifier:
     def verify(self, key: VersionKey) -> None:
         config = self._config
         try:
-            version = verify_version(config.models_dir, *key, config.engine_config.provider, load_limits())
+            version = verify_version(
+                config.models_dir, *key, config.engine_config.provider, load_limits()
+            )
         except (ContractError, ProviderUnavailable) as error:
             click.echo(f"FAILED  {error}")
             self.failures[key] = error
