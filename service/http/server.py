@@ -14,11 +14,12 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import Generator, Iterable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -39,6 +40,11 @@ def _url_of(address: Any, scheme: str) -> str:
         return f"unix:{address}"
     host, port = address[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+# libuv accepts one connection for each listening socket in a turn of the event loop. In a flood a turn takes
+# up to 0.1 s, and new clients would wait for seconds behind the flood's own connections.
+_LISTENERS: Final = 32
 
 
 class DrainingServer(uvicorn.Server):
@@ -83,15 +89,17 @@ class DrainingServer(uvicorn.Server):
         self._stop_signals = 0
         self._admin = admin
         self._admin_task: asyncio.Task[None] | None = None
+        self._copies: list[socket.socket] = []  # of the listening socket
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
-        for url in urls_of(self.servers, "https" if self.config.is_ssl else "http"):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._copies = [one.dup() for one in sockets or () for _ in range(_LISTENERS - 1)]
+        await super().startup([*(sockets or ()), *self._copies] or None)
+        for url in urls_of(self.servers[:1], "https" if self.config.is_ssl else "http"):
             log.info("serving", extra={"url": url})
         if self._admin is not None:
             self._admin_task = asyncio.create_task(self._admin.serve(), name="admin port")
 
-    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # The admin port stops first: what it changes needs the application.
         if self._admin is not None and self._admin_task is not None:
             self._admin.should_exit = True
@@ -99,7 +107,7 @@ class DrainingServer(uvicorn.Server):
                 await self._admin_task
             except Exception:
                 log.exception("the admin port failed")
-        await super().shutdown(sockets)  # type: ignore[arg-type]
+        await super().shutdown([*(sockets or ()), *self._copies])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 
 import pytest
 
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.anyio
 class RunningServer:
     """A server and the task that runs it."""
 
-    def __init__(self, models_dir, **settings) -> None:
+    def __init__(self, models_dir, listener: socket.socket | None = None, **settings) -> None:
         values = {"models_dir": models_dir, "lanes": 1, "port": 0, **settings}
         parsed = Settings.model_validate(values)
         self.app = create_app(parsed)
         self.server = DrainingServer(self.app, parsed, SignalHandlers())
-        self.serving = asyncio.create_task(self.server.serve())
+        self.serving = asyncio.create_task(self.server.serve([listener] if listener else None))
 
     async def started(self) -> RunningServer:
         await until(lambda: self.server.started)
@@ -36,8 +37,8 @@ class RunningServer:
 
 async def test_server_counts_heads_that_the_application_does_not_see(models_dir):
     running = await RunningServer(models_dir).started()
-    (socket,) = running.server.servers[0].sockets
-    reader, writer = await asyncio.open_connection(*socket.getsockname())
+    (listener,) = running.server.servers[0].sockets
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
     writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 40_000 + b"\r\n\r\n")
     answer = await reader.readline()
     writer.close()
@@ -60,6 +61,23 @@ async def test_server_logs_its_address(models_dir, caplog):
 
     (line,) = [record for record in caplog.records if record.message == "serving"]
     assert line.url.startswith("http://127.0.0.1:")
+
+
+async def test_server_listens_on_copies_of_its_socket_and_closes_them(models_dir, caplog):
+    with caplog.at_level("INFO"), socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        running = await RunningServer(models_dir, listener).started()
+        listeners = [one for server in running.server.servers for one in server.sockets]
+        addresses = {one.getsockname() for one in listeners}
+        _, writer = await asyncio.open_connection(*address)
+        writer.close()
+        running.signal(signal.SIGINT)
+        await running.serving
+
+    assert (len(listeners), addresses) == (32, {address})
+    assert [record.message for record in caplog.records].count("serving") == 1
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
 
 
 @pytest.mark.parametrize(
