@@ -8,7 +8,7 @@ client is at 127.0.0.3, in a process of its own, and does one of these at a time
     gets      200 connections, each with 50 pipelined requests for labels at any time
     hog       400 connections that post photographs as fast as they are answered
     lists     32 connections that post requests of 32 photographs
-    overload  photographs at ten times the rate of `peak`, on as many connections as that takes
+    overload  photographs at ten times the rate of `peak`, sent by `convserve loadtest`
 
 `peak` is the greedy client alone with 32 connections. Meanwhile a probe asks for /livez ten times a
 second. Prints one line of JSON for each phase, with latencies in ms, and a table of all runs. On a machine
@@ -38,12 +38,13 @@ from typing import Any, Final
 
 ROOT = Path(__file__).parents[2]
 PHOTO = (ROOT / "examples" / "cat.jpg").read_bytes()
-POLITE, GREEDY, PROBE = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+POLITE, GREEDY, PROBE, SENDER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.1"
 LIST_IMAGES: Final = 32
 _OVERLOAD: Final = 10
 _BOUNDARY: Final = b"fairness"
 _TIMEOUT_S: Final = 60.0
 _FILL_S: Final = 2.0
+_WARM_UP_S: Final = 2.0
 
 
 def post(body: bytes, kind: bytes) -> bytes:
@@ -123,26 +124,26 @@ async def pipeline(port: int, end_s: float, tally: Tally, depth: int = 50) -> No
     writer.close()
 
 
-async def offer(port: int, rate: float, end_s: float, tally: Tally) -> None:
-    """Posts photographs at a fixed rate, whatever the answers; opens connections as it needs them."""
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    begun: set[asyncio.Task[None]] = set()
-
-    async def one(due_s: float) -> None:
-        pair = idle.pop() if idle else await connect(port, GREEDY)
-        pair[1].write(ONE)
-        tally.add(await read_answer(pair[0]), time.monotonic() - due_s)
-        idle.append(pair)
-
-    due_s = time.monotonic()
-    while due_s < end_s:
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        while due_s <= time.monotonic():
-            task = asyncio.create_task(one(due_s))
-            begun.add(task)
-            task.add_done_callback(begun.discard)
-            due_s += 1 / rate
-    await asyncio.wait(begun, timeout=5)
+def overload(port: int, seconds: float, rate: float) -> Tally:
+    """Posts photographs at a rate, whatever the answers; a sender in Python would be the limit itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = (sys.executable, "-m", "convserve", "loadtest", "run", f"http://127.0.0.1:{port}")
+        options = (
+            "--rate",
+            str(rate),
+            "--duration",
+            f"{seconds:g}s",
+            "--output",
+            folder,
+            "--warmup",
+            "1s",
+        )
+        photo = str(ROOT / "examples" / "cat.jpg")
+        subprocess.run([*command, photo, *options], cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: S603
+        summary = json.loads(Path(folder, "result.json").read_text("utf-8"))["summary"]
+    tally = Tally()
+    tally.statuses.update({200: summary["n_ok"], 503: summary["n_refused"]})
+    return tally
 
 
 Greed = Callable[[int, float, Tally], Coroutine[Any, Any, None]]
@@ -172,30 +173,30 @@ def be_greedy(kind: str, port: int, seconds: float, rate: float, results: Connec
     results.send("started")
     end_s = time.monotonic() + seconds
 
-    async def run() -> None:
-        if kind == "overload":
-            await offer(port, rate, end_s, tally)
-        else:
-            await GREEDS[kind](port, end_s, tally)
-
-    asyncio.run(run())
+    if kind == "overload":
+        tally = overload(port, seconds, rate)
+    else:
+        asyncio.run(GREEDS[kind](port, end_s, tally))
     results.send(tally)
 
 
 async def phase(kind: str, port: int, seconds: float, rate: float) -> dict[str, Any]:
     """Runs one phase; `alone` has no greedy client, and `peak` no polite one."""
-    greedy = None
+    greedy, sent_s = None, seconds + _FILL_S
     results, to_parent = multiprocessing.Pipe(duplex=False)
     if kind != "alone":
-        arguments = (kind, port, seconds + _FILL_S, rate, to_parent)
+        arguments = (kind, port, sent_s, rate, to_parent)
         greedy = multiprocessing.get_context("spawn").Process(target=be_greedy, args=arguments)
         greedy.start()
         await asyncio.to_thread(results.recv)
-        await asyncio.sleep(_FILL_S)  # it connects, and fills the queue
+        # It connects, and fills the queue. The sender takes longer: it warms up.
+        await asyncio.sleep(_FILL_S if kind != "overload" else _FILL_S + _WARM_UP_S)
 
-    polite, live = Tally(), Tally()
+    polite, live, refused = Tally(), Tally(), Tally()
     end_s = time.monotonic() + seconds
     clients = [ask(port, PROBE, LIVE, end_s, live, pause_s=0.1)]
+    if kind == "overload":  # one of those that are refused
+        clients.append(ask(port, SENDER, ONE, end_s, refused, pause_s=0.02))
     if kind != "peak":
         clients.append(ask(port, POLITE, ONE, end_s, polite, pause_s=0.02))
     async with asyncio.timeout(seconds + _TIMEOUT_S):
@@ -207,9 +208,9 @@ async def phase(kind: str, port: int, seconds: float, rate: float) -> dict[str, 
         greedy.join()
         pictures = LIST_IMAGES if kind == "lists" else 1
         found["greedy"] = tally.summary()
-        found["greedy"]["answered_per_s"] = round(
-            tally.statuses[200] * pictures / (seconds + _FILL_S), 1
-        )
+        if kind == "overload":
+            found["greedy"] = refused.summary() | {"statuses": found["greedy"]["statuses"]}
+        found["greedy"]["answered_per_s"] = round(tally.statuses[200] * pictures / sent_s, 1)
     print(json.dumps(found), flush=True)
     return found
 
