@@ -67,7 +67,7 @@ def test_json_holds_every_part(models_dir, pictures):
     assert found["labels"]["n_shared"] == 3
     assert found["graph"]["sha256"]["same"] is False
     assert found["preprocessing"]["crop_size_px"] == {"a": 8, "b": 8, "same": True}
-    assert found["speed"]["n"] == 5
+    assert found["speed"]["n"] >= 5  # the least
     assert found["answers"]["agreement_percent"]["value"] == 100.0
     assert found["answers"]["accuracy"]["difference_percent"]["value"] == 0.0
     assert list(found["refused"]) == [str(pictures / "broken.png")]
