@@ -337,6 +337,10 @@ class GoldenExample(_Strict):
         le=0.25,
         description="allowed difference with the pixels of a request; null: 0.1 or the tolerance, the larger",
     )
+    undecided: Literal[True] | None = Field(
+        default=None,
+        description="true: no class is clearly first, so only the probabilities say something",
+    )
 
 
 class Migration(_Strict):

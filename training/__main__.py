@@ -24,7 +24,6 @@ if problem := neighbours.foreign_contract():
 
 from contract.preprocessing import INTERPOLATIONS
 from contract.telemetry import disable_runtime_telemetry
-from training.data.pictures import example_pictures
 from training.system.environment import command_line
 
 if TYPE_CHECKING:
@@ -140,9 +139,9 @@ def main() -> None:
     "--golden",
     "golden_dir",
     type=_FOLDER,
-    default=example_pictures,
     show_default="the example pictures shipped with convserve",
-    help="Folder of pictures for golden examples. Pictures with no clear first class are skipped.",
+    help="Folder of pictures for golden examples. Pictures with no clear first class are skipped, and "
+    "one must be left. Of the example pictures, none need be clear.",
 )
 @click.option(
     "--evaluate",

@@ -86,9 +86,11 @@ class _Verifier:
             click.echo(f"FAILED  {error}")
             self.failures[key] = error
             return
+        manifest = version.manifest
+        unclear = " without a clear first class" if manifest.golden[0].undecided else ""
         click.echo(
-            f"ok      {key[0]}/{key[1]}: {len(version.manifest.files)} files, "
-            f"{len(version.manifest.golden)} golden examples within "
+            f"ok      {key[0]}/{key[1]}: {len(manifest.files)} files, "
+            f"{len(manifest.golden)} golden examples{unclear} within "
             f"{version.golden_difference:.1e}, provider {version.provider}"
         )
         self._verified[key] = version

@@ -257,6 +257,17 @@ def test_main_verify_reports_good_and_corrupt_versions(half_corrupt):
     assert "3 golden examples within" in lines[0]
 
 
+def test_main_verify_says_that_golden_examples_are_undecided(tmp_path):
+    golden = tinymodel.write_version(tmp_path, version=1).model_dump()["golden"]
+    undecided = [{**example, "undecided": True} for example in golden]
+    tinymodel.write_version(tmp_path, version=2, golden=undecided)
+
+    result = run("verify", "--models-dir", tmp_path, "tiny/2")
+
+    assert result.exit_code == 0
+    assert "3 golden examples without a clear first class within" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("names", "verified"),
     [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contract.preprocessing import to_input
 from training.data.photographs import SOURCE, read_photographs, varied_crops
-from training.data.pictures import Picture, input_rows, scan_labelled, scan_plain
+from training.data.pictures import Picture, example_pictures, input_rows, scan_labelled, scan_plain
 from training.errors import PicturesMissing
 from training.evaluation.reference import InputRecorder
 from training.evaluation.scorer import Scorer, accuracy, answer_labelled
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class FolderEvidence:
     """`Evidence` for an import, from the flags of the command."""
 
-    golden_dir: Path
+    golden_dir: Path | None = None  # None: the example pictures
     evaluate_dir: Path | None = None
     dataset: str | None = None  # None: the name of evaluate_dir
     max_batch: int = 32
@@ -84,7 +84,11 @@ class FolderEvidence:
         return draft, AnsweredPictures(folder, answers, indexes)
 
     def golden(self) -> list[Picture]:
-        return list(scan_plain(self.golden_dir))
+        return list(scan_plain(self.golden_dir or example_pictures()))
+
+    @property
+    def golden_known(self) -> bool:
+        return self.golden_dir is not None
 
     def _photograph_rows(self, draft: Draft) -> list[NDArray[Any]]:
         # The crops already have the size of the input, so they skip the resize.

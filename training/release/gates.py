@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.manifest import Classifier, Graph, Manifest, Preprocessing
+from contract.manifest import Classifier, GoldenExample, Graph, Manifest, Preprocessing
 from contract.preprocessing import reference_input
 from training.data.pictures import Picture, input_rows
 from training.evaluation.parity import check_parity, measure_parity
@@ -102,6 +102,11 @@ class Evidence(Protocol):
         """Returns candidates for golden examples. Call after `measured`."""
         ...
 
+    @property
+    def golden_known(self) -> bool:
+        """The candidates are pictures of the network's classes, so it must be sure about one."""
+        ...
+
 
 def run_gates(
     draft: Draft,
@@ -138,7 +143,7 @@ def run_gates(
 
     draft, tested = evidence.measured(draft)
     draft = compare_with_replaced(draft, to, tested)
-    return _assemble(draft, evidence.golden(), evidence.max_batch)
+    return _assemble(draft, evidence)
 
 
 def export_checked(
@@ -189,15 +194,19 @@ def _with_parity(
     return replace(draft, parity=parity)
 
 
-def _assemble(
-    draft: Draft, candidates: Sequence[Picture], max_batch: int
-) -> tuple[Manifest, Files]:
-    golden = make_golden(draft, candidates, max_batch)
+def _assemble(draft: Draft, evidence: Evidence) -> tuple[Manifest, Files]:
+    candidates = evidence.golden()
+    golden = make_golden(draft, candidates, evidence.max_batch, known=evidence.golden_known)
     tolerances = [example.tolerance for example in golden]
+    if golden[0].undecided:
+        note = _undecided_note(golden, len(candidates))
+        log.warning("%s", note)
+        draft = replace(draft, notes=(*draft.notes, note))
     log.info(
-        "golden: %d of %d pictures have a clear first class, tolerance %g to %g",
+        "golden: %d of %d pictures%s, tolerance %g to %g",
         len(golden),
         len(candidates),
+        "" if golden[0].undecided else " have a clear first class",
         min(tolerances),
         max(tolerances),
     )
@@ -206,3 +215,12 @@ def _assemble(
     files = {graphs.GRAPH_FILE: draft.model, MODEL_CARD: model_card(draft).encode(), **draft.files}
     files.update({example.file: by_file[example.file] for example in golden})
     return draft.to_manifest(golden, files), files
+
+
+def _undecided_note(golden: Sequence[GoldenExample], n_candidates: int) -> str:
+    surest = max(example.top5[0].probability for example in golden)
+    return (
+        f"The network is unsure about all {n_candidates} example pictures (its largest probability is "
+        f"{surest:.2g}), so the golden examples compare its probabilities only. Is it trained, and are "
+        "the weights and the preprocessing right? Pass pictures of its classes with --golden."
+    )

@@ -1,7 +1,10 @@
 """Golden examples: pictures with the predictions that every loaded copy of a version must give.
 
-A good example has a clear first class: numeric differences between machines cannot change it. The
-tolerance comes from measurements on this machine: alone and in a full batch, with one thread and
+A good example has a clear first class: numeric differences between machines cannot change it. Pictures
+that need not show the network's classes may all lack one. Then they are examples without a clear first
+class, whose tolerance shrinks with the probabilities (docs/decisions/0050).
+
+The tolerance comes from measurements on this machine: alone and in a full batch, with one thread and
 with all, with and without graph optimisation. The unoptimised run bounds the effect of another CPU's
 kernels, because both round at the same places. A float16 graph also runs with each result rounded to
 float16, since CPUs compute it in float32.
@@ -40,20 +43,24 @@ TOP_K: Final = 5
 SAFETY: Final = 3.0  # tolerance / largest difference measured on this machine
 MIN_TOLERANCE: Final = 0.01  # covers GPUs: their default convolutions keep 10 bits of mantissa
 MAX_TOLERANCE: Final = 0.2  # a picture that needs more is skipped
+_ROUNDING: Final = 6  # decimals of the published probabilities
 # Largest change of a probability by the pixels of a request; a picture that changes more is skipped.
 # Of 300 photographs, all change less in float, and six in seven in int8, which rounds activations.
 SERVED_MARGIN: Final = {"fp32": 0.01, "fp16": 0.01, "int8": 0.02}
 
 
 def make_golden(
-    draft: Draft, pictures: Sequence[Picture], max_batch: int
+    draft: Draft, pictures: Sequence[Picture], max_batch: int, *, known: bool = True
 ) -> tuple[GoldenExample, ...]:
     """Makes a golden example of each picture that has a clear first class and is served alike.
+
+    If no picture has one and they are not known, each that is served alike becomes an undecided example.
 
     Args:
         draft: with the final graph.
         pictures: the candidates.
         max_batch: the largest batch size to check.
+        known: the pictures are of the network's classes, so one at least must be clear.
 
     Returns:
         The examples in the order of the pictures; their files belong in `golden/`.
@@ -69,17 +76,20 @@ def make_golden(
     answers = _answers(draft, reference_rows, max_batch)  # (variants, N, C)
     served = Scorer(draft.model, draft).probabilities_of_rows(served_rows, 1)  # (N, C)
 
-    examples = []
-    for i, picture in enumerate(pictures):
-        example = _example(picture, answers[:, i], served[i], draft)
-        if example is not None:
-            examples.append(example)
-    if not examples:
+    def examples(*, undecided: bool) -> tuple[GoldenExample, ...]:
+        made = (
+            _example(picture, answers[:, i], served[i], draft, undecided=undecided)
+            for i, picture in enumerate(pictures)
+        )
+        return tuple(example for example in made if example is not None)
+
+    found = examples(undecided=False) or (() if known else examples(undecided=True))
+    if not found:
         raise VersionUnproven(
             f"none of {len(pictures)} golden pictures has a clear first class that is also served "
             f"within {SERVED_MARGIN[draft.precision]:g}; `import` takes clearer pictures from --golden, `fit` from the test pictures"
         )
-    return tuple(examples)
+    return found
 
 
 def _answers(draft: Draft, rows: Sequence[Tensor], max_batch: int) -> NDArray[np.float32]:
@@ -106,33 +116,43 @@ def _example(
     answers: NDArray[np.float32],
     served: NDArray[np.float32],
     draft: Draft,
+    *,
+    undecided: bool = False,
 ) -> GoldenExample | None:
     top5 = to_predictions(answers[0], draft, TOP_K)
     indexes = [prediction.index for prediction in top5]
     spread = float(np.ptp(answers[:, indexes], axis=0).max())
-    tolerance = max(MIN_TOLERANCE, round(SAFETY * spread, 3))
 
-    margin = SERVED_MARGIN[draft.precision]
+    # The same error of a logit moves a small probability less, in proportion. MIN_TOLERANCE is for 0.5.
+    scale = min(1.0, 2 * top5[0].probability) if undecided else 1.0
+    digits = _ROUNDING if undecided else 3
+    least = max(round(MIN_TOLERANCE * scale, digits), 10**-_ROUNDING)
+    tolerance = max(least, round(SAFETY * spread, digits))
+
+    margin = SERVED_MARGIN[draft.precision] * scale
     if float(np.abs(served[indexes] - answers[0, indexes]).max()) > margin:
         return None
 
     # Two answers may each move by the tolerance, so the lead must be more than twice that.
-    served_tolerance = round(tolerance + margin, 3)
+    served_tolerance = round(tolerance + margin, digits)
     # With sigmoid, several labels may be right, so the first need not lead the second.
     has_rival = len(top5) > 1 and draft.activation == "softmax"
     lead = top5[0].probability - (top5[1].probability if has_rival else 0.0)
-    if tolerance > MAX_TOLERANCE or lead <= 2 * served_tolerance:
+    if tolerance > MAX_TOLERANCE or (lead <= 2 * served_tolerance and not undecided):
         return None
 
     return GoldenExample(
         file=f"{FOLDER}/{picture.name}",
         sha256=sha256(picture.data),
         top5=tuple(
-            GoldenPrediction(index=p.index, label=p.label, probability=round(p.probability, 6))
+            GoldenPrediction(
+                index=p.index, label=p.label, probability=round(p.probability, _ROUNDING)
+            )
             for p in top5
         ),
         tolerance=tolerance,
         served_tolerance=served_tolerance,
+        undecided=undecided or None,
     )
 
 

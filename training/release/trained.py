@@ -204,6 +204,10 @@ class SplitEvidence:
         )
         return replace(draft, metrics=metrics, calibration=calibration, reference=reference), tested
 
+    @property
+    def golden_known(self) -> bool:
+        return True
+
     def golden(self) -> list[Picture]:
         return choose_surest(
             self.data.test,

@@ -389,6 +389,24 @@ def test_import_with_undecided_golden_pictures_is_refused(run_import, tmp_path):
     assert "version_unproven: none of 1 golden pictures" in result.output
 
 
+def test_import_that_is_unsure_about_the_example_pictures_is_published_with_a_warning(
+    run_import, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gates, "export", export)
+    state = tinynet.TinyNet().state_dict()
+    torch.save(
+        {**state, "classifier.weight": state["classifier.weight"] * 0.001}, tmp_path / "w.pth"
+    )
+
+    result = run_import(weights=tmp_path / "w.pth", golden=None, evaluate=None)
+
+    assert result.exit_code == 0, result.output
+    assert "The network is unsure about all 5 example pictures" in result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    assert [example.undecided for example in version.manifest.golden] == [True] * 5
+    assert "unsure about all 5" in version.contents["MODEL_CARD.md"].decode()
+
+
 def test_import_evaluated_on_transparent_pictures_only_is_refused(run_import, tmp_path):
     (tmp_path / "clear" / "red").mkdir(parents=True)
     Image.new("RGBA", (40, 40), (255, 0, 0, 90)).save(tmp_path / "clear" / "red" / "a.png")

@@ -1,8 +1,11 @@
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from contract.errors import GoldenMismatch
 from contract.manifest import HalfPrecision
 from contract.predictions import check_golden
 from contract.preprocessing import golden_inputs
@@ -91,15 +94,6 @@ def test_make_golden_without_a_picture_that_is_served_alike_is_refused(tiny_grap
         make_golden(draft, [picture], max_batch=2)
 
 
-def test_make_golden_without_a_decided_picture_is_refused(tiny_graph, monkeypatch):
-    monkeypatch.setattr("training.release.golden._example", lambda *_: None)
-
-    with pytest.raises(VersionUnproven, match="--golden"):
-        make_golden(
-            tinynet.draft(tiny_graph), [Picture("a.png", tinynet.picture("red"))], max_batch=2
-        )
-
-
 def test_golden_tolerance_of_a_float16_graph_covers_its_rounding(
     tiny_graph, colour_pictures, monkeypatch
 ):
@@ -119,6 +113,95 @@ def test_golden_tolerance_of_a_float16_graph_covers_its_rounding(
             example.tolerance + SERVED_MARGIN[draft.precision]
         )
         check_golden(example, scorer.probabilities([pictures[example.file]], 1)[0])
+
+
+def less_sure(draft, factor):
+    return replace(draft, model=scaled(draft.model, classifier=factor))
+
+
+def test_golden_examples_of_an_unsure_network_compare_its_probabilities(
+    tiny_graph, colour_pictures
+):
+    draft = less_sure(tinynet.draft(tiny_graph), 0.003)
+
+    examples = make_golden(draft, colour_pictures, max_batch=4, known=False)
+
+    assert [example.file for example in examples] == [f"golden/{p.name}" for p in colour_pictures]
+    scorer = Scorer(draft.model, draft)
+    for example, picture in zip(examples, colour_pictures, strict=True):
+        assert example.undecided
+        first = example.top5[0].probability
+        assert first < 0.36
+        assert example.tolerance == pytest.approx(2 * first * MIN_TOLERANCE, abs=1e-6)
+        assert example.served_tolerance == pytest.approx(4 * first * MIN_TOLERANCE, abs=2e-6)
+        check_golden(example, scorer.probabilities([picture], 1)[0], served=True)
+
+
+def test_golden_examples_of_an_unsure_network_find_another_order_of_the_labels(
+    tiny_graph, colour_pictures
+):
+    draft = less_sure(tinynet.draft(tiny_graph), 0.01)
+    examples = make_golden(draft, colour_pictures, max_batch=4, known=False)
+
+    answer = Scorer(draft.model, draft).probabilities([colour_pictures[0]], 1)[0]
+
+    assert examples[0].undecided
+    check_golden(examples[0], answer)
+    with pytest.raises(GoldenMismatch, match="a probability differs"):
+        check_golden(examples[0], np.roll(answer, 1))
+
+
+def test_unsure_network_must_be_sure_about_a_picture_of_its_classes(tiny_graph, colour_pictures):
+    draft = less_sure(tinynet.draft(tiny_graph), 0.003)
+
+    with pytest.raises(VersionUnproven, match=r"clear first class .* --golden"):
+        make_golden(draft, colour_pictures, max_batch=4)
+
+
+def test_golden_examples_with_one_clear_picture_have_no_undecided_one(tiny_graph):
+    grey, red = picture("grey", (128, 102, 77)), Picture("red.png", tinynet.picture("red"))
+
+    examples = make_golden(tinynet.draft(tiny_graph), [grey, red], max_batch=2, known=False)
+
+    assert [(example.file, example.undecided) for example in examples] == [("golden/red.png", None)]
+
+
+def picture(name, colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), colour).save(buffer, "PNG")
+    return Picture(f"{name}.png", buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("row", "tolerance", "served_tolerance"),
+    [
+        pytest.param([0.5, 0.49, 0.01], 0.01, 0.02, id="one-half"),
+        pytest.param([0.51, 0.49, 0.0], 0.01, 0.02, id="above"),
+        pytest.param([0.02, 0.0199, 0.01], 0.0004, 0.0008, id="small"),
+        pytest.param([1e-7, 0.0, 0.0], 1e-6, 1e-6, id="less-than-published-digits"),
+    ],
+)
+def test_golden_tolerance_without_a_clear_class_shrinks_with_the_probabilities(
+    tiny_graph, row, tolerance, served_tolerance
+):
+    exact = answers(row)
+
+    example = _example(
+        Picture("a.png", b"data"), exact, exact[0], tinynet.draft(tiny_graph), undecided=True
+    )
+
+    assert example.tolerance == pytest.approx(tolerance)
+    assert example.served_tolerance == pytest.approx(served_tolerance, abs=1e-8)
+
+
+def test_golden_picture_without_a_clear_class_is_served_within_a_smaller_margin(tiny_graph):
+    exact, served = answers([0.02, 0.0199, 0.01]), answers([0.021, 0.0199, 0.01])
+
+    example = _example(
+        Picture("a.png", b"data"), exact, served[0], tinynet.draft(tiny_graph), undecided=True
+    )
+
+    assert example is None
 
 
 def sample(colour, number):
