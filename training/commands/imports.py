@@ -18,6 +18,7 @@ from training.release.gates import NetworkReference, run_gates
 from training.release.onnx import ForeignSpec, import_onnx
 from training.release.publish import Destination, check_free, publish
 from training.release.replacement import check_labels
+from training.release.sources import refuse_other_files
 from training.release.timm import import_timm
 
 
@@ -53,7 +54,7 @@ class ImportOptions:
 
     @property
     def is_onnx(self) -> bool:
-        return self.source.endswith(".onnx")
+        return self.source.lower().endswith(".onnx")
 
 
 def run_import(options: ImportOptions) -> Path:
@@ -72,6 +73,7 @@ def run_import(options: ImportOptions) -> Path:
 def _check_source(options: ImportOptions) -> None:
     # First: for a SOURCE that does not exist, no other option can be right.
     if not options.is_onnx:
+        refuse_other_files(options.source)
         check_known(options.source)
         _check_softmax(options.foreign)
     elif not Path(options.source).is_file():

@@ -370,6 +370,14 @@ def test_import_of_an_unknown_architecture_suggests_similar_ones(run_import):
     assert "did you mean tf_efficientnet_lite0" in result.output
 
 
+def test_import_of_a_file_of_another_tool_is_refused_before_anything_else(run_import, tmp_path):
+    result = run_import("net.keras", weights=None, license=None)
+
+    assert result.exit_code == 2
+    assert "input_refused: net.keras is a network of Keras" in result.output
+    assert not (tmp_path / "models").exists()
+
+
 def test_import_from_the_hub_asks_timm_for_its_weights(run_import, tmp_path):
     result = run_import(weights="hub")
 
