@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.manifest import Label, Measured
+from contract.manifest import Activation, Label, Measured
 
 Z95: Final = 1.959963984540054
 """97.5% quantile of the normal distribution; bounds at +-Z95 hold 95%."""
@@ -32,6 +32,9 @@ FLOOR: Final = float(np.finfo(np.float32).tiny)
 A graph cannot return anything between it and 0, and no logarithm is below -87.3.
 """
 
+THRESHOLD: Final = 0.5
+"""With sigmoid, a label with this probability counts as given."""
+
 _BOOTSTRAP_DRAWS: Final = 1000
 _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
@@ -39,6 +42,9 @@ _SYNSET: Final = re.compile(r"n[0-9]{8}")
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
     """How the answers of one graph differ from those of another.
+
+    With sigmoid, the labels that reach `THRESHOLD` stand for the first class. Either is the most probable
+    outcome.
 
     Attributes:
         n: pictures.
@@ -67,6 +73,7 @@ def compare(
     before: NDArray[np.floating],
     after: NDArray[np.floating],
     indexes: NDArray[np.int64] | None = None,
+    activation: Activation = "softmax",
 ) -> AnswerComparison:
     """Compares two graphs' answers to the same pictures.
 
@@ -75,6 +82,8 @@ def compare(
         after: probabilities of the second, for the same pictures and classes.
         indexes: int64, shape (N,): the true classes, `UNKNOWN` where there is none. None if no
             class is known.
+        activation: sigmoid if each class has a probability of its own. The divergences of a picture's
+            classes are then added up, which is that of all its labels together if they are independent.
 
     Raises:
         ValueError: there are no pictures, or the shapes differ.
@@ -85,6 +94,10 @@ def compare(
     n = len(before)
     firsts = before.argmax(axis=1), after.argmax(axis=1)  # (N,) each
     changed = np.flatnonzero(firsts[0] != firsts[1])
+    kls = divergences(before, after)
+    if activation == "sigmoid":
+        changed = np.flatnonzero(((before >= THRESHOLD) != (after >= THRESHOLD)).any(axis=1))
+        kls = divergences(_both(before), _both(after)).reshape(before.shape).sum(axis=1)
     low, high = wilson_interval(n - len(changed), n)
     share = (n - len(changed)) / n
     agreement = Measured(value=100 * share, low=100 * low, high=100 * high)
@@ -94,7 +107,7 @@ def compare(
         n=n,
         changed=tuple(int(row) for row in changed),
         agreement=agreement,
-        kl=_mean_with_bounds(divergences(before, after)),
+        kl=_mean_with_bounds(kls),
         max_difference=float(f"{difference:.3g}"),
     )
     if indexes is None or not (known := indexes != UNKNOWN).any():
@@ -155,6 +168,12 @@ def divergences(before: NDArray[np.floating], after: NDArray[np.floating]) -> ND
     found: NDArray[np.float64] = (p * (logs[0] - logs[1])).sum(axis=1)
     # Rows sum to 1 only within float32, so equal answers may give -1e-8.
     return np.maximum(found, 0.0)
+
+
+def _both(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    # Of having a label and of not having it, (N * C, 2).
+    p = np.asarray(probabilities, np.float64).reshape(-1)
+    return np.stack((p, 1 - p), axis=1)
 
 
 def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:

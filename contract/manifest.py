@@ -248,9 +248,12 @@ class FloatComparison(_Strict):
     """
 
     n_images: int = Field(ge=1)
-    agreement_percent: Measured = Field(description="pictures with the same first class")
+    agreement_percent: Measured = Field(
+        description="pictures with the same first class; with sigmoid, the same labels above 0.5"
+    )
     mean_kl: Measured = Field(
-        description="mean Kullback-Leibler divergence from the float graph's probabilities, in nats"
+        description="mean Kullback-Leibler divergence from the float graph's probabilities, in nats; "
+        "with sigmoid, the sum over the labels of a picture"
     )
     drop_percent: Measured | None = Field(
         default=None, description="top-1 of the float graph minus top-1 of this one, in points"

@@ -65,6 +65,28 @@ def test_compare_refuses_no_pictures():
         compare(BEFORE[:0], BEFORE[:0])
 
 
+def test_compare_with_sigmoid_compares_the_labels_that_reach_one_half():
+    before = np.array([[0.9, 0.6], [0.9, 0.1], [0.2, 0.1], [0.5, 0.0]])
+    after = np.array([[0.6, 0.9], [0.9, 0.6], [0.1, 0.2], [0.4999, 0.0]])
+
+    found = compare(before, after, activation="sigmoid")
+
+    # The first class of the first and of the third changes, but their labels do not.
+    assert found.changed == (1, 3)
+    assert found.agreement.value == 50
+
+
+def test_compare_with_sigmoid_adds_the_divergences_of_the_labels():
+    before, after = np.array([[0.8, 0.3]]), np.array([[0.6, 0.3]])
+
+    found = compare(before, after, activation="sigmoid")
+
+    as_two_classes = compare(np.array([[0.8, 0.2]]), np.array([[0.6, 0.4]]))
+    assert found.kl.value == pytest.approx(as_two_classes.kl.value)
+    twice = compare(before[:, [0, 0]], after[:, [0, 0]], activation="sigmoid")
+    assert twice.kl.value == pytest.approx(2 * found.kl.value)
+
+
 def test_compare_gives_the_same_bounds_every_time():
     assert compare(BEFORE, LAST_SWAPPED) == compare(BEFORE, LAST_SWAPPED)
 

@@ -129,14 +129,15 @@ def _check_measurable(
     # Top-1 says nothing about a picture with several labels or none.
     if draft.activation != "sigmoid":
         return
-    reason = "a network with any number of labels for a picture (sigmoid)"
-    if target is not None:
-        raise InputRefused(
-            f"--{target.precision} compares first classes, which {reason} does not have; leave it out"
-        )
+    network = "a network for any number of labels (sigmoid)"
     if evidence.evaluate_dir is not None:
         raise InputRefused(
-            f"--evaluate measures one label for a picture, not {reason}; leave it out"
+            f"--evaluate measures one label for a picture, not those of {network}; leave it out"
+        )
+    if target is not None and evidence.calibration_dir is None:
+        raise InputRefused(
+            f"--{target.precision} of {network} is compared with the float graph on pictures of its labels; "
+            "set --calibration to a folder of them"
         )
 
 

@@ -36,7 +36,9 @@ from training.export.gate import LowerPrecision, PrecisionReference, pass_gate
 
 log = logging.getLogger(__name__)
 
-METHOD: Final = "float16 weights and results; normalisation, softmax, inputs and outputs in float32"
+METHOD: Final = (
+    "float16 weights and results; normalisation, softmax or sigmoid, inputs and outputs in float32"
+)
 
 
 def make_fp16(draft: Draft, target: LowerPrecision, reference: PrecisionReference) -> Draft:
@@ -83,7 +85,7 @@ def to_half(graph: bytes) -> bytes:
     try:
         with ignore_deprecations():
             model = prepare_graph(graph)
-            kept = [*normalisation_nodes(model.graph), *softmax_nodes(model.graph)]
+            kept = [*normalisation_nodes(model.graph), *probability_nodes(model.graph)]
             # The converter would take types an exporter noted for weights as those of results.
             del model.graph.value_info[:]
             model = float16().convert_float_to_float16(
@@ -137,15 +139,20 @@ def emulate_fp16(half: bytes) -> bytes:
     return data
 
 
-def softmax_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Returns the names of each softmax and of what feeds it alone, such as the temperature."""
+def probability_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Returns the names of each softmax and of what feeds it alone, such as the temperature.
+
+    A sigmoid counts if its result is an output: as an activation inside, it may be float16.
+    """
+    outputs = {value.name for value in graph.output}
     constants = {tensor.name for tensor in graph.initializer}
     feeding: set[str] = set()  # tensors on the way to a softmax
     names = []
     for node in reversed(graph.node):
         computed = [name for name in node.input if name and name not in constants]
         leads = feeding.intersection(node.output) and len(computed) == 1
-        if node.op_type == "Softmax" or (leads and node.op_type not in HEAVY):
+        is_last = node.op_type == "Sigmoid" and outputs.intersection(node.output)
+        if node.op_type == "Softmax" or is_last or (leads and node.op_type not in HEAVY):
             feeding.update(computed)
             names.append(node.name)
     return names

@@ -1,7 +1,7 @@
 """The gate of an int8 or float16 graph: what it loses against the float graph it was made from.
 
 Both graphs answer the same pictures, with labels or without. Agreement and the mean Kullback-Leibler
-divergence (KL) need no labels. The drop of top-1 is measured where there are some. Agreement and drop
+divergence (KL) need no labels. With sigmoid, a picture agrees if the same labels reach 0.5. The drop of top-1 is measured where there are some. Agreement and drop
 fail the gate only if the bound of their interval does, so that a small set does not decide by chance.
 
 Bundled pictures are crops of a dozen photographs and show few of the classes. They are much harder than
@@ -21,8 +21,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.comparison import AnswerComparison, compare
-from contract.manifest import FloatComparison, Measured
+from contract.comparison import THRESHOLD, AnswerComparison, compare
+from contract.manifest import Activation, FloatComparison, Measured
 from contract.preprocessing import read_input
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, ReadInput
@@ -36,6 +36,8 @@ _HELD_OUT_SEED: Final = 1_000_003  # far from any calibration seed
 # A bundled picture counts for the agreement only if the first class leads the second by this
 # probability. On the others, a tiny error changes the first class.
 _DECIDED_LEAD: Final = 0.2
+
+OUTCOMES: Final = {"softmax": "first class", "sigmoid": f"labels above {THRESHOLD:g}"}
 
 _FAILURES: Final[dict[str, type[PrecisionFailed]]] = {
     "int8": QuantizationFailed,
@@ -129,6 +131,7 @@ class PrecisionReference:
     indexes: NDArray[np.int64] | None = None  # (N,), the classes, UNKNOWN for some; None for all
     prepare: ReadInput = read_input
     bundled: bool = False  # crops of scikit-image's photographs
+    activation: Activation = "softmax"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class PrecisionLoss:
     found: AnswerComparison  # over all pictures
     agreement: Measured  # over those that count
     n_counted: int
+    activation: Activation
 
     @property
     def drop_percent(self) -> float | None:
@@ -146,7 +150,7 @@ class PrecisionLoss:
 
     @property
     def agreement_percent(self) -> float:
-        """Of first classes."""
+        """Of first classes, or of the labels with sigmoid."""
         return round(self.agreement.value, 3)
 
     @property
@@ -170,7 +174,7 @@ class PrecisionLoss:
             bounds = f"({0 - drop.high:+.2f} to {0 - drop.low:+.2f})"
             change = f", top-1 {0 - drop.value:+.2f} points {bounds} on {found.n_labelled}"
         return (
-            f"same first class as float in {_agreement(self.agreement)} of {self.n_counted} pictures, "
+            f"same {OUTCOMES[self.activation]} as float in {_agreement(self.agreement)} of {self.n_counted} pictures, "
             f"mean KL {_kl(found.kl)} on {found.n}{change}"
         )
 
@@ -205,11 +209,19 @@ def pass_gate(
             "with --evaluate"
         )
 
-    found = compare(reference.answers, answers, reference.indexes)
+    if reference.activation == "sigmoid" and reference.answers.max() < THRESHOLD:
+        # Where nothing is found, a graph that never finds anything would agree.
+        raise _FAILURES[target.precision](
+            "the float graph finds no label in any of the pictures; pass pictures of its labels with "
+            "--calibration"
+        )
+
+    activation = reference.activation
+    found = compare(reference.answers, answers, reference.indexes, activation)
     agreement = found.agreement
     if not counted.all():
         agreement = compare(reference.answers[counted], answers[counted]).agreement
-    loss = PrecisionLoss(found, agreement, int(counted.sum()))
+    loss = PrecisionLoss(found, agreement, int(counted.sum()), activation)
     log.info("%s: %s", target.precision, loss)
 
     reasons = _reasons(loss, target.limits(bundled=reference.bundled), target.names)
@@ -238,7 +250,7 @@ def _reasons(loss: PrecisionLoss, limits: Limits, names: LimitNames) -> list[str
     reasons = []
     if loss.agreement.high < limits.min_agreement_percent:
         reasons.append(
-            f"same first class in {_agreement(loss.agreement)} of {loss.n_counted} pictures, with 95% "
+            f"same {OUTCOMES[loss.activation]} in {_agreement(loss.agreement)} of {loss.n_counted} pictures, with 95% "
             f"confidence below {limits.min_agreement_percent:g}% ({names.min_agreement})"
         )
     if drop is not None and drop.low > limits.max_drop:

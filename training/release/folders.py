@@ -46,7 +46,8 @@ class FolderEvidence:
         if self.calibration_dir is not None:
             # Not the ones that int8 weights are fitted to, unless there are no others.
             folder = scan_plain(self.calibration_dir).after(N_PICTURES)
-            return PrecisionReference(folder, scorer.probabilities(folder))
+            answers = scorer.probabilities(folder)
+            return PrecisionReference(folder, answers, activation=draft.activation)
 
         pictures = held_out_pictures()
         return PrecisionReference(pictures, scorer.probabilities(pictures), bundled=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from contract.manifest import HalfPrecision, Quantization
+from contract.manifest import Activation, HalfPrecision, Quantization
 from training.evaluation.parity import N_EVERY_BATCH
 from training.export.draft import Draft
+from training.export.gate import OUTCOMES
 from training.release.replacement import comparison_text
 
 FILE: Final = "MODEL_CARD.md"
@@ -93,11 +94,11 @@ def _cost(draft: Draft) -> list[str]:
     if int8:
         return [
             f"Quantization: {int8.method}; calibrated on {int8.n_calibration_images} pictures "
-            f"({int8.calibration_data}). {_against_float(int8)}"
+            f"({int8.calibration_data}). {_against_float(int8, draft.activation)}"
         ]
     if half:
         return [
-            f"Half precision: {half.method}. {_against_float(half)} The largest difference of a "
+            f"Half precision: {half.method}. {_against_float(half, draft.activation)} The largest difference of a "
             f"probability is {half.max_abs_difference:.2g}. Measured with every result rounded to "
             "float16, as on hardware with float16 arithmetic. CPUs compute the graph in float32 "
             "and round less."
@@ -105,14 +106,15 @@ def _cost(draft: Draft) -> list[str]:
     return []
 
 
-def _against_float(loss: Quantization | HalfPrecision) -> str:
+def _against_float(loss: Quantization | HalfPrecision, activation: Activation) -> str:
     found = loss.against_float
     if found is None:
         return f"The first class is the float graph's for {loss.top1_agreement_percent:g}% of pictures."
 
+    verb = "is" if activation == "softmax" else "are"
     agreement, kl, drop = found.agreement_percent, found.mean_kl, found.drop_percent
     text = (
-        f"On {found.n_images:,} pictures, the first class is the float graph's for "
+        f"On {found.n_images:,} pictures, the {OUTCOMES[activation]} {verb} the float graph's for "
         f"{agreement.value:.2f}% ({agreement.low:.2f} to {agreement.high:.2f}), and the mean KL divergence "
         f"from its probabilities is {kl.value:.4f} ({kl.low:.4f} to {kl.high:.4f})"
     )

@@ -13,7 +13,7 @@ from training.errors import HalfPrecisionFailed
 from training.evaluation.scorer import Scorer
 from training.evaluation.session import SessionPlan, open_session
 from training.export.export import export
-from training.export.fp16 import METHOD, emulate_fp16, make_fp16, softmax_nodes, to_half
+from training.export.fp16 import METHOD, emulate_fp16, make_fp16, probability_nodes, to_half
 from training.export.gate import LowerPrecision, PrecisionReference
 from training.export.lower import lower
 
@@ -94,14 +94,26 @@ def test_half_graph_keeps_normalisation_and_softmax_in_float32(half):
     assert list(by_operator["Softmax"].output) == ["probabilities"]
 
 
-def test_softmax_nodes_include_the_temperature_but_not_the_classifier():
+def test_probability_nodes_include_the_temperature_but_not_the_classifier():
     graph = parsed(export(tinynet.wrapped(temperature=2.0), tinynet.SIDE_PX))
 
     operators = {node.name: node.op_type for node in graph.node}
-    found = [operators[name] for name in softmax_nodes(graph)]
+    found = [operators[name] for name in probability_nodes(graph)]
     assert found[0] == "Softmax"
     assert set(found[1:]) <= {"Div", "Mul"}
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(("output", "kept"), [("b", ["last"]), ("c", [])])
+def test_probability_nodes_include_a_sigmoid_only_as_an_output(output, kept):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("Sigmoid", ["a"], ["b"], name="last"),
+        helper.make_node("Mul", ["a", "b"], ["c"], name="silu"),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [helper.make_empty_tensor_value_info(output)])
+
+    assert probability_nodes(graph) == kept
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])

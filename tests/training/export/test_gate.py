@@ -53,6 +53,28 @@ def test_gate_returns_and_logs_the_loss_with_its_bounds(caplog):
     ]
 
 
+def test_gate_with_sigmoid_compares_the_labels(caplog):
+    before = np.array([[0.9, 0.6], [0.9, 0.1]] * 50)
+    after = before.copy()
+    after[0, 1] = 0.49  # loses a label, and the first class stays
+
+    reference = PrecisionReference([], before, activation="sigmoid")
+    loss = pass_gate(after, reference, INT8)
+
+    assert loss.agreement_percent == 99.0
+    assert "same labels above 0.5 as float in 99.00% (94.55 to 99.82) of 100" in caplog.text
+    after[:10, 1] = 0.49
+    with pytest.raises(QuantizationFailed, match=r"same labels above 0\.5 in 95\.00%"):
+        pass_gate(after, reference, INT8)
+
+
+def test_gate_with_sigmoid_fails_if_no_picture_has_a_label():
+    nothing = np.full((4, 3), 0.1)
+
+    with pytest.raises(QuantizationFailed, match="finds no label in any of the pictures"):
+        pass_gate(nothing, PrecisionReference([], nothing, activation="sigmoid"), INT8)
+
+
 @pytest.mark.parametrize(
     ("n", "wrong", "fails"),
     [

@@ -345,8 +345,8 @@ def test_one_score_with_one_label_is_served_with_its_own_probability(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param({"int8": True}, "--int8 compares first classes", id="int8"),
-        pytest.param({"fp16": True}, "--fp16 compares first classes", id="fp16"),
+        pytest.param({"int8": True}, "--int8 of a network for any number of labels", id="int8"),
+        pytest.param({"fp16": True}, "--fp16 of a network for any number of labels", id="fp16"),
         pytest.param({"evaluate": "colours"}, "--evaluate measures one label", id="evaluate"),
         pytest.param({"activation": "softmax"}, "the graph, which ends in Sigmoid", id="softmax"),
         pytest.param({"scores": "logits"}, "the graph, which ends in Sigmoid", id="logits"),
@@ -363,6 +363,23 @@ def test_network_with_a_sigmoid_is_refused_with_flags_for_one_label(
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_network_with_a_sigmoid_is_lowered_with_pictures_of_its_labels(
+    published, tmp_path, colours_dir, precision
+):
+    exported(Colours(nn.Sigmoid()), tmp_path / "net.onnx")
+
+    version, output = published(tmp_path / "net.onnx", calibration=colours_dir, **{precision: True})
+
+    assert version.manifest.precision == precision
+    assert "same labels above 0.5 as float in 100.00%" in output
+    assert (
+        "the labels above 0.5 are the float graph's" in version.contents["MODEL_CARD.md"].decode()
+    )
+    last = onnx.load_model_from_string(version.graph).graph.node[-1]
+    assert (last.op_type, list(last.output)) == ("Sigmoid", ["output"])
 
 
 def with_open_axes(path: Path) -> None:
