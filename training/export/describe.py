@@ -62,13 +62,26 @@ def describe_input(
     dtype = _DTYPES.get(value.type.tensor_type.elem_type)
     shape = _shape(value)
     if dtype is None:
-        raise GraphRefused("the input is neither float32 nor uint8")
+        name = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+        raise GraphRefused(
+            f"the input is {name}, neither float32 nor uint8; export the network with float32 (--fp16 "
+            "makes a float16 graph of it)"
+        )
     if len(shape) != 4:
-        raise GraphRefused(f"the input has rank {len(shape)}, not 4")
+        raise GraphRefused(
+            f"the input is {_text(shape)}, not pictures with 4 axes; a network that takes features instead "
+            "of pictures, such as one of scikit-learn, cannot be served"
+        )
     if shape[0] not in (None, 1):
         raise GraphRefused(
             f"the batch is fixed to {shape[0]} pictures; export it with a batch of 1 or with a dynamic "
             "batch axis (torch: dynamic_shapes, or dynamic_axes with dynamo=False)"
+        )
+
+    if 3 not in shape[1:] and 1 in (shape[1], shape[3]):
+        raise GraphRefused(
+            f"the input is {_text(shape)}, grey pictures, and the service sends RGB; export the network "
+            "with a layer in front that makes them grey, such as torchvision.transforms.v2.Grayscale()"
         )
 
     layout = layout or _find_layout(shape)
@@ -87,7 +100,7 @@ def describe_input(
 
 
 def describe_scores(model: onnx.ModelProto, n_classes: int, output: str | None = None) -> str:
-    """Returns the name of the output that holds a float32 score for each class.
+    """Returns the name of the output that holds a float32 score for each class, as (N, C) or (N, C, 1, 1).
 
     With one or two labels, it may hold one score for each picture instead, as (N, 1) or (N,).
 
@@ -99,7 +112,8 @@ def describe_scores(model: onnx.ModelProto, n_classes: int, output: str | None =
     Raises:
         GraphRefused: there is no such output, there are several, or the number of classes differs.
     """
-    shapes = {value.name: _shape(value) for value in model.graph.output if _is_float(value)}
+    floats = [value for value in model.graph.output if _is_float(value)]
+    shapes = {value.name: _without_ones(_shape(value)) for value in floats}
     found = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     if not found and n_classes <= 2:  # one score for each picture, without an axis for it
         found = {name: (*shape, 1) for name, shape in shapes.items() if len(shape) == 1}
@@ -153,6 +167,13 @@ def _outputs_text(model: onnx.ModelProto) -> str:
 def _shape(value: onnx.ValueInfoProto) -> Shape:
     axes = value.type.tensor_type.shape.dim
     return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+
+
+def _without_ones(shape: Shape) -> Shape:
+    # A convolution as the last layer leaves (N, C, 1, 1).
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _closed(shape: Shape, layout: Layout, size_px: int | None) -> Shape:

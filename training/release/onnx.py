@@ -120,7 +120,7 @@ def _with_meaning(draft: Draft, scores: NDArray[np.float32], spec: ForeignSpec) 
 
     Args:
         draft: with the graph as it is in the file.
-        scores: float32, shape (N,) or (N, C): the graph's answers to some pictures.
+        scores: float32, shape (N,), (N, C) or (N, C, 1, ...): the graph's answers to some pictures.
         spec: what the user says about them.
     """
     rows = scores.reshape(len(scores), -1)
@@ -143,8 +143,8 @@ def _with_meaning(draft: Draft, scores: NDArray[np.float32], spec: ForeignSpec) 
         meaning = ScoreMeaning("probabilities", "softmax")
         notes = (*notes, _two_classes_note(draft.labels))
         log.info("%s", notes[-1])
-    elif scores.ndim == 1:
-        graph, output = with_rows(model, output, None)
+    elif scores.ndim != 2:
+        graph, output = with_rows(model, output, None, n_scores)
 
     described = graphs.describe_foreign(graph, draft.graph.input, output, meaning.kind)
     log.info("graph: %.1f MB, opset %d, scores: %s", len(graph) / 1e6, described.opset, meaning)
@@ -176,7 +176,7 @@ def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
 
 
 def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[np.float32]:
-    """Runs the graph at every batch size and returns its scores, float32, shape (N, C) or (N,)."""
+    """Runs the graph at every batch size and returns its scores, float32, shape (N, C), (N, C, 1, ...) or (N,)."""
     fixed = draft.graph.fixed_batch_size
     sizes = (fixed,) if fixed else batch_sizes(max_batch)
     rows = input_rows(pictures, draft)
@@ -195,7 +195,11 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
 
 def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
     for answer in answers:
-        if answer.ndim not in (1, 2) or len(answer) != n:
+        if (
+            answer.ndim < 1
+            or len(answer) != n
+            or answer[0].size != max(answer.shape[1:2], default=1)
+        ):
             raise GraphRefused(
                 f"the scores of {n} pictures have the shape {answer.shape}, expected ({n}, classes)"
             )

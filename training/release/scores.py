@@ -239,17 +239,20 @@ def _facts(last: LastOperator, scores: NDArray[np.float32]) -> str:
     )
 
 
-def with_rows(model: onnx.ModelProto, output: str, kind: ScoreKind | None) -> tuple[bytes, str]:
-    """Gives a graph with one score for each picture the shape that the service needs.
+def with_rows(
+    model: onnx.ModelProto, output: str, kind: ScoreKind | None, n_scores: int = 1
+) -> tuple[bytes, str]:
+    """Gives a graph whose scores are no rows, or one score for each picture, the shape that the service needs.
 
     Args:
         model: the graph; it is changed.
-        output: the score, shape (N,) or (N, 1).
-        kind: makes probabilities of two classes of it: 1 - p, and p, the probability that the score
-            stands for. None keeps it as one class.
+        output: the scores, shape (N, C) or (N, C, 1, ...), or (N,) for one.
+        kind: makes probabilities of two classes of one score: 1 - p, and p, the probability that the score
+            stands for. None keeps the scores.
+        n_scores: C.
 
     Returns:
-        The graph, and the name of its new only output, shape (N, 1) or (N, 2).
+        The graph, and the name of its new only output, shape (N, C), or (N, 2) with a kind.
     """
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     names = (f"{output}_{i}" if i else f"{output}_rows" for i in range(len(taken) + 8))
@@ -257,14 +260,14 @@ def with_rows(model: onnx.ModelProto, output: str, kind: ScoreKind | None) -> tu
 
     shape, row, one, inverse = (next(free) for _ in range(4))
     steps: list[onnx.NodeProto] = [
-        _constant(shape, np.array([-1, 1], np.int64)),
+        _constant(shape, np.array([-1, n_scores], np.int64)),
         helper.make_node("Reshape", [output, shape], [row]),
     ]
     if kind == "logits":
         probability = next(free)
         steps.append(helper.make_node("Sigmoid", [row], [probability]))
         row = probability
-    n_classes = 1
+    n_classes = n_scores
     if kind is not None:
         both = next(free)
         steps += [

@@ -106,6 +106,46 @@ def test_foreign_graph_with_probabilities_is_recognised(import_onnx, tmp_path):
     assert manifest.graph.scores.kind == "probabilities"
 
 
+@pytest.mark.parametrize(
+    ("scores", "kind"),
+    [
+        pytest.param([], "logits", id="logits"),
+        pytest.param([("Softmax", {"axis": 1})], "probabilities", id="probabilities"),
+    ],
+)
+def test_foreign_graph_with_a_convolution_at_the_end_gets_rows(import_onnx, tmp_path, scores, kind):
+    """As SqueezeNet in the ONNX model zoo."""
+    model = graph()
+    del model.graph.node[:]
+    steps = [("GlobalAveragePool", {}), ("Conv", {}), *scores]
+    source = "image"
+    for i, (operator, attributes) in enumerate(steps):
+        result = "scores" if i == len(steps) - 1 else f"step{i}"
+        inputs = [source, "kernel"] if operator == "Conv" else [source]
+        model.graph.node.append(helper.make_node(operator, inputs, [result], **attributes))
+        source = result
+    kernel = 9 * np.eye(3, dtype=np.float32)[:, :, None, None]
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+    for _ in range(2):
+        model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=1)
+
+    result = import_onnx(bytes_of(model))
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    assert version.manifest.graph.scores.kind == kind
+    assert version.manifest.metrics
+    assert version.manifest.metrics.top1_percent == 100.0
+    output = onnx.load_model_from_string(version.graph).graph.output[0]
+    assert [axis.dim_value for axis in output.type.tensor_type.shape.dim][1:] == [3]
+
+
+@pytest.mark.parametrize("shape", [("N", 1, 8, 8), ("N", 8, 8, 1)], ids=["nchw", "nhwc"])
+def test_foreign_graph_for_grey_pictures_is_refused_with_the_layer_to_add(shape):
+    with pytest.raises(GraphRefused, match=r"grey pictures, .*Grayscale"):
+        graphs.describe_input(graph(shape, classes=1))
+
+
 def test_foreign_graph_is_quantized_with_the_int8_flag(
     run_import, tmp_path, tiny_graph, colours_dir
 ):
@@ -232,6 +272,9 @@ def that_joins_its_rows():
         ),
         pytest.param(bytes_of(graph(("N", 3, 8))), "checker refuses", id="rank"),
         pytest.param(bytes_of(graph((4, 3, 8, 8))), "fixed to 4", id="batch"),
+        pytest.param(
+            bytes_of(graph(dtype=TensorProto.FLOAT16)), "the input is float16", id="float16"
+        ),
         pytest.param(bytes_of(graph(("N", 3, 8, 9))), "fixed square", id="oblong"),
         pytest.param(
             bytes_of(graph(("N", "C", "H", "W"))), "Set --input-layout", id="all-axes-open"
@@ -298,7 +341,7 @@ def test_foreign_graph_with_a_dynamic_number_of_classes_and_other_labels_is_refu
 
 @pytest.mark.parametrize("shape", [("N", 3), ("N", 3, 8), ("N", 1, 3, 8, 8)])
 def test_input_of_another_rank_is_refused(shape):
-    with pytest.raises(GraphRefused, match="not 4"):
+    with pytest.raises(GraphRefused, match="not pictures with 4 axes"):
         graphs.describe_input(graph(shape))
 
 
