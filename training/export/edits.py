@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -90,3 +91,20 @@ def _drop_unused_domains(model: onnx.ModelProto) -> None:
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts nodes after those they depend on, as ONNX wants it.
+
+    onnxruntime's converter to float16 appends its casts at the end. Raises CycleError.
+    """
+    nodes = list(graph.node)
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output}
+    needs = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
+    replace_nodes(graph, [nodes[i] for i in TopologicalSorter(needs).static_order()])
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)

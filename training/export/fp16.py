@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from typing import Final
 
 import numpy as np
@@ -31,6 +30,8 @@ from training.export.edits import (
     ignore_deprecations,
     normalisation_nodes,
     prepare_graph,
+    replace_nodes,
+    sort_nodes,
 )
 from training.export.gate import LowerPrecision, PrecisionReference, pass_gate
 
@@ -91,7 +92,7 @@ def to_half(graph: bytes) -> bytes:
             model = float16().convert_float_to_float16(
                 model, keep_io_types=True, node_block_list=kept
             )
-            _sort_nodes(model.graph)
+            sort_nodes(model.graph)
             _skip_round_trips(model)
             half = finish_graph(model)
     except Exception as error:  # the converter raises whatever its steps raise
@@ -133,7 +134,7 @@ def emulate_fp16(half: bytes) -> bytes:
                 helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT),
             ]
 
-    _replace_nodes(model.graph, nodes)
+    replace_nodes(model.graph, nodes)
     del model.graph.value_info[:]
     data: bytes = model.SerializeToString(deterministic=True)
     return data
@@ -168,14 +169,6 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
     return types
-
-
-def _sort_nodes(graph: onnx.GraphProto) -> None:
-    # The converter appends its casts at the end, but ONNX wants nodes after those they depend on.
-    nodes = list(graph.node)
-    makers = {name: i for i, node in enumerate(nodes) for name in node.output}
-    needs = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
-    _replace_nodes(graph, [nodes[i] for i in TopologicalSorter(needs).static_order()])
 
 
 def _skip_round_trips(model: onnx.ModelProto) -> None:
@@ -222,13 +215,7 @@ def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
         if needed.intersection(node.output):
             needed.update(node.input)
             kept.append(node)
-    _replace_nodes(graph, kept[::-1])
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, kept[::-1])
 
 
 def _widen(node: onnx.NodeProto) -> None:

@@ -138,7 +138,8 @@ def _reason(path: Path, error: Exception) -> str:
             f"holds {needed[0]}{more} beside the weights, which is refused because it could run code; "
             "if you trust the file, save its weights alone where it was made: "
             f'c = torch.load("{path.name}", map_location="cpu", weights_only=False); '
-            'torch.save(c["state_dict"], "weights.pth"), with the key that the weights have in c'
+            'torch.save(c["state_dict"], "weights.pth"), with the key that the weights have in c. Where the '
+            "network itself is there, torch.onnx.export makes a file that can be imported"
         )
     return (
         f"cannot be read as plain weights ({type(error).__name__}); save it again where it was made: "

@@ -7,6 +7,7 @@ standard operators, and data from nowhere but its own folder.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from graphlib import CycleError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -16,6 +17,7 @@ from onnx.inliner import inline_local_functions
 
 from training.errors import GraphRefused, first_line
 from training.export.describe import opset_of
+from training.export.edits import sort_nodes
 from training.export.export import strip_history
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # implemented by onnxruntime itself
@@ -26,8 +28,8 @@ MIN_OPSET: Final = 7
 def read_foreign(path: Path) -> bytes:
     """Reads a foreign ONNX file and checks everything except its inputs and outputs.
 
-    Weights in other files of its folder, as torch writes them, become part of the graph, and local
-    functions are replaced by their operators. A file without either is returned unchanged.
+    Weights in other files of its folder, as torch writes them, become part of the graph, local functions
+    are replaced by their operators, and nodes are sorted. A file that needs none of it is returned unchanged.
 
     Raises:
         GraphRefused: it is not a regular file, too large, not ONNX, invalid, uses an operator outside
@@ -44,9 +46,12 @@ def read_foreign(path: Path) -> bytes:
     except Exception as error:  # protobuf's DecodeError is private to its backend
         raise GraphRefused(f"{path.name}: not an ONNX file") from error
 
-    joined = _join_data(model, path)
+    changed = _join_data(model, path)
     if model.functions:
-        model, joined = _without_functions(model, path.name), True
+        model, changed = _without_functions(model, path.name), True
+    if not _is_sorted(model.graph):
+        _sort(model.graph, path.name)
+        changed = True
     _check_contents(model, path.name)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -55,7 +60,7 @@ def read_foreign(path: Path) -> bytes:
             f"{path.name}: onnx's checker refuses it: {first_line(error)}"
         ) from error
 
-    if not joined:
+    if not changed:
         return data
     strip_history(model)
     return bytes(model.SerializeToString(deterministic=True))
@@ -109,11 +114,34 @@ def _without_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return whole
 
 
+def _is_sorted(graph: onnx.GraphProto) -> bool:
+    made = {name for node in graph.node for name in node.output if name}
+    for node in graph.node:
+        if made.intersection(node.input):
+            return False
+        made.difference_update(node.output)
+    return True
+
+
+def _sort(graph: onnx.GraphProto, name: str) -> None:
+    try:
+        sort_nodes(graph)
+    except CycleError as error:
+        raise GraphRefused(f"{name}: its operators depend on each other in a circle") from error
+
+
 def _check_contents(model: onnx.ModelProto, name: str) -> None:
     # A domain that is declared but not used needs no implementation.
     foreign = sorted({node.domain for node in _nodes(model)} - DOMAINS)
     if foreign:
-        raise GraphRefused(f"{name}: operators of the domain {foreign[0]!r} are not supported")
+        advice = ""
+        if foreign[0].startswith("com.microsoft"):  # onnxruntime's optimiser and quantizer write it
+            advice = (
+                "; import the graph that onnxruntime made it from, for int8 with --int8 or as QDQ"
+            )
+        raise GraphRefused(
+            f"{name}: operators of the domain {foreign[0]!r} are not supported{advice}"
+        )
     if opset_of(model) < MIN_OPSET:
         raise GraphRefused(f"{name}: opset {opset_of(model)} is below {MIN_OPSET}")
     if model.training_info:

@@ -189,11 +189,11 @@ def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[n
         answers = [run_rows(session, rows, draft.graph.scores.name, size) for size in sizes]
     except Exception as error:  # onnxruntime's errors have no common base class
         raise GraphRefused(f"the graph fails to run: {first_line(error)}") from error
-    _check_answers(answers, len(rows))
+    _check_answers(answers, len(rows), draft.model)
     return answers[0]
 
 
-def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
+def _check_answers(answers: list[NDArray[Any]], n: int, graph: bytes) -> None:
     for answer in answers:
         if (
             answer.ndim < 1
@@ -208,4 +208,16 @@ def _check_answers(answers: list[NDArray[Any]], n: int) -> None:
     scale = max(float(np.abs(answers[0]).max()), 1e-12)
     for answer in answers[1:]:
         if float(np.abs(answer - answers[0]).max()) > MAX_BATCH_DIFFERENCE * scale:
-            raise GraphRefused("the scores of a picture depend on the batch size")
+            raise GraphRefused(
+                f"the scores of a picture depend on the batch size{_reason_in(graph)}"
+            )
+
+
+def _reason_in(graph: bytes) -> str:
+    nodes = onnx.load_model_from_string(graph).graph.node
+    if any(node.op_type == "DynamicQuantizeLinear" for node in nodes):
+        return (
+            ", because the graph quantizes dynamically, over all pictures of a batch; import the float graph "
+            "with --int8, or quantize it statically"
+        )
+    return ""

@@ -186,6 +186,42 @@ def test_average_of_timm_is_read(load, trained):
     assert_same(load({"state_dict_ema": average.state_dict()}), trained)
 
 
+def test_checkpoint_of_timms_training_script_is_read(tmp_path, trained):
+    from training.system.torch_compat import timm
+
+    timm()
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    saver = CheckpointSaver(
+        Net(),
+        torch.optim.SGD(trained.parameters(), lr=0.1),
+        args=argparse.Namespace(model="net", lr=0.1),
+        model_ema=ModelEmaV3(trained),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(3, metric=0.9)
+
+    weights = read_weights(str(tmp_path / "model_best.pth.tar"))
+
+    network = Net()
+    load_into(network, weights)
+    assert weights.source == "file model_best.pth.tar, state_dict_ema"
+    assert_same(network, trained)
+
+
+def test_state_dict_of_distributed_training_is_read(load, trained, tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        content = {"model": nn.parallel.DistributedDataParallel(trained).state_dict()}
+    finally:
+        torch.distributed.destroy_process_group()
+
+    assert_same(load(content), trained)
+
+
 def test_source_names_the_key(tmp_path, trained):
     torch.save({"model": trained.state_dict()}, tmp_path / "last.pth")
 

@@ -140,6 +140,23 @@ def test_foreign_graph_with_a_convolution_at_the_end_gets_rows(import_onnx, tmp_
     assert [axis.dim_value for axis in output.type.tensor_type.shape.dim][1:] == [3]
 
 
+def test_foreign_graph_whose_nodes_are_out_of_order_is_sorted(import_onnx, tmp_path):
+    """As onnxruntime's converter to float16 leaves them."""
+    model = graph()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[::-1])
+
+    result = import_onnx(bytes_of(model))
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    operators = [node.op_type for node in onnx.load_model_from_string(version.graph).graph.node]
+    assert operators == ["Cast", "ReduceMean", "Identity"]
+    assert version.manifest.metrics
+    assert version.manifest.metrics.top1_percent == 100.0
+
+
 @pytest.mark.parametrize("shape", [("N", 1, 8, 8), ("N", 8, 8, 1)], ids=["nchw", "nhwc"])
 def test_foreign_graph_for_grey_pictures_is_refused_with_the_layer_to_add(shape):
     with pytest.raises(GraphRefused, match=r"grey pictures, .*Grayscale"):
@@ -186,6 +203,15 @@ def with_domain_in_a_subgraph():
     )
     node = helper.make_node("If", ["flag"], ["scores"], then_branch=branch, else_branch=branch)
     return graph(tail=[node])
+
+
+def with_a_circle():
+    return graph(
+        tail=[
+            helper.make_node("Add", ["means", "scores"], ["half"]),
+            helper.make_node("Identity", ["half"], ["scores"]),
+        ]
+    )
 
 
 def with_two_inputs():
@@ -261,7 +287,12 @@ def that_joins_its_rows():
         pytest.param(b"no graph", "not an ONNX file", id="not-onnx"),
         pytest.param(bytes_of(with_external_data()), "data outside the folder", id="external"),
         pytest.param(bytes_of(with_domain("evil")), "the domain 'evil'", id="domain"),
-        pytest.param(bytes_of(with_domain("com.microsoft")), "'com.microsoft'", id="microsoft"),
+        pytest.param(
+            bytes_of(with_domain("com.microsoft")),
+            "import the graph that onnxruntime made",
+            id="microsoft",
+        ),
+        pytest.param(bytes_of(with_a_circle()), "depend on each other in a circle", id="circle"),
         pytest.param(bytes_of(with_domain_in_a_subgraph()), "the domain 'evil'", id="subgraph"),
         pytest.param(bytes_of(with_old_opset()), "opset 6 is below 7", id="opset"),
         pytest.param(bytes_of(with_training_info()), "training information", id="training"),
