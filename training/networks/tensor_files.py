@@ -130,7 +130,8 @@ def _reason(path: Path, error: Exception) -> str:
     if any(name.startswith("torch.nn.modules.") for name in needed):
         return (
             "holds a whole network as a pickle, which is a program and is refused; where it was made, "
-            'save its weights alone: torch.save(model.state_dict(), "weights.pth")'
+            'save its weights alone: torch.save(model.state_dict(), "weights.pth"), or export a network that '
+            "timm does not have with torch.onnx.export"
         )
     if needed:
         more = f" and {len(needed) - 1} more classes" if len(needed) > 1 else ""
