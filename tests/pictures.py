@@ -99,12 +99,17 @@ _STORED_AS = {
 ORIENTATIONS = tuple(_STORED_AS)
 
 
+def stored_as(upright: Image.Image, orientation: int) -> Image.Image:
+    """Returns the picture transformed as a file stores it that has this EXIF orientation."""
+    operation = _STORED_AS[orientation]
+    return upright if operation is None else upright.transpose(operation)
+
+
 def oriented(upright: Image.Image, orientation: int, format_name: str = "JPEG") -> bytes:
     """Returns a file that stores the picture transformed, with the EXIF orientation to undo it."""
-    operation = _STORED_AS[orientation]
-    stored = upright if operation is None else upright.transpose(operation)
     options = {"quality": 95} if format_name == "JPEG" else {"lossless": True}
-    return encode(stored, format_name, exif=exif_block([(0x0112, 3, 1, orientation)]), **options)
+    exif = exif_block([(0x0112, 3, 1, orientation)])
+    return encode(stored_as(upright, orientation), format_name, exif=exif, **options)
 
 
 def exif_block(entries: Iterable[tuple[int, int, int, int]], order: str = "<") -> bytes:
@@ -402,6 +407,13 @@ _SVG = (
 )
 
 _add(
+    _OTHER | _BROKEN,  # with and without their decoders
+    {
+        "avif": b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(32),
+        "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(32),
+    },
+)
+_add(
     _OTHER,
     {
         "empty": b"",
@@ -450,8 +462,6 @@ _add(
         "ico": lambda: encode(picture(), "ICO"),
         "cur": b"\0\0\2\0\1\0" + bytes(32),
         "icns": b"icns\0\0\0\x10" + bytes(32),
-        "avif": b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(32),
-        "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(32),
         "jpeg2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(32),
         "jpeg2000-stream": b"\xff\x4f\xff\x51" + bytes(40),
         "jpeg-xl": b"\xff\x0a" + bytes(32),
