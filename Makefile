@@ -43,7 +43,7 @@ $(VENV)/.service: pyproject.toml requirements/constraints.txt
 
 $(VENV)/.all: $(VENV)/.service
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet $(PINNED) -e ".[training,loadtest,dev]"
+	$(PIP) install --quiet $(PINNED) -e ".[training,loadtest,heif,dev]"
 	@touch $@
 
 install: $(VENV)/.all  ## virtual environment with everything: training, tests, checks
@@ -118,8 +118,8 @@ bench-profile: install  ## CPU time of a request by thread and by stage (PHOTOS,
 	$(BIN)/python -m benchmarks.profile $(BENCH_PHOTOS) $(if $(FP32),--fp32 "$(FP32)") $(ARGS)
 
 lock: install  ## pin the dependencies of the service and of Locust anew, with hashes
-	$(COMPILE) -o requirements/service.lock pyproject.toml
-	$(COMPILE) --extra gpu --unsafe-package onnxruntime -o requirements/gpu.lock pyproject.toml
+	$(COMPILE) --extra heif -o requirements/service.lock pyproject.toml
+	$(COMPILE) --extra gpu --extra heif --unsafe-package onnxruntime -o requirements/gpu.lock pyproject.toml
 	$(COMPILE) -o loadtest/requirements.txt loadtest/requirements.in
 
 image:  ## build the service image and print its size

@@ -24,6 +24,7 @@ _URL: Final = "/v1/classify"
 _SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
     *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".heic", ".heif", ".hif", ".avif"),
 )
 _EXAMPLES: Final = Path(__file__).absolute().parents[1] / "examples"
 _REFUSED: Final = (

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from contract.images.heif import brand_of
 from contract.images.suffixes import is_image_name
 
-_BRANDS_END: Final = 256  # the longest list of brands that is read; real ones have about 10
 _LONGEST_NAME: Final = 4096  # of a path on Linux
-_AVIF: Final = frozenset({b"avif", b"avis"})
-_HEIC: Final = frozenset(
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-)
+_BRANDS: Final = {
+    "avif": (
+        "the picture is AVIF, which needs a Pillow that is built with libavif; "
+        "convert it to JPEG, PNG or WebP"
+    ),
+    "heic": (
+        "the picture is HEIC, which needs the extra heif (pip install 'convserve[heif]') on the "
+        "server; or convert it to JPEG (an iPhone writes JPEG with Settings > Camera > Formats > "
+        "Most Compatible)"
+    ),
+}
 _STARTS: Final = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "the file is TIFF; convert it to PNG or JPEG"),
     (
@@ -46,14 +53,9 @@ def describe_refused(data: bytes) -> str:
     """
     if not data:
         return "the body is empty"
-    brands = _brands(data)
-    if brands & _AVIF:
-        return "the picture is AVIF; convert it to JPEG, PNG or WebP"
-    if brands & _HEIC:
-        return (
-            "the picture is HEIC; convert it to JPEG (an iPhone writes JPEG with "
-            "Settings > Camera > Formats > Most Compatible)"
-        )
+    brand = brand_of(data)
+    if brand is not None:
+        return _BRANDS[brand]
     for starts, text in _STARTS:
         if data.startswith(starts):
             return text
@@ -65,11 +67,3 @@ def describe_refused(data: bytes) -> str:
 def _is_file_name(data: bytes) -> bool:
     text = data.decode("utf-8", "replace").strip()
     return len(data) <= _LONGEST_NAME and text.isprintable() and is_image_name(text)
-
-
-def _brands(data: bytes) -> set[bytes]:
-    # ISO/IEC 14496-12, 4.3: length, "ftyp", the major brand, its version, compatible brands.
-    if data[4:8] != b"ftyp":
-        return set()
-    end = min(int.from_bytes(data[:4], "big"), _BRANDS_END)
-    return {data[at : at + 4] for at in (8, *range(16, end, 4))}

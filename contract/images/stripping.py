@@ -45,10 +45,14 @@ class StrippedFile:
     Attributes:
         data: a file of the same format with the same pixels.
         exif: the EXIF block; empty if there is none or if the decoder returns it.
+        orientation: EXIF's number for what undoes the stored one, if the file says it elsewhere.
+        crop: (left, top, right, bottom) of what is shown of the decoded picture; None for all.
     """
 
     data: bytes
     exif: bytes = b""
+    orientation: int | None = None
+    crop: tuple[int, int, int, int] | None = None
 
 
 def strip_jpeg(data: bytes, header: JpegHeader) -> StrippedFile:

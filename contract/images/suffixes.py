@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Final
 
-# By the format's name in `DECODERS`. Browsers on Windows save JPEG files as .jfif, some cameras
+# By the format's name in `DECODERS`, also of formats whose decoder is not installed: a folder of
+# such files is not an empty one. Browsers on Windows save JPEG files as .jfif, some cameras
 # write .jpe and .mpo (a JPEG with more pictures behind it).
 SUFFIXES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
@@ -17,6 +18,8 @@ SUFFIXES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "webp": (".webp",),
     "gif": (".gif",),
     "bmp": (".bmp", ".dib"),
+    "heic": (".heic", ".heif", ".hif"),
+    "avif": (".avif",),
 }
 SUFFIXES: Final = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 

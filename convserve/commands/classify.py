@@ -79,8 +79,8 @@ def classify(
 ) -> None:
     """Classify picture files without a server, with the same code as the service.
 
-    PATHS are files or folders. Folders are searched for JPEG, PNG, WebP, GIF and BMP files by
-    the ends of their names, in upper or lower case; a file that you name may be called anything.
+    PATHS are files or folders. Folders are searched for JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF
+    files by the ends of their names, in upper or lower case; a file that you name may be called anything.
     A file that cannot be classified is reported, the others are still classified, and the exit
     status is 1.
     """

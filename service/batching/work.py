@@ -73,7 +73,7 @@ class Preparation:
 
 
 def is_large(file: ImageFile) -> bool:
-    return file.header.declared_pixels > LARGE_PIXELS
+    return file.work_pixels > LARGE_PIXELS
 
 
 def work_on(job: BatchJob[AnyItem], clock: Clock) -> None:

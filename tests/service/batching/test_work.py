@@ -12,7 +12,7 @@ from contract.versions import read_version
 from service.batching import work as module
 from service.batching.work import LARGE_PIXELS, Preparation, is_large
 from service.errors import DeadlineExceeded, Overloaded
-from tests import tinymodel
+from tests import pictures, tinymodel
 from tests.fakes import FakeClock
 
 RED = tinymodel.picture("red")
@@ -85,6 +85,14 @@ def test_picture_is_large_above_the_pixel_limit(monkeypatch, more, large):
     monkeypatch.setattr(module, "LARGE_PIXELS", 16 * 16 - more)
 
     assert is_large(inspect(RED)) is large
+
+
+def test_avif_is_large_at_a_quarter_of_the_pixels(monkeypatch):
+    avif = pictures.encode(pictures.picture(size=(16, 16)), "AVIF")
+
+    monkeypatch.setattr(module, "LARGE_PIXELS", 4 * 16 * 16 - 1)
+
+    assert (is_large(inspect(avif)), is_large(inspect(RED))) == (True, False)
 
 
 def test_camera_photo_is_large_but_a_screen_sized_picture_is_not():

@@ -7,7 +7,6 @@ file is never fatal: its facts hold the reason.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +89,7 @@ def thumbnails(facts: Sequence[PictureFacts]) -> NDArray[np.uint8]:
 def _stored_mode(data: bytes) -> str:
     # Opens the file as `decode` does, but reads only its header.
     file = images.inspect(data)
-    with Image.open(io.BytesIO(file.stripped().data), formats=file.decoder.plugins) as image:
+    with file.decoder.opened(file.stripped().data) as image:
         mode = image.mode
         if mode == "P" and "transparency" in image.info:
             mode = "P with transparency"

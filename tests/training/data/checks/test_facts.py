@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from contract.images import decode
+from tests.contract.images.heif import FILES
+from tests.contract.images.heif.builder import needs_heic
 from tests.pictures import (
     ACCEPTED,
     HOSTILE,
@@ -45,8 +47,21 @@ def facts_of(data):
         (gif(PHOTO), "gif", "P"),
         (webp(PHOTO), "webp", "RGB"),
         (bmp(PHOTO), "bmp", "RGB"),
+        (encode(PHOTO, "AVIF"), "avif", "RGB"),
     ],
-    ids=["jpeg", "grey", "cmyk", "rgba", "palette", "clear", "16-bit", "gif", "webp", "bmp"],
+    ids=[
+        "jpeg",
+        "grey",
+        "cmyk",
+        "rgba",
+        "palette",
+        "clear",
+        "16-bit",
+        "gif",
+        "webp",
+        "bmp",
+        "avif",
+    ],
 )
 def test_facts_hold_format_mode_and_size(data, format_name, mode):
     facts = facts_of(data)
@@ -54,6 +69,13 @@ def test_facts_hold_format_mode_and_size(data, format_name, mode):
     assert facts.readable
     assert (facts.format, facts.mode, facts.size_px) == (format_name, mode, (80, 60))
     assert (len(facts.digest), len(facts.thumbnail)) == (32, 32 * 32)
+
+
+@needs_heic
+def test_facts_of_a_phones_picture_are_of_the_upright_one():
+    facts = facts_of((FILES / "turned-6.heic").read_bytes())
+
+    assert (facts.format, facts.mode, facts.size_px) == ("heic", "RGB", (64, 48))
 
 
 def test_facts_show_16_bit_colours_that_pillow_hides():
