@@ -1,4 +1,4 @@
-"""About 900 odd and hostile picture files, generated and identical in every run."""
+"""About 950 odd and hostile picture files, generated and identical in every run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from tests import pictures
+from tests.corpora.odd_heif import HEIF
 from tests.pictures import (
     IEND,
     RED,
@@ -77,6 +78,7 @@ def _all() -> Iterator[tuple[str, Build]]:
         ("webp", WEBP),
         ("bmp", BMP),
         ("size", SIZES),
+        ("heif", HEIF),
         ("mixed", MIXED),
         ("other", OTHER),
     ):
