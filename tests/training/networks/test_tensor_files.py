@@ -190,7 +190,8 @@ def test_checkpoint_of_timms_training_script_is_read(tmp_path, trained):
     from training.system.torch_compat import timm
 
     timm()
-    from timm.utils import CheckpointSaver, ModelEmaV3
+    from timm.utils.checkpoint_saver import CheckpointSaver
+    from timm.utils.model_ema import ModelEmaV3
 
     saver = CheckpointSaver(
         Net(),

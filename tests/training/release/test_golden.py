@@ -190,6 +190,7 @@ def test_golden_tolerance_without_a_clear_class_shrinks_with_the_probabilities(
         Picture("a.png", b"data"), exact, exact[0], tinynet.draft(tiny_graph), undecided=True
     )
 
+    assert example is not None
     assert example.tolerance == pytest.approx(tolerance)
     assert example.served_tolerance == pytest.approx(served_tolerance, abs=1e-8)
 
