@@ -67,7 +67,7 @@ def test_launching_in_the_background_gives_way_to_the_service(models_dir):
 
 
 def test_launching_in_the_background_starts_again_if_it_gets_no_time(
-    models_dir, monkeypatch, spawned
+    models_dir, monkeypatch, started
 ):
     monkeypatch.setattr(ProcessorShare, "is_starving", lambda _: True)
 
@@ -76,7 +76,7 @@ def test_launching_in_the_background_starts_again_if_it_gets_no_time(
     niceness = os.getpriority(os.PRIO_PROCESS, launched.process.pid)
     launched.abort()
 
-    assert [one.poll() for one in spawned] == [-9, -9]
+    assert [one.poll() for one in started] == [-9, -9]
     assert policy == os.SCHED_OTHER
     assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
 
