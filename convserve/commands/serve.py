@@ -51,6 +51,7 @@ def _serve(settings: Settings, signals: SignalHandlers) -> int:
     from service.system.logs import LogWriter
 
     process.limit_freed_memory()
+    process.raise_descriptor_limit()
     logs = LogWriter(settings.log_level)
     logs.start()
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+_MAX_DESCRIPTORS: Final = 65_536
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _EXIT_ORPHANED: Final = 3
 _M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
@@ -32,6 +33,22 @@ def open_missing_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
+def raise_descriptor_limit() -> None:
+    """Allows as many open files and connections as the system lets this process have, up to 65,536.
+
+    Many systems begin with 1,024. A connection above the limit is accepted and closed at once.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_MAX_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def limit_freed_memory() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -39,6 +40,40 @@ def test_open_missing_streams_does_not_change_open_ones():
     process.open_missing_streams()
 
     assert [os.fstat(number).st_ino for number in (0, 1, 2)] == before
+
+
+INFINITY = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (1024, 4096, [(4096, 4096)]),
+        (1024, 1_048_576, [(65_536, 1_048_576)]),
+        (1024, INFINITY, [(65_536, INFINITY)]),
+        (100_000, 1_048_576, []),
+        (4096, 4096, []),
+        (INFINITY, INFINITY, []),
+    ],
+)
+def test_descriptor_limit_is_raised_as_far_as_allowed(monkeypatch, soft, hard, expected):
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+
+    process.raise_descriptor_limit()
+
+    assert limits == expected
+
+
+def test_descriptor_limit_that_cannot_be_raised_stays(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+
+    process.raise_descriptor_limit()
 
 
 def test_limit_freed_memory_asks_glibc(monkeypatch):
