@@ -53,11 +53,14 @@ class WorkerConfig:
         """Returns a launcher of children that verify and serve these versions."""
         return self._launcher([(*one, None) for one in versions], background=background)
 
-    def launcher_of(self, repository: Repository) -> ProcessLauncher:
+    def launcher_of(self, repository: Repository, *, background: bool = False) -> ProcessLauncher:
         """Returns a launcher of children for versions that have been verified."""
-        versions = repository.versions()
         return self._launcher(
-            [(*one.key, one.manifest_sha256, one.golden_difference) for one in versions]
+            [
+                (*one.key, one.manifest_sha256, one.golden_difference)
+                for one in repository.versions()
+            ],
+            background=background,
         )
 
     def _launcher(
@@ -138,7 +141,7 @@ class ProcessLaneFactory:
         Raises:
             ModelError, ProviderUnavailable: one of them failed; the others have been killed.
         """
-        launcher = self._config.launcher_of(repository)
+        launcher = self._config.launcher_of(repository, background=True)
         starts = [asyncio.create_task(launcher.launch()) for _ in range(count)]
         try:
             ready = await asyncio.gather(*starts)

@@ -25,7 +25,8 @@ from service.models.limits import CHECK_INTERVAL_S, LoadBudget, LoadLimits
 from service.settings import without_secrets
 from service.system.threads import DaemonThread
 from service.workers import wire
-from service.workers.priority import ProcessorShare, run_nicer, run_when_idle
+from service.workers.__main__ import IMPORT_WHEN_IDLE
+from service.workers.priority import ProcessorShare, Yields, run_nicer, run_when_idle
 from service.workers.wire import FrameKind, WireError
 
 _MODULE: Final = "service.workers"
@@ -83,15 +84,25 @@ class ProcessLauncher:
     def __init__(
         self, start_message: dict[str, Any], limits: LoadLimits, *, background: bool = False
     ) -> None:
-        """In the `background`, children leave the processor to whatever else wants it."""
+        """In the `background`, children leave the processor to whatever else wants it.
+
+        Those of `launch_now` do so until they end, those of `launch` until everything is imported.
+        """
         self._start_message = start_message
         self._background = background
         self._limits = limits  # a child that exceeds them before it is ready is killed
 
     async def launch(self) -> LaunchedWorker:
+        if self._background:
+            with suppress(_StarvingError):
+                return await self._launch(Yields.WHILE_IMPORTING)
+        return await self._launch(Yields.NEVER)
+
+    async def _launch(self, yields: Yields) -> LaunchedWorker:
         # Its versions have been loaded before, so their memory is known. A lane must be replaced also
         # when memory is short, and its worker has a limit of its own.
-        starting = self._spawn(replace(self._limits, max_memory_bytes=sys.maxsize))
+        limits = replace(self._limits, max_memory_bytes=sys.maxsize)
+        starting = self._spawn(limits, yields)
         thread = DaemonThread("launch")  # reading from the child blocks
         try:
             return await asyncio.wrap_future(thread.submit(starting.wait_ready))
@@ -111,13 +122,11 @@ class ProcessLauncher:
         """
         if self._background:
             with suppress(_StarvingError):
-                return self._launch_now(count, when_idle=True)
-        return self._launch_now(count)
+                return self._launch_now(count, Yields.ALWAYS)
+        return self._launch_now(count, Yields.NICER if self._background else Yields.NEVER)
 
-    def _launch_now(self, count: int, *, when_idle: bool = False) -> list[LaunchedWorker]:
-        starting = [
-            self._spawn(self._limits, siblings=count, when_idle=when_idle) for _ in range(count)
-        ]
+    def _launch_now(self, count: int, yields: Yields) -> list[LaunchedWorker]:
+        starting = [self._spawn(self._limits, yields, siblings=count) for _ in range(count)]
         try:
             futures = []
             for one in starting:
@@ -131,16 +140,17 @@ class ProcessLauncher:
                 one.abort()
             raise
 
-    def _spawn(
-        self, limits: LoadLimits, siblings: int = 1, *, when_idle: bool = False
-    ) -> _StartingWorker:
+    def _spawn(self, limits: LoadLimits, yields: Yields, siblings: int = 1) -> _StartingWorker:
         ours, theirs = socket.socketpair()
         # The child runs the code of this process, wherever that was imported from.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         with theirs:
+            command = [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())]
+            if yields is Yields.WHILE_IMPORTING:
+                command.append(IMPORT_WHEN_IDLE)
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                    command,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     env={**without_secrets(os.environ), "PYTHONPATH": search_path},
@@ -150,11 +160,13 @@ class ProcessLauncher:
                 raise WorkerNotStarted(
                     f"a worker process could not be started: {error.strerror}"
                 ) from error
-        when_idle = when_idle and run_when_idle(process.pid)
-        if self._background and not when_idle:
+        if yields is Yields.ALWAYS and not run_when_idle(process.pid):
+            yields = Yields.NICER
+        if yields is Yields.NICER:
             run_nicer(process.pid)
         begin = partial(limits.begin, process.pid, siblings=siblings)
-        share = ProcessorShare(process.pid) if when_idle else None
+        may_starve = yields in (Yields.ALWAYS, Yields.WHILE_IMPORTING)
+        share = ProcessorShare(process.pid) if may_starve else None
         return _StartingWorker(process, ours, self._start_message, begin, share)
 
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Final
 
 from service.system.usage import cpu_seconds
@@ -18,6 +19,15 @@ from service.system.usage import cpu_seconds
 _NICENESS: Final = 10  # at 19, a busy service would let a child have almost no time
 _TRIAL_S: Final = 5.0
 _LEAST_SHARE: Final = 0.25  # of a processor; a child that loads a version wants one
+
+
+class Yields(Enum):
+    """When a child leaves the processor to whatever else wants it."""
+
+    NEVER = auto()
+    WHILE_IMPORTING = auto()  # it asks for this itself, see `service.workers.__main__`
+    ALWAYS = auto()
+    NICER = auto()  # not at once, but it gets less
 
 
 def run_when_idle(pid: int) -> bool:

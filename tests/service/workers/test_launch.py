@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,6 +20,7 @@ from service.models.limits import LoadLimits
 from service.models.repository import EngineConfig
 from service.workers import launch as launching
 from service.workers import wire
+from service.workers.__main__ import IMPORT_WHEN_IDLE
 from service.workers.launch import ProcessLauncher
 from service.workers.priority import ProcessorShare
 from service.workers.wire import FrameKind
@@ -79,6 +83,53 @@ def test_launching_in_the_background_starts_again_if_it_gets_no_time(
     assert [one.poll() for one in started] == [-9, -9]
     assert policy == os.SCHED_OTHER
     assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+
+
+async def test_launching_a_serving_child_in_the_background_yields_only_while_importing(
+    models_dir, started
+):
+    launched = await launcher(models_dir, background=True).launch()
+
+    policy = os.sched_getscheduler(launched.process.pid)
+    launched.abort()
+
+    assert IMPORT_WHEN_IDLE in started[0].args
+    assert policy == os.SCHED_OTHER
+
+
+async def test_launching_a_serving_child_that_gets_no_time_starts_it_again(
+    models_dir, monkeypatch, started
+):
+    monkeypatch.setattr(ProcessorShare, "is_starving", lambda _: True)
+
+    launched = await launcher(models_dir, background=True).launch()
+    launched.abort()
+
+    assert [one.poll() for one in started] == [-9, -9]
+    assert IMPORT_WHEN_IDLE not in started[1].args
+
+
+IMPORTING: Final = """
+import os, sys
+from service.workers import __main__ as child
+
+class Recorder:
+    def find_spec(self, name, *_):
+        if name == "service.workers.child":
+            print(os.sched_getscheduler(0) == os.SCHED_IDLE)
+
+sys.meta_path.insert(0, Recorder())
+child._import_when_idle()
+print(os.sched_getscheduler(0) == os.SCHED_OTHER, "service.workers.child" in sys.modules)
+"""
+
+
+def test_child_imports_on_a_thread_that_yields():
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["True", "True", "True"]
 
 
 def test_launching_worker_whose_connection_ends_exits_by_itself(models_dir):
