@@ -37,6 +37,7 @@ from contract.repository import changes
 from contract.repository.editing import write_change
 from contract.repository.publishing import place_version
 from contract.versions import Version, find_versions, read_version
+from service.models.listing import ListingCache
 
 _MB: Final = 1 << 20
 _PATIENCE_S: Final = 120.0
@@ -118,6 +119,7 @@ class Owner:
         self.name = source.manifest.name
         self.newest = 0
         self.good: list[int] = []
+        self._listing = ListingCache()
 
     def publish(self, *, broken: bool = False) -> None:
         self.newest += 1
@@ -160,8 +162,13 @@ class Owner:
         (self.models / self.name / broken).rmdir()
         self.wait(lambda status: broken not in status["failed"])
 
+    def state(self) -> changes.RepositoryState:
+        # The clients are threads of this process: parsing 100 manifests would delay their answers.
+        listing = self._listing.list(self.models)
+        return changes.read_state(self.models, self.models / "repository.toml", listing=listing)
+
     def edit(self, verb: Any, *arguments: Any) -> None:
-        state = changes.read_state(self.models, self.models / "repository.toml")
+        state = self.state()
         write_change(state.file, verb(state, self.name, *arguments))
 
     def status(self) -> dict[str, Any]:
@@ -221,7 +228,7 @@ def _measure(asked: argparse.Namespace, owner: Owner, tree: ServerTree) -> bool:
         clients.stop()
 
     after = settled(tree, 2)
-    said = changes.read_state(owner.models, owner.models / "repository.toml")
+    said = owner.state()
     agrees = str(said.decision.models[owner.name].answer) == owner.status()["answers"]
     growth = during.percentile_ms(99) / before.percentile_ms(99)
     print("| phase | seconds | answers | failed | mixed | p50, ms | p99, ms |")

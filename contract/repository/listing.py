@@ -85,6 +85,19 @@ def list_repository(models_dir: Path, list_one: ListVersion | None = None) -> Li
     return Listing(models, unreadable)
 
 
+def holds_versions(models_dir: Path) -> bool:
+    """Returns whether there is a version, readable or not; reads no manifest.
+
+    Raises:
+        RepositoryUnreadable: the folder itself is missing or cannot be listed.
+    """
+
+    def list_one(models_dir: Path, name: str, number: int) -> Listed | None:
+        return _without_manifest(models_dir / name / str(number), name)
+
+    return bool(list_repository(models_dir, list_one).names)
+
+
 def _may_hold_versions(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name == REPOSITORY_FILE:
         return False

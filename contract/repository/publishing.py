@@ -15,7 +15,7 @@ from typing import Final
 
 from contract.manifest import Manifest
 from contract.repository.file import HEADER, REPOSITORY_FILE
-from contract.repository.listing import list_repository
+from contract.repository.listing import holds_versions
 from contract.repository.numbers import check_not_removed, record_number
 from contract.repository.writing import create_file, flush_folder
 from contract.versions import manifest_files
@@ -58,7 +58,7 @@ def place_version(
 
     check_not_removed(models_dir, name, manifest.version)
     home.mkdir(parents=True, exist_ok=True)
-    is_first = not list_repository(models_dir).names
+    is_first = not holds_versions(models_dir)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=home))
     try:
         folder = staging / name / number

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import RepositoryUnreadable
-from contract.repository.listing import list_repository
+from contract.repository.listing import holds_versions, list_repository
 from tests.contract.manifests import fields, write_manifest, write_version
 
 
@@ -112,3 +112,20 @@ def test_a_folder_that_cannot_be_listed_and_that_no_model_can_be_named_after_is_
 def test_a_missing_repository_is_an_error(tmp_path):
     with pytest.raises(RepositoryUnreadable, match="missing: No such file or directory"):
         list_repository(tmp_path / "missing")
+
+
+def test_repository_holds_versions_also_if_they_are_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr("contract.repository.listing.read_manifest", None)  # no manifest is read
+    empty = holds_versions(tmp_path)
+    (tmp_path / "colours" / "1").mkdir(parents=True)
+    with_an_empty_folder = holds_versions(tmp_path)
+    (tmp_path / "colours" / "1" / "manifest.json").write_text("{", encoding="utf-8")
+
+    assert (empty, with_an_empty_folder, holds_versions(tmp_path)) == (False, False, True)
+
+
+def test_repository_whose_model_cannot_be_listed_holds_versions(tmp_path, monkeypatch):
+    write_version(tmp_path)
+    deny(monkeypatch, "colours")
+
+    assert holds_versions(tmp_path)
