@@ -67,13 +67,18 @@ def test_descriptor_limit_is_raised_as_far_as_allowed(monkeypatch, soft, hard, e
 
 
 def test_descriptor_limit_that_cannot_be_raised_stays(monkeypatch):
-    def refuse(*_: object) -> None:
+    tried: list[tuple[int, int]] = []
+
+    def refuse(_: int, limit: tuple[int, int]) -> None:
+        tried.append(limit)
         raise ValueError
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, INFINITY))
     monkeypatch.setattr(resource, "setrlimit", refuse)
 
     process.raise_descriptor_limit()
+
+    assert tried == [(65_536, INFINITY)]
 
 
 def test_limit_freed_memory_asks_glibc(monkeypatch):

@@ -32,8 +32,10 @@ def test_nicer_child_has_ten_more_than_the_service(child, monkeypatch):
 
 def test_nicer_child_that_has_ended_is_no_error():
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        ended.wait()
+        status = ended.wait()
         run_nicer(ended.pid)
+
+    assert status == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
