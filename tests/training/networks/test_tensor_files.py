@@ -324,8 +324,7 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path, trained, 
 
 def test_harmless_classes_are_not_created(tmp_path, trained, monkeypatch):
     torch.save({"args": argparse.Namespace(a=1), "model": trained.state_dict()}, tmp_path / "a.pt")
-    monkeypatch.setattr(argparse.Namespace, "__init__", None)
-    monkeypatch.setattr(argparse.Namespace, "__new__", None)
+    monkeypatch.setattr(argparse.Namespace, "__setstate__", None, raising=False)
 
     assert read_tensors(tmp_path / "a.pt").key == "model"
 
