@@ -71,6 +71,11 @@ class FairOrder:
         """Returns whether several clients have sent pictures in the last second."""
         return self._clock() - self._shared_s < _RECENT_S
 
+    def dominated(self) -> bool:
+        """Returns whether one client has most of the pictures that are not answered."""
+        counts = [peer.n_entries for peer in self._peers.values()]
+        return 2 * max(counts, default=0) > sum(counts)
+
     def ahead_of(self, peer: str) -> int:
         """Returns the most pictures that come before a new one of this client, by their turns."""
         known = self._peers.get(peer)

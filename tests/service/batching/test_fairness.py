@@ -123,6 +123,18 @@ def test_fair_order_of_one_client_is_not_shared():
     assert order.shared() is False
 
 
+@pytest.mark.parametrize(
+    ("peers", "dominated"),
+    [("", False), ("a", True), ("ab", False), ("aab", True), ("aabc", False)],
+)
+def test_fair_order_is_dominated_by_a_client_with_more_than_half(peers, dominated):
+    order = FairOrder(FakeClock())
+    for peer in peers:
+        order.enter(new_entry(peer))
+
+    assert order.dominated() is dominated
+
+
 # In the batcher
 
 
@@ -137,9 +149,20 @@ async def test_client_that_comes_late_is_in_the_next_batch():
         (polite,) = await rig.submit(500, peer="polite")
         rig.lanes[0].answer()
 
-        assert batches(rig) == [[[*range(8)], [500, 8, 9, 10]]]
+        assert batches(rig) == [[[*range(8)], [500, 8]]]
         rig.lanes[0].answer()
         assert await outcomes_of([polite]) == [500]
+
+
+@pytest.mark.anyio
+async def test_clients_that_have_the_same_get_halves_of_batches():
+    async with new_rig() as rig:
+        await rig.submit(*range(8), peer="a")
+        await rig.submit(*range(100, 140), peer="b")
+        await rig.submit(*range(200, 240), peer="c")
+        rig.lanes[0].answer()
+
+        assert batches(rig)[0][1] == [100, 200, 101, 201]
 
 
 @pytest.mark.anyio
@@ -162,10 +185,10 @@ async def test_batch_behind_a_run_is_taken_back_for_a_client_whose_turn_is_earli
         await rig.submit(500, peer="polite")
 
         assert behind == [*range(1, 9)]
-        assert rig.lanes[0].values == [0, 500, 1, 2, 3]
+        assert rig.lanes[0].values == [0, 500, 1]
         rig.lanes[0].answer()
         rig.lanes[0].answer()
-        assert rig.lanes[0].values[0] == 4  # what was taken back comes before what came later
+        assert rig.lanes[0].values[0] == 2  # what was taken back comes before what came later
 
 
 @pytest.mark.anyio
