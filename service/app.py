@@ -33,13 +33,14 @@ from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
 from service.batching.lane import RestartReason
 from service.batching.sizing import engine_config
-from service.errors import REFUSALS, Draining, ModelNotReady
+from service.errors import REFUSALS, Draining, ModelNotReady, Overloaded
 from service.http.cors import PREFLIGHT_STATUS, AllowedOrigins
 from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
 from service.http.forwarded import TrustedProxies
 from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
+from service.http.shedding import LoadShedder, PacedRefusals, Refusal
 from service.models.changelog import ChangeLog, changes_between
 from service.models.repository import Load, Repository, resolve_models_dir
 from service.models.selection import RepositoryConfig
@@ -76,6 +77,7 @@ class Application(FastAPI):
     """FastAPI behind the edge middleware and the hot routes."""
 
     edge: EdgeMiddleware
+    shedder: LoadShedder
     proxies = TrustedProxies("")
     origins = AllowedOrigins("")
     prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
@@ -90,13 +92,26 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)  # the lifespan
             return
         scope["app"] = self
-        if self.proxies:
-            self.proxies.apply(scope)
+        self._prepare(scope)
         if self.origins:
             send = self.origins.sender(scope, send)
+        await self.edge(scope, receive, send)
+
+    def shed(self, scope: Scope) -> Refusal | None:
+        """Returns the refusal of a request for which there is no room, None if it should go on."""
+        service: Service = self.state.service
+        if not service.crowded() or (self.origins and self.origins.allowed(scope)):
+            return None
+        if self.proxies or self.prefix:
+            scope = dict(scope)  # it may go on, and must not be changed twice
+            self._prepare(scope)
+        return self.shedder.refuse(scope)
+
+    def _prepare(self, scope: Scope) -> None:
+        if self.proxies:
+            self.proxies.apply(scope)
         if self.prefix and f"{scope['path']}/".startswith(f"{self.prefix}/"):
             scope["path"] = scope["path"].removeprefix(self.prefix) or "/"
-        await self.edge(scope, receive, send)
 
 
 class Service:
@@ -239,6 +254,14 @@ class Service:
             log.error("a run did not end in time and was abandoned", extra={"timeout_s": _STOP_S})
         self._backend.close()
 
+    def crowded(self) -> bool:
+        """Returns whether there may be no room for a request."""
+        return self._admission.crowded and not self.draining
+
+    def refusal_of(self, client: str) -> Overloaded | None:
+        """Returns why a client's request would be refused now, None if it would not be."""
+        return self._admission.refusal(client)
+
     def is_alive(self) -> bool:
         """Returns False if only a restart of the process would help."""
         return self._backend.alive
@@ -343,6 +366,7 @@ def create_app(
             async with watcher.polling(settings.models_poll_s):
                 yield
         finally:
+            app.shedder.report(last=True)
             await service.stop()
 
     app = Application(
@@ -374,9 +398,12 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _reraise)
 
-    routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app))
+    refusals = PacedRefusals()
+    routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app), refusals=refusals)
+    app.shedder = LoadShedder(routes.template_of, service.refusal_of, service.metrics, refusals)
     inner = app.origins.preflights(routes) if app.origins else routes
     app.edge = EdgeMiddleware(inner, service.metrics, draining=lambda: service.draining)
+    app.state.shed = app.shed
     return app
 
 

@@ -183,7 +183,7 @@ class Stages:
         routes = self._app.edge._app
 
         def check() -> Any:
-            edge._request_id(scope["headers"])
+            edge.request_id_of_headers(scope["headers"])
             scope["route"] = routes._find(scope)  # type: ignore[typeddict-unknown-key]
             query_options(scope["query_string"])
             with dependencies.classifier.active.find():

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import InvalidParameter, Overloaded
 from service.http.edge import QUIET_ROUTES
 from service.http.scope import client_of
-from service.http.turns import FairTurns, PacedRefusals
+from service.http.shedding import PacedRefusals
+from service.http.turns import FairTurns
 from service.system.pacing import Allowance
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,9 +43,15 @@ class HotRoutes:
     Args:
         routers: with the routes.
         other: the application for all other requests, also those with a method that a route lacks.
+        refusals: lets those of overloads wait.
     """
 
-    def __init__(self, routers: Iterable[APIRouter], other: ASGIApp) -> None:
+    def __init__(
+        self,
+        routers: Iterable[APIRouter],
+        other: ASGIApp,
+        refusals: PacedRefusals | None = None,
+    ) -> None:
         self.routes = [
             route for router in routers for route in router.routes if isinstance(route, APIRoute)
         ]
@@ -56,7 +63,7 @@ class HotRoutes:
         }
         self._by_pattern = [route for route in self.routes if route.param_convertors]
         self._other = other
-        self._refusals = PacedRefusals()
+        self._refusals = refusals or PacedRefusals()
         self._picture_turns = FairTurns(_PICTURES_AT_ONCE)
         self._other_turns = FairTurns(_OTHERS_AT_ONCE, Allowance(_OTHERS_BURST, _OTHERS_PER_S))
 
@@ -80,6 +87,11 @@ class HotRoutes:
             await self._refusals.wait(client, scope, receive)
             raise
         await response(scope, receive, send)
+
+    def template_of(self, scope: Scope) -> str | None:
+        """Returns the path template of a request for a hot route, None for other requests."""
+        route = self._find(scope)
+        return route.path if route is not None else None
 
     def _find(self, scope: Scope) -> APIRoute | None:
         if route := self._by_path.get((scope["path"], scope["method"])):

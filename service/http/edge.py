@@ -26,8 +26,8 @@ _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ids = random.Random()  # noqa: S311 - ids tell requests apart, they are not secret
 # Logged at debug level; their errors are what they are there to say.
 QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
-_NOT_KEPT: Final = (b"cache-control", b"no-store")
+NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+NOT_KEPT: Final = (b"cache-control", b"no-store")
 
 
 class RequestMetrics(Protocol):
@@ -58,7 +58,7 @@ class EdgeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.monotonic()
-        request_id = _request_id(scope["headers"])
+        request_id = request_id_of_headers(scope["headers"])
         set_request_info(scope, request_id, started_s)
         method = scope["method"]
         if method == "HEAD":
@@ -155,12 +155,12 @@ class _Response:
         await self._send(message)
 
     def _headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = [*given, (b"x-request-id", self._request_id.encode()), _NO_SNIFFING]
+        headers = [*given, (b"x-request-id", self._request_id.encode()), NO_SNIFFING]
         if self._trace is not None:
             headers.append(self._trace.header())
         names = dict(headers)
         if b"cache-control" not in names:
-            headers.append(_NOT_KEPT)
+            headers.append(NOT_KEPT)
         if b"server-timing" not in names:
             total_ms = 1e3 * (time.monotonic() - self._started_s)
             headers.append((b"server-timing", b"total;dur=%.2f" % total_ms))
@@ -181,7 +181,8 @@ class _Response:
         await response(scope, receive, self.send)
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def request_id_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Returns the client's id of a request if it is safe, else a new one."""
     for name, value in headers:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return value.decode("ascii")

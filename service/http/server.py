@@ -71,6 +71,7 @@ class DrainingServer(uvicorn.Server):
                     BoundedHttpProtocol,
                     header_timeout_s=settings.receive_timeout_s,
                     on_refused=app.state.service.count_refused_head,
+                    shed=app.state.shed,
                 ),
                 ws="none",
                 lifespan="on",

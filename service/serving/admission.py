@@ -24,6 +24,7 @@ _SAFETY_FACTOR = 1.2  # the expected wait is an average, and a late answer is wo
 _RATE_WINDOW = 64  # finished requests over which the rate is measured
 _KEPT_PART: Final = 8  # one part in eight of a limit is for clients below their share
 _ACTIVE_S: Final = 10.0  # a client without requests counts as one that shares for this long
+_MAX_REFUSALS: Final = 1_000
 _KEPT_S: Final = 600.0  # places are kept free for this long after there was more than one client
 
 
@@ -80,6 +81,7 @@ class Admission:
         self._n_finished = 0  # their pictures
         self._usage: OrderedDict[str, _Usage] = OrderedDict()  # the longest unseen client first
         self._shared_s = -math.inf  # when there was last more than one client
+        self._refusals: dict[str, Overloaded] = {}  # by client, until anything changes
         self.images = 0
         self.n_bytes = 0
         self.closed = False
@@ -96,7 +98,22 @@ class Admission:
         self._check(usage, images=1, n_bytes=0)
         return Slot(self, usage)
 
+    @property
+    def crowded(self) -> bool:
+        """True if there may be a client whose next request `slot` refuses."""
+        return self.images >= self._max_images - self._max_images // _KEPT_PART
+
+    def refusal(self, peer: str) -> Overloaded | None:
+        """Returns why `slot` would refuse this client now, None if it would not."""
+        refusal = self._refusals.get(peer)
+        if refusal is None:
+            refusal = self._refusal(self._usage_of(peer), images=1, n_bytes=0)
+            if refusal is not None and len(self._refusals) < _MAX_REFUSALS:
+                self._refusals[peer] = refusal
+        return refusal
+
     def release(self, slot: Slot) -> None:
+        self._refusals.clear()
         self.images -= slot.images
         self.n_bytes -= slot.n_bytes
         slot.usage.images -= slot.images
@@ -134,6 +151,7 @@ class Admission:
             Overloaded: a limit or the client's share would be exceeded; nothing is counted.
         """
         self._check(usage, images=images, n_bytes=n_bytes)
+        self._refusals.clear()
         self.images += images
         self.n_bytes += n_bytes
         usage.images += images
@@ -142,37 +160,41 @@ class Admission:
     def _check(self, usage: _Usage, *, images: int, n_bytes: int) -> None:
         if self.closed:
             raise Draining("the service is shutting down")
+        if (refusal := self._refusal(usage, images=images, n_bytes=n_bytes)) is not None:
+            raise refusal
 
+    def _refusal(self, usage: _Usage, *, images: int, n_bytes: int) -> Overloaded | None:
         if self.images + images > self._max_images:
-            raise Overloaded(
+            return Overloaded(
                 f"{self.images:,} pictures are in flight, the limit is {self._max_images:,}",
                 self.retry_after_s(),
                 reason="images",
             )
         if self.n_bytes + n_bytes > self._max_bytes:
-            raise Overloaded(
+            return Overloaded(
                 f"{self.n_bytes:,} bytes of uploads are in flight, the limit is {self._max_bytes:,}",
                 self.retry_after_s(),
                 reason="bytes",
             )
 
         if self._clock() - self._shared_s >= _KEPT_S:
-            return
+            return None
         n_peers = max(2, len(self._usage))  # one that is away may come back
         if _over_share(self._max_images, n_peers, self.images, usage.images, images):
-            raise Overloaded(
+            return Overloaded(
                 f"{usage.images:,} pictures of this client are in flight, more than its share of "
                 f"the limit of {self._max_images:,}, which {n_peers} clients share",
                 self.retry_after_s(),
                 reason="images",
             )
         if _over_share(self._max_bytes, n_peers, self.n_bytes, usage.n_bytes, n_bytes):
-            raise Overloaded(
+            return Overloaded(
                 f"{usage.n_bytes:,} bytes of this client's uploads are in flight, more than its share "
                 f"of the limit of {self._max_bytes:,}, which {n_peers} clients share",
                 self.retry_after_s(),
                 reason="bytes",
             )
+        return None
 
     def _usage_of(self, peer: str) -> _Usage:
         """Returns what a client has in flight, and forgets clients that have not come for a while."""

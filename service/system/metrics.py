@@ -8,7 +8,7 @@ the first event of a series that appears with it.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -241,10 +241,13 @@ class Metrics:
         registry.register(UsageCollector(lambda: self._worker_pids()))
         ProcessCollector(registry=registry)
 
+        # `labels` costs more than counting, and refusals come by the thousand.
+        self._error_of = cache(self.request_errors.labels)
+        self._refusal_of = cache(self.refused.labels)
         for code in values.error_codes:
-            self.request_errors.labels(code)
+            self._error_of(code)
         for code, reason in values.refusals:
-            self.refused.labels(code, reason)
+            self._refusal_of(code, reason)
         for reason in values.restart_reasons:
             self.lane_restarts.labels(reason)
         for outcome in _ADOPTION_OUTCOMES:
@@ -335,9 +338,18 @@ class Metrics:
         request_seconds.observe(seconds)
 
     def count_error(self, code: str, refusal: str | None) -> None:
-        self.request_errors.labels(code).inc()
+        self._error_of(code).inc()
         if refusal is not None:
-            self.refused.labels(code, refusal).inc()
+            self._refusal_of(code, refusal).inc()
+
+    def count_refusals(self, route: str, code: str, reason: str, seconds: Sequence[float]) -> None:
+        """Counts requests that were refused with 503, and the seconds that each took."""
+        requests, request_seconds = self._by_route[route, 503]
+        requests.inc(len(seconds))
+        self._error_of(code).inc(len(seconds))
+        self._refusal_of(code, reason).inc(len(seconds))
+        for one in seconds:
+            request_seconds.observe(one)
 
     def count_admin_request(self, status: int) -> None:
         if status == 401:
@@ -349,7 +361,7 @@ class Metrics:
     def count_refused_head(self, route: str, status: int, code: str) -> None:
         """Counts a request that was refused before it reached the application."""
         self._requests.labels(route, status).inc()
-        self.request_errors.labels(code).inc()
+        self._error_of(code).inc()
 
     def count_answer(
         self, key: VersionKey, outcomes: Iterable[str], stages: Iterable[tuple[str, float]]

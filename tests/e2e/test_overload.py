@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 from tests import tinymodel
 from tests.e2e.server import post
 from tests.problems import assert_problem
@@ -58,3 +62,27 @@ def test_overload_open_connections_take_no_capacity(start_server):
     assert (answered.status_code, live.status_code) == (200, 200)
     for connection in idle:
         connection.reset()
+
+
+def test_overload_flood_is_answered_counted_and_logged(start_server):
+    server = start_server(max_in_flight=2)
+
+    def send(_: int) -> list[int]:
+        with server.client() as client:
+            return [client.post("/v1/classify", content=RED).status_code for _ in range(20)]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = Counter(status for sent in pool.map(send, range(16)) for status in sent)
+
+    assert answers.total() == 16 * 20
+    assert set(answers) == {200, 503}
+    server.wait_for_metric(
+        'convserve_refused_total{code="overloaded",reason="images"}', lambda n: n == answers[503]
+    )
+    server.send_signal(signal.SIGINT)
+    assert server.exit_code() == 0
+    log = server.log
+    in_full = sum(line["message"] == "request" and line["status"] == 503 for line in log)
+    summed = sum(line["count"] for line in log if line["message"] == "requests refused")
+    assert in_full + summed == answers[503]
+    assert summed > in_full > 0

@@ -35,15 +35,19 @@ def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes
     if method == b"CONNECT":
         raise RequestHeadRejected("malformed_request", "CONNECT: this server is not a proxy")
 
-    hosts = sum(name == b"host" for name, _ in headers)
+    hosts, codings = 0, []
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
     if hosts > 1 or (not hosts and version == "1.1"):
         raise RequestHeadRejected(
             "malformed_request", f"the request must have one Host field, got {hosts}"
         )
 
     # Other codings are not decoded here, so the application would read a wrong body.
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+    if codings and codings != [b"chunked"]:
         raise RequestHeadRejected("malformed_request", "Transfer-Encoding must be chunked")
 
 

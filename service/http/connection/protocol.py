@@ -30,6 +30,7 @@ from service.http.connection.heads import (
     refusal_bytes,
 )
 from service.http.scope import add_peer, peer_of
+from service.http.shedding import Refusal
 
 MAX_HEAD_BYTES: Final = 32_768
 _MAX_HEAD_PIECE: Final = 4_096
@@ -48,12 +49,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         *args: Any,
         header_timeout_s: float,
         on_refused: Callable[[str], None] = lambda _: None,
+        shed: Callable[[Any], Refusal | None] = lambda _: None,
         **kwargs: Any,
     ) -> None:
-        """`on_refused` is called with the error code of each head that is refused here."""
+        """Creates the protocol of one connection.
+
+        `on_refused` is called with the error code of each head that is refused here. `shed` is called with
+        the scope of each request, and returns its refusal if there is no room for it.
+        """
         super().__init__(*args, **kwargs)
         self._header_timeout_s = header_timeout_s
         self._on_refused = on_refused
+        self._shed = shed
         self._head_timer: asyncio.TimerHandle | None = None
 
         self._unparsed = b""  # received, but behind the request being handled
@@ -67,6 +74,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         # The request being answered. uvicorn's `cycle` is the newest one of a pipeline.
         self._active: ResponseCycle | None = None
+        # In place of a cycle: a request that was shed, until its refusal is sent.
+        self._refusal: Refusal | None = None
+        self._refusal_waits = False
 
     # The connection
 
@@ -81,6 +91,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._unparsed = b""
         self.pipeline.clear()
+        if self._refusal is not None:
+            self._refusal.abandon()
+            self._refusal = None
 
         # uvicorn would tell only the newest request of a pipeline.
         if self._active is not None:
@@ -111,12 +124,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 break  # the next request waits for this response
             start += self._parse_piece(data, start)
 
-        if self._stopped_reading():
-            self._unparsed = b""
-            return
-        self._unparsed = data[start:]
+        self._unparsed = b"" if self._stopped_reading() else data[start:]
         if self._unparsed:
             self.flow.hold()
+        if self._refusal is not None and not self._refusal_waits:
+            # Not when the head was complete: the body has often arrived with it.
+            self._refusal_waits = True
+            self._refusal.when_due(self._send_refusal, self.transport.is_closing)
 
     def _stopped_reading(self) -> bool:
         return self._ignore_input or self.transport.is_closing()
@@ -126,8 +140,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._body_left:
             return self._feed(memoryview(data)[start : start + self._body_left])
 
-        if self._in_head and self._head_timer is None:
-            self._start_head_timer()
         room = MAX_HEAD_BYTES - self._field_bytes
         if room <= 0:
             self._refuse("headers_too_large", f"the limit is {MAX_HEAD_BYTES:,} bytes")
@@ -140,7 +152,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         empty_line = data.find(b"\r\n\r\n", first, last)
         piece = data[start : last if empty_line < 0 else empty_line + 4]
         self._field_bytes += len(piece)
-        return self._feed(piece)
+        taken = self._feed(piece)
+        # After parsing, because most heads arrive in one piece.
+        began = self._field_bytes > 0 or self._head_started
+        if self._in_head and began and self._head_timer is None:
+            self._start_head_timer()
+        return taken
 
     def _feed(self, piece: bytes | memoryview) -> int:
         """Feeds the parser; returns how many bytes it took."""
@@ -168,9 +185,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self._head_started = True
-        if self._head_timer is None:
-            # This head began in the same piece as the end of another request.
-            self._start_head_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:  # a trailer
@@ -212,9 +226,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
         self.scope["raw_path"] = self.root_path.encode("ascii") + url.path
         self.scope["query_string"] = url.query or b""
-        add_peer(self.scope)
 
         busy = self._responding()
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        # A peer that does not read its responses has to wait, as it does in a cycle.
+        if not (busy or self.expect_100_continue or self.flow.write_paused):
+            self._refusal = self._shed(self.scope)
+            if self._refusal is not None:
+                self._refusal.keep_alive = keep_alive
+                self._refusal_waits = False
+                self._active = None
+                self.cycle = None  # type: ignore[assignment]  # as before the first request
+                return
+
+        add_peer(self.scope)
         self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,
@@ -225,7 +250,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
         if busy:
@@ -237,7 +262,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._field_bytes = 0  # the limit is for what arrives between two chunks
         self._body_left = max(0, self._body_left - len(body))
-        if self.cycle.response_complete:
+        if not self._responding() or self._refusal is not None:
             return
 
         self.cycle.add_body(body)
@@ -248,17 +273,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._head_without_upgrade:
             return
-        if peer := peer_of(self.cycle.scope):
-            peer.body_complete = True
-        super().on_message_complete()
+        if (cycle := self._current()) is not None:
+            if peer := peer_of(cycle.scope):
+                peer.body_complete = True
+            super().on_message_complete()
         self._stop_head_timer()
         self._in_head = True
         self._head_started = False
         self._field_bytes = self._body_left = 0
 
-        if not self.cycle.keep_alive:
+        if not self._keeps_alive():
             self._ignore_input = True  # the client announced that this was its last request
-        elif self.cycle.response_complete:
+        elif not self._responding():
             # uvicorn stopped its keep-alive timer when the rest of the body arrived.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -284,9 +310,37 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # The application did not read the body to its end. It must end soon, or we close.
             self._start_head_timer()
 
+    def _current(self) -> ResponseCycle | None:
+        return self.cycle  # None before the first request, and after one that was shed
+
     def _responding(self) -> bool:
-        cycle: ResponseCycle | None = self.cycle  # None before the first request
+        if self._refusal is not None:
+            return True
+        cycle = self._current()
         return cycle is not None and not cycle.response_complete
+
+    def _keeps_alive(self) -> bool:
+        part = self._refusal or self._current()
+        return part is None or part.keep_alive
+
+    def _send_refusal(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        if refusal is None:
+            return
+        self.transport.write(refusal.response(self.server_state.default_headers))
+        if not refusal.keep_alive:
+            self._close_after_response()
+        elif self._in_head:
+            self.on_response_complete()
+        else:  # the body must end soon, or we close
+            self.server_state.total_requests += 1
+            self._start_head_timer()
+
+    def shutdown(self) -> None:
+        if self._refusal is not None:
+            self._refusal.keep_alive = False
+        else:
+            super().shutdown()
 
     def _refuse(self, code: str, detail: str) -> None:
         """Responds with a problem, if that is still possible, and closes the connection."""
@@ -300,6 +354,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.flow.close()
                 return
             self._on_refused(code)
+        elif self._refusal is not None:
+            self._refusal.keep_alive = False
+            self._ignore_input = True
+            return
         elif self._in_head or self.pipeline or self.cycle.response_started:
             # Earlier requests were accepted. The last response to them closes the connection.
             if self._in_head:
@@ -314,6 +372,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         client = (self.client or ("-",))[0]
         to_head = bool(self.url) and self.parser.get_method() == b"HEAD"
         self.transport.write(refusal_bytes(code, detail, client, to_head=to_head))
+        self._close_after_response()
+
+    def _close_after_response(self) -> None:
         # Closing now would reset a connection that is still sending, and the reset can overtake the
         # response.
         self._ignore_input = True

@@ -17,7 +17,7 @@ from service.api.payload import ClassifyOptions, query_options
 from service.api.routes import HotRoutes, openapi_parameters, parse
 from service.app import HOT_ROUTERS
 from service.errors import InvalidParameter, Overloaded
-from service.http.turns import PacedRefusals
+from service.http.shedding import PacedRefusals
 from tests import tinymodel
 from tests.problems import MARKER, assert_problem
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from service.http.scope import add_peer
-from service.http.turns import FairTurns, PacedRefusals
+from service.http.turns import FairTurns
 from service.system.pacing import Allowance
 from tests.fakes import FakeClock
 
@@ -107,110 +107,19 @@ async def test_turns_client_that_leaves_while_it_waits_takes_no_turn():
     assert door.begun == ["a0", "c0"]
 
 
-ONE_MORE_S = 0.001001  # the time in which one more refusal may go out
+async def test_turns_calls_take_turns_with_requests_that_wait():
+    turns = FairTurns(1)
+    door = Door(turns)
+    tasks = [door.arrive("a0"), door.arrive("a1")]
+    await turn()
 
+    turns.call("b", lambda: door.begun.append("b0"), lambda: False)
+    turns.call("b", lambda: door.begun.append("gone"), lambda: True)
+    turns.call("b", lambda: door.begun.append("b1"), lambda: False)
+    waiting = turns.n_waiting
 
-class Refused:
-    """Refusals that wait; `sent` has the clients of those that may go out, in order."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sent: list[str] = []
-        self.clock = FakeClock()
-        self._refusals = PacedRefusals(self.clock)
-        self._later: list[tuple[float, Any]] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "call_later", lambda *call: self._later.append(call))
-
-    def refuse(self, name: str, *headers: tuple[bytes, bytes]) -> None:
-        """A refusal for the client named by the first letter."""
-        self._tasks.append(asyncio.create_task(self._wait(name, {"headers": headers})))
-
-    async def _wait(self, name: str, scope: dict[str, Any]) -> None:
-        await self._refusals.wait(name[0], scope, never)
-        self.sent.append(name)
-
-    async def advance(self, seconds: float) -> list[str]:
-        """Lets time pass, and returns all that have been sent since the last call."""
-        self.clock.advance(seconds)
-        before = len(self.sent)
-        for _ in range(20):
-            due, self._later = self._later, []
-            for _, begin in due:
-                begin()
-            await turn()
-        return self.sent[before:]
-
-    async def use_the_burst(self) -> None:
-        for _ in range(100):
-            self.refuse("burst")
-        assert len(await self.advance(0)) == 100
-
-
-def length(n_bytes: int) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % n_bytes
-
-
-async def test_refusals_go_out_at_a_rate_in_turn_by_client(monkeypatch):
-    refused = Refused(monkeypatch)
-    await refused.use_the_burst()
-    for name in ("a0", "a1", "a2", "b0"):
-        refused.refuse(name)
-
-    assert await refused.advance(0) == []
-    assert [await refused.advance(ONE_MORE_S) for _ in range(4)] == [["a0"], ["b0"], ["a1"], ["a2"]]
-
-
-async def test_refusals_of_requests_with_large_bodies_wait_longer(monkeypatch):
-    refused = Refused(monkeypatch)
-    await refused.use_the_burst()
-    refused.refuse("a0", length(4 * 65_536))  # costs as much as three small ones
-    refused.refuse("a1")
-
-    assert await refused.advance(ONE_MORE_S) == ["a0"]
-    assert await refused.advance(2 * ONE_MORE_S) == []
-    assert await refused.advance(ONE_MORE_S) == ["a1"]
-
-
-async def test_refusals_go_out_at_once_for_a_while_when_too_many_wait(monkeypatch):
-    refused = Refused(monkeypatch)
-    await refused.use_the_burst()
-    for index in range(256):
-        refused.refuse(f"a{index}")
-    waiting = await refused.advance(0)
-
-    refused.refuse("b0")
-    at_once = await refused.advance(0)
-    await refused.advance(29)
-    refused.refuse("c0")
-    still_at_once = await refused.advance(0)
-
-    assert waiting == []
-    assert at_once == ["b0"]
-    assert still_at_once == ["c0"]
-
-
-async def test_refusals_wait_again_after_a_while(monkeypatch):
-    refused = Refused(monkeypatch)
-    await refused.use_the_burst()
-    for index in range(257):
-        refused.refuse(f"a{index}")
-    for _ in range(40):
-        await refused.advance(1)
-    await refused.use_the_burst()
-
-    refused.refuse("b0")
-
-    assert await refused.advance(0) == []
-    assert await refused.advance(ONE_MORE_S) == ["b0"]
-
-
-@pytest.mark.parametrize("value", [b"", b"-1", b"1e9", "\u00b2".encode(), b"x"])
-async def test_refusals_body_length_that_is_no_number_costs_nothing(monkeypatch, value):
-    refused = Refused(monkeypatch)
-    await refused.use_the_burst()
-    refused.refuse("a0", (b"content-length", value))
-    refused.refuse("a1")
-
-    assert await refused.advance(ONE_MORE_S) == ["a0"]
-    assert await refused.advance(ONE_MORE_S) == ["a1"]
+    await door.finish(tasks)
+    await turn()
+    await turn()
+    assert (waiting, turns.n_waiting) == (4, 0)
+    assert door.begun == ["a0", "a1", "b0", "b1"]

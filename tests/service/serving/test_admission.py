@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pytest
@@ -244,6 +245,16 @@ def test_admission_counts_are_the_sums_of_the_clients(steps):
                 held[peer].append(hold(admission, peer, images=images))
         elif held[peer]:
             held[peer].pop(0).__exit__()
+
+        for peer in held:  # the short way refuses exactly what the long one does
+            refusal = admission.refusal(peer)
+            assert admission.refusal(peer) is refusal
+            assert admission.crowded or refusal is None
+            if refusal is None:
+                admission.slot(peer)
+            else:
+                with pytest.raises(Overloaded, match=f"^{re.escape(str(refusal))}$"):
+                    admission.slot(peer)
 
     counted = {peer: sum(slot.images for slot in slots) for peer, slots in held.items()}
     assert admission.images == sum(counted.values()) <= 16

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -98,7 +98,10 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    app: Recorder, header_timeout_s: float = NEVER_S, keep_alive_s: float = NEVER_S
+    app: Recorder,
+    header_timeout_s: float = NEVER_S,
+    keep_alive_s: float = NEVER_S,
+    shed: Callable[[Any], Any] = lambda _: None,
 ) -> AsyncIterator[Client]:
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
@@ -110,6 +113,7 @@ async def connected(
             {},
             header_timeout_s=header_timeout_s,
             on_refused=app.refused.append,
+            shed=shed,
         )
         return app.protocol
 
@@ -734,3 +738,196 @@ async def test_protocol_refusal_is_logged_once(caplog, sent, status, code):
     assert (record.name, record.levelname, record.exc_info) == ("service.access", "INFO", None)
     assert (logged.status, logged.code, logged.client) == (status, code, "127.0.0.1")
     assert re.fullmatch("[0-9a-f]{16}", logged.request_id)
+
+
+class StubRefusal:
+    """Sends its response when the test says so."""
+
+    def __init__(self) -> None:
+        self.keep_alive = True
+        self.abandoned = 0
+        self.due: list[Any] = []
+        self.waits = asyncio.Event()
+
+    def when_due(self, send: Any, is_gone: Any) -> None:
+        self.due.append((send, is_gone))
+        self.waits.set()
+
+    def send(self) -> None:
+        ((send, is_gone),) = self.due
+        assert not is_gone()
+        send()
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+    def response(self, _default_headers: Any) -> bytes:
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n" + closing + b"\r\n"
+
+
+class AtOnce(StubRefusal):
+    def when_due(self, send: Any, is_gone: Any) -> None:
+        super().when_due(send, is_gone)
+        self.send()
+
+
+class Shedding:
+    """Sheds requests to /full."""
+
+    def __init__(self, kind: type[StubRefusal] = AtOnce) -> None:
+        self.kind = kind
+        self.refusals: list[Any] = []
+
+    def __call__(self, scope: Any) -> Any:
+        if scope["path"] != "/full":
+            return None
+        self.refusals.append(self.kind())
+        return self.refusals[-1]
+
+    async def waiting(self) -> Any:
+        await until(lambda: bool(self.refusals))
+        await self.refusals[0].waits.wait()
+        return self.refusals[0]
+
+
+def full(fields: bytes = b"", version: bytes = b"1.1") -> bytes:
+    return b"POST /full HTTP/" + version + b"\r\nHost: t\r\n" + fields + b"\r\n"
+
+
+LENGTH = b"Content-Length: 10\r\n"
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [full()],
+        [full(LENGTH) + b"0123456789"],
+        [full(LENGTH), b"0123456789"],
+        [full(LENGTH) + b"01234", b"56", b"789"],
+        [full(LENGTH)[:30], full(LENGTH)[30:] + b"0", b"123456789"],
+        [full(IN_CHUNKS) + b"3\r\nabc\r\n0\r\n\r\n"],
+        [full(IN_CHUNKS), b"3\r\nab", b"c\r\n0\r\n", b"\r\n"],
+    ],
+)
+async def test_protocol_request_that_is_shed_never_reaches_the_application(pieces):
+    app, shed = Recorder(), Shedding()
+    async with connected(app, shed=shed) as client:
+        for piece in pieces:
+            client.send(piece)
+            await asyncio.sleep(0.01)
+        await client.until(b"\r\n\r\n")
+        client.send(GET + full(LENGTH) + b"0123456789" + CLOSE)
+        answers = await client.answers()
+
+    assert (answers, len(shed.refusals)) == ([200, 503, 200], 2)
+    assert app.paths == ["/get", "/close"]
+
+
+@pytest.mark.parametrize("behind", [b"", GET, full()], ids=["nothing", "request", "shed"])
+async def test_protocol_requests_behind_a_refusal_wait_for_it(behind):
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(LENGTH) + b"0123456789" + behind)
+        refusal = await shed.waiting()
+        await asyncio.sleep(0.02)
+        before = list(app.paths), len(shed.refusals)
+        shed.kind = AtOnce
+        refusal.send()
+        client.send(CLOSE)
+        answers = await client.answers()
+
+    assert before == ([], 1)
+    assert answers == [503, *{b"": [], GET: [200]}.get(behind, [503]), 200]
+
+
+@pytest.mark.parametrize("kind", [AtOnce, StubRefusal])
+@pytest.mark.parametrize(
+    "request_",
+    [full(b"Connection: close\r\n"), full(version=b"1.0"), full(b"Connection: close\r\n" + LENGTH)],
+)
+async def test_protocol_connection_closes_after_the_refusal_of_its_last_request(kind, request_):
+    app, shed = Recorder(), Shedding(kind)
+    async with connected(app, shed=shed) as client:
+        client.send(request_)
+        refusal = await shed.waiting()
+        if kind is StubRefusal:
+            refusal.send()
+        answers = await client.answers()
+
+    assert answers == [503]
+
+
+async def test_protocol_client_that_waits_for_100_is_not_shed():
+    app, shed = Recorder(), Shedding()
+    async with connected(app, shed=shed) as client:
+        client.send(full(b"Expect: 100-continue\r\n" + LENGTH))
+        await client.until(b"done")
+
+    assert (app.paths, shed.refusals) == (["/full"], [])
+
+
+async def test_protocol_client_that_leaves_abandons_its_refusal():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full())
+        refusal = await shed.waiting()
+    await app.protocol.lost.wait()
+
+    ((send, is_gone),) = refusal.due
+    assert (refusal.abandoned, is_gone()) == (1, True)
+    send()  # does nothing
+
+
+async def test_protocol_shutdown_sends_the_refusal_and_closes():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full())
+        refusal = await shed.waiting()
+        app.protocol.shutdown()
+        refusal.send()
+        answers = await client.answers()
+
+    assert answers == [503]
+
+
+async def test_protocol_malformed_rest_of_a_shed_request_closes_after_the_refusal():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + b"x\r\n" + GET)
+        refusal = await shed.waiting()
+        refusal.send()
+        answers = await client.answers()
+
+    assert (answers, app.paths, app.refused) == ([503], [], [])
+
+
+async def test_protocol_slow_rest_of_a_shed_request_is_closed():
+    app, shed = Recorder(), Shedding()
+    async with connected(app, header_timeout_s=0.1, shed=shed) as client:
+        client.send(full(LENGTH) + b"0")
+        answers = await client.answers()
+
+    assert answers == [503]
+
+
+async def test_protocol_idle_connection_after_a_refusal_is_closed():
+    app, shed = Recorder(), Shedding()
+    async with connected(app, keep_alive_s=0.1, shed=shed) as client:
+        client.send(full(LENGTH) + b"0123456789")
+        answers = await client.answers()
+
+    assert answers == [503]
+
+
+async def test_protocol_client_that_does_not_read_is_not_shed():
+    app, shed = Recorder(), Shedding()
+    async with connected(app, shed=shed) as client:
+        app.protocol.flow.pause_writing()
+        client.send(full())
+        await until(lambda: app.paths == ["/full"])
+        app.protocol.flow.resume_writing()
+        await client.until(b"done")
+
+    assert shed.refusals == []
