@@ -9,7 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from contract.errors import ImageTooManyPixels, ImageTruncated, UnsupportedMediaType
+from contract.errors import (
+    ImageBadDimensions,
+    ImageTooManyPixels,
+    ImageTruncated,
+    UnsupportedMediaType,
+)
 from contract.images import DECODERS, ImageLimits, decode, decode_reduced, decoding, inspect, sniff
 from contract.images.heif import read_picture, write_file
 from contract.images.heif.pictures import Grid, HeifPicture
@@ -190,6 +195,18 @@ def test_crop_applies_before_the_rotation():
 
     whole = decode(heif(item_of(part), brand=b"avif"))
     assert error(image, whole.crop((24, 20, 56, 36)).transpose(Image.Transpose.ROTATE_180)) == 0
+
+
+def test_crop_must_have_an_accepted_shape():
+    # 1 x 15,000 of 150 x 15,000 pixels took 4 GB to resize.
+    crop = box(b"clap", *(number(n, 4) for n in (1, 1, 48, 1, 0, 1, 0, 1)))
+    data = heif(item_of(coded_avif((64, 48)), crop), brand=b"avif")
+
+    assert decode(data, ImageLimits(max_aspect=48)).size == (1, 48)
+    with pytest.raises(ImageBadDimensions, match="1 x 48 pixels"):
+        decode(data, ImageLimits(max_aspect=47))
+    with pytest.raises(ImageBadDimensions, match="1 x 48 pixels"):
+        decode(data, ImageLimits(min_side_px=2))
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
