@@ -6,7 +6,7 @@ from typing import Final
 
 from contract.errors import ImageUndecodable
 
-_MAX_ZEROS: Final = 32  # in front of a number of variable length
+_MAX_ZEROS: Final = 31  # in front of a number of variable length; codings differ in what 32 mean
 
 
 class Bits:

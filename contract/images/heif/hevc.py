@@ -27,7 +27,9 @@ _MAX_PADDING_PX: Final = 127  # that encoders add to a side to fill their blocks
 
 _VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET = 32, 33, 34
 _PARAMETER_SETS: Final = (_VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET)
-_STILL_SLICES: Final = frozenset(range(16, 22))  # of pictures that need no other one
+# IDR: pictures that need no other one. BLA and CRA can name 15 others that are missing, and a decoder
+# makes each of them, in grey and in full size.
+_STILL_SLICES: Final = frozenset({19, 20})
 _SLICES: Final = frozenset(range(32))
 _CHROMA_STEPS: Final = ((1, 1), (2, 2), (2, 1), (1, 1))  # grey, 4:2:0, 4:2:2, 4:4:4
 
@@ -138,7 +140,8 @@ def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
 
 
 def _kind(unit: bytes) -> int:
-    if len(unit) < 2 or unit[0] & 0x80:
+    # 7.4.2.2: the second byte is never zero, so it is no part of what `_read_sequence_set` replaces.
+    if len(unit) < 2 or unit[0] & 0x80 or not unit[1] & 7:
         raise ImageUndecodable("a unit of the picture is malformed")
     return unit[0] >> 1
 

@@ -354,12 +354,23 @@ def test_item_of_two_pictures_is_refused():
         read(heif(item_of(with_units(part, slice_of(part), slice_of(part)))))
 
 
-def test_item_that_needs_other_pictures_is_refused():
+@pytest.mark.parametrize("kind", [1, 16, 18, 21], ids=["film", "bla", "bla-n-lp", "cra"])
+def test_item_that_needs_other_pictures_is_refused(kind):
+    # 14 kB of a CRA picture that named 15 missing ones took 614 MB instead of 157.
     part = coded()
-    moving = b"\x02\x01" + slice_of(part)[2:]  # a slice of a film
+    moving = bytes([kind << 1, 1]) + slice_of(part)[2:]
 
     with pytest.raises(ImageUndecodable, match="other pictures"):
         read(heif(item_of(with_units(part, moving))))
+
+
+def test_parameter_set_without_a_layer_is_refused():
+    # A decoder would remove the 3 of 42 00 00 03, and read all that follows one byte earlier.
+    part, sps = coded(), sequence_set(coded())
+    shifted = bytes([sps[0], 0, 0, 3]) + sps[4:]
+
+    with pytest.raises(ImageUndecodable, match="malformed"):
+        read(heif(item_of(replace(part, config=part.config.replace(sps, shifted)))))
 
 
 def test_slices_times_pixels_are_limited():
