@@ -332,15 +332,21 @@ def _moves(items: Items, item: int, size: Size) -> tuple[tuple[int, int, int, in
 def _clean_aperture(content: Fields, size: Size) -> tuple[int, int, int, int]:
     # ISO/IEC 14496-12, 12.1.4: width, height and the offset of the centre, each as a fraction.
     numbers = [content.number(4) for _ in range(8)]
-    (width, height), (x, y) = numbers[0:4:2], (_signed(number) for number in numbers[4:8:2])
-    if numbers[1::2].count(0):
+    if 0 in numbers[1::2]:
         raise ImageUndecodable("the picture is cropped in an impossible way")
-    w, h = width // numbers[1], height // numbers[3]
-    left = round((size[0] - w) / 2 + x / numbers[5])
-    top = round((size[1] - h) / 2 + y / numbers[7])
-    if not (0 <= left < left + w <= size[0] and 0 <= top < top + h <= size[1]):
+    (width, height, x, y) = zip(numbers[::2], numbers[1::2], strict=True)
+    left, right = _clean_span(size[0], width, x)
+    top, bottom = _clean_span(size[1], height, y)
+    if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
         raise ImageUndecodable("the picture is cropped to what it does not have")
-    return left, top, left + w, top + h
+    return left, top, right, bottom
+
+
+def _clean_span(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple[int, int]:
+    # Parts of pixels are rounded down, as libheif does: (side - length) / 2 + offset.
+    (n, d), (x, y) = length, offset
+    start = ((side * d - n) * y + 2 * _signed(x) * d) // (2 * d * y)
+    return start, start + n // d
 
 
 def _signed(number: int) -> int:

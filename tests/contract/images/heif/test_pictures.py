@@ -499,6 +499,28 @@ def test_missing_or_contradictory_properties_are_refused(properties):
         read(heif(replace(item, properties=properties(item))))
 
 
+@pytest.mark.parametrize(
+    ("width", "offset", "expected"),
+    [
+        ((20, 1), (0, 1), (22, 42)),
+        ((21, 1), (0, 1), (21, 42)),
+        ((21, 1), (1, 2), (22, 43)),
+        ((23, 1), (0, 1), (20, 43)),
+        ((23, 1), (-1, 1), (19, 42)),
+        ((41, 2), (0, 1), (21, 41)),
+        ((64, 1), (0, 1), (0, 64)),
+    ],
+    ids=["even", "half", "half-moved", "odd-half", "half-left", "part-of-a-pixel", "all"],
+)
+def test_crop_is_rounded_down(width, offset, expected):
+    # As libheif does; a crop should need no rounding.
+    numbers = [*width, 64, 1, offset[0] % (1 << 32), offset[1], 0, 1]
+
+    picture = read(heif(item_of(coded(), box(b"clap", *(number(n, 4) for n in numbers)))))
+
+    assert picture.crop == (expected[0], 0, expected[1], 64)
+
+
 def test_film_without_a_still_picture_is_refused():
     data = box(b"ftyp", b"hevc", bytes(4), b"msf1") + box(b"moov", bytes(8)) + box(b"mdat")
 
