@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from contract.errors import ImageTooComplex, ImageTruncated, ImageUndecodable, UnsupportedMediaType
+from contract.images.headers import Size
 from contract.images.heif.bits import Bits
-
-Size = tuple[int, int]
 
 MAX_UNITS: Final = 1_000
 """Most units in one item. Real pictures have 2 to 70."""
@@ -21,7 +20,7 @@ _MAX_HEADER_BYTES: Final = 1024
 _MAX_LENGTH_BYTES: Final = 8
 _DOUBTFUL_ZEROS: Final = 16  # at the end; encoders write the bytes that a decoder needs
 _HAS_EXTENSION, _HAS_LENGTH = 4, 2
-_SEQUENCE_HEADER, _FRAME_HEADER, _TILES, _FRAME, _TILE_LIST = 1, 3, 4, 6, 8
+_SEQUENCE_HEADER, _FRAME_HEADER, _TILE_GROUP, _FRAME, _TILE_LIST = 1, 3, 4, 6, 8
 _FRAMES: Final = frozenset({_FRAME_HEADER, _FRAME})
 _EACH_FRAME_SAYS: Final = 2  # SELECT_SCREEN_CONTENT_TOOLS, SELECT_INTEGER_MV
 _SHOWN_KEY_FRAME: Final = 0b0_00_1  # show_existing_frame, frame_type, show_frame
@@ -40,24 +39,24 @@ def read_av1_picture(data: bytes) -> tuple[bytes, Size]:
             another size or needs other frames.
         UnsupportedMediaType: there are several frames, as in a progressive picture.
     """
-    described = frame = b""
+    sequence_header = frame_header = b""
     n_frames = 0
     kept: list[bytes] = []
     for kind, content in _units(data):
         if kind == _SEQUENCE_HEADER:
-            if described and content != described:
+            if sequence_header and content != sequence_header:
                 raise ImageUndecodable("the picture is described twice, and differently")
-            if described:
+            if sequence_header:
                 continue
-            described = content
+            sequence_header = content
         elif kind in _FRAMES:
             n_frames += 1
-            frame = content
+            frame_header = content
         elif kind == _TILE_LIST:
             raise ImageUndecodable("the picture is coded for large screens of tiles")
-        elif kind != _TILES:
+        elif kind != _TILE_GROUP:
             continue  # notes, padding and copies of the frame header
-        if not described:
+        if not sequence_header:
             raise ImageUndecodable("the picture has no description in front of it")
         kept += (bytes([kind << 3 | _HAS_LENGTH]), _leb128(len(content)), content)
     if data.endswith(bytes(_DOUBTFUL_ZEROS)):
@@ -66,7 +65,7 @@ def read_av1_picture(data: bytes) -> tuple[bytes, Size]:
         raise UnsupportedMediaType("the AVIF has several layers or frames in one picture")
     if not n_frames:
         raise ImageUndecodable("the picture has no content")
-    return b"".join(kept), _frame_size(described, frame)
+    return b"".join(kept), _frame_size(sequence_header, frame_header)
 
 
 def _units(data: bytes) -> Iterator[tuple[int, bytes]]:

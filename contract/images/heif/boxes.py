@@ -86,6 +86,12 @@ def boxes(parent: Fields) -> Iterator[tuple[bytes, Fields]]:
     raise ImageTooComplex(f"the file has more than {MAX_BOXES:,} boxes in one place")
 
 
+def check_count(n: int, most: int, what: str) -> None:
+    """Raises `ImageTooComplex` if there are more than a limit."""
+    if n > most:
+        raise ImageTooComplex(f"the file has more than {most:,} {what}")
+
+
 def brand_of(data: bytes) -> str | None:
     """Returns "heic" or "avif" by the brands at the beginning of a file; None if it is neither."""
     # ISO/IEC 14496-12, 4.3: length, "ftyp", the major brand, its version, compatible brands.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from contract.errors import ImageTooComplex, ImageTruncated, ImageUndecodable
+from contract.images.headers import Size
 from contract.images.heif.bits import Bits
-from contract.images.heif.boxes import Fields
-
-Size = tuple[int, int]
+from contract.images.heif.boxes import Fields, check_count
 
 MAX_UNITS: Final = 1_000
 """Most units in one item. Real pictures have 1 to 70."""
@@ -25,11 +24,11 @@ _MAX_SET_BYTES: Final = 4096
 _MAX_BITS: Final = 12  # of a sample; cameras write 8 and 10
 _MAX_PADDING_PX: Final = 127  # that encoders add to a side to fill their blocks
 
-_VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET = 32, 33, 34
-_PARAMETER_SETS: Final = (_VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET)
+_VPS, _SPS, _PPS = 32, 33, 34  # video, sequence and picture parameter set
+_PARAMETER_SETS: Final = (_VPS, _SPS, _PPS)
 # IDR: pictures that need no other one. BLA and CRA can name 15 others that are missing, and a decoder
 # makes each of them, in grey and in full size.
-_STILL_SLICES: Final = frozenset({19, 20})
+_IDR_SLICES: Final = frozenset({19, 20})
 _SLICES: Final = frozenset(range(32))
 _CHROMA_STEPS: Final = ((1, 1), (2, 2), (2, 1), (1, 1))  # grey, 4:2:0, 4:2:2, 4:4:4
 
@@ -65,25 +64,25 @@ def read_hevc_config(content: Fields) -> HevcConfig:
     head = bytearray(content.take(22))
     sets: dict[int, list[bytes]] = {kind: [] for kind in _PARAMETER_SETS}
     n_arrays = content.number(1)
-    _bound(n_arrays, _MAX_ARRAYS, "lists of parameter sets")
+    check_count(n_arrays, _MAX_ARRAYS, "lists of parameter sets")
     for _ in range(n_arrays):
         content.take(1)
         n_units = content.number(2)
-        _bound(n_units, _MAX_SETS, "parameter sets")
+        check_count(n_units, _MAX_SETS, "parameter sets")
         for _ in range(n_units):
             unit = content.take(content.number(2))
             kind = _kind(unit)
             if kind in sets:
                 sets[kind].append(unit)
-                _bound(len(unit), _MAX_SET_BYTES, "bytes in a parameter set")
-    if len(sets[_SEQUENCE_SET]) != 1 or not sets[_PICTURE_SET]:
+                check_count(len(unit), _MAX_SET_BYTES, "bytes in a parameter set")
+    if len(sets[_SPS]) != 1 or not sets[_PPS]:
         raise ImageUndecodable("the picture does not have one description of its size")
-    _bound(sum(map(len, sets.values())), _MAX_SETS, "parameter sets")
+    check_count(sum(map(len, sets.values())), _MAX_SETS, "parameter sets")
 
-    size, coded_size, formats = _read_sequence_set(sets[_SEQUENCE_SET][0])
+    size, coded_size, (chroma, luma_bits, chroma_bits) = _read_sps(sets[_SPS][0])
     length_bytes = (head[21] & 3) + 1
     # What the box repeats from the parameter sets is written anew, so that both always agree.
-    head[16:19] = (0xFC | formats[0], 0xF8 | formats[1] - 8, 0xF8 | formats[2] - 8)
+    head[16:19] = (0xFC | chroma, 0xF8 | luma_bits - 8, 0xF8 | chroma_bits - 8)
     head[21] |= 3
     box = bytes(head) + bytes([sum(1 for units in sets.values() if units)])
     for kind, units in sets.items():
@@ -91,7 +90,7 @@ def read_hevc_config(content: Fields) -> HevcConfig:
             box += bytes([0x80 | kind]) + len(units).to_bytes(2, "big")
             box += b"".join(len(unit).to_bytes(2, "big") + unit for unit in units)
     known = frozenset(unit for units in sets.values() for unit in units)
-    weight = 1 if formats[0] < 2 and max(formats[1:]) == 8 else 2
+    weight = 1 if chroma < 2 and luma_bits == chroma_bits == 8 else 2
     return HevcConfig(size, coded_size, weight, box, known, length_bytes)
 
 
@@ -113,11 +112,11 @@ def read_hevc_picture(data: bytes, config: HevcConfig) -> tuple[bytes, int]:
             raise ImageUndecodable("the picture is described twice, and differently")
         if kind not in _SLICES or unit[0] & 1 or unit[1] >> 3:  # notes, or another view
             continue
-        if kind not in _STILL_SLICES:
+        if kind not in _IDR_SLICES:
             raise ImageUndecodable("the picture needs other pictures to be decoded")
         if not unit[-1]:  # 7.4.2: a unit never ends in a zero; the empty rest of a buffer does
             raise ImageTruncated("the picture ends in zeros before it is complete")
-        is_first = bool(unit[2] & 0x80) if len(unit) > 2 else False
+        is_first = unit[2:3] >= b"\x80"  # first_slice_segment_in_pic_flag
         if is_first == bool(kept):
             raise ImageUndecodable("there is not exactly one picture where one is declared")
         kept += (len(unit).to_bytes(4, "big"), unit)
@@ -140,13 +139,13 @@ def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
 
 
 def _kind(unit: bytes) -> int:
-    # 7.4.2.2: the second byte is never zero, so it is no part of what `_read_sequence_set` replaces.
+    # 7.4.2.2: the second byte is never zero, so it is no part of what `_read_sps` replaces.
     if len(unit) < 2 or unit[0] & 0x80 or not unit[1] & 7:
         raise ImageUndecodable("a unit of the picture is malformed")
     return unit[0] >> 1
 
 
-def _read_sequence_set(unit: bytes) -> tuple[Size, Size, tuple[int, int, int]]:
+def _read_sps(unit: bytes) -> tuple[Size, Size, tuple[int, int, int]]:
     # Returns the shown size, the coded one and (chroma format, bits of luma, bits of chroma).
     bits = Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # 7.3.1.1: the 3 keeps start codes away
     bits.take(4)
@@ -180,8 +179,3 @@ def _skip_profile(bits: Bits, n_layers: int) -> None:
         bits.take(2 * (8 - n_layers))
     for profile, level in present:
         bits.take(88 * profile + 8 * level)
-
-
-def _bound(n: int, most: int, what: str) -> None:
-    if n > most:
-        raise ImageTooComplex(f"the picture has more than {most:,} {what}")

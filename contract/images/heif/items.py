@@ -12,9 +12,8 @@ from functools import cached_property
 from typing import Final
 
 from contract.errors import ImageTooComplex, ImageTruncated, ImageUndecodable
-from contract.images.heif.boxes import MAX_BOXES, Fields, boxes
-
-Size = tuple[int, int]
+from contract.images.headers import Size
+from contract.images.heif.boxes import MAX_BOXES, Fields, boxes, check_count
 
 MAX_ITEMS: Final = MAX_BOXES
 MAX_ASSOCIATIONS: Final = 8_000
@@ -100,7 +99,7 @@ class Items:
 
         number_bytes = 2 if version < 2 else 4
         n_items = box.number(number_bytes)
-        _bound(n_items, MAX_ITEMS, "items")
+        check_count(n_items, MAX_ITEMS, "items")
         found: dict[int, Location] = {}
         total = 0
         for _ in range(n_items):
@@ -110,7 +109,7 @@ class Items:
             base = box.number(base_bytes)
             n_extents = box.number(2)
             total += n_extents
-            _bound(total, MAX_REFERENCES, "parts of items")
+            check_count(total, MAX_REFERENCES, "parts of items")
             extents = []
             for _ in range(n_extents):
                 box.take(index_bytes)
@@ -136,7 +135,7 @@ class Items:
         for kind, entry in boxes(box):
             item, n = entry.number(number_bytes), entry.number(2)
             total += n
-            _bound(total, MAX_REFERENCES, "references")
+            check_count(total, MAX_REFERENCES, "references")
             if (kind, item) in found:
                 raise ImageUndecodable("the file has a list of references twice")
             found[kind, item] = tuple(entry.number(number_bytes) for _ in range(n))
@@ -197,11 +196,11 @@ class Items:
             number_bytes, index_bytes = (2 if version == 0 else 4), (2 if flags & 1 else 1)
             essential = 0x80 << 8 * (index_bytes - 1)
             n_items = box.number(4)
-            _bound(n_items, MAX_ITEMS, "items")
+            check_count(n_items, MAX_ITEMS, "items")
             for _ in range(n_items):
                 item, n = box.number(number_bytes), box.number(1)
                 total += n + 1
-                _bound(total, MAX_ASSOCIATIONS, "properties of items")
+                check_count(total, MAX_ASSOCIATIONS, "properties of items")
                 if item in found:
                     raise ImageUndecodable("the file describes an item twice")
                 indices = (box.number(index_bytes) & ~essential for _ in range(n))
@@ -226,7 +225,7 @@ def _meta(data: bytes) -> Iterator[tuple[bytes, Fields]]:
         if kind == b"meta":
             content.version()
             return boxes(content)
-        _bound(index + 1, _MAX_TOP_BOXES, "boxes before the description of its picture")
+        check_count(index + 1, _MAX_TOP_BOXES, "boxes before the description of its picture")
     raise ImageUndecodable("the file has no still picture")
 
 
@@ -237,8 +236,3 @@ def _unique_boxes(found: Iterator[tuple[bytes, Fields]]) -> dict[bytes, Fields]:
             raise ImageUndecodable("the file has a box twice that it may have once")
         unique[kind] = content
     return unique
-
-
-def _bound(n: int, most: int, what: str) -> None:
-    if n > most:
-        raise ImageTooComplex(f"the file has more than {most:,} {what}")

@@ -17,10 +17,11 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
+from contract.images.headers import Size
 from contract.images.heif.av1 import read_av1_picture
-from contract.images.heif.boxes import Fields
+from contract.images.heif.boxes import Fields, check_count
 from contract.images.heif.hevc import HevcConfig, read_hevc_config, read_hevc_picture
-from contract.images.heif.items import Items, Size
+from contract.images.heif.items import Items
 
 MAX_TILES: Final = 256
 """Most tiles of a grid. Phones write 512 x 512 pixels each, 48 megapixels in 192."""
@@ -36,7 +37,7 @@ _MAX_OVERHANG_PX: Final = 1024  # of the last tiles over a side; tiles of phones
 _LONGEST_NAME: Final = 64  # of a kind of auxiliary picture, as far as it is read
 _MAX_CONFIG_BYTES: Final = 1 << 17  # of `hvcC`; real ones have about 100
 _IN_COMMON: Final = "two parts of the picture have bytes in common"
-_MOVES: Final = frozenset({b"clap", b"irot", b"imir"})
+_TRANSFORMS: Final = frozenset({b"clap", b"irot", b"imir"})
 _COLOUR_BYTES: Final = 11  # of a `colr` box with numbers; one with an ICC profile is not kept
 _AV1_CONFIG_BYTES: Final = 4
 # EXIF 2.32, 4.6.4, by the number of quarter turns against the clock, without and with a mirror
@@ -137,7 +138,7 @@ def read_picture(data: bytes, brand: str, limits: HeifLimits) -> HeifPicture:
     alpha = None if alpha_item is None else reading.picture(alpha_item)
     if alpha is not None and alpha.size != colours.size:
         raise ImageUndecodable("the transparency has another size than the picture")
-    crop, orientation = _moves(items, shown, colours.size)
+    crop, orientation = _transforms(items, shown, colours.size)
     premultiplied = alpha_item in items.references.get((b"prem", shown), ())
     return HeifPicture(colours, alpha, premultiplied, crop, orientation)
 
@@ -205,7 +206,7 @@ class _Reading:
     def _tile(self, item: int, size: Size) -> Coded:
         if self._items.size(item) != size:
             raise ImageUndecodable("the tiles are not all of one size")
-        if any(kind in _MOVES for kind, _ in self._items.properties(item)):
+        if any(kind in _TRANSFORMS for kind, _ in self._items.properties(item)):
             raise UnsupportedMediaType("the picture has tiles that are turned or cropped")
         return self._coded(item)
 
@@ -232,8 +233,7 @@ class _Reading:
         return Coded(b"av01", size, content.take(_AV1_CONFIG_BYTES), colour, data)
 
     def _hevc(self, item: int, size: Size, content: Fields, colour: bytes) -> Coded:
-        if content.left > _MAX_CONFIG_BYTES:
-            raise ImageTooComplex("the picture has more parameter sets than encoders write")
+        check_count(content.left, _MAX_CONFIG_BYTES, "bytes of parameter sets")
         stored = content.rest()
         config = self._configs.get(stored)
         if config is None:
@@ -311,7 +311,9 @@ def _is_alpha(items: Items, item: int) -> bool:
     return False
 
 
-def _moves(items: Items, item: int, size: Size) -> tuple[tuple[int, int, int, int] | None, int]:
+def _transforms(
+    items: Items, item: int, size: Size
+) -> tuple[tuple[int, int, int, int] | None, int]:
     # Returns the crop and the orientation that the properties ask for.
     crop, turns, mirrored = None, 0, False
     for kind, content in items.properties(item):
