@@ -11,47 +11,35 @@ from tests.contract.images.heif import FILES
 from tests.contract.images.heif.builder import (
     ALPHA,
     Item,
+    avif,
+    avif_of_two_frames,
     box,
     coded,
     coded_avif,
+    composed,
+    grid,
     grid_content,
     heif,
     ispe,
     item_of,
+    lying_avif,
     number,
+    sharing,
+    with_alpha,
 )
 from tests.pictures import encode, exif_block, photo, picture
 
 _TILE = (64, 64)
 
 
-def _composed(kind: bytes, content: bytes, *targets: int) -> bytes:
-    shown = Item(kind, content, (ispe(*_TILE),))
-    return heif(item_of(coded()), shown, primary=2, references=[(b"dimg", 2, targets)])
+def _grid(tile: Item, n: int, size: tuple[int, int]) -> bytes:
+    return grid([tile] * (n * n), n, n, size)
 
 
-def _grid(tile: Item, n: int, size: tuple[int, int], shared: bool = False) -> bytes:
-    """Returns a grid of n x n tiles; if they share their bytes, the cost grows without the file."""
-    copy = replace(tile, content=b"", shares=1) if shared else tile
-    shown = Item(b"grid", grid_content(n, n, *size), (ispe(*size),))
-    n_tiles = n * n
-    references = [(b"dimg", n_tiles + 1, range(1, n_tiles + 1))]
-    brand = b"avif" if tile.kind == b"av01" else b"heic"
-    tiles = [tile, *[copy] * (n_tiles - 1)]
-    return heif(*tiles, shown, primary=n_tiles + 1, references=references, brand=brand)
-
-
-def _lying_avif() -> bytes:
-    """Returns 64 x 64 declared pixels of 12 million."""
-    data = encode(picture(size=(4000, 3000)), "AVIF", speed=10)
-    return data.replace(ispe(4000, 3000), ispe(*_TILE))
-
-
-def _avif_of_two_frames() -> bytes:
-    part = coded_avif()
-    header = 2 + part.data[1]  # a byte of kind, one of length
-    twice = replace(part, data=part.data + part.data[header:])
-    return heif(item_of(twice), brand=b"avif")
+def _grid_sharing_bytes(n: int) -> bytes:
+    """Returns a grid whose cost would grow without the file."""
+    tile = item_of(coded())
+    return grid([tile, *[sharing(tile)] * (n * n - 1)], n, n, (64 * n, 64 * n))
 
 
 def _repeated(n: int) -> bytes:
@@ -59,9 +47,17 @@ def _repeated(n: int) -> bytes:
     return heif(item_of(replace(part, data=part.data * n)))
 
 
-def _with_alpha() -> bytes:
-    alpha = replace(item_of(coded(), ALPHA), content=b"", shares=1)
-    return heif(item_of(coded()), alpha, references=[(b"auxl", 2, [1])])
+def _needs_others() -> bytes:
+    """Returns a HEIC whose picture is of a kind (CRA) that can name missing ones."""
+    part = coded()
+    kind = bytes([21 << 1])
+    return heif(item_of(replace(part, data=part.data[:4] + kind + part.data[5:])))
+
+
+def _crop_of_a_column() -> bytes:
+    """Returns an AVIF that shows 1 x 3,000 pixels."""
+    crop = box(b"clap", *(number(n, 4) for n in (1, 1, 3000, 1, 0, 1, 0, 1)))
+    return avif(item_of(coded_avif((64, 3000)), crop))
 
 
 HEIF: dict[str, Callable[[], bytes]] = {
@@ -82,23 +78,27 @@ HEIF: dict[str, Callable[[], bytes]] = {
     "avif-12MP": lambda: encode(picture(size=(4000, 3000)), "AVIF", speed=10),
     "avif-17MP": lambda: encode(picture(size=(4250, 4000)), "AVIF", speed=10),
     "avif-grid": lambda: _grid(item_of(coded_avif()), 2, (128, 128)),
+    "avif-crop-of-a-column": _crop_of_a_column,
     "avif-cut": lambda: encode(photo(), "AVIF")[:-40],
     "avif-zeroed": lambda: encode(photo(), "AVIF")[:-80] + bytes(80),
-    "avif-lying-size": _lying_avif,
-    "avif-two-frames": _avif_of_two_frames,
+    "avif-lying-size": lambda: lying_avif((4000, 3000)),
+    "avif-two-frames": avif_of_two_frames,
     "heic-lying-size": lambda: heif(item_of(coded(), size=(8, 8))),
     "heic-cut": lambda: (FILES / "plain.heic").read_bytes()[:-40],
     "heic-zeroed": lambda: (FILES / "plain.heic").read_bytes()[:-80] + bytes(80),
     "heic-then-film": lambda: (FILES / "plain.heic").read_bytes() + box(b"mpvd", bytes(900)),
-    "heic-overlay": lambda: _composed(b"iovl", bytes(64), 1, 1),
-    "heic-identity": lambda: _composed(b"iden", b"", 1),
-    "heic-grid-of-itself": lambda: _composed(b"grid", grid_content(1, 1, *_TILE), 2),
-    "heic-grid-sharing-bytes": lambda: _grid(item_of(coded()), 16, (1024, 1024), shared=True),
+    "heic-overlay": lambda: composed(b"iovl", bytes(64), 1, 1),
+    "heic-identity": lambda: composed(b"iden", b"", 1),
+    "heic-grid-of-itself": lambda: composed(b"grid", grid_content(1, 1, *_TILE), 2),
+    "heic-grid-sharing-bytes": lambda: _grid_sharing_bytes(16),
     "heic-grid-too-small": lambda: _grid(item_of(coded()), 4, _TILE),
     "avif-grid-of-one-larger-tile": lambda: _grid(item_of(coded_avif((1200, 1100))), 1, _TILE),
     "heic-grid-256": lambda: _grid(item_of(coded()), 16, (1024, 1024)),
     "heic-grid-289": lambda: _grid(item_of(coded()), 17, (1088, 1088)),
-    "heic-alpha-sharing-bytes": _with_alpha,
+    "heic-alpha-sharing-bytes": lambda: with_alpha(
+        item_of(coded()), sharing(item_of(coded(), ALPHA))
+    ),
+    "heic-needs-other-pictures": _needs_others,
     "heic-pictures-in-item": lambda: _repeated(500),
     "heic-20000-items": lambda: heif(item_of(coded()), *[Item(b"Exif")] * 20_000),
     "heic-beyond-the-end": lambda: heif(replace(item_of(coded()), extent=(100, 1 << 30))),

@@ -1,9 +1,12 @@
-"""Writes HEIF files with any contradiction in them. `contract.images.heif.writing` cannot."""
+"""Writes HEIF files with any contradiction in them. `contract.images.heif.writing` cannot.
+
+The tests here and `tests.corpora.odd_heif` use it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -142,3 +145,52 @@ def item_of(part: Coded, *more: bytes, size: tuple[int, int] | None = None) -> I
     config = box(CONFIGS[part.kind], part.config)
     colour = (box(b"colr", part.colour),) if part.colour else ()
     return Item(part.kind, part.data, (config, declared, *colour, *more))
+
+
+def avif(*items: Item) -> bytes:
+    """Returns an AVIF file whose first item is shown."""
+    return heif(*items, brand=b"avif")
+
+
+def composed(kind: bytes, content: bytes, *targets: int) -> bytes:
+    """Returns a file that shows an item made of others. Item 1 is coded, this one is item 2."""
+    shown = Item(kind, content, (ispe(64, 64),))
+    return heif(item_of(coded()), shown, primary=2, references=[(b"dimg", 2, targets)])
+
+
+def grid(tiles: Sequence[Item], rows: int, columns: int, size: tuple[int, int]) -> bytes:
+    """Returns a file that shows a grid of all the tiles, of any declared size."""
+    n = len(tiles)
+    shown = Item(b"grid", grid_content(rows, columns, *size), (ispe(*size),))
+    references = [(b"dimg", n + 1, range(1, n + 1))]
+    brand = b"avif" if tiles[0].kind == b"av01" else b"heic"
+    return heif(*tiles, shown, primary=n + 1, references=references, brand=brand)
+
+
+def sharing(item: Item, number_of: int = 1) -> Item:
+    """Returns an item that has the bytes of another one."""
+    return replace(item, content=b"", shares=number_of)
+
+
+def with_alpha(shown: Item, *alphas: Item) -> bytes:
+    """Returns a file of a picture with one or more items for its transparency."""
+    references = [(b"auxl", number_of, [1]) for number_of in range(2, len(alphas) + 2)]
+    brand = b"avif" if shown.kind == b"av01" else b"heic"
+    return heif(shown, *alphas, references=references, brand=brand)
+
+
+def split_avif(part: Coded) -> tuple[bytes, bytes]:
+    """Returns the sequence header of an AV1 item, and the rest, which is its frame."""
+    stop = 2 + part.data[1]  # a byte of type, one of length
+    return part.data[:stop], part.data[stop:]
+
+
+def avif_of_two_frames() -> bytes:
+    part = coded_avif()
+    return avif(item_of(replace(part, data=part.data + split_avif(part)[1])))
+
+
+def lying_avif(size: tuple[int, int]) -> bytes:
+    """Returns an AVIF of this size that declares 64 x 64 pixels."""
+    data = pictures.encode(pictures.picture(size=size), "AVIF", speed=10)
+    return data.replace(ispe(*size), ispe(64, 64))

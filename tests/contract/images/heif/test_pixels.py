@@ -22,6 +22,7 @@ from tests import pictures
 from tests.contract.images.heif import FILES
 from tests.contract.images.heif.builder import (
     WIDE,
+    avif,
     box,
     coded,
     coded_avif,
@@ -177,11 +178,11 @@ def _coded_avif_of(image: Image.Image):
 def test_rotations_and_mirrors_apply_in_their_order(moves, operations):
     part = coded_avif()
     boxes = [box(kind.encode(), number(value, 1)) for kind, value in moves]
-    expected = decode(heif(item_of(part), brand=b"avif"))
+    expected = decode(avif(item_of(part)))
     for operation in operations:
         expected = expected.transpose(Image.Transpose[operation])
 
-    image = decode(heif(item_of(part, *boxes), brand=b"avif"))
+    image = decode(avif(item_of(part, *boxes)))
 
     assert error(image, expected) == 0
 
@@ -191,16 +192,16 @@ def test_crop_applies_before_the_rotation():
     numbers = (32, 1, 16, 1, 8, 1, (1 << 32) - 4, 1)  # 32 x 16 around (+8, -4) of the centre
     crop = box(b"clap", *(number(n, 4) for n in numbers))
 
-    image = decode(heif(item_of(part, crop, box(b"irot", b"\2")), brand=b"avif"))
+    image = decode(avif(item_of(part, crop, box(b"irot", b"\2"))))
 
-    whole = decode(heif(item_of(part), brand=b"avif"))
+    whole = decode(avif(item_of(part)))
     assert error(image, whole.crop((24, 20, 56, 36)).transpose(Image.Transpose.ROTATE_180)) == 0
 
 
 def test_crop_must_have_an_accepted_shape():
     # 1 x 15,000 of 150 x 15,000 pixels took 4 GB to resize.
     crop = box(b"clap", *(number(n, 4) for n in (1, 1, 48, 1, 0, 1, 0, 1)))
-    data = heif(item_of(coded_avif((64, 48)), crop), brand=b"avif")
+    data = avif(item_of(coded_avif((64, 48)), crop))
 
     assert decode(data, ImageLimits(max_aspect=48)).size == (1, 48)
     with pytest.raises(ImageBadDimensions, match="1 x 48 pixels"):
