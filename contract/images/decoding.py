@@ -467,7 +467,7 @@ def _opened(file: ImageFile) -> Iterator[_Opened]:
         with decoder.opened(stripped.data) as image:
             check_size(image.size)
             yield _Opened(decoder, stripped, image)
-    except (ImageError, MemoryError):
+    except (ImageError, MemoryError, ImportError):  # a broken decoder is not the sender's fault
         raise
     except Exception as error:
         # Pillow raises OSError, ValueError, SyntaxError, TypeError, struct.error and more for broken

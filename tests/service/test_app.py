@@ -45,7 +45,6 @@ ALLOWED_IMPORTS = {
     "numpy",
     "onnxruntime",
     "opentelemetry",
-    "pi_heif",  # the extra heif
     "prometheus_client",
     "pydantic",
     "pydantic_core",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -262,6 +263,16 @@ def test_without_a_decoder_the_way_to_it_is_named(monkeypatch, name, way):
 
     with pytest.raises(UnsupportedMediaType, match=f"{way}.*convert it to JPEG.*accepted are JPEG"):
         decode(file(name))
+
+
+def test_broken_installation_does_not_blame_the_picture(monkeypatch):
+    def missing(_: bytes) -> Image.Image:
+        raise ImportError("libde265.so.0: cannot open shared object file")
+
+    monkeypatch.setattr(decoding, "DECODERS", (replace(DECODERS[-1], opener=missing),))
+
+    with pytest.raises(ImportError, match="libde265"):
+        decode(file("10-bit.avif"))
 
 
 def test_decoder_gets_no_profile_no_exif_and_no_thumbnail():
