@@ -79,6 +79,21 @@ def _check_origins(value: str) -> str:
     return value
 
 
+def _check_formats(value: str) -> str:
+    if not value:
+        return value
+    from contract.images import DECODERS  # late, because it takes a tenth of a second to import
+
+    names, installed = value.lower().replace(" ", "").split(","), [one.name for one in DECODERS]
+    for name in names:
+        if name not in installed:
+            raise ValueError(
+                f"must be of {', '.join(installed)} (what is installed), separated by commas; "
+                f"{name[:100]!r} is none of them"
+            )
+    return ",".join(names)
+
+
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
 
 
@@ -222,6 +237,13 @@ class Settings(BaseModel):
         le=170_000_000,
         description="Maximum width x height of a picture; 50 million accepts photos from 48 MP "
         "phones.",
+    )
+    image_formats: Annotated[str, AfterValidator(_check_formats)] = Field(
+        "",
+        examples=["jpeg,png,webp"],
+        description="Formats of pictures that are accepted, of jpeg, png, webp, gif, bmp, heic and avif, "
+        "separated by commas. Others are refused with 415 before a decoder sees them. If unset: all "
+        "that are installed.",
     )
 
     load_timeout_s: float = Field(

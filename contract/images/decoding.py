@@ -11,7 +11,7 @@ The result is the first frame, with the EXIF orientation applied and ICC profile
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -86,6 +86,7 @@ class ImageLimits:
         max_jpeg_scans: most scans of a progressive JPEG. Real ones have 10 to 20.
         max_jpeg_scan_pixels: largest scans x width x height. Decoding time is proportional to it,
             about 2 s for a billion. 48 megapixels in 20 scans are just allowed.
+        formats: names of the formats that are accepted, of those in `DECODERS`; None for all.
     """
 
     max_pixels: int = 50_000_000
@@ -98,6 +99,7 @@ class ImageLimits:
     max_aspect: float = 100.0
     max_jpeg_scans: int = 100
     max_jpeg_scan_pixels: int = 1_000_000_000
+    formats: Collection[str] | None = None
 
 
 H = TypeVar("H", bound=Header)
@@ -483,27 +485,35 @@ def inspect(data: bytes, limits: ImageLimits | None = None) -> ImageFile:
         limits: limits on the picture; the defaults of `ImageLimits` if not given.
 
     Raises:
-        UnsupportedMediaType: the magic bytes match no format in `DECODERS`.
+        UnsupportedMediaType: the magic bytes match no accepted format.
         ImageTooManyPixels, ImageBadDimensions: the declared size exceeds a limit.
         ImageTooComplex: the header of a JPEG has too many markers or too much padding.
     """
     limits = limits or ImageLimits()
-    decoder = sniff(data)
+    decoder = sniff(data, limits.formats)
     header = decoder.read(data, partial(_check_size, limits=limits))
     return ImageFile(data, limits, decoder, header)
 
 
-def sniff(data: bytes) -> Decoder[Any]:
+def sniff(data: bytes, formats: Collection[str] | None = None) -> Decoder[Any]:
     """Returns the decoder whose magic bytes match.
+
+    Args:
+        data: the whole file, or its first bytes.
+        formats: names of the formats that are accepted; None for all.
 
     Raises:
         UnsupportedMediaType: no accepted format matches.
     """
+    what = ""
     for decoder in DECODERS:
         if decoder.magic(data):
-            return decoder
-    accepted = ", ".join(decoder.name.upper() for decoder in DECODERS)
-    raise UnsupportedMediaType(f"{describe_refused(data)}; accepted are {accepted}")
+            if formats is None or decoder.name in formats:
+                return decoder
+            what = f"the picture is {decoder.name.upper()}, which is switched off on the server"
+    accepted = (one.name for one in DECODERS if formats is None or one.name in formats)
+    names = ", ".join(accepted).upper()
+    raise UnsupportedMediaType(f"{what or describe_refused(data)}; accepted are {names}")
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -295,4 +295,5 @@ def _processes(workers: WorkerConfig, factory: ProcessLaneFactory) -> LaneKind:
 
 
 def image_limits(settings: Settings) -> ImageLimits:
-    return ImageLimits(max_pixels=settings.max_image_pixels)
+    formats = tuple(settings.image_formats.split(",")) if settings.image_formats else None
+    return ImageLimits(max_pixels=settings.max_image_pixels, formats=formats)

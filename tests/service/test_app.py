@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import math
 import subprocess
@@ -201,6 +202,26 @@ def test_app_image_limit_reaches_the_decoder(make_client):
     response = make_client(max_image_pixels=10).post("/v1/classify", content=RED)
 
     assert_problem(response, 422, "image_too_many_pixels")
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda picture: {"content": picture},
+        lambda picture: {"files": {"file": picture}},
+        lambda picture: {"json": {"image": base64.b64encode(picture).decode()}},
+    ],
+    ids=["raw", "form", "json"],
+)
+def test_app_format_that_is_switched_off_is_refused_however_it_comes(make_client, request_of):
+    client = make_client(image_formats="png")
+    bmp = tinymodel.picture("red", file_format="BMP")
+
+    refused = client.post("/v1/classify", **request_of(bmp))
+
+    assert_problem(refused, 415, "unsupported_media_type")
+    assert "BMP, which is switched off on the server; accepted are PNG" in refused.json()["detail"]
+    assert client.post("/v1/classify", **request_of(RED)).status_code == 200
 
 
 @pytest.mark.parametrize("batch", [None, 1], ids=["any_batch", "one_per_run"])

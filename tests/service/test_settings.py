@@ -246,6 +246,27 @@ def test_settings_root_path_that_no_proxy_can_use_refused(given, message):
     assert message in str(refused.value)
 
 
+# Formats of pictures
+
+
+@pytest.mark.parametrize(
+    ("given", "formats"), [("", ""), ("jpeg", "jpeg"), ("JPEG, png,WebP", "jpeg,png,webp")]
+)
+def test_settings_image_formats_are_names_in_lower_case(given, formats):
+    assert from_environment({}, {"image_formats": given}).image_formats == formats
+
+
+@pytest.mark.parametrize(
+    ("given", "unknown"), [("jpeg,tiff", "tiff"), ("jpg", "jpg"), ("jpeg,", ""), (",", "")]
+)
+def test_settings_unknown_image_format_refused_with_the_known(given, unknown):
+    with pytest.raises(SettingsInvalid, match="image-formats") as refused:
+        from_environment({}, {"image_formats": given})
+
+    assert "must be of jpeg, png, webp, gif, bmp" in str(refused.value)
+    assert f"{unknown!r} is none of them, got {given!r}" in str(refused.value)
+
+
 # Forwarded addresses
 
 

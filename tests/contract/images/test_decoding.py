@@ -344,6 +344,21 @@ def test_decode_allows_pillow_only_the_sniffed_format(name, monkeypatch):
     assert asked == [(name.upper(),)]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_that_is_switched_off_is_refused_with_those_that_are_not(name):
+    data = pictures.of_format(name)
+    others = ImageLimits(formats=[other for other in FORMATS if other != name])
+
+    assert inspect(data, ImageLimits(formats=(name,))).decoder.name == name
+    with pytest.raises(UnsupportedMediaType) as refused:
+        inspect(data, others)
+
+    listed = ", ".join(other.upper() for other in FORMATS if other != name)
+    assert str(refused.value) == (
+        f"the picture is {name.upper()}, which is switched off on the server; accepted are {listed}"
+    )
+
+
 @pytest.mark.parametrize("percent", CUTS)
 @pytest.mark.parametrize("name", [*FORMATS, "progressive", "interlaced", "lossless"])
 def test_decode_cut_file_is_never_a_picture(name, percent):

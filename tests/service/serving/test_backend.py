@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 
-from contract.errors import ImageError, ImageTooManyPixels, NothingToServe
+from contract.errors import (
+    ImageError,
+    ImageTooManyPixels,
+    NothingToServe,
+    UnsupportedMediaType,
+)
 from contract.predictions import TopK
 from contract.preprocessing import decode_file
 from service.batching import work
@@ -122,6 +127,16 @@ async def test_backend_limits_reach_the_decoder(models_dir, kind):
     async with running(models_dir, kind, max_image_pixels=10) as backend:
         with pytest.raises(ImageTooManyPixels):
             await answer(backend)
+
+
+@both_kinds
+async def test_backend_refuses_formats_that_are_switched_off(models_dir, kind):
+    async with running(models_dir, kind, image_formats="png") as backend:
+        png = await answer(backend, RED)
+        with pytest.raises(UnsupportedMediaType, match=r"BMP.*switched off.*accepted are PNG$"):
+            await answer(backend, tinymodel.picture("red", file_format="BMP"))
+
+    assert label_of(png) == "red"
 
 
 @both_kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import signal
@@ -11,13 +12,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from contract.errors import ImageTooManyPixels, ManifestInvalid, VersionCorrupt
+from contract.errors import (
+    ImageTooManyPixels,
+    ManifestInvalid,
+    UnsupportedMediaType,
+    VersionCorrupt,
+)
 from contract.images import ImageLimits, inspect
 from contract.predictions import Ranking, TopK
 from contract.versions import sha256
@@ -151,6 +158,14 @@ def test_child_limits_reach_the_decoder(versions):
     labels = answered(versions, work_of(RED), ImageLimits(max_pixels=10))
 
     assert labels == [ImageTooManyPixels.__name__]
+
+
+def test_child_knows_the_formats_that_are_switched_off(versions):
+    sent = json.loads(json.dumps(asdict(ImageLimits(formats=("webp", "gif")))))
+
+    labels = answered(versions, work_of(RED), ImageLimits(**sent))
+
+    assert labels == [UnsupportedMediaType.__name__]
 
 
 @pytest.mark.anyio
