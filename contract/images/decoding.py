@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from PIL import Image
+# Pillow would load all its plugins, 35 more, to find this one at the first WebP.
+from PIL import Image, WebPImagePlugin  # noqa: F401
 
 from contract.errors import (
     ImageBadDimensions,

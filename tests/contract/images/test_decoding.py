@@ -1,6 +1,9 @@
 import hashlib
 import io
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,6 +345,29 @@ def test_decode_allows_pillow_only_the_sniffed_format(name, monkeypatch):
     decode(pictures.of_format(name))
 
     assert asked == [(name.upper(),)]
+
+
+def test_decoding_loads_only_the_plugins_of_accepted_formats(tmp_path):
+    paths = [tmp_path / name for name in FORMATS]
+    for path in paths:
+        path.write_bytes(pictures.of_format(path.name))
+    code = (
+        "import sys; from pathlib import Path; from contract.images import decode; "
+        "[decode(Path(path).read_bytes()) for path in sys.argv[1:]]; "
+        "print(*[name for name in sys.modules if name.endswith('ImagePlugin')])"
+    )
+
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code, *paths],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = {name.removesuffix("ImagePlugin").removeprefix("PIL.") for name in done.stdout.split()}
+    preloaded = {"Avif", "Ppm"}  # Ppm by Pillow, with the other common ones
+    assert loaded - preloaded <= {"Bmp", "Gif", "Jpeg", "Png", "WebP"}
 
 
 @pytest.mark.parametrize("name", FORMATS)
