@@ -13,8 +13,8 @@ from contract.errors import ImageTooComplex, ImageTruncated, ImageUndecodable, U
 from contract.images.headers import Size
 from contract.images.heif.bits import Bits
 
-MAX_UNITS: Final = 1_000
-"""Most units in one item. Real pictures have 2 to 70."""
+MAX_UNITS: Final = 250
+"""Most units in one item. Real pictures have 2 to 70; a grid can have 512 items."""
 
 _MAX_HEADER_BYTES: Final = 1024
 _MAX_LENGTH_BYTES: Final = 8

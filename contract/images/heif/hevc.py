@@ -15,8 +15,8 @@ from contract.images.headers import Size
 from contract.images.heif.bits import Bits
 from contract.images.heif.boxes import Fields, check_count
 
-MAX_UNITS: Final = 1_000
-"""Most units in one item. Real pictures have 1 to 70."""
+MAX_UNITS: Final = 250
+"""Most units in one item. Real pictures have 1 to 70; a grid can have 512 items."""
 
 _MAX_ARRAYS: Final = 16
 _MAX_SETS: Final = 16

@@ -15,6 +15,9 @@ from contract.errors import ImageTooComplex, ImageTruncated, ImageUndecodable
 from contract.images.headers import Size
 from contract.images.heif.boxes import MAX_BOXES, Fields, boxes, check_count
 
+MAX_BYTES: Final = 1 << 31
+"""Largest file, so that what is written of it has lengths of four bytes."""
+
 MAX_ITEMS: Final = MAX_BOXES
 MAX_ASSOCIATIONS: Final = 8_000
 """Most pairs of an item and a property in a file."""
@@ -50,6 +53,7 @@ class Items:
     """
 
     def __init__(self, data: bytes) -> None:
+        check_count(len(data), MAX_BYTES, "bytes")
         self.data = data
         self._boxes = _unique_boxes(_meta(data))
 

@@ -14,7 +14,14 @@ from contract.errors import (
     ImageUndecodable,
     UnsupportedMediaType,
 )
-from contract.images.heif import HeifLimits, HeifPicture, declared_size, read_picture, write_file
+from contract.images.heif import (
+    HeifLimits,
+    HeifPicture,
+    declared_size,
+    items,
+    read_picture,
+    write_file,
+)
 from contract.images.heif.av1 import MAX_UNITS as MAX_AV1_UNITS
 from contract.images.heif.hevc import MAX_UNITS as MAX_HEVC_UNITS
 from contract.images.heif.items import MAX_ITEMS, Items
@@ -377,6 +384,15 @@ def test_units_are_counted():
 def test_avif_of_several_frames_is_not_accepted():
     with pytest.raises(UnsupportedMediaType, match="layers or frames"):
         read(avif_of_two_frames(), brand="avif")
+
+
+def test_bytes_are_counted(monkeypatch):
+    data = heif(item_of(coded()))
+    monkeypatch.setattr(items, "MAX_BYTES", len(data))
+
+    assert read(data).colours.size == (64, 64)
+    with pytest.raises(ImageTooComplex, match="bytes"):
+        read(data + b"\0")
 
 
 @pytest.mark.parametrize("n", [MAX_ITEMS + 1, 20_000], ids=["one-more", "thousands"])
