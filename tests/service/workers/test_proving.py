@@ -65,6 +65,7 @@ def fake_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         program = (
             "import os, signal, socket, sys, time\n"
             "sock = socket.socket(fileno=int(sys.argv[1]))\n"
+            "sock.recv(1 << 20)\n"  # START; a child that dies before it is sent has read nothing
             f"sock.sendall({frame * n_loading!r})\n"
             f"{statements}\n"
         )
