@@ -44,10 +44,10 @@ def read_av1_picture(data: bytes) -> tuple[bytes, Size]:
     kept: list[bytes] = []
     for kind, content in _units(data):
         if kind == _SEQUENCE_HEADER:
-            if sequence_header and content != sequence_header:
-                raise ImageUndecodable("the picture is described twice, and differently")
-            if sequence_header:
+            if content == sequence_header:
                 continue
+            if sequence_header:
+                raise ImageUndecodable("the picture is described twice, and differently")
             sequence_header = content
         elif kind in _FRAMES:
             n_frames += 1
