@@ -460,9 +460,8 @@ def _opened(file: ImageFile) -> Iterator[_Opened]:
     check_size = partial(_check_size, limits=file.limits)
     if decoder.name == "gif":  # the first frame can be larger than the screen
         decoder.read(stripped.data, check_size)
-    if (
-        stripped.crop is not None
-    ):  # a column of a picture becomes a billion pixels when it is resized
+    if stripped.crop is not None:
+        # One column of a picture would become a billion pixels when it is resized.
         left, top, right, bottom = stripped.crop
         check_size((right - left, bottom - top))
 
