@@ -6,6 +6,8 @@ whose numbers cannot be class indexes is refused, since its order may be wrong t
 
 from __future__ import annotations
 
+import ast
+import codecs
 import csv
 import json
 import re
@@ -19,13 +21,20 @@ from pydantic import ValidationError
 from contract.manifest import Label
 from training.errors import LabelsInvalid, first_line
 
-_ID_NAMES: Final = ("id", "index", "idx", "class_id", "class_index", "class_idx", "label_id", "")
-_NAME_NAMES: Final = ("name", "class_name", "label_name", "label", "class", "description")
-_SYNSET_NAMES: Final = ("synset", "wnid", "synset_id", "wordnet_id")
+# Titles of columns and members, as `_title` returns them. pandas gives its index the last two.
+_ID_NAMES: Final = (
+    *("id", "index", "idx", "classid", "classindex", "classidx", "labelid"),
+    *("", "unnamed:0"),
+)
+_NAME_NAMES: Final = (
+    *("name", "classname", "labelname", "displayname", "label", "class", "description"),
+)
+_SYNSET_NAMES: Final = ("synset", "wnid", "synsetid", "wordnetid")
 
 _SYNSET: Final = re.compile(r"n\d{8}")
 _ID_FIRST: Final = re.compile(r"(\d+)(?:\s*[:;,=\t]\s*|\s+-\s+)(\S.*)")  # "0: cat", "0,cat"
-_ID_FIRST_SPACE: Final = re.compile(r"(\d+)\s+(\S.*)")  # "0 cat", but also "7 spot ladybird"
+# "0 cat", "0. cat", "(0) cat", but also "7 spot ladybird"
+_ID_FIRST_SPACE: Final = re.compile(r"[(\[]?(\d+)[.)\]]?\s+(\S.*)")
 _ID_LAST: Final = re.compile(r"(\S.*?)(?:\s*[:;,=\t]\s*|\s+)(\d+)")  # "cat 0", but also "class 0"
 _SYNSET_FIRST: Final = re.compile(r"(n\d{8})\s*[\s:;,\t]\s*(\S.*)")  # "n02123045 tabby"
 
@@ -57,10 +66,11 @@ def read_labels(path: Path) -> tuple[Label, ...]:
 
     Args:
         path: `.txt` with one class per line: `name`, `id name`, `id: name`, `synset name` or
-            `name id`; `.json` with a list of names or of objects with `name` and optional `id` and
-            `synset`, an object from index to name, from name to index or from index to
-            `[synset, name]`, or Hugging Face's `config.json`; `.csv` or `.tsv` with a column `name`
-            and optional columns `id` and `synset`, or without a header.
+            `name id`, or with a list or dictionary as Python prints it; `.json` with a list of names
+            or of objects with `name` and optional `id` and `synset`, an object from index to name,
+            from name to index or from index to `[synset, name]`, one of these as the only member
+            of an object, or the `config.json` of Hugging Face or timm; `.csv` or `.tsv` with a
+            column `name` and optional columns `id` and `synset`, or without a header.
 
     Raises:
         LabelsInvalid: the file is unreadable or empty, a label is empty or occurs twice, or the ids
@@ -71,22 +81,40 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         raise LabelsInvalid(f"{path.name}: a labels file must end in one of {', '.join(_READERS)}")
 
     try:
-        rows = _in_order(list(reader(path.read_text(encoding="utf-8-sig"))))
-        labels = tuple(
-            Label(index=index, name=row.name.strip(), synset=row.synset or None)
-            for index, row in enumerate(rows)
-        )
-    except (OSError, UnicodeDecodeError, ValidationError, ValueError, csv.Error) as error:
+        rows = _in_order(list(reader(_read_text(path))))
+        labels = tuple(_label(index, row) for index, row in enumerate(rows))
+    except (OSError, ValueError, csv.Error) as error:
         raise LabelsInvalid(f"{path.name}: {_reason(error)}") from error
 
     if not labels:
         raise LabelsInvalid(f"{path.name}: contains no labels")
-    seen: set[tuple[str, str | None]] = set()
+    seen: dict[tuple[str, str | None], int] = {}
     for label in labels:
-        if (label.name, label.synset) in seen:
-            raise LabelsInvalid(f"{path.name}: the label {label.name!r} occurs more than once")
-        seen.add((label.name, label.synset))
+        first = seen.setdefault((label.name, label.synset), label.index)
+        if first != label.index:
+            raise LabelsInvalid(
+                f"{path.name}: the label {label.name!r} occurs more than once, for the classes {first} "
+                f"and {label.index}; give each class a name of its own, or its synset"
+            )
     return labels
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    # Windows' shell and old editors write UTF-16, always with this mark.
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
+
+
+def _label(index: int, row: _Row) -> Label:
+    name = row.name.strip()
+    if not name:
+        raise ValueError(f"the class {index} has no name")
+    try:
+        return Label(index=index, name=name, synset=row.synset or None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"the {first['loc'][0]} of the class {index}: {first['msg']}") from error
 
 
 def _in_order(rows: list[_Row]) -> list[_Row]:
@@ -115,8 +143,27 @@ def _listed(indexes: Sequence[int]) -> str:
 
 
 def _from_lines(text: str) -> Iterable[_Row]:
-    lines = [line.strip() for line in text.splitlines()]
-    return [_split_synset(row) for row in _numbered_lines(lines)]
+    if text.lstrip().startswith(("{", "[")):
+        content = _python_value(text)
+        if content is not None:
+            return _from_content(content)
+
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in lines:
+        raise ValueError(f"line {lines.index('') + 1} is empty, and each line is a class")
+    found = [match for line in lines if (match := _SYNSET_FIRST.fullmatch(line))]
+    if len(found) < len(lines):
+        return [_split_synset(row) for row in _numbered_lines(lines)]
+    rows = _numbered_lines([match[2] for match in found])
+    return [replace(row, synset=match[1]) for row, match in zip(rows, found, strict=True)]
+
+
+def _python_value(text: str) -> object:
+    """Returns the value of a literal as JSON has it, None if the text is none."""
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text.strip())))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def _numbered_lines(lines: list[str]) -> list[_Row]:
@@ -129,15 +176,25 @@ def _numbered_lines(lines: list[str]) -> list[_Row]:
             "all or none, or use a .json list if it is part of the name"
         )
 
-    # After a space, a number may belong to the name, so only a complete numbering of different names
-    # counts as one.
+    # Beside a space, a number may belong to the name: "7 spot ladybird", "boeing 747".
     spaced = [match for line in lines if (match := _ID_FIRST_SPACE.fullmatch(line))]
+    if len(spaced) == len(lines) and 2 * len({match[2] for match in spaced}) > len(lines) > 1:
+        return _with_ids([(match[1], match[2]) for match in spaced])
     last = [match for line in lines if (match := _ID_LAST.fullmatch(line))]
-    for found, at, name in ((spaced, 1, 2), (last, 2, 1)):
-        names = {match[name] for match in found}
-        if len(names) == len(lines) > 1 and _may_be_ids([int(match[at]) for match in found]):
-            return [_Row(match[name], index=int(match[at])) for match in found]
+    is_numbered = len({match[1] for match in last}) == len(lines) > 1
+    if is_numbered and _may_be_ids([int(match[2]) for match in last]):
+        return [_Row(match[1], index=int(match[2])) for match in last]
     return [_Row(line) for line in lines]
+
+
+def _with_ids(pairs: list[tuple[str, str]]) -> list[_Row]:
+    indexes = [int(number) for number, _ in pairs]
+    if not _may_be_ids(indexes):
+        raise ValueError(
+            f"the lines begin with the numbers {_listed(indexes)}, and ids must be 0, 1, 2, ... without a "
+            "gap; use a .json list if the numbers are part of the names"
+        )
+    return [_Row(name, index=index) for index, (_, name) in zip(indexes, pairs, strict=True)]
 
 
 def _may_be_ids(indexes: list[int]) -> bool:
@@ -151,16 +208,39 @@ def _split_synset(row: _Row) -> _Row:
 
 
 def _from_json(text: str) -> Iterable[_Row]:
-    content = json.loads(text, object_pairs_hook=_unique_members)
-    if isinstance(content, dict) and "id2label" in content:
+    return _from_content(json.loads(text, object_pairs_hook=_unique_members))
+
+
+def _from_content(content: object) -> list[_Row]:
+    if isinstance(content, list):
+        return [_json_row(entry) for entry in content]
+    if not isinstance(content, dict):
+        raise ValueError("expected a list, or an object from index to name")
+    if "id2label" in content:  # Hugging Face
         rows = _from_map(content["id2label"])
         _check_inverse(rows, content.get("label2id"))
         return rows
-    if isinstance(content, dict):
-        return _from_map(content)
-    if isinstance(content, list):
-        return [_json_row(entry) for entry in content]
-    raise ValueError("expected a list, or an object from index to name")
+    if "label_names" in content:  # timm
+        return _from_timm(content["label_names"], content.get("label_descriptions"))
+    if len(content) == 1:  # {"classes": [...]}
+        [(key, value)] = content.items()
+        if isinstance(value, list | dict) and not re.fullmatch(r"\d+", key):
+            return _from_content(value)
+    return _from_map(content)
+
+
+def _from_timm(names: object, descriptions: object) -> list[_Row]:
+    rows = _from_content(names)
+    if not isinstance(descriptions, dict):
+        return rows
+    return [
+        _Row(
+            str(descriptions.get(row.name, row.name)),
+            row.name if _SYNSET.fullmatch(row.name) else None,
+            row.index,
+        )
+        for row in rows
+    ]
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -177,6 +257,8 @@ def _from_map(content: object) -> list[_Row]:
         raise ValueError("expected an object from index to name")
 
     keys_count = all(re.fullmatch(r"\d+", key) for key in content)
+    if not keys_count and all(re.fullmatch(r"\d+", str(value)) for value in content.values()):
+        content = {name: int(index) for name, index in content.items()}
     values_count = all(type(value) is int for value in content.values())
     if keys_count and values_count and any(int(key) != content[key] for key in content):
         raise ValueError("both sides are numbers, so it is unclear which are names; use a list")
@@ -203,9 +285,14 @@ def _json_row(entry: object) -> _Row:
     if isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry):
         synset, name = entry
         return _Row(name, synset)
-    if isinstance(entry, dict) and entry.keys() <= {"name", "synset", "id", "index"}:
-        index = entry.get("id", entry.get("index"))
-        name, synset = entry.get("name"), entry.get("synset")
+    if isinstance(entry, dict):
+        members = {_title(key): value for key, value in entry.items()}
+        name, index, synset = (
+            next((members.pop(title) for title in titles if title in members), None)
+            for titles in (_NAME_NAMES, _ID_NAMES, _SYNSET_NAMES)
+        )
+        if members:
+            raise ValueError("each entry may have a name, an id and a synset, and nothing else")
         if isinstance(name, str) and isinstance(synset, str | None) and _is_index(index):
             return _Row(name, synset, index)
     raise ValueError("each entry must be a name, or an object with name and optional id and synset")
@@ -229,7 +316,7 @@ def _from_csv(text: str) -> Iterable[_Row]:
         )
 
     if _has_header(rows):
-        header, rows = [cell.lower() for cell in rows[0]], rows[1:]
+        header, rows = rows[0], rows[1:]
         columns = _named_columns(header, rows)
     else:
         columns = _found_columns(rows)
@@ -254,15 +341,22 @@ def _is_numbers(rows: list[list[str]], at: int) -> bool:
     return bool(rows) and all(re.fullmatch(r"\d+", row[at]) for row in rows)
 
 
+def _title(text: str) -> str:
+    return re.sub(r"[\s_-]", "", text).lower()  # ClassName, class_name, class name
+
+
 def _named_columns(header: list[str], rows: list[list[str]]) -> _Columns:
-    synset = _first_of(header, _SYNSET_NAMES)
-    index = _first_of(header, _ID_NAMES)
+    titles = [_title(cell) for cell in header]
+    synset = _first_of(titles, _SYNSET_NAMES)
+    index = _first_of(titles, _ID_NAMES)
     if index is not None and synset is None and all(_SYNSET.fullmatch(row[index]) for row in rows):
         index, synset = None, index  # ids of WordNet
-    names = [at for title in _NAME_NAMES for at, found in enumerate(header) if found == title]
+    names = [at for title in _NAME_NAMES for at, found in enumerate(titles) if found == title]
     if index is None and len(names) > 1:  # label,name: one of them may be the id
         index = next((at for at in names if _is_numbers(rows, at)), None)
     name = next((at for at in names if at != index), None)
+    if name is None:
+        name = _only_other(header, rows, {index, synset})
     if name is None:
         raise ValueError("the header must have a column called name (or label, class, class_name)")
 
@@ -272,6 +366,13 @@ def _named_columns(header: list[str], rows: list[list[str]]) -> _Columns:
                 f"the column {header[at]!r} numbers the classes; call it id, or remove it"
             )
     return _Columns(name, index, synset)
+
+
+def _only_other(header: list[str], rows: list[list[str]], known: set[int | None]) -> int | None:
+    """Returns the one column beside the id or the synset, as in `ClassId,SignName`."""
+    others = [at for at in range(len(header)) if at not in known]
+    is_clear = len(others) == 1 < len(header) and not _is_numbers(rows, others[0])
+    return others[0] if is_clear else None
 
 
 def _is_numbering(rows: list[list[str]], at: int) -> bool:
@@ -295,7 +396,7 @@ def _found_columns(rows: list[list[str]]) -> _Columns:
 def _csv_row(row: list[str], columns: _Columns) -> _Row:
     name, at, synset = row[columns.name], columns.index, columns.synset
     if at is not None and not re.fullmatch(r"\d+", row[at]):
-        raise ValueError(f"the id {row[at]!r} of {name!r} is not a number")
+        raise ValueError(f"the id {row[at]!r} of {name!r} is not a whole number")
     return _Row(
         name,
         None if synset is None else row[synset],
@@ -312,8 +413,8 @@ _READERS: Final[dict[str, Callable[[str], Iterable[_Row]]]] = {
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return f"label {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text; save it as UTF-8"
     if isinstance(error, OSError):
         return error.strerror or "cannot be read"
     return first_line(error)

@@ -51,6 +51,27 @@ def test_imagenet_labels_that_share_a_name_differ_in_synset():
         pytest.param("labels.csv", "index;class\n1;dog\n0;cat\n", id="csv-with-semicolons"),
         pytest.param("labels.tsv", "id\tname\n1\tdog\n0\tcat\n", id="tsv"),
         pytest.param("labels.csv", "name,pictures\ncat,500\ndog,480\n", id="csv-with-counts"),
+        pytest.param("labels.txt", "cat\ndog\n\n\n", id="lines-with-empty-ones-behind"),
+        pytest.param("labels.txt", "1. dog\n0. cat\n", id="lines-with-dots"),
+        pytest.param("labels.txt", "(1) dog\n(0) cat\n", id="lines-with-brackets"),
+        pytest.param("labels.txt", "['cat', 'dog']", id="list-of-python"),
+        pytest.param("labels.txt", "{1: 'dog',\n 0: 'cat'}\n", id="dictionary-of-python"),
+        pytest.param("labels.json", '{"class_to_idx": {"dog": 1, "cat": 0}}', id="json-one-member"),
+        pytest.param("labels.json", '{"classes": ["cat", "dog"]}', id="json-list-in-an-object"),
+        pytest.param("labels.json", '{"dog": "1", "cat": "0"}', id="json-ids-as-text"),
+        pytest.param(
+            "labels.json",
+            '[{"index": 1, "label": "dog"}, {"index": 0, "label": "cat"}]',
+            id="json-records-of-pandas",
+        ),
+        pytest.param(
+            "config.json",
+            '{"architecture": "resnet18", "num_classes": 2, "label_names": ["cat", "dog"]}',
+            id="timm",
+        ),
+        pytest.param("labels.csv", "ClassId,SignName\n1,dog\n0,cat\n", id="csv-one-other-column"),
+        pytest.param("labels.csv", "Class ID,ClassName\n1,dog\n0,cat\n", id="csv-other-spelling"),
+        pytest.param("labels.csv", "Unnamed: 0,label\n1,dog\n0,cat\n", id="csv-of-pandas-twice"),
     ],
 )
 def test_read_labels_reads_every_format(tmp_path, name, text):
@@ -71,6 +92,12 @@ def test_read_labels_reads_every_format(tmp_path, name, text):
         pytest.param("l.txt", "n02130308 cheetah\n", id="lines"),
         pytest.param("l.txt", "0: n02130308 cheetah\n", id="lines-with-ids"),
         pytest.param("l.json", '{"0": ["n02130308", "cheetah"]}', id="keras"),
+        pytest.param("l.csv", "synset,words\nn02130308,cheetah\n", id="csv-one-other-column"),
+        pytest.param(
+            "l.json",
+            '{"label_names": ["n02130308"], "label_descriptions": {"n02130308": "cheetah"}}',
+            id="timm",
+        ),
     ],
 )
 def test_read_labels_reads_synsets(tmp_path, name, text):
@@ -87,6 +114,7 @@ def test_read_labels_reads_synsets(tmp_path, name, text):
         pytest.param(["class 0", "class 1"], id="number-last"),
         pytest.param(["1 euro", "2 euro"], id="number-first"),
         pytest.param(["7 spot ladybird", "22 spot ladybird"], id="not-a-numbering"),
+        pytest.param(["001.ak47", "002.flag"], id="dots-without-a-space"),
         pytest.param(["0", "1", "2"], id="digits"),
         pytest.param(["boeing 747", "airbus 320"], id="aircraft"),
     ],
@@ -97,12 +125,25 @@ def test_read_labels_keeps_numbers_that_belong_to_the_names(tmp_path, names):
     assert [label.name for label in read_labels(tmp_path / "l.txt")] == names
 
 
+def test_read_labels_reads_utf_16(tmp_path):
+    (tmp_path / "l.txt").write_text("käse\nbrot\n", encoding="utf-16")
+
+    assert [label.name for label in read_labels(tmp_path / "l.txt")] == ["käse", "brot"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         pytest.param("l.txt", "", "contains no labels", id="empty"),
-        pytest.param("l.txt", "cat\n\ndog\n", "label name", id="empty-line"),
-        pytest.param("l.txt", "cat\ncat\n", "'cat' occurs more than once", id="twice"),
+        pytest.param("l.txt", "cat\n\ndog\n", "line 2 is empty", id="empty-line"),
+        pytest.param("l.json", '["cat", ""]', "the class 1 has no name", id="empty-name"),
+        pytest.param(
+            "l.txt", "cat\ncat\n", "'cat' .* once, for the classes 0 and 1; give", id="twice"
+        ),
+        pytest.param("l.txt", "0 a\n1 b\n5 c\n", "numbers 0, 1, 5, .* .json list", id="lines-gap"),
+        pytest.param(
+            "l.txt", "n02119789 1 fox\nn02100735 2 dog\n", "are 1, 2; ", id="devkit-of-imagenet"
+        ),
         pytest.param("l.json", "{", "l.json: Expecting", id="broken-json"),
         pytest.param("l.json", "3", "expected a list", id="json-number"),
         pytest.param("l.json", '{"0": "a", "2": "b"}', "without a gap", id="json-gap"),
@@ -130,9 +171,11 @@ def test_read_labels_keeps_numbers_that_belong_to_the_names(tmp_path, names):
         pytest.param("l.csv", "name\na, b\n", "row 2 has 2 columns", id="csv-unquoted"),
         pytest.param("l.csv", "", "contains no labels", id="csv-empty"),
         pytest.param("l.json", '[["a"]]', "each entry must be", id="json-nested"),
-        pytest.param("l.json", '[{"name": "a", "color": 1}]', "each entry must", id="json-extra"),
+        pytest.param("l.json", '[{"name": "a", "color": 1}]', "nothing else", id="json-extra"),
         pytest.param("l.csv", "colour\ncat\n", "must have a column called name", id="csv-header"),
-        pytest.param("l.csv", "name,synset\ncat,n1\n", "label synset", id="bad-synset"),
+        pytest.param(
+            "l.csv", "name,synset\ncat,n1\n", "the synset of the class 0", id="bad-synset"
+        ),
         pytest.param("l.yaml", "- cat", "must end in one of", id="suffix"),
     ],
 )
@@ -149,7 +192,7 @@ def test_read_labels_of_a_missing_file_is_refused(tmp_path):
 
 
 def test_read_labels_of_a_binary_file_is_refused(tmp_path):
-    (tmp_path / "l.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "l.txt").write_bytes(b"k\xe4se")
 
-    with pytest.raises(LabelsInvalid, match=r"l.txt"):
+    with pytest.raises(LabelsInvalid, match=r"l.txt: not UTF-8 text"):
         read_labels(tmp_path / "l.txt")
