@@ -9,6 +9,7 @@ Shapes: N pictures, C classes.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,7 +30,14 @@ from training.release.folders import FolderEvidence
 from training.release.foreign import read_foreign
 from training.release.gates import batch_sizes
 from training.release.publish import Destination
-from training.release.scores import ScoreKind, ScoreMeaning, decide, last_operator, with_rows
+from training.release.scores import (
+    ScoreKind,
+    ScoreMeaning,
+    check_order,
+    decide,
+    last_operator,
+    with_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +45,10 @@ log = logging.getLogger(__name__)
 MAX_BATCH_DIFFERENCE: Final = 1e-3
 
 _N_PICTURES: Final = 32  # at most, if that is more than the largest batch
+
+_MAX_PIXEL: Final = 255
+_MAX_MEAN: Final = 1  # of pixels from 0 to 1
+_MAX_STD: Final = 10  # above that of pixels from 0 to 1, far below that of pixels to 255
 
 _NEEDED: Final = {
     "resize_size_px": "--resize",
@@ -130,6 +142,7 @@ def _with_meaning(draft: Draft, scores: NDArray[np.float32], spec: ForeignSpec) 
 
     model = onnx.load_model_from_string(draft.model)
     output = draft.graph.scores.name
+    check_order(model, output)
     meaning = decide(
         last_operator(model, output),
         rows,
@@ -159,6 +172,7 @@ def _two_classes_note(labels: tuple[Label, ...]) -> str:
 
 
 def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
+    _check_normalization(spec)
     try:
         return Preprocessing.model_validate(
             {
@@ -172,7 +186,29 @@ def _preprocessing(spec: ForeignSpec, *, in_graph: bool) -> Preprocessing:
             }
         )
     except ValidationError as error:
-        raise InputRefused(f"preprocessing: {error.errors()[0]['msg']}") from error
+        raise InputRefused(f"preprocessing: {_in_flags(error)}") from error
+
+
+def _check_normalization(spec: ForeignSpec) -> None:
+    # Many tools give them for pixels as they are in the file, and no answer would look wrong enough.
+    if spec.mean is None or spec.std is None:
+        return
+    if max(spec.mean) > _MAX_MEAN or max(spec.std) > _MAX_STD:
+        mean, std = (
+            ",".join(f"{value / _MAX_PIXEL:.4g}" for value in values)
+            for values in (spec.mean, spec.std)
+        )
+        raise InputRefused(
+            "--mean and --std are for pixels from 0 to 1; if these are for pixels from 0 to 255, divide "
+            f"both by 255: --mean {mean} --std {std}"
+        )
+
+
+def _in_flags(error: ValidationError) -> str:
+    message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    for name, flag in _NEEDED.items():
+        message = re.sub(rf"\b{name}\b", flag, message)
+    return message
 
 
 def _warm_up(draft: Draft, pictures: list[Picture], max_batch: int) -> NDArray[np.float32]:

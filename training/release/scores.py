@@ -26,6 +26,7 @@ ScoreKind = Literal["logits", "probabilities"]
 _PASSING: Final = frozenset(
     ["Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Dropout"]
 )
+_ACTIVATIONS: Final = frozenset(["Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"])
 _QUANTIZING: Final = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _LINEAR: Final = frozenset(
     ["Gemm", "MatMul", "Conv", "QLinearMatMul", "QLinearConv", "BatchNormalization"]
@@ -98,6 +99,23 @@ def last_operator(model: onnx.ModelProto, output: str) -> LastOperator:
     if node.op_type in _AFFINE and _is_linear(node, producers, constants):
         return LastOperator("Gemm", quantized)
     return LastOperator(node.op_type, quantized)
+
+
+def check_order(model: onnx.ModelProto, output: str) -> None:
+    """Checks that the place of a score tells its class.
+
+    Raises:
+        GraphRefused: the graph sorts the scores.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    node = producers.get(output)
+    while node is not None and node.op_type in _PASSING | _QUANTIZING | _ACTIVATIONS:
+        node = producers.get(node.input[0])
+    if node is not None and node.op_type == "TopK":
+        raise GraphRefused(
+            "the graph sorts its scores (TopK), so their places do not tell the classes; export the network "
+            "without it, since the service ranks the classes itself"
+        )
 
 
 def _is_linear(

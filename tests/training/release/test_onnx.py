@@ -335,8 +335,17 @@ def test_foreign_graph_that_cannot_be_served_is_refused(import_onnx, tmp_path, d
     [
         pytest.param({"resize": None, "mean": None}, "--resize, --mean", id="missing"),
         pytest.param({"mean": "1,2"}, "not three numbers", id="mean"),
-        pytest.param({"std": "0,1,1"}, "std must be positive", id="std"),
-        pytest.param({"resize": 4}, "must not exceed resize_size_px", id="resize-below-crop"),
+        pytest.param({"std": "0,1,1"}, "preprocessing: --std must be positive", id="std"),
+        pytest.param({"resize": 4}, "--crop must not exceed --resize", id="resize-below-crop"),
+        pytest.param(
+            {"mean": "123.675,116.28,103.53", "std": "58.395,57.12,57.375"},
+            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+            id="pixels-to-255",
+        ),
+        pytest.param(
+            {"mean": "104,117,123", "std": "1,1,1"}, "--std 0.003922,0.003922", id="caffe"
+        ),
+        pytest.param({"mean": "0,0,0", "std": "255,255,255"}, "--std 1,1,1", id="std-of-255"),
         pytest.param({"interpolation": "cubic"}, "'cubic' is not one of", id="interpolation"),
         pytest.param({"output": "missing"}, "no output 'missing'", id="output"),
         pytest.param({"license": None}, "--license", id="licence"),

@@ -9,7 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from training.errors import GraphRefused
-from training.release.scores import LastOperator, ScoreMeaning, decide, last_operator, with_rows
+from training.release.scores import (
+    LastOperator,
+    ScoreMeaning,
+    check_order,
+    decide,
+    last_operator,
+    with_rows,
+)
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32)
 ROUNDED = np.array([[0.7, 0.2, 0.0], [0.0, 0.0, 0.85]], np.float32)  # sums 0.9 and 0.85
@@ -197,3 +204,24 @@ def test_one_score_gets_the_rows_that_the_service_needs(kind, answer, squeezed):
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     rows = np.array([[0.25, 0.25, 0], [0, 0, 0.25]], np.float32)
     np.testing.assert_allclose(session.run([name], {"x": rows})[0], answer, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [
+        pytest.param(["TopK"], id="last"),
+        pytest.param(["Softmax", "TopK"], id="behind-a-softmax"),
+        pytest.param(["TopK", "Softmax"], id="before-a-softmax"),
+    ],
+)
+def test_sorted_scores_are_refused(operators):
+    model = model_of(*((name, "count") if name == "TopK" else (name,) for name in operators))
+
+    with pytest.raises(GraphRefused, match="sorts its scores"):
+        check_order(model, model.graph.output[0].name)
+
+
+def test_sorting_inside_of_a_network_is_no_sorting_of_scores():
+    model = model_of(("TopK", "count"), ("MatMul", "matrix"), ("Softmax",))
+
+    check_order(model, model.graph.output[0].name)
