@@ -8,6 +8,7 @@ from contract.images.heif import brand_of
 from contract.images.suffixes import is_image_name
 
 _LONGEST_NAME: Final = 4096  # of a path on Linux
+_FORM_BYTES: Final = 512  # a boundary has 70 characters at most, and the first header follows
 _BRANDS: Final = {
     "avif": (
         "the picture is AVIF, which needs a Pillow that is built with libavif; "
@@ -30,7 +31,17 @@ _STARTS: Final = (
         "the picture is JPEG 2000; convert it to JPEG or PNG",
     ),
     ((b"%PDF-",), "the file is a PDF document; export its page as JPEG or PNG"),
-    ((b"<svg",), "the file is an SVG drawing; export it as PNG"),
+    ((b"<svg", b"<?xml"), "the file is an SVG drawing or other XML; export it as PNG"),
+    (
+        (b"version https://git-lfs",),
+        "the file is a pointer of Git LFS, not the picture; run git lfs pull where it was cloned",
+    ),
+    ((b"PK\x03\x04",), "the file is a ZIP archive; unpack it and send the pictures"),
+    ((b"\x1f\x8b",), "the bytes are compressed with gzip; send them uncompressed"),
+    (
+        (b'{"', b"{\n", b"{\r\n", b'["'),
+        "the body is JSON, but its Content-Type is not application/json",
+    ),
     (
         (b"<!DOCTYPE html", b"<!doctype html", b"<html"),
         "the file is a web page; download the picture that it shows",
@@ -59,6 +70,11 @@ def describe_refused(data: bytes) -> str:
     for starts, text in _STARTS:
         if data.startswith(starts):
             return text
+    if data.startswith(b"--") and b"content-disposition:" in data[:_FORM_BYTES].lower():
+        return (
+            "the body is a multipart form, but its Content-Type does not say so; let the client library "
+            "set this header"
+        )
     if _is_file_name(data):
         return "the bytes are the name of a file, not its content; curl reads the file after an @"
     return "the bytes are not an accepted image format"
