@@ -16,6 +16,12 @@ from training.errors import GraphRefused
 GRAPH_FILE: Final = "model.onnx"
 
 _DTYPES: Final = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
+_OTHER_FLOATS: Final = {
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+}
+_EXPORT_FLOAT32: Final = "export the network with float32 (--fp16 makes a float16 graph of it)"
 Shape = tuple[int | None, ...]  # None where the axis is dynamic
 
 
@@ -63,10 +69,7 @@ def describe_input(
     shape = _shape(value)
     if dtype is None:
         name = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
-        raise GraphRefused(
-            f"the input is {name}, neither float32 nor uint8; export the network with float32 (--fp16 "
-            "makes a float16 graph of it)"
-        )
+        raise GraphRefused(f"the input is {name}, neither float32 nor uint8; {_EXPORT_FLOAT32}")
     if len(shape) != 4:
         raise GraphRefused(
             f"the input is {_text(shape)}, not pictures with 4 axes; a network that takes features instead "
@@ -122,7 +125,9 @@ def describe_scores(model: onnx.ModelProto, n_classes: int, output: str | None =
 
     names = [output] if output is not None else list(found)
     if not names:
-        raise GraphRefused(f"no output is float32 of shape (N, C); {_outputs_text(model)}")
+        others = {value.type.tensor_type.elem_type for value in model.graph.output} & _OTHER_FLOATS
+        advice = f"; {_EXPORT_FLOAT32}" if others else ""
+        raise GraphRefused(f"no output is float32 of shape (N, C); {_outputs_text(model)}{advice}")
     if len(names) != 1:
         raise GraphRefused(
             f"{len(names)} outputs of shape (N, C), not 1; name it with --output: {sorted(found)}"

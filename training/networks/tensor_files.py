@@ -21,6 +21,7 @@ from torch import Tensor
 
 from training.errors import WeightsRefused
 from training.networks.candidates import choose
+from training.networks.contents import describe_other_content
 
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl")
 MAX_FILE_BYTES: Final = 8 * 2**30
@@ -58,12 +59,16 @@ def read_tensors(path: Path, key: str | None = None) -> TensorFile:
             several sets of them.
     """
     if not path.is_file():
-        raise WeightsRefused(f"{path.name}: no such file")
+        what = "a folder; give a file in it" if path.is_dir() else "no such file"
+        raise WeightsRefused(f"{path.name}: {what}")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise WeightsRefused(f"{path.name}: expected one of {', '.join(SUFFIXES)}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise WeightsRefused(f"{path.name}: larger than {MAX_FILE_BYTES / 2**30:.0f} GiB")
+    other = describe_other_content(path)
+    if other is not None:
+        raise WeightsRefused(f"{path.name} is {other}")
     content = _read_safetensors(path) if suffix == SUFFIXES[0] else _read_pickle(path)
     chosen = choose(content, key, path.name)
     return TensorFile(_plain_tensors(chosen.entries, path.name), chosen.key)

@@ -80,6 +80,8 @@ def read_weights(source: str, key: str | None = None) -> Weights:
     """
     if source.startswith(PACKAGE_PREFIX):
         return _from_package(source.removeprefix(PACKAGE_PREFIX))
+    if "://" in source:
+        raise WeightsRefused("URLs are not fetched; download the file and give its path")
     path = Path(source)
     tensors, found = read_tensors(path, key)
     where = f", {found}" if found else ""

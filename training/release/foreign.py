@@ -19,6 +19,7 @@ from training.errors import GraphRefused, first_line
 from training.export.describe import opset_of
 from training.export.edits import sort_nodes
 from training.export.export import strip_history
+from training.networks.contents import describe_other_content
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # implemented by onnxruntime itself
 MAX_GRAPH_BYTES: Final = 2**31 - 1  # protobuf's limit, and therefore that of one file
@@ -35,11 +36,19 @@ def read_foreign(path: Path) -> bytes:
         GraphRefused: it is not a regular file, too large, not ONNX, invalid, uses an operator outside
             DOMAINS, refers to data outside its folder, or holds training information.
     """
-    if path.is_symlink() or not path.is_file():
+    if path.is_symlink():
+        raise GraphRefused(
+            f"{path.name} is a link, and links are not followed; copy the file, with the files of its "
+            "weights: cp -L"
+        )
+    if not path.is_file():
         raise GraphRefused(f"{path.name}: not a regular file")
     if path.stat().st_size > MAX_GRAPH_BYTES:
         raise GraphRefused(f"{path.name}: larger than 2 GiB")
 
+    other = describe_other_content(path)
+    if other is not None:
+        raise GraphRefused(f"{path.name} is {other}")
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
@@ -102,7 +111,10 @@ def _checked_data_file(path: Path, location: str) -> Path:
         )
     inside = found.resolve().is_relative_to(path.parent.resolve())
     if found.is_symlink() or not found.is_file() or not inside:
-        raise GraphRefused(f"{path.name}: {location} is not a regular file of the same folder")
+        raise GraphRefused(
+            f"{path.name}: {location} is not a regular file of the same folder; if it is a link, copy the file: "
+            "cp -L"
+        )
     return found
 
 

@@ -24,6 +24,9 @@ _ADVICE: Final = {
     ".pkl": "a pickle, which is a program and is refused; where it was made, export the network with "
     f"torch.onnx.export {_IMPORT}",
 }
+_ADVICE[".data"] = (
+    "weights of a graph in another file; import that .onnx file, with this one beside it"
+)
 _ADVICE[".h5"] = _ADVICE[".hdf5"] = _ADVICE[".keras"]
 _WEIGHTS_ADVICE: Final = (
     "weights, without the network; give them with the name of a timm architecture: convserve-train import "
@@ -61,4 +64,6 @@ def _of_folder(folder: Path) -> str | None:
     if folder.suffix in _OTHERS:
         return _OTHER_ADVICE
     found = (advice for name, advice in _FOLDERS.items() if (folder / name).is_file())
-    return next(found, None)
+    # A folder may have the name of an architecture, and then it is the architecture that is meant.
+    other = "a folder; give the .onnx file in it" if len(folder.parts) > 1 else None
+    return next(found, other)

@@ -425,3 +425,29 @@ def test_missing_classifier_below_a_prefix_is_named_without_it(load, trained):
 def test_names_of_other_code_are_refused_with_the_way(load, trained):
     with pytest.raises(WeightsRefused, match="export a network of other code to ONNX"):
         load({f"features.{name[::-1]}": tensor for name, tensor in trained.state_dict().items()})
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1", "git lfs pull", id="git-lfs"),
+        pytest.param(b"<!doctype html>", "is a web page", id="web-page"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_named(tmp_path, suffix, content, message):
+    (tmp_path / f"net.{suffix}").write_bytes(content)
+
+    with pytest.raises(WeightsRefused, match=message):
+        read_tensors(tmp_path / f"net.{suffix}")
+
+
+def test_folder_of_weights_is_refused_as_such(tmp_path):
+    with pytest.raises(WeightsRefused, match="a folder; give a file in it"):
+        read_tensors(tmp_path)
+
+
+def test_weights_are_not_fetched():
+    with pytest.raises(WeightsRefused, match="URLs are not fetched"):
+        read_weights("https://example.org/net.pth")

@@ -272,6 +272,12 @@ def that_takes_one_picture_only():
     return model
 
 
+def with_output_type(dtype):
+    model = graph(tail=[helper.make_node("Cast", ["means"], ["scores"], to=dtype)])
+    model.graph.output[0].type.tensor_type.elem_type = dtype
+    return model
+
+
 def that_joins_its_rows():
     model = graph(tail=[helper.make_node("ReduceMean", ["means", "first"], ["scores"])])
     model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
@@ -285,6 +291,13 @@ def that_joins_its_rows():
         pytest.param(bytes_of(that_takes_one_picture_only()), "fails to run", id="one-picture"),
         pytest.param(bytes_of(that_joins_its_rows()), "have the shape", id="joined-rows"),
         pytest.param(b"no graph", "not an ONNX file", id="not-onnx"),
+        pytest.param(b"", "net.onnx is empty", id="empty"),
+        pytest.param(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "net.onnx is a pointer of Git LFS, not the file itself; run git lfs pull",
+            id="git-lfs",
+        ),
+        pytest.param(b"<!DOCTYPE html><html>", "net.onnx is a web page", id="web-page"),
         pytest.param(bytes_of(with_external_data()), "data outside the folder", id="external"),
         pytest.param(bytes_of(with_domain("evil")), "the domain 'evil'", id="domain"),
         pytest.param(
@@ -317,6 +330,11 @@ def that_joins_its_rows():
             bytes_of(graph(dtype=TensorProto.UINT8)), "a uint8 input must be NHWC", id="uint8-nchw"
         ),
         pytest.param(bytes_of(graph(("N", 3, 16, 16))), "--crop is 8", id="crop"),
+        pytest.param(
+            bytes_of(with_output_type(TensorProto.FLOAT16)),
+            "'scores' is float16 (N x 3); export the network with float32",
+            id="float16-output",
+        ),
         pytest.param(bytes_of(with_two_outputs()), "name it with --output", id="two-outputs"),
         pytest.param(bytes_of(that_answers_nan()), "NaN or infinite", id="nan"),
         pytest.param(bytes_of(that_mixes_the_batch()), "depend on the batch size", id="mixing"),
@@ -392,7 +410,7 @@ def test_foreign_graph_behind_a_link_is_refused(run_import, tmp_path):
     result = run_import(str(tmp_path / "net.onnx"), **FLAGS)
 
     assert result.exit_code == 2
-    assert "not a regular file" in result.output
+    assert "net.onnx is a link, and links are not followed; copy the file" in result.output
 
 
 def test_read_foreign_refuses_a_file_above_the_size_limit(tmp_path, monkeypatch):

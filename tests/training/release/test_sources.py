@@ -17,6 +17,7 @@ from training.release.sources import refuse_other_files
         pytest.param("net.safetensors", "--weights net.safetensors", id="safetensors"),
         pytest.param("export.pkl", "torch.onnx.export and import that file", id="pickle"),
         pytest.param("net.ort", "import the .onnx file that it was made from", id="onnxruntime"),
+        pytest.param("net.onnx.data", "import that .onnx file", id="data-of-onnx"),
         pytest.param("net.mlmodel", "export the network to ONNX where it was made", id="core-ml"),
     ],
 )
@@ -50,6 +51,11 @@ def test_folder_of_another_tool_is_refused_with_the_way_to_onnx(tmp_path, conten
         refuse_other_files(str(tmp_path / "net"))
 
     assert message in str(caught.value)
+
+
+def test_other_folder_is_refused_with_what_to_give(tmp_path):
+    with pytest.raises(InputRefused, match=r"is a folder; give the \.onnx file in it"):
+        refuse_other_files(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50.a1_in1k", "tf_efficientnet_lite0.in1k"])
