@@ -189,7 +189,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:  # a trailer
             return
-        name = name.lower()
+        # httptools leaves the blanks behind a value, which are no part of it (RFC 9112, 5.1).
+        name, value = name.lower(), value.rstrip(b" \t")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))

@@ -37,7 +37,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.paths: list[str] = []
-        self.headers: list[str] = []
+        self.headers: dict[str, str] = {}
         self.bodies: list[bytes] = []
         self.disconnects = 0
         self.refused: list[str] = []
@@ -50,7 +50,7 @@ class Recorder:
         request = Request(scope, receive)
         self.paths.append(request.url.path)
         self.newest.append(self.protocol.cycle.scope is scope)
-        self.headers += [name for name, _ in request.headers.items()]
+        self.headers |= dict(request.headers.items())
 
         if request.url.path == "/read":
             try:
@@ -159,6 +159,18 @@ async def test_protocol_head_size_is_limited(excess):
         answers = await client.answers()
 
     assert answers == (["headers_too_large"] if excess > 0 else [200])
+
+
+@pytest.mark.parametrize("field", ["x:y", "x: y", "x: y ", "x:\ty \t"])
+async def test_protocol_blanks_around_a_value_are_no_part_of_it(field):
+    app = Recorder()
+    async with connected(app) as client:
+        client.send(
+            b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n%b\r\n\r\n" % field.encode()
+        )
+        await client.answers()
+
+    assert app.headers["x"] == "y"
 
 
 async def test_protocol_trailers_are_dropped():
