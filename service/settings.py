@@ -61,7 +61,7 @@ def _check_peers(value: str) -> str:
         except ValueError:
             raise ValueError(
                 "must be addresses, networks or unix, separated by commas, like "
-                f"127.0.0.1,10.0.0.0/8; {entry.strip()[:100]!r} is none"
+                f"127.0.0.1,10.0.0.0/8; {entry.strip()[:100]!r} is not one"
             ) from None
     return value
 
@@ -74,7 +74,7 @@ def _check_origins(value: str) -> str:
         ):
             raise ValueError(
                 "must be origins separated by commas, in lower case and without a path, like "
-                f"https://example.org; {entry.strip()[:100]!r} is none"
+                f"https://example.org; {entry.strip()[:100]!r} is not one"
             )
     return value
 

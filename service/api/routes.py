@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import InvalidParameter, Overloaded
 from service.http.edge import QUIET_ROUTES
+from service.http.problems import broken_rule
 from service.http.scope import client_of
 from service.http.shedding import PacedRefusals
 from service.http.turns import FairTurns
@@ -142,5 +143,5 @@ def parse(model: type[Model], values: Mapping[str, Any]) -> Model:
         if first["type"] == "extra_forbidden":
             message = f"unknown query parameter; known: {', '.join(model.model_fields)}"
         else:
-            message = f"{first['loc'][0]}: {first['msg']}"
+            message = f"{first['loc'][0]}: {broken_rule(first)}"
         raise InvalidParameter(message) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -217,4 +218,9 @@ def _validation_detail(error: RequestValidationError) -> str:
     # The field and what is wrong with it, never the value that was sent.
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return f"{where}: {broken_rule(first)}" if where else broken_rule(first)
+
+
+def broken_rule(error: Mapping[str, Any]) -> str:
+    """Returns what is wrong, from an error of pydantic, without the name of a Python exception."""
+    return str(error["msg"]).removeprefix("Value error, ")

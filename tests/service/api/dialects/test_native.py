@@ -328,6 +328,7 @@ def test_classify_version_that_is_no_number_and_no_alias_refused(client, version
     response = client.post(f"/v1/models/tiny/versions/{version}/classify", content=RED)
 
     assert_problem(response, 422, "invalid_parameter")
+    assert response.json()["detail"] == "version: must be the number of a version, or an alias"
 
 
 # Multipart
