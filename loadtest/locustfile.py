@@ -22,7 +22,7 @@ from locust.env import Environment
 PICTURES_PER_BATCH: Final = 4
 _URL: Final = "/v1/classify"
 _SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
     *(".heic", ".heif", ".hif", ".avif"),
 )

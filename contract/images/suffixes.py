@@ -10,10 +10,10 @@ from pathlib import PurePath
 from typing import Final
 
 # By the format's name in `DECODERS`, also of formats whose decoder is not installed: a folder of
-# such files is not an empty one. Browsers on Windows save JPEG files as .jfif, some cameras
+# such files is not an empty one. Browsers save JPEG files as .jfif or .pjp, some cameras
 # write .jpe and .mpo (a JPEG with more pictures behind it).
 SUFFIXES_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     "png": (".png", ".apng"),
     "webp": (".webp",),
     "gif": (".gif",),

@@ -16,7 +16,19 @@ def test_every_format_has_suffixes():
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jpg", "A.JPG", "a.jfif", "a.JPE", "b.c.Png", "a.dib", "IMG_0001.HEIC", "a.avif"]
+    "name",
+    [
+        "a.jpg",
+        "A.JPG",
+        "a.jfif",
+        "a.pjp",
+        "a.PJPEG",
+        "a.JPE",
+        "b.c.Png",
+        "a.dib",
+        "IMG_0001.HEIC",
+        "a.avif",
+    ],
 )
 def test_image_name_is_known_in_any_case(name):
     assert is_image_name(name)
