@@ -42,7 +42,9 @@ from service.models.repository import LoadedVersion, Repository
 from service.serving.classifier import Classification, StageTimes
 
 hot = APIRouter(tags=["classify"])
-router = APIRouter(tags=["models"], responses={404: ERRORS[404], 422: ERRORS[422]})
+router = APIRouter(
+    tags=["models"], responses={status: ERRORS[status] for status in (404, 422, 503)}
+)
 
 
 def _number_or_alias(text: str) -> int | str:

@@ -77,6 +77,11 @@ def test_openapi_every_public_error_has_an_example(document):
     assert codes == public - {"method_not_allowed"}
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/{name}/ready", "/readyz"])
+def test_openapi_what_may_not_be_ready_says_so(document, path):
+    assert "503" in document["paths"][path]["get"]["responses"]
+
+
 def test_openapi_answers_have_examples(document):
     content = document["paths"]["/v1/classify"]["post"]["responses"]["200"]["content"]
 
