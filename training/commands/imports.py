@@ -76,8 +76,13 @@ def _check_source(options: ImportOptions) -> None:
         refuse_other_files(options.source)
         check_known(options.source)
         _check_softmax(options.foreign)
+        _check_no_preprocessing(options.foreign)
     elif not Path(options.source).is_file():
         raise InputRefused(f"{options.source}: no such file")
+    elif options.weights is not None or options.weights_key is not None:
+        raise InputRefused(
+            "--weights and --weights-key are for timm architectures; an ONNX file has its weights"
+        )
 
 
 def _check_softmax(foreign: ForeignSpec) -> None:
@@ -87,6 +92,28 @@ def _check_softmax(foreign: ForeignSpec) -> None:
                 f"{flag} is for ONNX files; a timm network is always published with a softmax. Export "
                 "one for any number of labels with torch.onnx.export, and import that file"
             )
+
+
+def _check_no_preprocessing(foreign: ForeignSpec) -> None:
+    given = [
+        flag
+        for flag, value, default in (
+            ("--resize", foreign.resize_size_px, None),
+            ("--crop", foreign.crop_size_px, None),
+            ("--resize-mode", foreign.resize_mode, "shortest_side"),
+            ("--interpolation", foreign.interpolation, None),
+            ("--mean", foreign.mean, None),
+            ("--std", foreign.std, None),
+            ("--input-layout", foreign.input_layout, "auto"),
+            ("--output", foreign.output, None),
+        )
+        if value != default
+    ]
+    if given:
+        raise InputRefused(
+            f"{', '.join(given)}: only for ONNX files; a timm network takes its pictures as timm says. For other "
+            "preprocessing, export the network with torch.onnx.export, and import that file"
+        )
 
 
 def _destination(options: ImportOptions) -> Destination:

@@ -62,7 +62,8 @@ def describe_input(
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialized]
     if len(inputs) != 1:
-        raise GraphRefused(f"the graph has {len(inputs)} inputs, not 1")
+        names = ", ".join(repr(value.name) for value in inputs)
+        raise GraphRefused(f"the graph has {len(inputs)} inputs, not 1: {names}")
 
     value = inputs[0]
     dtype = _DTYPES.get(value.type.tensor_type.elem_type)
@@ -164,6 +165,11 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 def _outputs_text(model: onnx.ModelProto) -> str:
     texts = []
     for value in model.graph.output:
+        if not value.type.HasField("tensor_type"):  # of ZipMap, which converters of classifiers add
+            texts.append(
+                f"{value.name!r} is a sequence or map, not a tensor; export it without ZipMap"
+            )
+            continue
         dtype = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
         texts.append(f"{value.name!r} is {dtype} ({_text(_shape(value))})")
     return "; ".join(texts)

@@ -85,7 +85,10 @@ class FolderEvidence:
         return draft, AnsweredPictures(folder, answers, indexes)
 
     def golden(self) -> list[Picture]:
-        return list(scan_plain(self.golden_dir or example_pictures()))
+        pictures = list(scan_plain(self.golden_dir or example_pictures()))
+        if self.golden_dir is not None and not pictures:
+            raise PicturesMissing(f"--golden {self.golden_dir.name}: no readable pictures")
+        return pictures
 
     @property
     def golden_known(self) -> bool:

@@ -61,6 +61,7 @@ def read_foreign(path: Path) -> bytes:
     if not _is_sorted(model.graph):
         _sort(model.graph, path.name)
         changed = True
+    changed = _fill_shapes(model) or changed
     _check_contents(model, path.name)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -124,6 +125,28 @@ def _without_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     except Exception as error:  # onnx's C++ code raises plain exceptions
         raise GraphRefused(f"{name}: its functions cannot be read: {first_line(error)}") from error
     return whole
+
+
+def _fill_shapes(model: onnx.ModelProto) -> bool:
+    """Adds the shapes of outputs that have none, where they follow; returns whether there were any."""
+    open_ones = [value for value in model.graph.output if _has_no_shape(value)]
+    if not open_ones:
+        return False
+    try:
+        inferred = {
+            value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output
+        }
+    except Exception:  # noqa: BLE001 - of an invalid graph; the checker says what is wrong
+        return False
+    for value in open_ones:
+        value.type.CopyFrom(inferred[value.name].type)
+    return True
+
+
+def _has_no_shape(value: onnx.ValueInfoProto) -> bool:
+    # Some exporters leave it out, and onnx's checker insists on it.
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not value.type.tensor_type.HasField("shape"))
 
 
 def _is_sorted(graph: onnx.GraphProto) -> bool:

@@ -346,6 +346,30 @@ def test_import_of_a_timm_network_with_flags_about_scores_is_refused(run_import,
 
 
 @pytest.mark.parametrize(
+    "flag",
+    [
+        *({"resize": 8}, {"crop": 8}, {"resize_mode": "squash"}, {"interpolation": "bilinear"}),
+        *({"mean": "0,0,0"}, {"std": "1,1,1"}, {"input_layout": "NHWC"}, {"output": "scores"}),
+    ],
+)
+def test_import_of_a_timm_network_with_flags_about_pictures_is_refused(run_import, flag):
+    result = run_import(**flag)
+
+    assert result.exit_code == 2
+    assert f"--{next(iter(flag)).replace('_', '-')}: only for ONNX files" in result.output
+
+
+def test_import_of_unreadable_golden_pictures_is_refused(run_import, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "1.jpg").write_bytes(b"no picture")
+
+    result = run_import(golden=tmp_path / "broken")
+
+    assert result.exit_code == 2
+    assert "--golden broken: no readable pictures" in result.output
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("foo", "timm has no architecture 'foo'; timm.list_models() has all"),

@@ -97,6 +97,18 @@ def test_foreign_graph_with_a_fixed_batch_of_one_is_published(import_onnx, tmp_p
     assert manifest.graph.fixed_batch_size == 1
 
 
+def test_foreign_graph_with_an_output_without_shape_gets_one(import_onnx, tmp_path):
+    model = graph()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+    result = import_onnx(bytes_of(model))
+
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "models", "tiny", 1)
+    output = onnx.load_model_from_string(version.graph).graph.output[0]
+    assert output.type.tensor_type.shape.dim[1].dim_value == 3
+
+
 def test_foreign_graph_with_probabilities_is_recognised(import_onnx, tmp_path):
     tail = [helper.make_node("Softmax", ["means"], ["scores"])]
 
@@ -272,6 +284,21 @@ def that_takes_one_picture_only():
     return model
 
 
+def with_a_map():
+    model = graph()
+    node = helper.make_node(
+        "ZipMap", ["scores"], ["map"], domain="ai.onnx.ml", classlabels_strings=["a", "b", "c"]
+    )
+    model.graph.node.append(node)
+    kind = helper.make_map_type_proto(
+        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    value = helper.make_value_info("map", helper.make_sequence_type_proto(kind))
+    model.graph.output[0].CopyFrom(value)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    return model
+
+
 def with_output_type(dtype):
     model = graph(tail=[helper.make_node("Cast", ["means"], ["scores"], to=dtype)])
     model.graph.output[0].type.tensor_type.elem_type = dtype
@@ -310,7 +337,7 @@ def that_joins_its_rows():
         pytest.param(bytes_of(with_old_opset()), "opset 6 is below 7", id="opset"),
         pytest.param(bytes_of(with_training_info()), "training information", id="training"),
         pytest.param(bytes_of(with_nan()), "checker refuses", id="invalid"),
-        pytest.param(bytes_of(with_two_inputs()), "2 inputs, not 1", id="two-inputs"),
+        pytest.param(bytes_of(with_two_inputs()), "2 inputs, not 1: '", id="two-inputs"),
         pytest.param(
             bytes_of(graph(dtype=TensorProto.INT64)), "neither float32 nor uint8", id="int64"
         ),
@@ -335,6 +362,7 @@ def that_joins_its_rows():
             "'scores' is float16 (N x 3); export the network with float32",
             id="float16-output",
         ),
+        pytest.param(bytes_of(with_a_map()), "without ZipMap", id="zipmap"),
         pytest.param(bytes_of(with_two_outputs()), "name it with --output", id="two-outputs"),
         pytest.param(bytes_of(that_answers_nan()), "NaN or infinite", id="nan"),
         pytest.param(bytes_of(that_mixes_the_batch()), "depend on the batch size", id="mixing"),
@@ -367,6 +395,7 @@ def test_foreign_graph_that_cannot_be_served_is_refused(import_onnx, tmp_path, d
         pytest.param({"interpolation": "cubic"}, "'cubic' is not one of", id="interpolation"),
         pytest.param({"output": "missing"}, "no output 'missing'", id="output"),
         pytest.param({"license": None}, "--license", id="licence"),
+        pytest.param({"weights": "net.pth"}, "an ONNX file has its weights", id="weights"),
         pytest.param({"input_layout": "NHWC"}, "expected a fixed square", id="layout"),
     ],
 )
