@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,10 @@ def find(source: str, *, cache_dir: Path) -> SourceContents:
         return find_listed(path)
     if path.is_dir():
         return find_in_folder(path)
+    if re.match("(https?|s3|gs)://", source):
+        raise DataRefused(
+            f"{source}: URLs are not fetched; download the pictures and give the folder"
+        )
     if path.name.lower().endswith(_ARCHIVES):
         raise DataRefused(f"{source}: archives are not read; unpack it and give the folder")
     found = "not a folder" if path.exists() else "no such folder"

@@ -62,3 +62,9 @@ def test_find_refuses_a_label_that_is_too_long(tmp_path):
 
     with pytest.raises(DataRefused, match="cannot be a label: labels are text of 1 to 200"):
         find(str(tmp_path), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["https://example.org/photos.zip", "s3://bucket/photos"])
+def test_find_of_a_url_is_refused_with_the_way(source, tmp_path):
+    with pytest.raises(DataRefused, match="URLs are not fetched; download"):
+        find(source, cache_dir=tmp_path)
