@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from contract.manifest import Manifest
 from convserve.loadtest.results import Result
-from service.api.openapi import add_shared_schemas, operation_id
+from service.api.openapi import add_shared_parts, operation_id
 from service.app import ROUTERS
 from service.http.problems import PROBLEMS
 from service.settings import ENVIRONMENT_PREFIX, Settings, flag_of, is_secret
@@ -180,7 +180,7 @@ def openapi() -> str:
         app.include_router(router)
 
     document = app.openapi()
-    add_shared_schemas(document)
+    add_shared_parts(document)
     document["info"]["version"] = (
         "v1"  # the package's version would change the page with each release
     )

@@ -27,7 +27,7 @@ from service.admin.token import AdminToken
 from service.api import docs, health
 from service.api.dependencies import Dependencies
 from service.api.dialects import native
-from service.api.openapi import add_shared_schemas, operation_id
+from service.api.openapi import add_shared_parts, operation_id
 from service.api.payload import BodyLimits
 from service.api.routes import HotRoutes
 from service.batching.batcher import BatchCallbacks
@@ -84,7 +84,7 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
-            add_shared_schemas(super().openapi())
+            add_shared_parts(super().openapi())
         return super().openapi()  # the same object
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

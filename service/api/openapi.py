@@ -85,6 +85,76 @@ CLASSIFIED: Final[dict[str, Any]] = {
 }
 
 
+# What the service says of efficientnet_lite0/2; long texts are cut.
+_LABELS: Final = {
+    "model": "efficientnet_lite0",
+    "version": "2",
+    "labels": [
+        {"index": 0, "name": "tench", "synset": "n01440764"},
+        {"index": 1, "name": "goldfish", "synset": "n01443537"},
+    ],
+}
+_MODEL: Final[dict[str, Any]] = {
+    "name": "efficientnet_lite0",
+    "version": "2",
+    "ready": True,
+    "versions": ["2"],
+    "architecture": "tf_efficientnet_lite0",
+    "n_classes": 1000,
+    "activation": "softmax",
+    "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "shape": [None, 224, 224, 3]},
+    "preprocessing": {
+        "resize_mode": "shortest_side",
+        "resize_size_px": 256,
+        "crop_size_px": 224,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "in_graph": True,
+    },
+    "metrics": {"top1_percent": 87.333, "top5_percent": 97.0, "n_images": 300},
+    "parity": {"top1_agreement_percent": 98.667, "n_images": 300},
+    "quantization": {"weights": "int8", "activations": "uint8", "n_calibration_images": 512},
+    "half_precision": None,
+    "calibration": {"temperature": 1.0, "conformal": []},
+    "provenance": {"license": "Apache-2.0", "seed": 0},
+    "created_at": "2026-11-29T09:59:44Z",
+    "sha256": "cc2d68ab4258228faeb9c0498d121b6a550f86398ed111fdf5b19ee3af8c4292",
+    "graph_sha256": "391ec9530985a37336f45425f2d53216863b4f5fb2f54ac0440ce1139a166dd3",
+    "provider": "cpu",
+    "provider_fallback": None,
+    "golden_difference": 0.01993940386199955,
+}
+_MODELS: Final[dict[str, Any]] = {
+    "models": ["efficientnet_lite0"],
+    "default": "efficientnet_lite0",
+    "details": [_MODEL],
+    "status": [
+        {
+            "name": "efficientnet_lite0",
+            "ready": True,
+            "answers": "2",
+            "loaded": ["2"],
+            "aliases": {"stable": "2"},
+            "failed": {},
+            "held": {},
+            "trouble": None,
+        }
+    ],
+    "problems": [],
+}
+
+
+_EXAMPLES: Final = {
+    f"{_SCHEMAS}{name}": example
+    for name, example in (
+        ("LabelsDocument", _LABELS),
+        ("ModelDocument", _MODEL),
+        ("ModelListDocument", _MODELS),
+    )
+}
+
+
 def _problem(code: str) -> dict[str, Any]:
     problem = PROBLEMS[code]
     document = ProblemDocument(
@@ -119,9 +189,19 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def add_shared_schemas(document: dict[str, Any]) -> None:
-    """Adds the schemas to which the parts above refer to an OpenAPI document."""
+def add_shared_parts(document: dict[str, Any]) -> None:
+    """Adds the schemas to which the parts above refer to an OpenAPI document, and examples with nulls.
+
+    FastAPI leaves out every null of what a route declares.
+    """
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["ClassifyFiles"] = _CLASSIFY_FILES
     schemas["ClassifyRequest"] = _CLASSIFY_REQUEST
     schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for operations in document.get("paths", {}).values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for content in response.get("content", {}).values():
+                    example = _EXAMPLES.get(content.get("schema", {}).get("$ref", ""))
+                    if example is not None:
+                        content["example"] = example

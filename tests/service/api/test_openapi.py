@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.api.schemas import ClassifyDocument
+from service.api.schemas import (
+    ClassifyDocument,
+    LabelsDocument,
+    ModelDocument,
+    ModelListDocument,
+)
 from service.http.problems import MEDIA_TYPE, PROBLEMS, ProblemDocument
+
+MODELS_DIR = Path(__file__).parents[3] / "models"
 
 
 @pytest.fixture
@@ -90,6 +99,37 @@ def test_openapi_answers_have_examples(document):
     for example in examples.values():
         shown = ClassifyDocument.model_validate(example["value"])
         assert (shown.predictions is None) != (shown.results is None)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/models", ModelListDocument),
+        ("/v1/models/{name}", ModelDocument),
+        ("/v1/models/{name}/versions/{version}", ModelDocument),
+        ("/v1/models/{name}/labels", LabelsDocument),
+        ("/v1/models/{name}/versions/{version}/labels", LabelsDocument),
+    ],
+)
+def test_openapi_documents_about_models_have_examples(document, path, kind):
+    responses = document["paths"][path]["get"]["responses"]
+    content = responses["200"]["content"]["application/json"]
+
+    assert content["schema"] == {"$ref": f"#/components/schemas/{kind.__name__}"}
+    shown = kind.model_validate(content["example"])
+    assert shown.model_dump(exclude_unset=True) == content["example"]
+    assert "304" in responses
+
+
+def test_openapi_example_of_a_model_is_the_committed_one(document):
+    path = document["paths"]["/v1/models/{name}"]["get"]
+    shown = path["responses"]["200"]["content"]["application/json"]["example"]
+
+    manifest = json.loads((MODELS_DIR / "efficientnet_lite0/2/manifest.json").read_text())
+    assert shown["architecture"] == manifest["architecture"]
+    assert shown["input"] == manifest["graph"]["input"]
+    assert shown["preprocessing"] == manifest["preprocessing"]
+    assert shown["n_classes"] == len(manifest["labels"])
 
 
 def test_openapi_example_requests_are_answered(client, document):
