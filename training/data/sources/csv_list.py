@@ -23,8 +23,8 @@ from training.errors import DataRefused
 
 # Names of each column, in any case. The first name in the header wins.
 COLUMNS: Final = {
-    "path": ("path", "filename", "filepath", "file", "image"),
-    "label": ("label", "class", "category"),
+    "path": ("path", "filename", "filepath", "file", "image", "file_name", "image_path"),
+    "label": ("label", "class", "category", "class_name"),
     "split": ("split", "set"),
 }
 

@@ -21,7 +21,7 @@ def find(source: str, *, cache_dir: Path) -> SourceContents:
     """Finds all pictures of a source.
 
     Args:
-        source: a folder, a path ending in `.csv`, `digits`, or `torchvision:` and a name.
+        source: a folder, a path ending in `.csv` or `.tsv`, `digits`, or `torchvision:` and a name.
         cache_dir: keeps torchvision's downloads.
 
     Raises:
@@ -33,7 +33,7 @@ def find(source: str, *, cache_dir: Path) -> SourceContents:
         return find_torchvision(source.removeprefix(TORCHVISION), cache_dir)
 
     path = local_path(source)
-    if path.suffix.lower() == ".csv" and not path.is_dir():
+    if path.suffix.lower() in (".csv", ".tsv") and not path.is_dir():
         return find_listed(path)
     if path.is_dir():
         return find_in_folder(path)

@@ -10,6 +10,7 @@ DIALECTS = {
     "semicolon": "path;label;split\n{0};cat;train\n{1};dog;valid\n",
     "tab-and-aliases": "Filename\tCLASS\tset\n{0}\tcat\tTRAIN\n{1}\tdog\tdev\n",
     "bom-and-windows-lines": "\ufeffimage,category,split\r\n{0},cat,train\r\n{1},dog,val\r\n",
+    "hugging-face": "file_name,class_name,split\n{0},cat,train\n{1},dog,validation\n",
     "quoted-and-reordered": 'split,label,more,path\ntrain,"cat",1,"{0}"\nval,dog,2,{1}\n',
 }
 
@@ -26,6 +27,13 @@ def test_find_reads_lists_in_many_csv_dialects(tmp_path, text):
     assert sample_names(found) == [first, "photos/2.jpg"]
     assert label_names(found) == ["cat", "dog"]
     assert found.splits == ("train", "validation")
+
+
+def test_find_reads_a_list_that_ends_in_tsv(tmp_path):
+    write(tmp_path, "1.jpg")
+    (tmp_path / "list.tsv").write_text("path\tlabel\n1.jpg\tcat\n")
+
+    assert label_names(find(str(tmp_path / "list.tsv"), cache_dir=tmp_path)) == ["cat"]
 
 
 def test_find_reads_a_list_without_splits(tmp_path):
