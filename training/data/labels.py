@@ -83,7 +83,7 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     try:
         rows = _in_order(list(reader(_read_text(path))))
         labels = tuple(_label(index, row) for index, row in enumerate(rows))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise LabelsInvalid(f"{path.name}: {_reason(error)}") from error
 
     if not labels:
@@ -413,6 +413,8 @@ _READERS: Final[dict[str, Callable[[str], Iterable[_Row]]]] = {
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8 text; save it as UTF-8"
     if isinstance(error, OSError):

@@ -145,6 +145,8 @@ def test_read_labels_reads_utf_16(tmp_path):
             "l.txt", "n02119789 1 fox\nn02100735 2 dog\n", "are 1, 2; ", id="devkit-of-imagenet"
         ),
         pytest.param("l.json", "{", "l.json: Expecting", id="broken-json"),
+        pytest.param("l.json", "[" * 100_000, "nested too deeply", id="json-deep"),
+        pytest.param("l.json", '{"a":' * 900 + "1" + "}" * 900, "l.json", id="json-deep-members"),
         pytest.param("l.json", "3", "expected a list", id="json-number"),
         pytest.param("l.json", '{"0": "a", "2": "b"}', "without a gap", id="json-gap"),
         pytest.param("l.json", '{"0": "a", "0": "b"}', "more than once", id="json-id-twice"),
