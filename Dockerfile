@@ -47,12 +47,13 @@ ENV PATH=/opt/convserve/bin:/usr/local/bin:/usr/bin:/bin \
     ORT_DISABLE_TELEMETRY=1 \
     CONVSERVE_HOST=0.0.0.0 \
     CONVSERVE_PORT=8000
+COPY deploy/docker/health.py /usr/local/lib/convserve/
 WORKDIR /srv
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-I", "-S", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ['CONVSERVE_PORT']), timeout=2); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-I", "-S", "/usr/local/lib/convserve/health.py"]
 ENTRYPOINT ["convserve"]
 CMD ["serve"]
 
