@@ -251,7 +251,9 @@ def report(runs: list[dict[str, dict[str, float]]]) -> None:
             print(f"| {kind} | {name} | {median(values):g} | {min(values):g} | {max(values):g} |")
 
 
-def run(seconds: float, kinds: list[str], *, apart: bool) -> dict[str, dict[str, float]]:
+def run(
+    seconds: float, kinds: list[str], models_dir: Path, *, apart: bool
+) -> dict[str, dict[str, float]]:
     """Starts a service and measures it once."""
     command = (sys.executable, "-m", "convserve", "serve", "--port", "0")
     cpus = sorted(os.sched_getaffinity(0))
@@ -259,7 +261,7 @@ def run(seconds: float, kinds: list[str], *, apart: bool) -> dict[str, dict[str,
         if apart:
             os.sched_setaffinity(0, cpus[:1])
         server = subprocess.Popen(  # noqa: S603
-            [*command, "--models-dir", str(ROOT / "models")], cwd=ROOT, stderr=log, stdout=log
+            [*command, "--models-dir", str(models_dir)], cwd=ROOT, stderr=log, stdout=log
         )
         if apart:
             os.sched_setaffinity(0, cpus[1:])
@@ -279,9 +281,17 @@ def main() -> int:
     parser.add_argument(
         "--apart", action="store_true", help="the service on one core, the clients on the others"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--models-dir", type=Path, default=ROOT / "models", help="`gets` needs efficientnet_lite0"
+    )
+    given = parser.parse_args()
 
-    report([run(options.seconds, options.kinds, apart=options.apart) for _ in range(options.runs)])
+    report(
+        [
+            run(given.seconds, given.kinds, given.models_dir.resolve(), apart=given.apart)
+            for _ in range(given.runs)
+        ]
+    )
     return 0
 
 
