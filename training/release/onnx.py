@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contract.manifest import Activation, Label, Layout, Preprocessing, Rgb
-from training.data.labels import read_labels
+from training.data.labels.read import read_labels
 from training.data.pictures import Picture, input_rows
 from training.errors import GraphRefused, InputRefused, first_line
 from training.evaluation.session import open_session, run_rows

@@ -9,7 +9,8 @@ from typing import Final
 
 from contract.manifest import Label
 from training.config.config import Network
-from training.data.labels import imagenet_labels, read_labels
+from training.data.labels.imagenet import imagenet_labels
+from training.data.labels.read import read_labels
 from training.data.photographs import picture_files, read_photographs
 from training.data.pictures import Picture, scan_labelled
 from training.errors import LabelsInvalid, PicturesMissing

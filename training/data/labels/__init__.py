@@ -1,0 +1,1 @@
+"""Labels of the classes, from ImageNet or from a file."""
