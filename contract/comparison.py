@@ -35,6 +35,9 @@ A graph cannot return anything between it and 0, and no logarithm is below -87.3
 THRESHOLD: Final = 0.5
 """With sigmoid, a label with this probability counts as given."""
 
+OUTCOMES: Final = {"softmax": "first class", "sigmoid": f"labels above {THRESHOLD:g}"}
+"""What two answers must have in common to agree, in words."""
+
 _BOOTSTRAP_DRAWS: Final = 1000
 _SYNSET: Final = re.compile(r"n[0-9]{8}")
 
@@ -96,7 +99,7 @@ def compare(
     changed = np.flatnonzero(firsts[0] != firsts[1])
     kls = divergences(before, after)
     if activation == "sigmoid":
-        changed = np.flatnonzero(((before >= THRESHOLD) != (after >= THRESHOLD)).any(axis=1))
+        changed = np.flatnonzero((given(before) != given(after)).any(axis=1))
         kls = divergences(_both(before), _both(after)).reshape(before.shape).sum(axis=1)
     low, high = wilson_interval(n - len(changed), n)
     share = (n - len(changed)) / n
@@ -126,6 +129,12 @@ def compare(
         top1_after_percent=100 * float(right[1].mean()),
         drop=Measured(value=100 * drop.value, low=100 * drop.low, high=100 * drop.high),
     )
+
+
+def given(probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Returns which labels count as given with sigmoid, bool, in the shape of the probabilities."""
+    found: NDArray[np.bool_] = probabilities >= THRESHOLD
+    return found
 
 
 def align(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from contract.comparison import OUTCOMES
 from contract.manifest import Activation, HalfPrecision, Quantization
 from training.evaluation.parity import N_EVERY_BATCH
 from training.export.draft import Draft
-from training.export.gate import OUTCOMES
 from training.release.replacement import comparison_text
 
 FILE: Final = "MODEL_CARD.md"
