@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from contract.comparison import (
     align,
     class_of_folder,
     compare,
+    given,
+    unique_names,
 )
 from contract.errors import ImageError
 from contract.manifest import Manifest, Measured
@@ -49,6 +51,30 @@ class ChangedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelProbabilities:
+    """A label with its probability in both versions, 0 in a version that lacks it."""
+
+    label: str
+    a: float
+    b: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedLabels:
+    """A picture with other labels above 0.5, where every label has a probability of its own.
+
+    Attributes:
+        file: the picture.
+        gained: labels that B gives and A does not.
+        lost: labels that A gives and B does not.
+    """
+
+    file: str
+    gained: tuple[LabelProbabilities, ...]
+    lost: tuple[LabelProbabilities, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
     """Top-1 of both versions on the pictures of classes that both have.
 
@@ -66,15 +92,19 @@ class Accuracy:
 class AnswerDifference:
     """How the answers of two versions differ. A renamed class counts as the same.
 
+    If both are sigmoid, the labels above 0.5 are compared. If one is, only the first classes are.
+
     Attributes:
         n: pictures that both versions answered.
-        n_same: of these, pictures with the same first class.
+        n_same: of these, pictures with the same first class, or with the same labels.
         agreement_percent: likewise, 0 to 100.
         mean_kl: mean Kullback-Leibler divergence from A's probabilities to B's, in nats. None if the
-            classes differ, or if the probabilities do not sum to 1.
-        max_probability_change: largest difference of a probability, 0 to 1.
+            classes differ, or if only one version is sigmoid.
+        max_probability_change: largest difference of a probability, 0 to 1. None if only one version
+            is sigmoid.
         changed: the others.
-        accuracy: None if no picture's folder is named after a class that both have.
+        accuracy: None if no picture's folder is named after a class that both have, or if a version
+            is sigmoid.
         n_other_class: labelled pictures of classes that only one version has.
     """
 
@@ -82,8 +112,8 @@ class AnswerDifference:
     n_same: int
     agreement_percent: Measured
     mean_kl: Measured | None
-    max_probability_change: float
-    changed: tuple[ChangedAnswer, ...]
+    max_probability_change: float | None
+    changed: tuple[ChangedAnswer, ...] | tuple[ChangedLabels, ...]
     accuracy: Accuracy | None
     n_other_class: int
 
@@ -149,19 +179,20 @@ def compare_answers(
     before, after, columns = align(answered.a, answered.b, changes.places)
     classes = _classes(answered.files, folder, a, b, columns)
     shared = np.isin(classes, list(changes.places))
-    found = compare(before, after, np.where(shared, classes, UNKNOWN))
+    comparable = a.activation == b.activation
+    activation = a.activation if comparable else "softmax"
+    found = compare(before, after, np.where(shared, classes, UNKNOWN), activation)
 
-    same_classes = len(changes.places) == a.n_classes == b.n_classes
-    sums_to_1 = "sigmoid" not in (a.activation, b.activation)
-    names = dict(zip(columns.tolist(), (label.name for label in a.labels), strict=True))
-    names |= {label.index: label.name for label in b.labels}
-    return AnswerDifference(
-        n=found.n,
-        n_same=found.n - len(found.changed),
-        agreement_percent=found.agreement,
-        mean_kl=found.kl if same_classes and sums_to_1 else None,
-        max_probability_change=found.max_difference,
-        changed=tuple(
+    changed: tuple[ChangedAnswer, ...] | tuple[ChangedLabels, ...]
+    if activation == "sigmoid":
+        names = _names(columns, unique_names(a.labels), unique_names(b.labels))
+        changed = tuple(
+            _changed_labels(str(answered.files[row]), before[row], after[row], names)
+            for row in found.changed
+        )
+    else:
+        names = _names(columns, *([label.name for label in one.labels] for one in (a, b)))
+        changed = tuple(
             ChangedAnswer(
                 file=str(answered.files[row]),
                 label=names.get(int(classes[row])),
@@ -169,8 +200,17 @@ def compare_answers(
                 b=_first(answered.b[row], b),
             )
             for row in found.changed
-        ),
-        accuracy=_accuracy(found),
+        )
+
+    same_classes = len(changes.places) == a.n_classes == b.n_classes
+    return AnswerDifference(
+        n=found.n,
+        n_same=found.n - len(found.changed),
+        agreement_percent=found.agreement,
+        mean_kl=found.kl if same_classes and comparable else None,
+        max_probability_change=found.max_difference if comparable else None,
+        changed=changed,
+        accuracy=None if "sigmoid" in (a.activation, b.activation) else _accuracy(found),
         n_other_class=int((~shared & (classes != UNKNOWN)).sum()),
     )
 
@@ -190,6 +230,24 @@ def _classes(
             found[name] = in_both if in_b is None else in_b
         classes.append(found[name])
     return np.array(classes, dtype=np.int64)
+
+
+def _names(columns: NDArray[np.int64], a: Sequence[str], b: Sequence[str]) -> dict[int, str]:
+    # By class index as after `align`.
+    return dict(zip(columns.tolist(), a, strict=True)) | dict(enumerate(b))
+
+
+def _changed_labels(
+    file: str, a: NDArray[np.float32], b: NDArray[np.float32], names: Mapping[int, str]
+) -> ChangedLabels:
+    gained, lost = (
+        tuple(
+            LabelProbabilities(names[index], round(float(a[index]), 6), round(float(b[index]), 6))
+            for index in np.flatnonzero(which).tolist()
+        )
+        for which in (given(b) & ~given(a), given(a) & ~given(b))
+    )
+    return ChangedLabels(file, gained, lost)
 
 
 def _first(probabilities: NDArray[np.float32], manifest: Manifest) -> Answer:

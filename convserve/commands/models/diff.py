@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from contract.comparison import OUTCOMES
 from contract.manifest import Measured
 from convserve.commands.options import (
     UserPath,
@@ -22,7 +23,7 @@ from convserve.commands.options import (
 )
 from convserve.commands.table import table
 from convserve.pictures import image_files
-from convserve.versions.answers import AnswerDifference, ChangedAnswer
+from convserve.versions.answers import AnswerDifference, ChangedAnswer, ChangedLabels
 from convserve.versions.difference import Difference, LabelDifference, difference
 from convserve.versions.facts import Fact
 from convserve.versions.speed import SpeedDifference, Spread
@@ -236,9 +237,10 @@ def _answers(found: Difference, pictures: Path) -> Iterator[str]:
     if found.answers is None:
         yield f"Answers: none of the {len(found.refused):,} files in {pictures} can be decoded"
     else:
-        n_classes = {found.a.n_classes, found.b.n_classes, found.labels.n_shared}
-        yield from _agreement(found.answers, same_classes=len(n_classes) == 1)
-        yield from _accuracy(found.answers)
+        activation = next(fact for fact in found.facts if fact.name == "activation")
+        yield from _agreement(found.answers, activation)
+        if "sigmoid" not in (activation.a, activation.b):
+            yield from _accuracy(found.answers)
         yield from _changed(found.answers.changed, pictures)
     if found.refused:
         yield from ("", f"Not decoded ({len(found.refused):,}):")
@@ -248,16 +250,23 @@ def _answers(found: Difference, pictures: Path) -> Iterator[str]:
             yield f"  and {len(refused) - _MAX_NAMED:,} more"
 
 
-def _agreement(answers: AnswerDifference, *, same_classes: bool) -> Iterator[str]:
+def _agreement(answers: AnswerDifference, activation: Fact) -> Iterator[str]:
     share = answers.agreement_percent
+    outcome = OUTCOMES[activation.a if activation.same else "softmax"]
     yield (
-        f"Answers: {answers.n_same:,} of {answers.n:,} pictures have the same first class, "
+        f"Answers: {answers.n_same:,} of {answers.n:,} pictures have the same {outcome}, "
         f"{share.value:.2f}% ({share.low:.2f} to {share.high:.2f})"
     )
+    if answers.max_probability_change is None:
+        yield (
+            f"  A is {activation.a}, B is {activation.b}, so their probabilities mean different things: "
+            "only the first classes are compared"
+        )
+        return
+
     change = f"{answers.max_probability_change:.3g}"
     if answers.mean_kl is None:
-        why = "the probabilities do not sum to 1" if same_classes else "the classes differ"
-        yield f"  largest change of a probability {change}; no mean KL, since {why}"
+        yield f"  largest change of a probability {change}; no mean KL, since the classes differ"
     else:
         kl = answers.mean_kl
         yield (
@@ -281,23 +290,32 @@ def _accuracy(answers: AnswerDifference) -> Iterator[str]:
         yield f"  {answers.n_other_class:,} more pictures are of classes that only one version has"
 
 
-def _changed(changed: Sequence[ChangedAnswer], pictures: Path) -> Iterator[str]:
+def _changed(changed: Sequence[ChangedAnswer | ChangedLabels], pictures: Path) -> Iterator[str]:
     if not changed:
         return
-    shown = [
-        [
-            _end(_relative(one.file, pictures)),
-            _cut(one.label or "-"),
-            _cut(one.a.label),
-            f"{one.a.probability:.4f}",
-            _cut(one.b.label),
-            f"{one.b.probability:.4f}",
-        ]
-        for one in changed[:_MAX_ROWS]
-    ]
-    yield from ("", *table([["", "class", "A says", "", "B says", ""], *shown], "<<<><>"))
+    rows, alignment = [["", "class", "A says", "", "B says", ""]], "<<<><>"
+    if isinstance(changed[0], ChangedLabels):
+        rows, alignment = [["", "", "label", "A", "B"]], "<<<>>"
+    for one in changed[:_MAX_ROWS]:
+        rows += _rows(one, _end(_relative(one.file, pictures)))
+    yield from ("", *table(rows, alignment))
     if len(changed) > _MAX_ROWS:
         yield f"and {len(changed) - _MAX_ROWS:,} more; --json lists all"
+
+
+def _rows(one: ChangedAnswer | ChangedLabels, file: str) -> list[list[str]]:
+    if isinstance(one, ChangedAnswer):
+        says = [cell for x in (one.a, one.b) for cell in (_cut(x.label), f"{x.probability:.4f}")]
+        return [[file, _cut(one.label or "-"), *says]]
+
+    changes = [("gained", label) for label in one.gained] + [("lost", label) for label in one.lost]
+    rows = [
+        ["" if number else file, kind, _cut(label.label), f"{label.a:.4f}", f"{label.b:.4f}"]
+        for number, (kind, label) in enumerate(changes[:_MAX_NAMED])
+    ]
+    if len(changes) > _MAX_NAMED:
+        rows.append(["", "", f"and {len(changes) - _MAX_NAMED:,} more", "", ""])
+    return rows
 
 
 def _end(text: str) -> str:

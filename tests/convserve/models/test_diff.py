@@ -99,6 +99,83 @@ def test_table_cuts_long_lists_and_json_does_not(models_dir, tmp_path):
     assert document["speed"] is None
 
 
+def write_constant(models_dir: Path, version: int, answer: list[float], activation: str) -> None:
+    """Writes a version that answers every picture alike."""
+    names = [*tinymodel.LABELS, *(f"label {index}" for index in range(3, len(answer)))]
+    ranked = sorted(enumerate(answer), key=lambda pair: -pair[1])[:5]
+    top5 = [{"index": i, "label": names[i], "probability": p} for i, p in ranked]
+    scratch = tinymodel.write_version(models_dir.parent / "scratch", version=version)
+    tinymodel.write_version(
+        models_dir,
+        "constant",
+        version,
+        graph_file=tinymodel.constant_graph(answer),
+        activation=activation,
+        labels=[{"index": index, "name": names[index]} for index in range(len(answer))],
+        golden=[{**example.model_dump(), "top5": top5} for example in scratch.golden],
+    )
+
+
+def test_sigmoid_shows_the_labels_that_were_gained_and_lost(models_dir, pictures):
+    write_constant(models_dir, 1, [0.9, 0.6, 0.1], "sigmoid")
+    write_constant(models_dir, 2, [0.9, 0.3, 0.7], "sigmoid")
+
+    arguments = (models_dir, "constant/1", "constant/2", pictures, "--seconds", "0")
+    text, document = run(*arguments).output, json.loads(run(*arguments, "--json").stdout)
+
+    assert "Answers: 0 of 2 pictures have the same labels above 0.5, 0.00%" in text
+    assert "largest change of a probability 0.6; mean KL" in text
+    assert (
+        "                      label       A       B\n"
+        "blue/one.png  gained  blue   0.1000  0.7000\n"
+        "              lost    green  0.6000  0.3000\n"
+        "red/one.png   gained  blue   0.1000  0.7000\n"
+    ) in text
+    assert "top-1" not in text
+    assert "accuracy" not in text
+    assert document["graph"]["activation"] == {"a": "sigmoid", "b": "sigmoid", "same": True}
+    answers = document["answers"]
+    assert (answers["n_same"], answers["accuracy"]) == (0, None)
+    assert answers["changed"][0] == {
+        "file": str(pictures / "blue" / "one.png"),
+        "gained": [{"label": "blue", "a": 0.1, "b": 0.7}],
+        "lost": [{"label": "green", "a": 0.6, "b": 0.3}],
+    }
+
+
+def test_table_cuts_long_lists_of_labels_and_json_does_not(models_dir, pictures):
+    write_constant(models_dir, 1, [0.9] * 12, "sigmoid")
+    write_constant(models_dir, 2, [0.1] * 12, "sigmoid")
+
+    arguments = (models_dir, "constant/1", "constant/2", pictures, "--seconds", "0")
+    text, document = run(*arguments).output, json.loads(run(*arguments, "--json").stdout)
+
+    assert (
+        "              lost  label 9     0.9000  0.1000\n                    and 2 more\n" in text
+    )
+    assert len(document["answers"]["changed"][0]["lost"]) == 12
+
+
+def test_sigmoid_and_softmax_say_that_they_mean_different_things(models_dir, pictures):
+    write_constant(models_dir, 1, [0.7, 0.2, 0.1], "softmax")
+    write_constant(models_dir, 2, [0.6, 0.9, 0.1], "sigmoid")
+
+    arguments = (models_dir, "constant/1", "constant/2", pictures, "--seconds", "0")
+    text, document = run(*arguments).output, json.loads(run(*arguments, "--json").stdout)
+
+    assert (
+        "Answers: 0 of 2 pictures have the same first class, 0.00% (0.00 to 65.76)\n"
+        "  A is softmax, B is sigmoid, so their probabilities mean different things: only the first "
+        "classes are compared\n\n"
+        "              class  A says          B says\n"
+        "blue/one.png  blue   red     0.7000  green   0.9000\n"
+    ) in text
+    assert "top-1" not in text
+    answers = document["answers"]
+    assert (answers["max_probability_change"], answers["mean_kl"]) == (None, None)
+    assert answers["accuracy"] is None
+
+
 def test_metrics_of_different_pictures_have_no_difference(tmp_path):
     metrics = {"top5_percent": 99.0, "n_images": 100, "standard_error": 3.0}
     for number, (top1, dataset) in enumerate([(80.0, "d"), (90.0, "d"), (95.0, "e")], 1):

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from contract.errors import ModelError
+from contract.manifest import Label, Manifest
 from convserve.versions import difference as module
-from convserve.versions.answers import AnsweredFiles, compare_answers
+from convserve.versions.answers import (
+    AnswerDifference,
+    AnsweredFiles,
+    ChangedAnswer,
+    ChangedLabels,
+    LabelProbabilities,
+    compare_answers,
+)
 from convserve.versions.difference import Difference, difference
 from convserve.versions.facts import label_changes
 from tests import tinymodel
@@ -139,6 +147,7 @@ def test_changed_answers_are_listed_with_both_probabilities(tmp_path):
 
     assert answers
     (changed,) = answers.changed
+    assert isinstance(changed, ChangedAnswer)
     assert changed.file == str(pictures / "green.png")
     assert (changed.a.label, changed.a.index) == ("green", 1)
     assert (changed.b.label, changed.b.index) == ("cyan", 1)
@@ -164,9 +173,11 @@ def test_accuracy_is_of_the_classes_that_both_have(tmp_path):
     low, high = accuracy.difference_percent.low, accuracy.difference_percent.high
     assert low < accuracy.difference_percent.value < high
     assert answers.n_other_class == 1
-    assert {one.file.removeprefix(str(pictures)): one.label for one in answers.changed}[
-        "/blue/blue.png"
-    ] == "blue"
+    assert {
+        one.file.removeprefix(str(pictures)): one.label
+        for one in answers.changed
+        if isinstance(one, ChangedAnswer)
+    }["/blue/blue.png"] == "blue"
 
 
 def test_versions_without_a_common_class_share_no_answer(tmp_path):
@@ -188,21 +199,69 @@ def test_models_of_different_kinds_are_compared(tmp_path):
     answers = compared(tmp_path, ("float", 1), pictures).answers
 
     assert answers
-    assert (answers.n_same, answers.max_probability_change < 1e-6) == (2, True)
+    assert answers.n_same == 2
+    assert answers.max_probability_change == pytest.approx(0, abs=1e-6)
 
 
-def test_probabilities_that_do_not_sum_to_1_have_no_kl(tmp_path):
-    manifest = tinymodel.write_version(tmp_path)
-    several = manifest.model_copy(update={"activation": "sigmoid"})
-    answers = np.array([[0.9, 0.8, 0.1]], dtype=np.float32)
-    answered = AnsweredFiles((tmp_path / "a.png",), answers, answers, {})
+def compare_rows(
+    folder: Path, a: Manifest, b: Manifest, rows: list[list[list[float]]]
+) -> AnswerDifference:
+    """Compares made-up answers to pictures red/0.png, red/1.png, ...: rows of A, then rows of B."""
+    before, after = (np.array(side, dtype=np.float32) for side in rows)
+    files = tuple(folder / "red" / f"{number}.png" for number in range(len(before)))
+    answered = AnsweredFiles(files, before, after, {})
+    found = compare_answers(answered, folder, a, b, label_changes(a, b))
+    assert found
+    return found
 
-    found = [
-        compare_answers(answered, tmp_path, manifest, b, label_changes(manifest, b))
-        for b in (manifest, several)
-    ]
 
-    assert [one is not None and one.mean_kl is None for one in found] == [False, True]
+def test_versions_with_sigmoid_are_compared_by_the_labels_above_one_half(tmp_path):
+    one = tinymodel.write_version(tmp_path, activation="sigmoid")
+    before = [[0.9, 0.6, 0.1], [0.9, 0.6, 0.1], [0.2, 0.1, 0.0]]
+    after = [[0.6, 0.9, 0.2], [0.7, 0.4, 0.5], [0.1, 0.2, 0.0]]
+
+    found = compare_rows(tmp_path, one, one, [before, after])
+
+    # The first class of the first and of the third changes, but their labels do not.
+    assert (found.n, found.n_same) == (3, 2)
+    (changed,) = found.changed
+    assert changed == ChangedLabels(
+        str(tmp_path / "red" / "1.png"),
+        gained=(LabelProbabilities("blue", 0.1, 0.5),),
+        lost=(LabelProbabilities("green", 0.6, 0.4),),
+    )
+    assert found.max_probability_change == pytest.approx(0.4)
+    assert found.mean_kl
+    assert found.accuracy is None  # though the folder names a class
+
+
+def test_labels_that_one_version_lacks_are_gained_or_lost(tmp_path):
+    a = tinymodel.write_version(tmp_path, activation="sigmoid")
+    labels = [{"index": 0, "name": "cyan"}, {"index": 1, "name": "red"}]
+    b = a.model_copy(update={"labels": tuple(map(Label.model_validate, labels))})
+    b = b.model_copy(update={"graph": a.graph.model_copy(update={"sha256": "0" * 64})})
+
+    found = compare_rows(tmp_path, a, b, [[[0.9, 0.2, 0.8]], [[0.7, 0.9]]])
+
+    (changed,) = found.changed
+    assert isinstance(changed, ChangedLabels)
+    assert changed.gained == (LabelProbabilities("cyan", 0.0, 0.7),)
+    assert changed.lost == (LabelProbabilities("blue", 0.8, 0.0),)
+    assert found.mean_kl is None
+
+
+def test_sigmoid_and_softmax_are_compared_by_their_first_classes_only(tmp_path):
+    a = tinymodel.write_version(tmp_path)
+    b = a.model_copy(update={"activation": "sigmoid"})
+    rows = [[[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]], [[0.9, 0.8, 0.1], [0.6, 0.9, 0.1]]]
+
+    found = [compare_rows(tmp_path, *pair, rows) for pair in ((a, b), (b, a))]
+
+    for one in found:
+        (changed,) = one.changed
+        assert isinstance(changed, ChangedAnswer)
+        assert (one.n_same, changed.label, changed.b.label) == (1, "red", "green")
+        assert (one.mean_kl, one.max_probability_change, one.accuracy) == (None, None, None)
 
 
 def test_a_version_that_is_not_valid_is_refused(tmp_path):
