@@ -18,9 +18,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.comparison import AnswerComparison, LabelChanges, align, compare, compare_labels
+from contract.comparison import (
+    AnswerComparison,
+    LabelChanges,
+    align,
+    compare,
+    compare_labels,
+    given,
+)
 from contract.errors import ContractError
-from contract.manifest import Comparison, Label
+from contract.manifest import Activation, Comparison, Label
 from contract.preprocessing import read_input
 from contract.versions import Version, find_versions, read_version
 from training.data.pictures import Picture, ReadInput
@@ -100,13 +107,16 @@ def compare_with_replaced(draft: Draft, to: Destination, tested: AnsweredPicture
         known = _renamed(answers, tested.indexes, changes)
         changes = compare_labels(before.manifest.labels, draft.labels, {**changes.places, **known})
     rows = _rows_of_shared_classes(tested, changes)
-    found = _compare(answers, tested, changes, rows) if len(rows) else None
+    both = {before.manifest.activation, draft.activation}
+    activation: Activation = "sigmoid" if both == {"sigmoid"} else "softmax"
+    found = _compare(answers, tested, changes, rows, activation) if len(rows) else None
 
     comparison = _to_manifest(before.manifest.version, changes, found)
     log.info("%s", comparison_text(comparison, draft.name))
     if found is not None and found.changed:
         changed = {int(rows[row]) for row in found.changed}
-        _log_changed(changed, tested, answers, before.manifest.labels, draft.labels)
+        answered = (answers, before.manifest.labels), (tested.answers, draft.labels)
+        _log_changed(changed, tested.pictures, *answered, activation)
     _gate_labels(comparison, to)
     _gate_top1(comparison, to)
     return replace(draft, comparison=comparison)
@@ -152,10 +162,11 @@ def _compare(
     tested: AnsweredPictures,
     changes: LabelChanges,
     rows: NDArray[np.int64],
+    activation: Activation,
 ) -> AnswerComparison:
     indexes = None if tested.indexes is None else tested.indexes[rows]
     before, after, _ = align(answers[rows], tested.answers[rows], changes.places)
-    return compare(before, after, indexes)
+    return compare(before, after, indexes, activation)
 
 
 def _to_manifest(version: int, changes: LabelChanges, found: AnswerComparison | None) -> Comparison:
@@ -189,19 +200,28 @@ def _rounded(value: float | None) -> float | None:
 
 def _log_changed(
     changed: set[int],
-    tested: AnsweredPictures,
-    answers: NDArray[np.float32],
-    labels_before: Sequence[Label],
-    labels_after: Sequence[Label],
+    pictures: Iterable[Picture],
+    before: tuple[NDArray[np.float32], Sequence[Label]],
+    after: tuple[NDArray[np.float32], Sequence[Label]],
+    activation: Activation,
 ) -> None:
-    named = islice(((i, p) for i, p in enumerate(tested.pictures) if i in changed), _MAX_NAMED)
-    lines = [
-        f"{picture.name}: {labels_before[int(answers[i].argmax())].name!r}, now "
-        f"{labels_after[int(tested.answers[i].argmax())].name!r}"
-        for i, picture in named
-    ]
+    lines = []
+    for i, picture in islice(((i, p) for i, p in enumerate(pictures) if i in changed), _MAX_NAMED):
+        old, new = (_answer(answers[i], labels, activation) for answers, labels in (before, after))
+        lines.append(f"{picture.name}: {old}, now {new}")
     more = len(changed) - len(lines)
     log.info("answers that changed: %s%s", "; ".join(lines), f"; and {more} more" if more else "")
+
+
+def _answer(
+    probabilities: NDArray[np.float32], labels: Sequence[Label], activation: Activation
+) -> str:
+    if activation == "softmax":
+        return repr(labels[int(probabilities.argmax())].name)
+    return (
+        _some([repr(labels[i].name) for i in np.flatnonzero(given(probabilities)).tolist()])
+        or "no label"
+    )
 
 
 def comparison_text(comparison: Comparison, name: str) -> str:

@@ -36,8 +36,8 @@ def draft_of(graph, *names, version=2):
     return replace(draft, labels=labels(*names)) if names else draft
 
 
-def publish_first(models_dir, graph, *names, version=1):
-    draft = draft_of(graph, *names, version=version)
+def publish_first(models_dir, graph, *names, version=1, activation="softmax"):
+    draft = replace(draft_of(graph, *names, version=version), activation=activation)
     picture = Picture("red.png", tinynet.picture("red"))
     files = {"model.onnx": graph, "golden/red.png": picture.data}
     publish(models_dir, draft.to_manifest(make_golden(draft, [picture], 2), files), files)
@@ -221,6 +221,30 @@ def test_comparison_without_labelled_pictures_counts_changed_answers(
     assert (found.n_images, found.top1_after_percent) == (16, None)
     assert found.changed_answers > 0
     assert "top-1 unknown, since the pictures have no labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "n_changed"),
+    [("sigmoid", "sigmoid", 2), ("softmax", "sigmoid", 1), ("softmax", "softmax", 1)],
+)
+def test_networks_with_sigmoid_are_compared_by_the_labels_that_they_find(
+    tmp_path, tiny_graph, colour_pictures, caplog, before, after, n_changed
+):
+    publish_first(tmp_path, tiny_graph, activation=before)
+    draft = replace(draft_of(tiny_graph), activation=after)
+    tested = AnsweredPictures(colour_pictures, answered(draft, colour_pictures).answers)
+    tested.answers[:] = tested.answers.round()
+    tested.answers[0] = [0.9, 0.7, 0]  # one label more, the same first class
+    tested.answers[-1] = [0.4, 0.3, 0]  # no label, another first class
+
+    found = compare_with_replaced(draft, to(tmp_path), tested).comparison
+
+    assert found
+    assert (found.n_images, found.changed_answers) == (9, n_changed)
+    assert found.top1_after_percent is None
+    first = "red0.png: 'red', now 'red', 'green'; " if n_changed == 2 else ""
+    last = "no label" if n_changed == 2 else "'red'"
+    assert caplog.messages[-1] == f"answers that changed: {first}blue2.png: 'blue', now {last}"
 
 
 def test_damaged_version_is_reported_and_an_older_one_compared(
