@@ -263,12 +263,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._field_bytes = 0  # the limit is for what arrives between two chunks
         self._body_left = max(0, self._body_left - len(body))
-        if not self._responding() or self._refusal is not None:
+        cycle = self._current()
+        if cycle is None or cycle.response_complete:
             return
 
-        self.cycle.add_body(body)
+        cycle.add_body(body)
         more = self._body_left or self._chunked
-        if more and self.cycle.n_unread > HIGH_WATER_LIMIT:
+        if more and cycle.n_unread > HIGH_WATER_LIMIT:
             self.flow.pause_reading()  # until the application reads the body
 
     def on_message_complete(self) -> None:
@@ -312,7 +313,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def _current(self) -> ResponseCycle | None:
-        return self.cycle  # None before the first request, and after one that was shed
+        return self.cycle  # None before the first request, and if the newest was shed
 
     def _responding(self) -> bool:
         if self._refusal is not None:
@@ -321,27 +322,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete
 
     def _keeps_alive(self) -> bool:
-        part = self._refusal or self._current()
-        return part is None or part.keep_alive
+        newest = self._current() or self._refusal
+        return newest is None or newest.keep_alive
+
+    def _stop_keep_alive(self) -> None:
+        """Lets the response to the newest request close the connection."""
+        if newest := self._current() or self._refusal:
+            newest.keep_alive = False
 
     def _send_refusal(self) -> None:
         refusal, self._refusal = self._refusal, None
         if refusal is None:
             return
         self.transport.write(refusal.response(self.server_state.default_headers))
-        if not refusal.keep_alive:
-            self._close_after_response()
-        elif self._in_head:
+        if refusal.keep_alive:
             self.on_response_complete()
-        else:  # the body must end soon, or we close
-            self.server_state.total_requests += 1
-            self._start_head_timer()
+        else:
+            self._close_after_response()
 
     def shutdown(self) -> None:
-        if self._refusal is not None:
-            self._refusal.keep_alive = False
+        if self._responding():
+            self._stop_keep_alive()
         else:
-            super().shutdown()
+            self.transport.close()
 
     def _refuse(self, code: str, detail: str) -> None:
         """Responds with a problem, if that is still possible, and closes the connection."""
@@ -355,15 +358,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.flow.close()
                 return
             self._on_refused(code)
-        elif self._refusal is not None:
-            self._refusal.keep_alive = False
-            self._ignore_input = True
-            return
-        elif self._in_head or self.pipeline or self.cycle.response_started:
+        elif self._in_head or self.pipeline or self._refusal or self.cycle.response_started:
             # Earlier requests were accepted. The last response to them closes the connection.
             if self._in_head:
                 self._on_refused(code)
-            self.cycle.keep_alive = False
+            self._stop_keep_alive()
             self._ignore_input = True
             return
         else:  # the malformed body belongs to the request being handled
@@ -381,6 +380,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._ignore_input = True
         if self.transport.can_write_eof():  # TLS cannot close one direction
             self.transport.write_eof()
+        self._stop_head_timer()
         self._head_timer = self.loop.call_later(_LINGER_S, self.flow.close)
 
     # The timer of a head, and of an unread body

@@ -943,3 +943,70 @@ async def test_protocol_client_that_does_not_read_is_not_shed():
         await client.until(b"done")
 
     assert shed.refusals == []
+
+
+# Requests that the parser takes in one piece with a shed one, like those of a pipeline behind short chunks
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", [AtOnce, StubRefusal])
+async def test_protocol_requests_in_one_piece_with_a_shed_one_are_answered(kind):
+    app, shed = Recorder(), Shedding(kind)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + LAST_CHUNK + declared(b"/read", b"abc") + GET + CLOSE + GET)
+        refusal = await shed.waiting()
+        if kind is StubRefusal:
+            refusal.send()
+        answers = await client.answers()
+
+    assert (answers, app.paths) == ([503, 200, 200, 200], ["/read", "/get", "/close"])
+    assert app.bodies == [b"abc"]
+
+
+async def test_protocol_body_that_arrives_while_a_refusal_waits_before_it_is_kept():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + LAST_CHUNK + declared(b"/read", b"abc")[:-2])
+        (await shed.waiting()).send()
+        await client.until(b"\r\n\r\n")
+        client.send(b"bc" + CLOSE)
+        answers = await client.answers()
+
+    assert (answers, app.bodies) == ([200, 200], [b"abc"])
+
+
+async def test_protocol_malformed_head_in_one_piece_with_a_shed_request_is_counted():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + LAST_CHUNK + GET + b"hello there\r\n\r\n")
+        (await shed.waiting()).send()
+        answers = await client.answers()
+
+    assert (answers, app.refused) == ([503, 200], ["malformed_request"])
+
+
+async def test_protocol_shutdown_lets_requests_behind_a_refusal_finish():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + LAST_CHUNK + GET)
+        refusal = await shed.waiting()
+        app.protocol.shutdown()
+        refusal.send()
+        answers = await client.answers()
+
+    assert answers == [503, 200]
+
+
+async def test_protocol_refusal_that_closes_leaves_no_timer_behind():
+    app, shed = Recorder(), Shedding(StubRefusal)
+    async with connected(app, shed=shed) as client:
+        client.send(full(IN_CHUNKS) + LAST_CHUNK + b"GET /half")
+        refusal = await shed.waiting()
+        head_timer = app.protocol._head_timer
+        app.protocol.shutdown()
+        refusal.send()
+
+        assert await client.answers() == [503]
+    assert head_timer is not None
+    assert head_timer.cancelled()
