@@ -114,6 +114,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
+        if not self._unparsed:
+            return  # an earlier call took it, and may have started the keep-alive timer
+
         self._unset_keepalive_if_required()
         if not self.transport.is_closing():
             self.flow.release()  # first, because the body parsed below may pause reading again

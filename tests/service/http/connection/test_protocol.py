@@ -1010,3 +1010,13 @@ async def test_protocol_refusal_that_closes_leaves_no_timer_behind():
         assert await client.answers() == [503]
     assert head_timer is not None
     assert head_timer.cancelled()
+
+
+async def test_protocol_idle_connection_after_a_pipeline_that_ends_with_a_refusal_is_closed():
+    """Each answer of the pipeline has the rest parsed, and the second time there is none."""
+    app, shed = Recorder(), Shedding()
+    long = GET.replace(b"Host: t", b"Host: t\r\nx: " + b"y" * 600)
+    async with connected(app, keep_alive_s=0.1, shed=shed) as client:
+        client.send(LONG_CHUNKED + LAST_CHUNK + GET + long + full())
+
+        assert await client.answers() == [200, 200, 200, 503]
