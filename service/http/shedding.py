@@ -44,6 +44,7 @@ _PER_S: Final = 1000
 # Of a body: what is part of every refusal, and what costs as much as one more.
 _INCLUDED_BYTES: Final = 131_072
 _BYTES_PER_REFUSAL: Final = 65_536
+_MAX_COST: Final = 300.0  # a body of 20 MB; a client may announce any length, and never send it
 _MAX_WAITING: Final = 256
 _UNPACED_S: Final = 30.0
 
@@ -102,7 +103,7 @@ def _cost(scope: Any) -> float:
     for name, value in scope["headers"]:
         if name == b"content-length":
             n_bytes = int(value) if value.isdigit() else 0
-            return 1.0 + max(0, n_bytes - _INCLUDED_BYTES) / _BYTES_PER_REFUSAL
+            return min(_MAX_COST, 1.0 + max(0, n_bytes - _INCLUDED_BYTES) / _BYTES_PER_REFUSAL)
     return 1.0
 
 

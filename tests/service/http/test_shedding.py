@@ -130,6 +130,16 @@ async def test_refusals_wait_again_after_a_while(monkeypatch):
     assert await refused.advance(ONE_MORE_S) == ["b0"]
 
 
+async def test_refusals_announced_length_delays_others_for_a_moment_only(monkeypatch):
+    refused = Refused(monkeypatch)
+    await refused.use_the_burst()
+    refused.refuse("a0", length(10**18))
+    refused.refuse("b0")
+
+    assert await refused.advance(ONE_MORE_S) == ["a0"]
+    assert await refused.advance(0.5) == ["b0"]
+
+
 @pytest.mark.parametrize("value", [b"", b"-1", b"1e9", "\u00b2".encode(), b"x"])
 async def test_refusals_body_length_that_is_no_number_costs_nothing(monkeypatch, value):
     refused = Refused(monkeypatch)
