@@ -104,19 +104,27 @@ class FairTurns:
     def _begin_turn(self) -> None:
         self._scheduled = False
         self._left = self._at_once
-        while self._waiting:
-            flow, turns = next(iter(self._waiting.items()))
-            while turns and turns[0].is_gone():
-                self._pop(turns)
-            if turns and not self._take(turns[0].cost):
-                break
-            if turns:
-                self._pop(turns).begin()
-            self._waiting.move_to_end(flow)
-            if not turns:
-                del self._waiting[flow]
-        if self._waiting:
-            self._schedule()
+        try:
+            while self._waiting and self._begin_next():
+                pass
+        finally:
+            if self._waiting:
+                self._schedule()
+
+    def _begin_next(self) -> bool:
+        """Begins a request of the next flow; returns False if none may begin now."""
+        flow, turns = next(iter(self._waiting.items()))
+        while turns and turns[0].is_gone():
+            self._pop(turns)
+        if turns and not self._take(turns[0].cost):
+            return False
+        turn = self._pop(turns) if turns else None
+        self._waiting.move_to_end(flow)
+        if not turns:
+            del self._waiting[flow]
+        if turn is not None:
+            turn.begin()
+        return True
 
     def _pop(self, turns: deque[_Turn]) -> _Turn:
         self.n_waiting -= 1

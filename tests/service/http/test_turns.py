@@ -10,6 +10,7 @@ from service.http.scope import add_peer
 from service.http.turns import FairTurns
 from service.system.pacing import Allowance
 from tests.fakes import FakeClock
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +124,21 @@ async def test_turns_calls_take_turns_with_requests_that_wait():
     await turn()
     assert (waiting, turns.n_waiting) == (4, 0)
     assert door.begun == ["a0", "a1", "b0", "b1"]
+
+
+async def test_turns_call_that_fails_stops_no_others(monkeypatch):
+    errors: list[Any] = []
+    turns = FairTurns(1)
+    door = Door(turns)
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "call_exception_handler", lambda context: errors.append(context)
+    )
+    tasks = [door.arrive("a0")]
+    await turn()
+    turns.call("a", lambda: 1 / 0, lambda: False)
+    turns.call("a", lambda: door.begun.append("a1"), lambda: False)
+
+    await until(lambda: len(door.begun) == 2)
+
+    assert await door.finish(tasks) == ["a0", "a1"]
+    assert (len(errors), turns.n_waiting) == (1, 0)
