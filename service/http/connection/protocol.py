@@ -213,13 +213,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = b"\r\n".join((*lines, b"", b""))
             return
 
-        # First: if the path is malformed, this is still a head and can be refused.
+        # First: if the length or the path is malformed, this is still a head and can be refused.
+        fields = dict(self.headers)
+        body_left = int(fields.get(b"content-length", 0))  # ValueError above 4,300 digits
         self._begin_request(method, version)
         self._stop_head_timer()
         self._in_head = False
         self._field_bytes = 0
-        fields = dict(self.headers)
-        self._body_left = int(fields.get(b"content-length", 0))
+        self._body_left = body_left
         self._chunked = b"transfer-encoding" in fields
 
     def _begin_request(self, method: bytes, version: str) -> None:

@@ -1020,3 +1020,13 @@ async def test_protocol_idle_connection_after_a_pipeline_that_ends_with_a_refusa
         client.send(LONG_CHUNKED + LAST_CHUNK + GET + long + full())
 
         assert await client.answers() == [200, 200, 200, 503]
+
+
+@pytest.mark.parametrize("shed", [lambda _: None, Shedding()], ids=["no", "yes"])
+async def test_protocol_length_with_too_many_digits_for_a_number_is_malformed(shed):
+    app = Recorder()
+    async with connected(app, shed=shed) as client:
+        client.send(full(b"Content-Length: " + b"0" * 5000 + b"\r\n"))
+
+        assert await client.answers() == ["malformed_request"]
+    assert (app.paths, app.refused) == ([], ["malformed_request"])
