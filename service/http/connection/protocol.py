@@ -167,20 +167,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            # The parser takes the body after an upgrade for another protocol and has no option to
-            # ignore the upgrade. So a new parser gets the same head without it.
-            head, self._head_without_upgrade = self._head_without_upgrade, b""
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self._feed(head)
-            return int(upgrade.args[0])
+            taken = int(upgrade.args[0])
         except httptools.HttpParserError as error:
-            cause = error.__context__  # what one of the callbacks below raised
-            if isinstance(cause, RequestHeadRejected):
-                self._refuse(cause.code, cause.detail)
-            else:
-                self._refuse("malformed_request", "the request is not valid HTTP/1.1")
-        return len(piece)
+            self._refuse_unparsed(error.__context__)  # what one of the callbacks below raised
+            return len(piece)
+        else:
+            return len(piece)
+
+        # The parser takes the body after an upgrade for another protocol and has no option to ignore
+        # the upgrade. So a new parser gets the same head without it.
+        head, self._head_without_upgrade = self._head_without_upgrade, b""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(head)
+        return taken
+
+    def _refuse_unparsed(self, cause: BaseException | None) -> None:
+        if isinstance(cause, RequestHeadRejected):
+            self._refuse(cause.code, cause.detail)
+        elif cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
+            self._refuse("malformed_request", "the request is not valid HTTP/1.1")
+        else:
+            self.logger.error("unhandled error", exc_info=cause)
+            self._refuse("internal_error", "the service failed")
 
     # The parser's callbacks
 
@@ -225,6 +234,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _begin_request(self, method: bytes, version: str) -> None:
         url = httptools.parse_url(self.url)
+        if url.path is None:
+            raise RequestHeadRejected("malformed_request", "the request's target has no path")
         path = url.path.decode("ascii")
         self.scope["method"] = method.decode("ascii")
         self.scope["http_version"] = version
@@ -338,7 +349,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         refusal, self._refusal = self._refusal, None
         if refusal is None:
             return
-        self.transport.write(refusal.response(self.server_state.default_headers))
+        try:
+            response = refusal.response(self.server_state.default_headers)
+        except Exception:
+            self.transport.abort()  # no timer would
+            raise
+        self.transport.write(response)
         if refusal.keep_alive:
             self.on_response_complete()
         else:

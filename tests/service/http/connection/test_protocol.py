@@ -237,19 +237,22 @@ async def test_protocol_malformed_rest_of_answered_request_closes_silently():
     "sent",
     [
         b"GET /get\r\n\r\n",
-        b"GET http://t HTTP/1.1\r\n\r\n",
+        b"GET http://t HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"GET http://t HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "GET /\u00e9 HTTP/1.1\r\nHost: t\r\n\r\n".encode(),
         b"\x16\x03\x01",
         b"CONNECT t:1 HTTP/1.1\r\n\r\n",
     ],
-    ids=["http_0.9", "no_path", "tls", "connect"],
+    ids=["http_0.9", "no_path", "no_path_upgrade", "not_ascii", "tls", "connect"],
 )
-async def test_protocol_malformed_head_refused(sent):
+async def test_protocol_malformed_head_refused(sent, caplog):
     app = Recorder()
     async with connected(app) as client:
         client.send(sent + GET)
 
         assert (await client.answers(), app.paths) == (["malformed_request"], [])
     assert app.refused == ["malformed_request"]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(
@@ -1030,3 +1033,34 @@ async def test_protocol_length_with_too_many_digits_for_a_number_is_malformed(sh
 
         assert await client.answers() == ["malformed_request"]
     assert (app.paths, app.refused) == ([], ["malformed_request"])
+
+
+class Broken(StubRefusal):
+    """A refusal whose response fails."""
+
+    def response(self, _default_headers: Any) -> bytes:
+        raise MemoryError
+
+
+async def test_protocol_refusal_that_fails_closes_the_connection():
+    app, shed = Recorder(), Shedding(Broken)
+    async with connected(app, shed=shed) as client:
+        client.send(full())
+        refusal = await shed.waiting()
+        with pytest.raises(MemoryError):
+            refusal.send()
+
+        assert await client.answers() == []
+
+
+async def test_protocol_request_that_cannot_be_shed_or_not_is_an_internal_error(caplog):
+    def fails(_: Any) -> None:
+        raise KeyError("x")
+
+    app = Recorder()
+    async with connected(app, shed=fails) as client:
+        client.send(full())
+
+        assert await client.answers() == ["internal_error"]
+    assert app.refused == ["internal_error"]
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
