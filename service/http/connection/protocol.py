@@ -357,7 +357,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.write(response)
         if refusal.keep_alive:
             self.on_response_complete()
-        else:
+        elif self._in_head:
+            self.flow.close()
+        else:  # the body is still arriving
             self._close_after_response()
 
     def shutdown(self) -> None:

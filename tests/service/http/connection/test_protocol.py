@@ -874,6 +874,18 @@ async def test_protocol_connection_closes_after_the_refusal_of_its_last_request(
     assert answers == [503]
 
 
+async def test_protocol_refusal_of_a_complete_last_request_closes_at_once(monkeypatch):
+    """A client that reads to the end would wait, and over TLS the end comes with the close."""
+    monkeypatch.setattr(http_protocol, "_LINGER_S", NEVER_S)
+    app, shed = Recorder(), Shedding()
+    async with connected(app, shed=shed) as client:
+        client.send(full(b"Connection: close\r\n" + LENGTH) + b"0123456789")
+        await shed.waiting()
+        await app.protocol.lost.wait()
+
+        assert await client.answers() == [503]
+
+
 async def test_protocol_client_that_waits_for_100_is_not_shed():
     app, shed = Recorder(), Shedding()
     async with connected(app, shed=shed) as client:
