@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from itertools import count
 from typing import Final
 
 from service.batching.lane import QueueEntry
+from service.system.pacing import RoundRobin
 
 _RECENT_S: Final = 1.0
 
@@ -113,7 +113,7 @@ class FairSlots:
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting = RoundRobin[asyncio.Future[None]]()
 
     @asynccontextmanager
     async def slot(self, peer: str) -> AsyncIterator[None]:
@@ -129,7 +129,7 @@ class FairSlots:
 
     async def _turn(self, peer: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(peer, deque()).append(turn)
+        self._waiting.push(peer, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -139,10 +139,7 @@ class FairSlots:
 
     def _pass_on(self) -> None:
         while self._waiting:
-            peer, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[peer] = turns  # behind the other clients
+            turn = self._waiting.pop()
             if not turn.done():
                 turn.set_result(None)
                 return

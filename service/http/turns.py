@@ -7,7 +7,6 @@ the request of another client would wait for all of them, several times on its w
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from starlette.types import Receive
 
 from service.http.peer import while_connected
 from service.http.scope import peer_of
-from service.system.pacing import Allowance
+from service.system.pacing import Allowance, RoundRobin
 
 _MIN_PAUSE_S: Final = 0.005  # so that several begin after one
 
@@ -41,9 +40,12 @@ class FairTurns:
         self._at_once = at_once
         self._allowance = allowance
         self._left = at_once  # of this turn
-        self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
+        self._waiting = RoundRobin[_Turn]()
         self._scheduled = False
-        self.n_waiting = 0
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
 
     async def wait(self, flow: Hashable, scope: Any, receive: Receive, cost: float = 1.0) -> None:
         """Returns when the request may begin; `cost` is what it takes from the allowance.
@@ -86,8 +88,7 @@ class FairTurns:
         return True
 
     def _enqueue(self, flow: Hashable, turn: _Turn) -> None:
-        self._waiting.setdefault(flow, deque()).append(turn)
-        self.n_waiting += 1
+        self._waiting.push(flow, turn)
         self._schedule()
 
     def _schedule(self) -> None:
@@ -105,30 +106,17 @@ class FairTurns:
         self._scheduled = False
         self._left = self._at_once
         try:
-            while self._waiting and self._begin_next():
-                pass
+            while self._waiting:
+                turn = self._waiting.first
+                gone = turn.is_gone()
+                if not gone and not self._take(turn.cost):
+                    break
+                self._waiting.pop()
+                if not gone:
+                    turn.begin()
         finally:
             if self._waiting:
                 self._schedule()
-
-    def _begin_next(self) -> bool:
-        """Begins a request of the next flow; returns False if none may begin now."""
-        flow, turns = next(iter(self._waiting.items()))
-        while turns and turns[0].is_gone():
-            self._pop(turns)
-        if turns and not self._take(turns[0].cost):
-            return False
-        turn = self._pop(turns) if turns else None
-        self._waiting.move_to_end(flow)
-        if not turns:
-            del self._waiting[flow]
-        if turn is not None:
-            turn.begin()
-        return True
-
-    def _pop(self, turns: deque[_Turn]) -> _Turn:
-        self.n_waiting -= 1
-        return turns.popleft()
 
 
 async def _result_of(future: asyncio.Future[None]) -> None:

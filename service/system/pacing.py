@@ -1,9 +1,13 @@
-"""Bounds how often something happens."""
+"""Bounds how often something happens, and says whose turn it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Allowance:
@@ -39,3 +43,30 @@ class Allowance:
         now_s = self._clock()
         self._left = min(self._burst, self._left + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
+
+
+class RoundRobin(Generic[T]):
+    """A queue that goes round its flows, and within a flow is first in, first out."""
+
+    def __init__(self) -> None:
+        self._flows: OrderedDict[Hashable, deque[T]] = OrderedDict()
+        self._n_items = 0
+
+    def __len__(self) -> int:
+        return self._n_items
+
+    @property
+    def first(self) -> T:
+        return next(iter(self._flows.values()))[0]
+
+    def push(self, flow: Hashable, item: T) -> None:
+        self._flows.setdefault(flow, deque()).append(item)
+        self._n_items += 1
+
+    def pop(self) -> T:
+        flow, items = self._flows.popitem(last=False)
+        item = items.popleft()
+        if items:
+            self._flows[flow] = items  # behind the other flows
+        self._n_items -= 1
+        return item

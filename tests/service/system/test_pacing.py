@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.system.pacing import Allowance
+from service.system.pacing import Allowance, RoundRobin
 from tests.fakes import FakeClock
 
 
@@ -50,3 +50,17 @@ def test_allowance_event_that_costs_more_makes_the_next_one_wait():
     taken = allowance.take(3)
 
     assert (taken, allowance.take(), allowance.wait_s()) == (True, False, 0.5)
+
+
+def test_round_robin_goes_round_the_flows_in_the_order_of_their_first_items():
+    queue = RoundRobin[str]()
+    for item in ("a0", "a1", "a2", "b0", "c0", "b1"):
+        queue.push(item[0], item)
+    n_items, first = len(queue), queue.first
+    popped = [queue.pop() for _ in range(2)]
+    queue.push("a", "a3")
+    queue.push("d", "d0")
+
+    assert (n_items, first, popped) == (6, "a0", ["a0", "b0"])
+    assert [queue.pop() for _ in range(len(queue))] == ["c0", "a1", "b1", "d0", "a2", "a3"]
+    assert not queue
