@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -15,8 +16,10 @@ class ResponseCycle(RequestResponseCycle):
     packets.
     """
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(self, close: Callable[[], None], **parts: Any) -> None:
+        """`close` closes the connection after the last response."""
         super().__init__(**parts)
+        self._close = close
         self._pieces: list[bytes] = []  # of the body, received and not read yet
         self.n_unread = 0  # their bytes
         self._start: Any = None  # the head of the response, until its body comes
@@ -84,5 +87,5 @@ class ResponseCycle(RequestResponseCycle):
         self.transport.write(response)
         self.message_event.set()
         if not self.keep_alive:
-            self.transport.close()
+            self._close()
         self.on_response()

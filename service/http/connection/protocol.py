@@ -257,6 +257,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         add_peer(self.scope)
         self.cycle = ResponseCycle(
+            close=self._close_after_response,
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -323,7 +324,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # Not now: the application might still be running, and recursion would be as deep as the
             # pipeline is long.
             self.loop.call_soon(self._parse)
-        if not self._in_head and not self._responding():
+        if not (self._in_head or self._responding() or self._ignore_input):
             # The application did not read the body to its end. It must end soon, or we close.
             self._start_head_timer()
 
@@ -357,9 +358,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.write(response)
         if refusal.keep_alive:
             self.on_response_complete()
-        elif self._in_head:
-            self.flow.close()
-        else:  # the body is still arriving
+        else:
             self._close_after_response()
 
     def shutdown(self) -> None:
@@ -394,9 +393,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         client = (self.client or ("-",))[0]
         to_head = bool(self.url) and self.parser.get_method() == b"HEAD"
         self.transport.write(refusal_bytes(code, detail, client, to_head=to_head))
-        self._close_after_response()
+        self._linger()
 
     def _close_after_response(self) -> None:
+        if self._in_head or self.pipeline:
+            self.flow.close()
+        else:  # the body is still arriving
+            self._linger()
+
+    def _linger(self) -> None:
         # Closing now would reset a connection that is still sending, and the reset can overtake the
         # response.
         self._ignore_input = True

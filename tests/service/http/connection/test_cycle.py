@@ -46,9 +46,11 @@ class RecordingTransport:
 
 
 def new_cycle(*, method: str = "GET", keep_alive: bool = True, **changes: Any) -> Any:
+    transport = RecordingTransport()
     cycle: Any = ResponseCycle(
+        close=transport.close,
         scope={"type": "http", "method": method},
-        transport=RecordingTransport(),
+        transport=transport,
         flow=FakeFlow(),
         logger=logging.getLogger("test"),
         access_logger=logging.getLogger("test"),

@@ -1076,3 +1076,30 @@ async def test_protocol_request_that_cannot_be_shed_or_not_is_an_internal_error(
         assert await client.answers() == ["internal_error"]
     assert app.refused == ["internal_error"]
     assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+
+
+@pytest.mark.parametrize("shed", [Shedding(), lambda _: None], ids=["shed", "ordinary"])
+async def test_protocol_last_response_is_not_lost_while_the_body_arrives(shed):
+    app = Recorder()
+    async with connected(app, shed=shed) as client:
+        client.send(full(b"Connection: close\r\nContent-Length: 3000000\r\n") + b"x" * 1000)
+        await client.until(b"\r\n\r\n")
+        for _ in range(30):  # a closed connection would be reset by this
+            client.send(b"x" * 100_000)
+            await asyncio.sleep(0.001)
+        rest = await client.answers()
+
+    assert rest == []
+    assert app.paths == ([] if isinstance(shed, Shedding) else ["/full"])
+
+
+async def test_protocol_last_response_closes_soon_if_the_body_never_ends(monkeypatch):
+    monkeypatch.setattr(http_protocol, "_LINGER_S", 0.05)
+    app = Recorder()
+    async with connected(app) as client:
+        client.send(full(b"Connection: close\r\n" + LENGTH) + b"0")
+        answers = await client.answers()
+        client.send(b"1")
+        await app.protocol.lost.wait()
+
+    assert answers == [200]
