@@ -1,4 +1,4 @@
-"""Wires the parts of the service together: the only module that knows all of them.
+"""The ASGI application: routes, middleware and what the protocol asks, around the running service.
 
 `create_app` loads, verifies and warms up every model before it returns, so an application that exists
 can serve. Its lanes and threads start and stop with the ASGI lifespan.
@@ -6,81 +6,89 @@ can serve. Its lanes and threads start and stop with the ASGI lifespan.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Never
+from typing import Any, Never
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from service import __name__ as package
-from service.admin.actions import AdminActions, AdminPort, ServedState
-from service.admin.token import AdminToken
 from service.api import docs, health
-from service.api.dependencies import Dependencies
 from service.api.dialects import native
 from service.api.openapi import add_shared_parts, operation_id
-from service.api.payload import BodyLimits
 from service.api.routes import HotRoutes
-from service.batching.batcher import BatchCallbacks
-from service.batching.lane import RestartReason
 from service.batching.sizing import engine_config
-from service.errors import REFUSALS, Draining, ModelNotReady, Overloaded
 from service.http.cors import PREFLIGHT_STATUS, AllowedOrigins
-from service.http.deadlines import Deadlines
 from service.http.edge import EdgeMiddleware
 from service.http.forwarded import TrustedProxies
-from service.http.problems import PROBLEMS
 from service.http.scope import UNMATCHED
 from service.http.shedding import LoadShedder, PacedRefusals, Refusal
-from service.models.changelog import ChangeLog, changes_between
-from service.models.repository import Load, Repository, resolve_models_dir
+from service.models.repository import resolve_models_dir
 from service.models.selection import RepositoryConfig
 from service.models.starting import StartGuard
 from service.models.watcher import RepositoryWatcher, report_start
-from service.serving.admission import Admission
-from service.serving.backend import LaneBackend, load_backend
-from service.serving.classifier import ActiveBackend, Classifier
-from service.settings import MAX_REQUEST_TIMEOUT_S, Settings
+from service.running import Service
+from service.settings import Settings
 from service.system.cpus import usable_cpus
-from service.system.metrics import LabelValues, Metrics
-from service.system.process import return_freed_memory
-from service.system.threads import DaemonThread
 from service.system.version import package_version
-
-log = logging.getLogger(package)
-
-_STOP_S: Final = 5.0  # for a run that is still going on when its lane should stop
-_MIN_BODY_RATE_BYTES_PER_S: Final = 50_000  # a poor mobile network
 
 HOT_ROUTERS = (native.hot,)  # endpoints that receive pictures, served before FastAPI
 ROUTERS = (*HOT_ROUTERS, native.router, health.router)
 
 
-LABEL_VALUES: Final = LabelValues(
-    error_codes=tuple(code for code, problem in PROBLEMS.items() if not problem.admin),
-    picture_codes=tuple(code for code, problem in PROBLEMS.items() if problem.picture),
-    refusals=REFUSALS,
-    restart_reasons=tuple(reason.value for reason in RestartReason),
-)
-
-
 class Application(FastAPI):
     """FastAPI behind the edge middleware and the hot routes."""
 
-    edge: EdgeMiddleware
-    shedder: LoadShedder
-    proxies = TrustedProxies("")
-    origins = AllowedOrigins("")
-    prefix = ""  # of paths; not `root_path`, which FastAPI would pass on to the routes
+    def __init__(
+        self, settings: Settings, service: Service, lifespan: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(
+            title="convserve",
+            summary="A picture in, labelled probabilities out.",
+            version=package_version(),
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,  # `docs.router` has it, written once
+            generate_unique_id_function=operation_id,
+            servers=[{"url": "."}],  # where the document is
+            redirect_slashes=False,  # the redirect's target would come from the Host header
+        )
+        self._proxies = TrustedProxies(settings.forwarded_allow_ips)
+        self._origins = AllowedOrigins(settings.cors_origins)
+        self._prefix = (
+            settings.root_path
+        )  # not `root_path`, which FastAPI would pass on to the routes
+        self._service = service
+        self.state.service = service
+        self.state.dependencies = service.dependencies
+        self.state.shed = self.shed
+        self._include((*ROUTERS, docs.router) if settings.docs else ROUTERS)
+
+        refusals = PacedRefusals()
+        routes = HotRoutes(HOT_ROUTERS, partial(FastAPI.__call__, self), refusals)
+        self.shedder = LoadShedder(
+            routes.template_of, service.refusal_of, service.metrics, refusals
+        )
+        inner = self._origins.preflights(routes) if self._origins else routes
+        self.edge = EdgeMiddleware(inner, service.metrics, draining=lambda: service.draining)
+
+    def _include(self, routers: tuple[APIRouter, ...]) -> None:
+        routes = [*self.routes, *(route for router in routers for route in router.routes)]
+        self._service.metrics.add_routes(_statuses(routes))
+        for router in routers:
+            self.include_router(router)
+
+        # FastAPI's own error responses have another shape; the edge middleware answers instead.
+        for kind in (HTTPException, RequestValidationError, Exception):
+            self.add_exception_handler(kind, _reraise)
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
@@ -93,239 +101,24 @@ class Application(FastAPI):
             return
         scope["app"] = self
         self._prepare(scope)
-        if self.origins:
-            send = self.origins.sender(scope, send)
+        if self._origins:
+            send = self._origins.sender(scope, send)
         await self.edge(scope, receive, send)
 
     def shed(self, scope: Scope) -> Refusal | None:
         """Returns the refusal of a request for which there is no room, None if it should go on."""
-        service: Service = self.state.service
-        if not service.crowded() or (self.origins and self.origins.allowed(scope)):
+        if not self._service.crowded() or (self._origins and self._origins.allowed(scope)):
             return None
-        if self.proxies or self.prefix:
+        if self._proxies or self._prefix:
             scope = dict(scope)  # it may go on, and must not be changed twice
             self._prepare(scope)
         return self.shedder.refuse(scope)
 
     def _prepare(self, scope: Scope) -> None:
-        if self.proxies:
-            self.proxies.apply(scope)
-        if self.prefix and f"{scope['path']}/".startswith(f"{self.prefix}/"):
-            scope["path"] = scope["path"].removeprefix(self.prefix) or "/"
-
-
-class Service:
-    """The running parts behind an application: creates, starts, replaces and stops them."""
-
-    def __init__(
-        self, settings: Settings, config: RepositoryConfig, guard: StartGuard | None = None
-    ) -> None:
-        self.metrics = Metrics(LABEL_VALUES)
-        self.changes = ChangeLog()
-        self._settings = settings
-        self._config = config
-        self._started = False
-        self.draining = False
-        self.watcher: RepositoryWatcher | None = None  # set when the lifespan starts
-        self._poll_wanted = False
-
-        # This loads the models, here or in worker processes, but starts no lanes yet.
-        self._backend = load_backend(settings, config, usable_cpus(), self._callbacks(), guard)
-        self._retiring: dict[asyncio.Task[None], LaneBackend] = {}  # replaced, but still in use
-
-        self._admission = Admission(
-            max_images=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes
-        )
-        self.dependencies = Dependencies(
-            classifier=Classifier(ActiveBackend(self._backend)),
-            admission=self._admission,
-            metrics=self.metrics,
-            body_limits=_body_limits(settings),
-            deadlines=Deadlines(settings.request_timeout_s, MAX_REQUEST_TIMEOUT_S),
-            not_ready=self.not_ready,
-            is_alive=self.is_alive,
-            root_path=settings.root_path,
-        )
-        self.metrics.watch_in_flight(
-            lambda: self._admission.images, lambda: self._admission.n_bytes
-        )
-        self.metrics.watch_ready(lambda: self.not_ready() is None)
-        self.metrics.watch_lanes(
-            lambda: self._backend.n_lanes, lambda: self._backend.batcher.limits.lanes
-        )
-        self.metrics.watch_workers(
-            lambda: [pid for one in (self._backend, *self._retiring.values()) for pid in one.pids]
-        )
-        self._show_versions()
-
-    @property
-    def repository(self) -> Repository:
-        return self._backend.repository
-
-    async def adopt(self, repository: Repository) -> None:
-        """Serves these versions from now on; requests in progress keep the versions they started with.
-
-        `repository` shares the objects of unchanged versions with the current one.
-
-        Raises:
-            ModelError, ProviderUnavailable: the new lanes did not start; the old ones go on serving.
-        """
-        before = self.repository
-        await self._serve(repository)
-        for change in changes_between(before, repository, self.changes):
-            self.changes.record(change)
-
-    async def _serve(self, repository: Repository) -> None:
-        if self._backend.serves(repository):  # but perhaps another of them answers
-            self._backend.repository = repository
-            return
-
-        old, backend = self.dependencies.classifier.active, self._backend
-        self._backend = await backend.renewed(repository)
-        self._backend.start()
-        self.dependencies.classifier.active = ActiveBackend(self._backend)
-        task = asyncio.create_task(_retire(old, backend), name="retire")
-        self._retiring[task] = backend
-        task.add_done_callback(self._retired)
-        self._show_versions()
-
-    def admin_port(self, token: AdminToken) -> AdminPort:
-        """Returns what the application of the admin port needs."""
-        return AdminPort(
-            actions=AdminActions(
-                models_dir=self._config.models_dir,
-                repository_file=self._config.file_path,
-                listing=partial(self._config.listing.list, self._config.models_dir),
-                state=self._served_state,
-                reload=self._reload,
-                verify=self._verify,
-            ),
-            changes=self.changes,
-            token=token,
-            metrics=self.metrics,
-            poll_timeout_s=self._settings.load_timeout_s,
-            draining=lambda: self.draining,
-        )
-
-    def _served_state(self) -> ServedState:
-        return ServedState.of(self.repository, self.watcher.not_adopted if self.watcher else None)
-
-    async def _reload(self) -> None:
-        if self.watcher is not None:
-            await self.watcher.poll()
-
-    async def _verify(self, name: str, number: int) -> None:
-        thread = DaemonThread("verify")
-        prove, config = self._backend.prove, self._config
-        call = partial(prove, config.models_dir, name, number, config.engine_config)
-        try:
-            await asyncio.wrap_future(thread.submit(call))
-        finally:
-            thread.close()
-
-    @property
-    def load(self) -> Load:
-        return self._backend.load
-
-    def start(self) -> None:
-        self._backend.start()
-        self._started = True
-
-    def poll_repository(self) -> None:
-        """Polls for new versions now, or as soon as the watcher is there."""
-        self._poll_wanted = self.watcher is None
-        if self.watcher is not None:
-            self.watcher.poll_soon()
-
-    def watch(self, watcher: RepositoryWatcher) -> None:
-        self.watcher = watcher
-        if self._poll_wanted:
-            self.poll_repository()
-
-    def begin_drain(self) -> None:
-        self.draining = True  # /readyz fails from now on, everything else goes on
-
-    async def stop(self) -> None:
-        # By now the server has finished or cancelled all requests.
-        self.draining = True
-        self._admission.closed = True
-        backends = [self._backend, *self._retiring.values()]
-        if not all(await asyncio.gather(*(one.stop(_STOP_S) for one in backends))):
-            log.error("a run did not end in time and was abandoned", extra={"timeout_s": _STOP_S})
-        self._backend.close()
-
-    def crowded(self) -> bool:
-        """Returns whether there may be no room for a request."""
-        return self._admission.crowded and not self.draining
-
-    def refusal_of(self, client: str) -> Overloaded | None:
-        """Returns why a client's request would be refused now, None if it would not be."""
-        return self._admission.refusal(client)
-
-    def is_alive(self) -> bool:
-        """Returns False if only a restart of the process would help."""
-        return self._backend.alive
-
-    def not_ready(self, model: str | None = None) -> Exception | None:
-        """Returns why the model, or the default model, should get no requests now, or None.
-
-        Raises:
-            ModelNotFound: there is no model of this name.
-        """
-        if self.draining:
-            return Draining("the service is shutting down")
-        if not self._started:
-            return ModelNotReady("the service is starting")
-        reason = self.repository.trouble(model)
-        trouble = self._backend.trouble()
-        if trouble is None and reason is not None:
-            trouble = f"the model {model or self.repository.default_name!r} cannot answer: {reason}"
-        return ModelNotReady(trouble) if trouble else None
-
-    def count_refused_head(self, code: str) -> None:
-        self.metrics.count_refused_head(UNMATCHED, PROBLEMS[code].status, code)
-
-    def _callbacks(self) -> BatchCallbacks:
-        metrics = self.metrics
-        return BatchCallbacks(
-            on_run=lambda key, size, _run_s: metrics.count_run(key, size),
-            on_work=metrics.count_work,
-            on_replaced=lambda reason: metrics.lane_restarts.labels(reason.value).inc(),
-        )
-
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        del self._retiring[task]  # its versions and their sessions go with it
-        self._show_versions()
-
-        # The memory they leave is scattered, and malloc by itself returns only what lies at an end.
-        thread = DaemonThread("trim")
-        thread.post(return_freed_memory)
-        thread.close()
-
-    def _show_versions(self) -> None:
-        """Gives every version its series, and takes away those of versions no longer in use."""
-        backend, repository = self._backend, self.repository
-        for version in repository.versions():
-            self.metrics.add_version(version.key, partial(backend.batcher.waiting_for, version.key))
-
-        # A version that is being replaced still answers the requests that began with it.
-        used = [repository, *(one.repository for one in self._retiring.values())]
-        self.metrics.keep_versions({version.key for one in used for version in one.versions()})
-
-        self.metrics.show_models(
-            (
-                version.manifest.name,
-                str(version.manifest.version),
-                version.provider,
-                version.fallback.kind if version.fallback else "none",
-            )
-            for version in repository.versions()
-        )
-
-
-async def _retire(active: ActiveBackend, backend: LaneBackend) -> None:
-    await active.wait_unused()  # until the last request that may use it is answered
-    await backend.stop(_STOP_S)
+        if self._proxies:
+            self._proxies.apply(scope)
+        if self._prefix and f"{scope['path']}/".startswith(f"{self._prefix}/"):
+            scope["path"] = scope["path"].removeprefix(self._prefix) or "/"
 
 
 def create_app(
@@ -341,25 +134,22 @@ def create_app(
         RepositoryError: there is nothing to serve, or a model cannot be served.
         ProviderUnavailable: a worker process does not start.
     """
+    cpus = usable_cpus()
     config = RepositoryConfig(
         resolve_models_dir(settings.models_dir, working_dir or Path.cwd()),
-        engine_config(settings, usable_cpus()),
+        engine_config(settings, cpus),
         settings.repository_file,
         settings.skip_broken,
     )
     seen = config.snapshot()  # before loading, so that later changes are not missed
-    service = Service(settings, config, guard)
+    service = Service(settings, config, cpus, guard)
     report_start(service.repository)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         watcher = RepositoryWatcher(
-            config,
-            service,
-            metrics=service.metrics,
-            seen=seen,
-            load=service.load,
+            config, service, metrics=service.metrics, seen=seen, load=service.load
         )
         service.watch(watcher)
         try:
@@ -369,41 +159,7 @@ def create_app(
             app.shedder.report(last=True)
             await service.stop()
 
-    app = Application(
-        title="convserve",
-        summary="A picture in, labelled probabilities out.",
-        version=package_version(),
-        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,  # `docs.router` has it, written once
-        generate_unique_id_function=operation_id,
-        servers=[{"url": "."}],  # where the document is
-        redirect_slashes=False,  # the redirect's target would come from the Host header
-    )
-    app.proxies = TrustedProxies(settings.forwarded_allow_ips)
-    app.origins = AllowedOrigins(settings.cors_origins)
-    app.prefix = settings.root_path
-    app.state.service = service
-    app.state.dependencies = service.dependencies
-    routers = (*ROUTERS, docs.router) if settings.docs else ROUTERS
-    service.metrics.add_routes(
-        _statuses([*app.routes, *(route for router in routers for route in router.routes)])
-    )
-    for router in routers:
-        app.include_router(router)
-
-    # FastAPI's own error responses have another shape; the edge middleware answers instead.
-    for kind in (HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _reraise)
-
-    refusals = PacedRefusals()
-    routes = HotRoutes(HOT_ROUTERS, other=partial(FastAPI.__call__, app), refusals=refusals)
-    app.shedder = LoadShedder(routes.template_of, service.refusal_of, service.metrics, refusals)
-    inner = app.origins.preflights(routes) if app.origins else routes
-    app.edge = EdgeMiddleware(inner, service.metrics, draining=lambda: service.draining)
-    app.state.shed = app.shed
+    app = Application(settings, service, lifespan)
     return app
 
 
@@ -422,13 +178,3 @@ def _statuses(routes: Iterable[BaseRoute]) -> dict[str, set[int]]:
 
 async def _reraise(_request: Request, error: Exception) -> Never:
     raise error
-
-
-def _body_limits(settings: Settings) -> BodyLimits:
-    # A request above the in-flight limits could never succeed, not even alone.
-    return BodyLimits(
-        max_bytes=min(settings.max_body_bytes, settings.max_in_flight_bytes),
-        max_images=min(settings.max_images_per_request, settings.max_in_flight),
-        timeout_s=settings.receive_timeout_s,
-        min_rate_bytes_per_s=_MIN_BODY_RATE_BYTES_PER_S,
-    )

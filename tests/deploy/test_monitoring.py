@@ -12,8 +12,9 @@ import yaml
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from service.app import HOT_ROUTERS, LABEL_VALUES, ROUTERS
+from service.app import HOT_ROUTERS, ROUTERS
 from service.http.edge import QUIET_ROUTES
+from service.running import LABEL_VALUES
 from service.system.metrics import Metrics
 from tests.deploy import monitoring
 from tests.deploy.monitoring import GRAFANA, PROMETHEUS, ROOT

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.app import Service
 from service.batching.batcher import Batcher
 from service.batching.lane import RestartReason, RowResult
 from service.models.engine import Engine
 from service.models.repository import Repository
+from service.running import Service
 from tests.fakes import FakeEngine
 from tests.tinymodel import SIDE_PX
 

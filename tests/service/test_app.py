@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from contract.errors import NothingToServe
 from service import app as app_module
+from service import running
 from service.api import docs
 from service.app import ROUTERS, create_app
 from service.models import repository as repository_module
@@ -282,7 +283,7 @@ def test_app_disconnect_removes_the_picture_from_the_queue(make_client):
 def test_app_stop_with_a_blocked_engine_gives_up_in_time_and_logs_it(
     models_dir, monkeypatch, caplog
 ):
-    monkeypatch.setattr(app_module, "_STOP_S", 0.01)
+    monkeypatch.setattr(running, "_STOP_S", 0.01)
     app = create_app(Settings(models_dir=models_dir, lanes=1, grace_s=1))
     engine = FakeEngine()
     engine.hold()

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.app import Service
 from service.batching.thread_lane import ThreadLane
 from service.models import repository
 from service.models.providers import open_session
+from service.running import Service
 from service.workers import factory, proving
 from tests import tinymodel
 from tests.waiting import wait_until

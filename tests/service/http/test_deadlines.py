@@ -132,7 +132,7 @@ def test_deadline_that_passed_answers_504_and_the_picture_is_never_run(fresh_cli
 
 
 def test_deadline_above_the_maximum_is_capped_over_http(make_client, monkeypatch):
-    monkeypatch.setattr("service.app.MAX_REQUEST_TIMEOUT_S", 1e-9)
+    monkeypatch.setattr("service.running.MAX_REQUEST_TIMEOUT_S", 1e-9)
     client = make_client()
 
     response = client.post(CLASSIFY, content=RED, headers={"x-request-timeout-ms": "60000"})

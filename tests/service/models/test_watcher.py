@@ -13,12 +13,13 @@ import pytest
 from fastapi import FastAPI
 
 from contract.errors import VersionCorrupt
-from service.app import Service, create_app
+from service.app import create_app
 from service.batching.batcher import Batcher
 from service.errors import WorkerNotStarted
 from service.models.repository import EngineConfig, LoadedVersion, load_version
 from service.models.selection import RepositoryConfig
 from service.models.watcher import RepositoryWatcher
+from service.running import Service
 from service.settings import Settings
 from tests import tinymodel
 
