@@ -1079,7 +1079,8 @@ async def test_protocol_request_that_cannot_be_shed_or_not_is_an_internal_error(
 
 
 @pytest.mark.parametrize("shed", [Shedding(), lambda _: None], ids=["shed", "ordinary"])
-async def test_protocol_last_response_is_not_lost_while_the_body_arrives(shed):
+async def test_protocol_last_response_is_not_lost_while_the_body_arrives(shed, monkeypatch):
+    monkeypatch.setattr(http_protocol, "_LINGER_S", NEVER_S)
     app = Recorder()
     async with connected(app, shed=shed) as client:
         client.send(full(b"Connection: close\r\nContent-Length: 3000000\r\n") + b"x" * 1000)
