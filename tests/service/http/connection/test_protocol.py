@@ -124,6 +124,12 @@ async def connected(
     finally:
         writer.close()
         server.close()
+        # Or a transport that is open when the event loop ends would fail a later test with its warning.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await app.protocol.lost.wait()
+        app.protocol.transport.abort()
+        await app.protocol.lost.wait()
 
 
 CLOSE = b"GET /close HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
