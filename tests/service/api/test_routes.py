@@ -39,7 +39,7 @@ def described(client: Any) -> dict[str, Any]:
 
 
 def hot_operations() -> set[tuple[str, str]]:
-    routes = HotRoutes(HOT_ROUTERS, other=FastAPI()).routes
+    routes = HotRoutes(HOT_ROUTERS, FastAPI(), PacedRefusals()).routes
     return {(route.path, method) for route in routes for method in route.methods or ()}
 
 
@@ -132,7 +132,7 @@ def test_routes_fastapi_handles_other_methods_on_a_hot_path():
     app = FastAPI()
     app.include_router(router)
     app.include_router(other)
-    client = TestClient(HotRoutes([router], other=app))
+    client = TestClient(HotRoutes([router], app, PacedRefusals()))
 
     assert client.post("/items").text == "plain"
     assert client.get("/items").json() == "fastapi"
@@ -150,7 +150,7 @@ def test_routes_refusal_of_an_overload_waits_for_its_turn_without_the_body(monke
         waited.append((client, scope["path"]))
 
     monkeypatch.setattr(PacedRefusals, "wait", wait)
-    client = TestClient(HotRoutes([router], other=FastAPI()), client=("10.0.0.1", 1))
+    client = TestClient(HotRoutes([router], FastAPI(), PacedRefusals()), client=("10.0.0.1", 1))
 
     with pytest.raises(Overloaded) as caught:
         client.post("/items", content=b"x")

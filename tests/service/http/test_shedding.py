@@ -325,7 +325,9 @@ async def test_shedder_reports_by_itself():
     shedding.use_those_in_full()
     shedding.refused().response([])
 
-    await until(lambda: shedding.sample("requests_total", route=ROUTE, status="503") == 1)
+    await until(lambda: shedding.sample("requests_total", route=ROUTE, status="503"))
+
+    assert shedding.sample("requests_total", route=ROUTE, status="503") == 1
 
 
 async def test_shedder_line_names_the_clients_with_most_refusals(caplog):

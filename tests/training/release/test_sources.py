@@ -58,13 +58,22 @@ def test_other_folder_is_refused_with_what_to_give(tmp_path):
         refuse_other_files(str(tmp_path))
 
 
+def is_refused(source: str) -> bool:
+    try:
+        refuse_other_files(source)
+    except InputRefused:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50.a1_in1k", "tf_efficientnet_lite0.in1k"])
 def test_name_of_an_architecture_is_no_file(name):
-    refuse_other_files(name)
+    assert not is_refused(name)
+    assert is_refused(f"{name}.h5")
 
 
 def test_folder_with_the_name_of_an_architecture_is_no_file_of_another_tool(tmp_path, monkeypatch):
     (tmp_path / "resnet18").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    refuse_other_files("resnet18")
+    assert [is_refused(name) for name in ("resnet18", "./resnet18")] == [False, True]
