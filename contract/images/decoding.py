@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-# Pillow would load all its plugins, 35 more, to find this one at the first WebP.
+# Pillow would load all its plugins, 38 more, to find this one at the first WebP.
 from PIL import Image, WebPImagePlugin  # noqa: F401
 
 from contract.errors import (

@@ -44,14 +44,14 @@ class HotRoutes:
     Args:
         routers: with the routes.
         other: the application for all other requests, also those with a method that a route lacks.
-        refusals: lets those of overloads wait.
+        refusals: when those of overloads are sent.
     """
 
     def __init__(
         self,
         routers: Iterable[APIRouter],
         other: ASGIApp,
-        refusals: PacedRefusals | None = None,
+        refusals: PacedRefusals,
     ) -> None:
         self.routes = [
             route for router in routers for route in router.routes if isinstance(route, APIRoute)
@@ -64,7 +64,7 @@ class HotRoutes:
         }
         self._by_pattern = [route for route in self.routes if route.param_convertors]
         self._other = other
-        self._refusals = refusals or PacedRefusals()
+        self._refusals = refusals
         self._picture_turns = FairTurns(_PICTURES_AT_ONCE)
         self._other_turns = FairTurns(_OTHERS_AT_ONCE, Allowance(_OTHERS_BURST, _OTHERS_PER_S))
 
