@@ -76,4 +76,4 @@ def test_folder_with_the_name_of_an_architecture_is_no_file_of_another_tool(tmp_
     (tmp_path / "resnet18").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    assert [is_refused(name) for name in ("resnet18", "./resnet18")] == [False, True]
+    assert [is_refused(name) for name in ("resnet18", str(tmp_path / "resnet18"))] == [False, True]
